@@ -1,0 +1,1 @@
+"""Lazy training and neural tangent kernels in JAX."""

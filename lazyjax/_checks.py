@@ -1,0 +1,144 @@
+"""Checks of what users pass: each names the argument, what was expected and what came."""
+
+import difflib
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+
+from lazyjax.typing import AnyArray, Params
+
+
+def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
+    """Check that `value` is one of `choices`.
+
+    Raises:
+        ValueError: If it is not; the nearest valid name is suggested.
+    """
+    choices = tuple(choices)
+    if isinstance(value, str) and value in choices:
+        return
+    near = difflib.get_close_matches(str(value).lower(), choices, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(
+        f"`{name}` must be one of {', '.join(map(repr, choices))}; got {value!r}.{hint}"
+    )
+
+
+def check_at_least(name: str, value: object, minimum: int) -> None:
+    """Check that `value` is a Python integer no smaller than `minimum`.
+
+    Raises:
+        TypeError: If `value` is not an integer.
+        ValueError: If it is too small.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"`{name}` must be an integer; got {value!r}.")
+    if value < minimum:
+        raise ValueError(f"`{name}` must be at least {minimum}; got {value}.")
+
+
+def check_floating(name: str, array: AnyArray) -> None:
+    """Check that `array` is real floating point.
+
+    Raises:
+        TypeError: If it is not.
+    """
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise TypeError(
+            f"`{name}` must be a real floating-point array; got dtype {array.dtype}. "
+            f"Convert it first, for example with `{name}.astype(jnp.float32)`."
+        )
+
+
+def check_finite(name: str, array: AnyArray) -> None:
+    """Check that `array` has no NaN or infinity, where its values are known.
+
+    Values are not known under `jax.jit` and the like: there, NaN in gives NaN out.
+
+    Raises:
+        ValueError: If a value is not finite.
+    """
+    try:
+        num_bad = int(jnp.sum(~jnp.isfinite(array)))
+    except jax.errors.ConcretizationTypeError:
+        return
+    if num_bad:
+        raise ValueError(
+            f"`{name}` must be finite; {num_bad} of its {array.size} values "
+            f"{'is' if num_bad == 1 else 'are'} NaN or infinite."
+        )
+
+
+def check_batch(name: str, x: AnyArray) -> None:
+    """Check that `x` is a non-empty batch `(n, *d)`, finite where values are known.
+
+    Raises:
+        ValueError: If `x` has no batch axis, no rows, no features, or is not finite.
+    """
+    if x.ndim < 1:
+        raise ValueError(f"`{name}` must be a batch of shape (n, *d); got a scalar.")
+    if x.size == 0:
+        raise ValueError(
+            f"`{name}` must hold at least one example; got shape {x.shape}."
+        )
+    if jnp.issubdtype(x.dtype, jnp.inexact):
+        check_finite(name, x)
+
+
+def check_same_features(name1: str, x1: AnyArray, name2: str, x2: AnyArray) -> None:
+    """Check that two batches agree in all but their first axis, and in dtype.
+
+    Raises:
+        ValueError: If the feature shapes differ.
+        TypeError: If the dtypes differ.
+    """
+    if x1.shape[1:] != x2.shape[1:]:
+        raise ValueError(
+            f"`{name1}` and `{name2}` must have the same feature shape; "
+            f"got {x1.shape[1:]} and {x2.shape[1:]}."
+        )
+    if x1.dtype != x2.dtype:
+        raise TypeError(
+            f"`{name1}` and `{name2}` must have the same dtype; "
+            f"got {x1.dtype} and {x2.dtype}."
+        )
+
+
+def check_targets(name: str, y: AnyArray, num_examples: int, num_outputs: int) -> None:
+    """Check that `y` holds one finite floating-point row of targets per example.
+
+    Raises:
+        ValueError: If the shape is not `(num_examples, num_outputs)`, or a value is
+            not finite.
+        TypeError: If `y` is not floating point.
+    """
+    expected = (num_examples, num_outputs)
+    if y.shape != expected:
+        hint = " Add an axis: `y[:, None]`." if y.shape == expected[:1] else ""
+        raise ValueError(
+            f"`{name}` must have shape {expected}, one row per example and one column "
+            f"per output; got {y.shape}.{hint}"
+        )
+    check_floating(name, y)
+    check_finite(name, y)
+
+
+def check_params(name: str, params: Params) -> None:
+    """Check that every leaf of `params` is a real floating-point array.
+
+    Raises:
+        ValueError: If there is no leaf at all.
+        TypeError: If a leaf is not a floating-point array; its path is named.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    if not leaves:
+        raise ValueError(f"`{name}` must hold at least one array; got {params!r}.")
+    for path, leaf in leaves:
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+            came = type(leaf).__name__ if dtype is None else f"dtype {dtype}"
+            raise TypeError(
+                f"`{name}{jax.tree_util.keystr(path)}` must be a floating-point array; "
+                f"got {came}. Close over what is not trained instead of passing it."
+            )

@@ -1,0 +1,40 @@
+"""Types shared by every module: the roles callables play, and what arrays are accepted."""
+
+from collections.abc import Callable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Key, PyTree, Scalar, Shaped
+
+# What public verbs accept; what they return is always a `jax.Array`.
+AnyArray: TypeAlias = jax.Array | np.ndarray
+
+Params: TypeAlias = PyTree
+Activation: TypeAlias = str | Callable[[Array], Array]
+LossFn: TypeAlias = Callable[[Float[Array, "n k"], Float[Array, "n k"]], Scalar]
+
+Outputs: TypeAlias = Literal["full", "diagonal", "trace", "pseudo"] | int
+Kind: TypeAlias = Literal["mlp"]
+Parameterization: TypeAlias = Literal["ntk", "standard", "mup"]
+Trained: TypeAlias = Literal["all", "first", "last"]
+InputScaling: TypeAlias = Literal["fan_in", "none"]
+Readout: TypeAlias = Literal["normal", "sign"]
+
+
+@runtime_checkable
+class ApplyFn(Protocol):
+    """A network as a pure function: `(params, x) -> f`, batch first, rows independent."""
+
+    def __call__(self, params: Any, x: Shaped[Array, "n *d"], /) -> Float[Array, "n k"]:
+        """Outputs `f` of shape `(n, k)` for inputs `x` of shape `(n, *d)`."""
+        ...
+
+
+@runtime_checkable
+class InitFn(Protocol):
+    """An initializer as a pure function of a key: `(key, x) -> params`."""
+
+    def __call__(self, key: Key[Array, ""], x: Float[AnyArray, "n *d"], /) -> Params:
+        """Parameters for inputs shaped like `x`, whose values are not used."""
+        ...

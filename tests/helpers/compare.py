@@ -1,0 +1,56 @@
+"""The one comparator of the suite: relative Frobenius error at a named level."""
+
+from typing import Literal
+
+import jax
+import numpy as np
+
+Level = Literal["exact", "same_algebra", "other_algorithm"]
+
+
+def assert_close(
+    actual: object, expected: object, level: Level | float = "same_algebra"
+) -> None:
+    """Assert that two arrays agree in shape, and in value to a relative error.
+
+    Levels: "exact" to the bit (and in dtype); "same_algebra" 100 eps, for the same
+    formula evaluated in another order; "other_algorithm" 10 sqrt(eps), for another
+    way to the same quantity; eps is that of the lower precision of the two. A number
+    is a relative error of its own, for claims that state one.
+    """
+    actual, expected = _as_numpy(actual), _as_numpy(expected)
+    assert actual.shape == expected.shape, f"{actual.shape} != {expected.shape}"
+    if level == "exact":
+        assert actual.dtype == expected.dtype, f"{actual.dtype} != {expected.dtype}"
+        np.testing.assert_array_equal(actual, expected)
+        return
+    assert np.isfinite(expected).all(), "expected values must be finite"
+    assert np.isfinite(actual).all(), "actual values must be finite"
+    error, tolerance = (
+        relative_error(actual, expected),
+        _tolerance(level, actual, expected),
+    )
+    assert error <= tolerance, f"relative error {error:.3g} > {tolerance:.3g}"
+
+
+def relative_error(actual: object, expected: object) -> float:
+    """Frobenius norm of the difference over that of `expected` (or 1 if it is 0)."""
+    actual = _as_numpy(actual).astype(np.float64)
+    expected = _as_numpy(expected).astype(np.float64)
+    scale = np.linalg.norm(expected)
+    return float(np.linalg.norm(actual - expected) / (scale if scale > 0 else 1.0))
+
+
+def _tolerance(level: Level | float, *arrays: np.ndarray) -> float:
+    if not isinstance(level, str):
+        return level
+    eps = max(
+        float(jax.numpy.finfo(a.dtype).eps)
+        for a in arrays
+        if jax.numpy.issubdtype(a.dtype, np.floating)
+    )
+    return {"same_algebra": 100 * eps, "other_algorithm": 10 * eps**0.5}[level]
+
+
+def _as_numpy(array: object) -> np.ndarray:
+    return np.asarray(array)
