@@ -54,6 +54,9 @@ def check_activation(activation: Activation) -> None:
 def activation_fn(activation: Activation) -> Callable[[Array], Array]:
     """Elementwise function that `activation` names, or `activation` itself.
 
+    Returns:
+        A function of one array, to one of the same shape and dtype.
+
     Raises:
         ValueError: If it is an unknown name; the nearest one is suggested.
         TypeError: If it is neither a name nor callable.

@@ -26,10 +26,8 @@ def assert_close(
         return
     assert np.isfinite(expected).all(), "expected values must be finite"
     assert np.isfinite(actual).all(), "actual values must be finite"
-    error, tolerance = (
-        relative_error(actual, expected),
-        _tolerance(level, actual, expected),
-    )
+    error = relative_error(actual, expected)
+    tolerance = _tolerance(level, actual, expected)
     assert error <= tolerance, f"relative error {error:.3g} > {tolerance:.3g}"
 
 
