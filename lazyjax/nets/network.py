@@ -1,0 +1,135 @@
+"""A finite network as two pure functions and the description they were built from."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from lazyjax._checks import check_batch, check_floating
+from lazyjax.architecture import Architecture
+from lazyjax.typing import AnyArray, ApplyFn, InitFn, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A finite network: `init(key, x) -> params` and `apply(params, x) -> f`.
+
+    Two networks built with the same arguments are equal and hash alike, so a program
+    compiled for one serves the other.
+
+    Attributes:
+        init: Initializer; only the shape and dtype of `x` are used.
+        apply: Forward pass, batch first, rows independent.
+        architecture: What `lazyjax.infinite_ntk` reads.
+        width: Number of units of each hidden layer.
+    """
+
+    init: InitFn
+    apply: ApplyFn
+    architecture: Architecture
+    width: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Init:
+    """Checked initializer around `init_fn(key, x)`."""
+
+    init_fn: Callable[[Array, Array], Params]
+
+    def __call__(self, key: Key[Array, ""], x: Float[AnyArray, "n *d"], /) -> Params:
+        """Parameters for inputs shaped like `x`, in the dtype of `x`.
+
+        Args:
+            key: Source of randomness, from `jax.random.key`.
+            x: A batch; its values are not used.
+
+        Returns:
+            The parameters as a pytree.
+
+        Raises:
+            TypeError: If `x` is not floating point.
+            ValueError: If `x` is not a non-empty batch.
+        """
+        check_floating("x", x)
+        check_batch("x", x)
+        return self.init_fn(key, jnp.zeros((1, *x.shape[1:]), x.dtype))
+
+
+@dataclasses.dataclass(frozen=True)
+class Apply:
+    """Checked forward pass around `apply_fn(params, x)`."""
+
+    apply_fn: Callable[[Params, Array], Array]
+    num_features_fn: Callable[[Params], int]
+
+    def __call__(
+        self, params: Any, x: Float[AnyArray, "n *d"], /
+    ) -> Float[Array, "n k"]:
+        """Outputs of the network at `params`.
+
+        Args:
+            params: As returned by the initializer.
+            x: Inputs with as many features as the initializer saw.
+
+        Returns:
+            One row per row of `x`.
+
+        Raises:
+            TypeError: If `x` is not floating point.
+            ValueError: If `x` has another number of features.
+        """
+        check_floating("x", x)
+        expected = self.num_features_fn(params)
+        if x.ndim < 1 or math.prod(x.shape[1:]) != expected:
+            raise ValueError(
+                f"`x` must have {expected} features per example, as at initialization; "
+                f"got shape {x.shape}."
+            )
+        return self.apply_fn(params, jnp.asarray(x))
+
+
+def symmetrize(network: Network) -> Network:
+    r"""Network $(g(w_1) - g(w_2)) / \sqrt 2$ that starts from $w_1 = w_2$.
+
+    The output is exactly zero at the start and the neural tangent kernel is that of
+    `network`, so that training starts in the lazy regime whatever the output scale.
+
+    Args:
+        network: The network $g$.
+
+    Returns:
+        The symmetrized network, whose parameters are `{"minus": ..., "plus": ...}`.
+
+    References:
+        Chizat, Oyallon and Bach (2019), arXiv:1812.07956 (doubling trick; section
+        numbers not checked).
+    """
+    return Network(
+        init=_SymmetrizedInit(network.init),
+        apply=_SymmetrizedApply(network.apply),
+        architecture=dataclasses.replace(network.architecture, symmetrized=True),
+        width=network.width,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _SymmetrizedInit:
+    init_fn: InitFn
+
+    def __call__(self, key: Array, x: AnyArray, /) -> Params:
+        params = self.init_fn(key, x)
+        return {"minus": params, "plus": params}
+
+
+@dataclasses.dataclass(frozen=True)
+class _SymmetrizedApply:
+    apply_fn: ApplyFn
+
+    def __call__(self, params: Any, x: AnyArray, /) -> Array:
+        x = jnp.asarray(x)
+        plus = self.apply_fn(params["plus"], x)
+        minus = self.apply_fn(params["minus"], x)
+        return (plus - minus) / 2**0.5

@@ -1,0 +1,59 @@
+r"""Which entries of the kernel over pairs of outputs are asked for.
+
+Every choice is a set of directions $c$ in output space, along which the Jacobian is
+taken, and what is done with pairs of directions: kept ("full"), only equal pairs
+("diagonal"), or equal pairs summed ("trace", and the single direction of "pseudo" or of
+one class).
+"""
+
+from typing import Literal, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lazyjax._checks import check_choice
+from lazyjax.typing import Outputs
+
+Pairs = Literal["full", "diagonal", "trace"]
+
+
+class Directions(NamedTuple):
+    """Directions in output space, and which pairs of them are wanted."""
+
+    cotangents: Float[Array, "c k"]
+    pairs: Pairs
+
+
+def check_outputs(outputs: Outputs, num_outputs: int) -> None:
+    """Check that `outputs` names a form of the kernel or a class.
+
+    Raises:
+        ValueError: If it is an unknown name or a class out of range.
+    """
+    if isinstance(outputs, int) and not isinstance(outputs, bool):
+        if not 0 <= outputs < num_outputs:
+            raise ValueError(
+                f"`outputs` as a class index must be in 0..{num_outputs - 1}, since "
+                f"the network has {num_outputs} outputs; got {outputs}."
+            )
+        return
+    check_choice("outputs", outputs, ("full", "diagonal", "trace", "pseudo"))
+
+
+def directions(outputs: Outputs, num_outputs: int, dtype: jnp.dtype) -> Directions:
+    r"""Directions whose kernel entries make up `outputs`.
+
+    Args:
+        outputs: Form of the kernel.
+        num_outputs: Number of outputs $k$.
+        dtype: That of the network's outputs.
+
+    Returns:
+        The $k$ unit vectors; or for "pseudo" the vector $(1, \dots, 1)/\sqrt k$; or
+        for a class its unit vector.
+    """
+    if outputs == "pseudo":
+        return Directions(jnp.full((1, num_outputs), num_outputs**-0.5, dtype), "trace")
+    if isinstance(outputs, int):
+        return Directions(jnp.eye(num_outputs, dtype=dtype)[outputs][None], "trace")
+    return Directions(jnp.eye(num_outputs, dtype=dtype), outputs)
