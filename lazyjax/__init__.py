@@ -2,9 +2,28 @@
 
 from importlib.metadata import version as _version
 
-from lazyjax import nets as nets
+from lazyjax import (
+    certify as certify,
+    data as data,
+    dynamics as dynamics,
+    laziness as laziness,
+    nets as nets,
+)
 from lazyjax.architecture import Architecture as Architecture
+from lazyjax.dynamics import linearized as linearized, train as train
+from lazyjax.infinite import (
+    infinite_nngp as infinite_nngp,
+    infinite_ntk as infinite_ntk,
+)
 from lazyjax.nets import Network as Network
-from lazyjax.ntk import empirical_ntk as empirical_ntk
+from lazyjax.ntk import (
+    empirical_nngp as empirical_nngp,
+    empirical_ntk as empirical_ntk,
+    layerwise_ntk as layerwise_ntk,
+    linearize as linearize,
+    ntk_diagonal as ntk_diagonal,
+    ntk_operator as ntk_operator,
+    taylor_expand as taylor_expand,
+)
 
 __version__ = _version("lazyjax")

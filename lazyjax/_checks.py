@@ -142,3 +142,28 @@ def check_params(name: str, params: Params) -> None:
                 f"`{name}{jax.tree_util.keystr(path)}` must be a floating-point array; "
                 f"got {came}. Close over what is not trained instead of passing it."
             )
+
+
+def check_network_output(f: object, num_examples: int) -> None:
+    """Check that `f`, from `jax.eval_shape`, is one real array of shape `(n, k)`.
+
+    Raises:
+        TypeError: If it is not one array, or not real floating point.
+        ValueError: If its shape is not `(num_examples, k)` with `k >= 1`.
+    """
+    if not isinstance(f, jax.ShapeDtypeStruct):
+        raise TypeError(
+            "`apply_fn` must return one array of shape (n, k); got a "
+            f"{type(f).__name__}. Concatenate several outputs along the last axis."
+        )
+    if f.ndim != 2 or f.shape[0] != num_examples or f.shape[1] == 0:
+        hint = " Add an axis: `f[:, None]`." if f.shape == (num_examples,) else ""
+        raise ValueError(
+            f"`apply_fn` must return shape (n, k) with n = {num_examples} and k >= 1; "
+            f"got {f.shape}.{hint}"
+        )
+    if not jnp.issubdtype(f.dtype, jnp.floating):
+        raise TypeError(
+            f"`apply_fn` must return real floating-point outputs; got dtype {f.dtype}."
+            " Stack real and imaginary parts of complex outputs."
+        )

@@ -1,5 +1,7 @@
 """Arithmetic on pytrees of arrays."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -20,3 +22,46 @@ def tree_distance(tree1: Params, tree2: Params) -> Float[Array, ""]:
 def tree_size(tree: Params) -> int:
     """Number of scalar entries in all leaves of `tree`."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def tree_add(tree1: Params, tree2: Params) -> Params:
+    """Sum of two pytrees of the same structure and shapes, leaf by leaf."""
+    return jax.tree.map(jnp.add, tree1, tree2)
+
+
+def tree_zeros_like(tree: Params) -> Params:
+    """Zeros in the structure, shapes and dtypes of `tree`."""
+    return jax.tree.map(jnp.zeros_like, tree)
+
+
+def leaf_paths(tree: Params) -> list[str]:
+    """Path of each leaf of `tree`, its parts joined by slashes: `layer_1/kernel`."""
+    return [
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, _ in jax.tree_util.tree_leaves_with_path(tree)
+    ]
+
+
+def split_leaves(
+    tree: Params, keep: Callable[[str], bool]
+) -> tuple[list[Array], Callable[[list[Array]], Params]]:
+    """Leaves whose path `keep` accepts, and the function that puts others in their place.
+
+    Args:
+        tree: Any pytree of arrays.
+        keep: Predicate of a leaf's path, as `leaf_paths` writes it.
+
+    Returns:
+        The chosen leaves in order, and a function from a list like it to a tree like
+        `tree` in which the other leaves are as they were.
+    """
+    leaves, treedef = jax.tree.flatten(tree)
+    chosen = [i for i, path in enumerate(leaf_paths(tree)) if keep(path)]
+
+    def merge(replacements: list[Array]) -> Params:
+        merged = list(leaves)
+        for i, leaf in zip(chosen, replacements, strict=True):
+            merged[i] = leaf
+        return treedef.unflatten(merged)
+
+    return [leaves[i] for i in chosen], merge

@@ -1,10 +1,12 @@
 """A finite network as two pure functions and the description they were built from."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
@@ -55,7 +57,20 @@ class Init:
         """
         check_floating("x", x)
         check_batch("x", x)
-        return self.init_fn(key, jnp.zeros((1, *x.shape[1:]), x.dtype))
+        return _compiled_init(
+            key, init_fn=self.init_fn, shape=x.shape[1:], dtype=x.dtype
+        )
+
+
+@functools.partial(jax.jit, static_argnames=("init_fn", "shape", "dtype"))
+def _compiled_init(
+    key: Array,
+    *,
+    init_fn: Callable[[Array, Array], Params],
+    shape: tuple[int, ...],
+    dtype: jnp.dtype,
+) -> Params:
+    return init_fn(key, jnp.zeros((1, *shape), dtype))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,3 +1,11 @@
 """Finite-width neural tangent kernels of any pure function `apply_fn(params, x)`."""
 
+from lazyjax.ntk.diagonal import ntk_diagonal as ntk_diagonal
 from lazyjax.ntk.empirical import empirical_ntk as empirical_ntk
+from lazyjax.ntk.nngp import empirical_nngp as empirical_nngp
+from lazyjax.ntk.operator import (
+    NTKOperator as NTKOperator,
+    ntk_operator as ntk_operator,
+)
+from lazyjax.ntk.subsets import layerwise_ntk as layerwise_ntk
+from lazyjax.ntk.taylor import linearize as linearize, taylor_expand as taylor_expand

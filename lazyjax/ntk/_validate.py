@@ -5,7 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
-from lazyjax._checks import check_batch, check_params, check_same_features
+from lazyjax._checks import (
+    check_batch,
+    check_network_output,
+    check_params,
+    check_same_features,
+)
 from lazyjax.ntk.outputs import check_outputs
 from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
 
@@ -42,28 +47,9 @@ def check_network(
             not depend on `params`.
     """
     f = jax.eval_shape(apply_fn, params, x)
-    _check_output(f, num_examples=x.shape[0])
+    check_network_output(f, num_examples=x.shape[0])
     check_outputs(outputs, f.shape[1])
     _check_depends_on_params(apply_fn, params, x)
-
-
-def _check_output(f: object, num_examples: int) -> None:
-    if not isinstance(f, jax.ShapeDtypeStruct):
-        raise TypeError(
-            "`apply_fn` must return one array of shape (n, k); got a "
-            f"{type(f).__name__}. Concatenate several outputs along the last axis."
-        )
-    if f.ndim != 2 or f.shape[0] != num_examples or f.shape[1] == 0:
-        hint = " Add an axis: `f[:, None]`." if f.shape == (num_examples,) else ""
-        raise ValueError(
-            f"`apply_fn` must return shape (n, k) with n = {num_examples} and k >= 1; "
-            f"got {f.shape}.{hint}"
-        )
-    if not jnp.issubdtype(f.dtype, jnp.floating):
-        raise TypeError(
-            f"`apply_fn` must return real floating-point outputs; got dtype {f.dtype}."
-            " Stack real and imaginary parts of complex outputs."
-        )
 
 
 def _check_depends_on_params(apply_fn: ApplyFn, params: Params, x: Array) -> None:

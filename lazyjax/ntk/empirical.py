@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from lazyjax._checks import check_choice
+from lazyjax._static import as_static
 from lazyjax.ntk._validate import (
     check_arguments,
     check_network,
@@ -16,9 +17,14 @@ from lazyjax.ntk._validate import (
     row_interaction,
 )
 from lazyjax.ntk.jacobian import jacobian_ntk
+from lazyjax.ntk.vector_products import vector_product_ntk
+from lazyjax.trees import leaf_paths, split_leaves
 from lazyjax.typing import AnyArray, ApplyFn, Method, Outputs, Params
 
-_METHODS: dict[str, Callable[..., Array]] = {"jacobian": jacobian_ntk}
+_METHODS: dict[str, Callable[..., Array]] = {
+    "jacobian": jacobian_ntk,
+    "vjp": vector_product_ntk,
+}
 
 
 def empirical_ntk(
@@ -30,6 +36,7 @@ def empirical_ntk(
     outputs: Outputs = "full",
     method: Method = "jacobian",
     precision: jax.lax.PrecisionLike = "highest",
+    filter: Callable[[str], bool] | None = None,  # noqa: A002 (the field's word)
 ) -> Float[Array, "n1 n2 *k"]:
     r"""Neural tangent kernel $\Theta$ of `apply_fn` at `params`.
 
@@ -50,8 +57,11 @@ def empirical_ntk(
             `(n1, n2)`; "pseudo" for the sum over all pairs divided by k, `(n1, n2)`,
             the kernel of $\sum_a f_a / \sqrt k$; a class index for that output's
             kernel, `(n1, n2)`.
-        method: "jacobian" contracts whole Jacobians; it holds `(n1 + n2) k p` numbers.
+        method: "jacobian" contracts whole Jacobians and holds `(n1 + n2) k p` numbers;
+            "vjp" forms one column at a time from products with vectors and holds `k p`
+            numbers, for the work of `n2 k` forward passes over `x1`.
         precision: Of matrix products, the network's own included where it sets none.
+        filter: Which parameters count, by path (`layer_1/kernel`); `None` means all.
 
     Returns:
         The kernel in the form `outputs`, in the dtype of the network's outputs.
@@ -59,7 +69,7 @@ def empirical_ntk(
     Raises:
         ValueError: If a batch is empty or not finite, features differ, the output is
             not `(n, k)`, an option is unknown, `apply_fn` ignores `params`, or its rows
-            interact. Values are looked at only where they are known: not under `jit`.
+            interact, or `filter` accepts no parameter. Values are looked at only where they are known: not under `jit`.
         TypeError: If a parameter or the output is not real floating point.
 
     Example:
@@ -76,20 +86,23 @@ def empirical_ntk(
     check_choice("method", method, _METHODS)
     check_arguments(apply_fn, params, x1, x2)
     static = {
-        "apply_fn": apply_fn,
+        "apply_fn": as_static(apply_fn),
         "outputs": outputs,
         "method": method,
         "precision": precision,
+        "filter": None if filter is None else as_static(filter),
     }
-    program = _compiled if _is_hashable(apply_fn) else _kernel_and_interaction
     x2 = None if x2 is None else jnp.asarray(x2)
     with jax.default_matmul_precision(precision):
-        ntk, interaction = program(params, jnp.asarray(x1), x2, **static)
+        ntk, interaction = _compiled(params, jnp.asarray(x1), x2, **static)
     refuse_interaction(interaction)
     return ntk
 
 
-def _kernel_and_interaction(
+@functools.partial(
+    jax.jit, static_argnames=("apply_fn", "outputs", "method", "precision", "filter")
+)
+def _compiled(
     params: Params,
     x1: Array,
     x2: Array | None,
@@ -98,24 +111,27 @@ def _kernel_and_interaction(
     outputs: Outputs,
     method: Method,
     precision: Any,
+    filter: Callable[[str], bool] | None,  # noqa: A002
 ) -> tuple[Array, Array]:
+    """The kernel, and how much rows interact."""
     check_network(apply_fn, params, x1, outputs)
-    kernel_fn = _METHODS[method]
-    ntk = kernel_fn(apply_fn, params, x1, x2, outputs=outputs, precision=precision)
+    chosen, merge = split_leaves(params, filter or (lambda path: True))
+    if not chosen:
+        raise ValueError(
+            "`filter` must accept at least one parameter; it accepts none of "
+            f"{', '.join(leaf_paths(params))}."
+        )
+    ntk = _METHODS[method](
+        lambda leaves, x: apply_fn(merge(leaves), x),
+        chosen,
+        x1,
+        x2,
+        outputs=outputs,
+        precision=precision,
+    )
     if x2 is None:
+        # Equal already but for rounding, which must not differ between two fusions.
+        ntk = jax.lax.optimization_barrier(ntk)
         axes = (1, 0, 3, 2) if outputs == "full" else (1, 0, 2)[: ntk.ndim]
-        ntk = (ntk + ntk.transpose(axes)) / 2  # equal already, but for rounding
+        ntk = (ntk + ntk.transpose(axes)) / 2
     return ntk, row_interaction(apply_fn, params, x1)
-
-
-_compiled = functools.partial(
-    jax.jit, static_argnames=("apply_fn", "outputs", "method", "precision")
-)(_kernel_and_interaction)
-
-
-def _is_hashable(value: object) -> bool:
-    try:
-        hash(value)
-    except TypeError:
-        return False
-    return True

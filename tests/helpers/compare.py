@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 
 Level = Literal["exact", "same_algebra", "other_algorithm"]
@@ -15,10 +15,10 @@ def assert_close(
 
     Levels: "exact" to the bit (and in dtype); "same_algebra" 100 eps, for the same
     formula evaluated in another order; "other_algorithm" 10 sqrt(eps), for another
-    way to the same quantity; eps is that of the lower precision of the two. A number
-    is a relative error of its own, for claims that state one.
+    way to the same quantity; eps is that of the lower precision of the two, and 0 for
+    integers. A number is a relative error of its own, for claims that state one.
     """
-    actual, expected = _as_numpy(actual), _as_numpy(expected)
+    actual, expected = np.asarray(actual), np.asarray(expected)
     assert actual.shape == expected.shape, f"{actual.shape} != {expected.shape}"
     if level == "exact":
         assert actual.dtype == expected.dtype, f"{actual.dtype} != {expected.dtype}"
@@ -33,8 +33,8 @@ def assert_close(
 
 def relative_error(actual: object, expected: object) -> float:
     """Frobenius norm of the difference over that of `expected` (or 1 if it is 0)."""
-    actual = _as_numpy(actual).astype(np.float64)
-    expected = _as_numpy(expected).astype(np.float64)
+    actual = np.asarray(actual).astype(np.float64)
+    expected = np.asarray(expected).astype(np.float64)
     scale = np.linalg.norm(expected)
     return float(np.linalg.norm(actual - expected) / (scale if scale > 0 else 1.0))
 
@@ -42,13 +42,8 @@ def relative_error(actual: object, expected: object) -> float:
 def _tolerance(level: Level | float, *arrays: np.ndarray) -> float:
     if not isinstance(level, str):
         return level
-    eps = max(
-        float(jax.numpy.finfo(a.dtype).eps)
-        for a in arrays
-        if jax.numpy.issubdtype(a.dtype, np.floating)
-    )
+    floating = [a for a in arrays if jnp.issubdtype(a.dtype, jnp.floating)]
+    if not floating:
+        return 0.0
+    eps = max(float(jnp.finfo(a.dtype).eps) for a in floating)
     return {"same_algebra": 100 * eps, "other_algorithm": 10 * eps**0.5}[level]
-
-
-def _as_numpy(array: object) -> np.ndarray:
-    return np.asarray(array)

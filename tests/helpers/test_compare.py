@@ -55,3 +55,10 @@ def test_lower_precision_of_the_two_sets_the_level():
     assert_close((a * (1 + 1e-6)).astype(np.float32), a)
     with pytest.raises(AssertionError, match="relative error"):
         assert_close(a * (1 + 1e-6), a)
+
+
+def test_integers_must_be_equal_at_every_level():
+    a = np.array([1000, 2000])
+    assert_close(a, a, "other_algorithm")
+    with pytest.raises(AssertionError, match="relative error"):
+        assert_close(a + 1, a, "other_algorithm")

@@ -1,0 +1,161 @@
+r"""What can be measured of a network while it trains.
+
+An observer is any pure function of a `Snapshot` to an array or a pytree of arrays.
+Quantities that several observers need (outputs, kernel) belong to the snapshot, which
+evaluates each of them once.
+"""
+
+import copy
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree, Shaped
+
+from lazyjax.linalg import gram_matrix
+from lazyjax.ntk import empirical_ntk
+from lazyjax.trees import tree_distance
+from lazyjax.typing import AnyArray, ApplyFn, Params
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """A network at one step of training; quantities are evaluated when first asked for.
+
+    Attributes:
+        apply_fn: Network.
+        params: Its parameters at this step.
+        x: Training inputs.
+        y: Training targets.
+        step: Number of updates so far.
+        start: Snapshot at step 0; `None` where this is it. Read it as `initial`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> linear = lambda w, x: x @ w
+        >>> x, y = jnp.array([[3.0, 4.0]]), jnp.ones((1, 1))
+        >>> before = Snapshot(apply_fn=linear, params=jnp.zeros((2, 1)), x=x, y=y)
+        >>> after = Snapshot(
+        ...     apply_fn=linear, params=jnp.ones((2, 1)), x=x, y=y, step=1, start=before
+        ... )
+        >>> residual_norm(after).item(), ntk_eig_min(after).item()
+        (6.0, 25.0)
+        >>> ntk_drift(after).item()
+        0.0
+    """
+
+    apply_fn: ApplyFn
+    params: Params
+    x: Shaped[AnyArray, "n *d"]
+    y: Float[AnyArray, "n k"]
+    step: int | Int[Array, ""] = 0
+    start: "Snapshot | None" = None
+
+    @property
+    def initial(self) -> "Snapshot":
+        """The snapshot at step 0."""
+        return self if self.start is None else self.start
+
+    @functools.cached_property
+    def outputs(self) -> Float[Array, "n k"]:
+        """Outputs on the training inputs."""
+        return self.apply_fn(self.params, jnp.asarray(self.x))
+
+    @functools.cached_property
+    def ntk(self) -> Float[Array, "n n k k"]:
+        """Kernel on the training inputs, unnormalized."""
+        return empirical_ntk(self.apply_fn, self.params, self.x)
+
+    @functools.cached_property
+    def gram(self) -> Float[Array, "nk nk"]:
+        """The kernel as a matrix H, acting on `outputs` flattened example by example."""
+        return gram_matrix(self.ntk)
+
+    @functools.cached_property
+    def gram_eigenvalues(self) -> Float[Array, "nk"]:
+        """Eigenvalues of `gram`, ascending."""
+        return jnp.linalg.eigvalsh(self.gram)
+
+    def following(self, params: Params, step: int | Int[Array, ""]) -> "Snapshot":
+        """Snapshot of the same training run at a later step.
+
+        What it evaluates at step 0 that is not known there yet, it keeps to itself: a
+        value that belongs to one traced program never reaches another one.
+
+        Args:
+            params: Parameters at that step.
+            step: Number of updates so far.
+
+        Returns:
+            The snapshot, whose `initial` is that of this one.
+        """
+        start = copy.copy(self.initial)
+        return dataclasses.replace(self, params=params, step=step, start=start)
+
+
+Observer: TypeAlias = Callable[[Snapshot], PyTree[Any]]
+
+
+def outputs(snapshot: Snapshot) -> Float[Array, "n k"]:
+    """Outputs on the training inputs."""
+    return snapshot.outputs
+
+
+def residual_norm(snapshot: Snapshot) -> Float[Array, ""]:
+    r"""Residual $\lVert f - y \rVert_2$ over examples and outputs."""
+    return jnp.linalg.norm(snapshot.outputs - jnp.asarray(snapshot.y))
+
+
+def parameter_distance(snapshot: Snapshot) -> Float[Array, ""]:
+    r"""Distance $\lVert w - w(0) \rVert_2$ over all parameters."""
+    return tree_distance(snapshot.params, snapshot.initial.params)
+
+
+def ntk(snapshot: Snapshot) -> Float[Array, "n n k k"]:
+    """Kernel on the training inputs, unnormalized."""
+    return snapshot.ntk
+
+
+def ntk_eig_min(snapshot: Snapshot) -> Float[Array, ""]:
+    r"""Smallest eigenvalue $\lambda_{\min}(H)$ of the kernel on the training inputs."""
+    return snapshot.gram_eigenvalues[0]
+
+
+def ntk_eig_max(snapshot: Snapshot) -> Float[Array, ""]:
+    r"""Largest eigenvalue $\lambda_{\max}(H)$ of the kernel on the training inputs."""
+    return snapshot.gram_eigenvalues[-1]
+
+
+def ntk_drift(snapshot: Snapshot) -> Float[Array, ""]:
+    r"""Relative drift $\lVert H - H(0) \rVert_F / \lVert H(0) \rVert_F$.
+
+    Args:
+        snapshot: Network at one step.
+
+    Returns:
+        The drift: 0 at step 0, or NaN at every step if $H(0) = 0$.
+    """
+    initial = snapshot.initial.gram
+    return jnp.linalg.norm(snapshot.gram - initial) / jnp.linalg.norm(initial)
+
+
+def ntk_drift_norm(snapshot: Snapshot) -> Float[Array, ""]:
+    r"""Spectral drift $\lVert H - H(0) \rVert_2$, absolute.
+
+    The proof that gradient descent converges needs it below $\lambda_0 / 4$, where
+    $\lambda_0$ is the smallest eigenvalue at infinite width.
+
+    Args:
+        snapshot: Network at one step.
+
+    Returns:
+        The largest absolute eigenvalue of the change.
+
+    References:
+        Du, Zhai, Poczos and Singh (2019), arXiv:1810.02054, Lemma 3.2 (number not
+        checked).
+    """
+    change = jnp.linalg.eigvalsh(snapshot.gram - snapshot.initial.gram)
+    return jnp.max(jnp.abs(change))

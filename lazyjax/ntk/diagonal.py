@@ -1,0 +1,61 @@
+"""The kernel of each example with itself, without the rest of the kernel."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Shaped
+
+from lazyjax._checks import check_at_least
+from lazyjax.ntk._validate import check_arguments, check_network
+from lazyjax.ntk.jacobian import jacobian_ntk
+from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
+
+
+def ntk_diagonal(
+    apply_fn: ApplyFn,
+    params: Params,
+    x: Shaped[AnyArray, "n *d"],
+    *,
+    outputs: Outputs = "full",
+    batch_size: int | None = None,
+    precision: jax.lax.PrecisionLike = "highest",
+) -> Float[Array, "n *k"]:
+    r"""Kernel blocks $\Theta(x_i, x_i)$, for the work of one Jacobian.
+
+    Args:
+        apply_fn: Network `(params, x) -> f`; rows of `x` must not interact.
+        params: Point at which the network is linearized.
+        x: Batch.
+        outputs: As in `empirical_ntk`: "full" gives `(n, k, k)`, "diagonal" `(n, k)`,
+            the others `(n,)`.
+        batch_size: Examples whose Jacobians are held at a time; `None` means all.
+        precision: Of matrix products, the network's own included where it sets none.
+
+    Returns:
+        One block per example.
+
+    Raises:
+        ValueError: If the batch is empty or not finite, the output is not `(n, k)`,
+            `outputs` is unknown, or `apply_fn` ignores `params`.
+        TypeError: If a parameter or the output is not real floating point.
+
+    Example:
+        >>> import jax.numpy as jnp, lazyjax
+        >>> linear = lambda w, x: x @ w
+        >>> x = jnp.array([[3.0, 4.0], [1.0, 0.0]])
+        >>> lazyjax.ntk_diagonal(linear, jnp.ones((2, 1)), x, outputs="trace").tolist()
+        [25.0, 1.0]
+    """
+    check_arguments(apply_fn, params, x, None)
+    if batch_size is not None:
+        check_at_least("batch_size", batch_size, 1)
+    x = jnp.asarray(x)
+    check_network(apply_fn, params, x, outputs)
+
+    def block(x_i: Array) -> Array:
+        ntk = jacobian_ntk(
+            apply_fn, params, x_i[None], None, outputs=outputs, precision=precision
+        )
+        return ntk[0, 0]
+
+    with jax.default_matmul_precision(precision):
+        return jax.lax.map(block, x, batch_size=batch_size or x.shape[0])

@@ -1,0 +1,63 @@
+"""Products of a network's own outputs: one sample of its Gaussian-process kernel."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Shaped
+
+from lazyjax.ntk._validate import check_arguments, check_network
+from lazyjax.ntk.outputs import directions
+from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
+
+
+def empirical_nngp(
+    apply_fn: ApplyFn,
+    params: Params,
+    x1: Shaped[AnyArray, "n1 *d"],
+    x2: Shaped[AnyArray, "n2 *d"] | None = None,
+    *,
+    outputs: Outputs = "full",
+    precision: jax.lax.PrecisionLike = "highest",
+) -> Float[Array, "n1 n2 *k"]:
+    r"""Products $f_a(x_i) f_b(x'_j)$ of a network's outputs at `params`.
+
+    Averaged over initializations it is the kernel of the Gaussian process that the
+    network converges to; a single one has rank one for each pair of outputs.
+
+    Args:
+        apply_fn: Network `(params, x) -> f`; rows of `x` must not interact.
+        params: One draw of the parameters.
+        x1: First batch.
+        x2: Second batch; `None` means `x1`.
+        outputs: As in `empirical_ntk`.
+        precision: Of the product, and of the network's own where it sets none.
+
+    Returns:
+        The products in the form `outputs`, not divided by anything but as "pseudo" says.
+
+    Raises:
+        ValueError: If a batch is empty or not finite, features differ, the output is
+            not `(n, k)`, or `outputs` is unknown.
+        TypeError: If a parameter or the output is not real floating point.
+
+    Example:
+        >>> import jax.numpy as jnp, lazyjax
+        >>> linear = lambda w, x: x @ w
+        >>> x = jnp.array([[3.0, 4.0]])
+        >>> lazyjax.empirical_nngp(linear, jnp.ones((2, 1)), x).item()
+        49.0
+
+    References:
+        Lee et al. (2018), arXiv:1711.00165 (equation numbers not checked).
+    """
+    check_arguments(apply_fn, params, x1, x2)
+    x1 = jnp.asarray(x1)
+    check_network(apply_fn, params, x1, outputs)
+    with jax.default_matmul_precision(precision):
+        f1 = apply_fn(params, x1)
+        f2 = f1 if x2 is None else apply_fn(params, jnp.asarray(x2))
+    cotangents, pairs = directions(outputs, f1.shape[1], f1.dtype)
+    f1, f2 = (
+        jnp.einsum("ik,ck->ic", f, cotangents, precision="highest") for f in (f1, f2)
+    )
+    subscripts = {"full": "ia,jb->ijab", "diagonal": "ia,ja->ija", "trace": "ia,ja->ij"}
+    return jnp.einsum(subscripts[pairs], f1, f2, precision=precision)

@@ -1,0 +1,89 @@
+"""The network's Taylor expansion in its parameters, as a network of its own."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Shaped
+
+from lazyjax._checks import check_at_least, check_params
+from lazyjax.typing import AnyArray, ApplyFn, Params
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Taylor:
+    apply_fn: ApplyFn
+    params0: Params
+    order: int
+
+    def __call__(
+        self, params: Any, x: Shaped[AnyArray, "n *d"], /
+    ) -> Float[Array, "n k"]:
+        x = jnp.asarray(x)
+        displacement = jax.tree.map(jnp.subtract, params, self.params0)
+
+        def derivative(order: int, p: Params) -> Array:
+            """Directional derivative of this order at `p`, along the displacement."""
+            if order == 0:
+                return self.apply_fn(p, x)
+            lower = lambda p: derivative(order - 1, p)
+            return jax.jvp(lower, (p,), (displacement,))[1]
+
+        f = derivative(0, self.params0)
+        for order in range(1, self.order + 1):
+            f = f + derivative(order, self.params0) / math.factorial(order)
+        return f
+
+
+def linearize(apply_fn: ApplyFn, params: Params) -> ApplyFn:
+    r"""Linearized network $f(w_0, x) + Df(w_0, x)(w - w_0)$.
+
+    Args:
+        apply_fn: Network `(params, x) -> f`.
+        params: The point $w_0$.
+
+    Returns:
+        The linearized network; its parameters are those of `apply_fn`.
+
+    Raises:
+        TypeError: If a parameter is not floating point.
+
+    Example:
+        >>> import jax.numpy as jnp, lazyjax
+        >>> square = lambda w, x: (x @ w) ** 2
+        >>> f = lazyjax.linearize(square, jnp.ones((1, 1)))
+        >>> f(jnp.full((1, 1), 2.0), jnp.ones((1, 1))).item()
+        3.0
+    """
+    return taylor_expand(apply_fn, params, order=1)
+
+
+def taylor_expand(apply_fn: ApplyFn, params: Params, *, order: int) -> ApplyFn:
+    r"""Taylor polynomial of the network in its parameters around $w_0$.
+
+    Evaluated by nested forward mode, whose cost doubles with each order.
+
+    Args:
+        apply_fn: Network `(params, x) -> f`.
+        params: The point $w_0$.
+        order: Degree of the polynomial; 1 is `linearize`.
+
+    Returns:
+        The expanded network; its parameters are those of `apply_fn`.
+
+    Raises:
+        TypeError: If a parameter is not floating point or `order` not an integer.
+        ValueError: If `order` is negative.
+
+    Example:
+        >>> import jax.numpy as jnp, lazyjax
+        >>> cube = lambda w, x: (x @ w) ** 3
+        >>> f = lazyjax.taylor_expand(cube, jnp.ones((1, 1)), order=2)
+        >>> f(jnp.full((1, 1), 2.0), jnp.ones((1, 1))).item()
+        7.0
+    """
+    check_params("params", params)
+    check_at_least("order", order, 0)
+    return _Taylor(apply_fn, params, order)
