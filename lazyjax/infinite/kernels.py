@@ -1,0 +1,176 @@
+"""Analytic kernels of infinitely wide networks, read from their `Architecture`."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lazyjax._checks import (
+    check_at_least,
+    check_batch,
+    check_floating,
+    check_same_features,
+)
+from lazyjax.architecture import Architecture
+from lazyjax.infinite.fully_connected import fully_connected_nngp, fully_connected_ntk
+from lazyjax.typing import AnyArray
+
+
+def infinite_ntk(
+    architecture: Architecture,
+    x1: Float[AnyArray, "n1 *d"],
+    x2: Float[AnyArray, "n2 *d"] | None = None,
+    *,
+    width: int | None = None,
+) -> Float[Array, "n1 n2"]:
+    r"""Neural tangent kernel of infinitely wide networks at initialization.
+
+    It is the limit of $\langle\nabla f_a(x), \nabla f_a(x')\rangle$, unnormalized, over
+    the trained parameters of one output $a$; between different outputs it is 0, so that
+    the kernel of all $k$ outputs is this one times the identity. Neither `readout` nor
+    `symmetrized` changes it. "mup" has the same kernel as "ntk" at initialization.
+
+    The kernel of "standard" networks has no limit: layer $l$ contributes its fan-in
+    $/\,$`w_std**2` times, and its biases `1/b_std**2` times, what they do in "ntk".
+    For it, `width` is needed and the result holds each contribution to leading order.
+
+    Args:
+        architecture: Description of the network, such as `network.architecture`.
+        x1: First batch; features are flattened.
+        x2: Second batch; `None` means `x1`, with an exactly symmetric result.
+        width: Units of each hidden layer, for "standard" parameterization only.
+
+    Returns:
+        The kernel of each output.
+
+    Raises:
+        ValueError: If `width` is missing or needless, the batches differ in features,
+            or one is empty or not finite.
+        TypeError: If `architecture` is not an `Architecture`, or a batch not floating
+            point.
+
+    Cost: O(n1 n2 (d + depth)) time, times about 500 for activations without a closed
+    form (see `lazyjax.infinite.dual`, also for accuracy); O(n1 n2) memory. In float32,
+    kernels of kinked activations between equal rows of `x1` and `x2` are accurate to
+    about 1e-4; with `x2=None` the diagonal is exact to rounding.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from lazyjax.architecture import Architecture
+        >>> from lazyjax.infinite import infinite_ntk
+        >>> du2019 = Architecture(trained="first", input_scaling="none")
+        >>> infinite_ntk(du2019, jnp.eye(2))[0, 0].item()
+        0.5
+
+    References:
+        Jacot, Gabriel and Hongler (2018), arXiv:1806.07572; Du et al. (2019),
+        arXiv:1810.02054; Sohl-Dickstein et al. (2020), arXiv:2001.07301, for "standard"
+        (equation numbers not checked).
+    """
+    x1, x2 = _checked_batches(architecture, x1, x2)
+    if architecture.parameterization == "standard":
+        if width is None:
+            raise ValueError(
+                "`width` must be given: the kernel of a 'standard' network grows with "
+                "its width. For a limit, use parameterization 'ntk'."
+            )
+        check_at_least("width", width, 1)
+    elif width is not None:
+        raise ValueError(
+            "`width` must not be given: the kernel of a "
+            f"{architecture.parameterization!r} network does not depend on the width; "
+            f"got {width!r}."
+        )
+    return _ntk(architecture, x1, x2, width)
+
+
+def infinite_nngp(
+    architecture: Architecture,
+    x1: Float[AnyArray, "n1 *d"],
+    x2: Float[AnyArray, "n2 *d"] | None = None,
+) -> Float[Array, "n1 n2"]:
+    r"""Covariance $E[f_a(x) f_a(x')]$ of one output of infinitely wide networks.
+
+    The expectation is over initializations; outputs are independent of each other.
+    `trained` does not matter. Symmetrized networks start from zero, so theirs is 0.
+    Hidden layers of "mup" networks contribute $O(1/\text{width})$ to the output:
+    theirs is only that of the output's bias, unless depth is 0.
+
+    Args:
+        architecture: Description of the network, such as `network.architecture`.
+        x1: First batch; features are flattened.
+        x2: Second batch; `None` means `x1`, with an exactly symmetric result.
+
+    Returns:
+        The covariance of each output.
+
+    Raises:
+        ValueError: If the batches differ in features, or one is empty or not finite.
+        TypeError: If `architecture` is not an `Architecture`, or a batch not floating
+            point.
+
+    Cost: that of `infinite_ntk`, or half.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from lazyjax.architecture import Architecture
+        >>> from lazyjax.infinite import infinite_nngp
+        >>> linear = Architecture(depth=0, w_std=2.0, b_std=1.0)
+        >>> infinite_nngp(linear, jnp.ones((1, 3))).item()
+        5.0
+
+    References:
+        Lee et al. (2018), arXiv:1711.00165 (equation numbers not checked).
+    """
+    x1, x2 = _checked_batches(architecture, x1, x2)
+    return _nngp(architecture, x1, x2)
+
+
+def _checked_batches(
+    architecture: object, x1: AnyArray, x2: AnyArray | None
+) -> tuple[jax.Array, jax.Array | None]:
+    if not isinstance(architecture, Architecture):
+        raise TypeError(
+            "`architecture` must be an Architecture, such as `network.architecture`; "
+            f"got {type(architecture).__name__}."
+        )
+    for name, x in (("x1", x1), ("x2", x2)):
+        if x is not None:
+            check_floating(name, x)
+            check_batch(name, x)
+    if x2 is not None:
+        check_same_features("x1", x1, "x2", x2)
+        x2 = jnp.asarray(x2).reshape(x2.shape[0], -1)
+    return jnp.asarray(x1).reshape(x1.shape[0], -1), x2
+
+
+# Compiled here because the loop over layers is: an eager scan compiles at every call.
+@partial(jax.jit, static_argnames=("architecture", "width"))
+def _ntk(
+    architecture: Architecture,
+    x1: Float[Array, "n1 d"],
+    x2: Float[Array, "n2 d"] | None,
+    width: int | None,
+) -> Float[Array, "n1 n2"]:
+    return _symmetric(fully_connected_ntk(architecture, x1, x2, width), x2 is None)
+
+
+@partial(jax.jit, static_argnames=("architecture",))
+def _nngp(
+    architecture: Architecture,
+    x1: Float[Array, "n1 d"],
+    x2: Float[Array, "n2 d"] | None,
+) -> Float[Array, "n1 n2"]:
+    if architecture.symmetrized:
+        fill = 0.0
+    elif architecture.parameterization == "mup" and architecture.depth > 0:
+        fill = float(architecture.b_std) ** 2
+    else:
+        return _symmetric(fully_connected_nngp(architecture, x1, x2), x2 is None)
+    return jnp.full((x1.shape[0], (x1 if x2 is None else x2).shape[0]), fill, x1.dtype)
+
+
+def _symmetric(gram: Float[Array, "n1 n2"], is_symmetric: bool) -> Array:
+    """`gram`, without the last bits in which fused arithmetic depends on the order."""
+    return (gram + gram.T) / 2 if is_symmetric else gram
