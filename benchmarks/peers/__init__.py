@@ -1,0 +1,1 @@
+"""One process per method, each in the environment of its library."""
