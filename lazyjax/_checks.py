@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lazyjax.typing import AnyArray, Params
 
@@ -38,12 +39,26 @@ def check_at_least(name: str, value: object, minimum: int) -> None:
         raise ValueError(f"`{name}` must be at least {minimum}; got {value}.")
 
 
+def check_array(name: str, array: object) -> None:
+    """Check that `array` is an array.
+
+    Raises:
+        TypeError: If it is not, such as a list.
+    """
+    if not isinstance(array, jax.Array | np.ndarray):
+        raise TypeError(
+            f"`{name}` must be an array; got {type(array).__name__}. Convert it first "
+            f"with `jnp.asarray({name})`."
+        )
+
+
 def check_floating(name: str, array: AnyArray) -> None:
-    """Check that `array` is real floating point.
+    """Check that `array` is an array of real floating-point numbers.
 
     Raises:
         TypeError: If it is not.
     """
+    check_array(name, array)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(
             f"`{name}` must be a real floating-point array; got dtype {array.dtype}. "
@@ -74,8 +89,10 @@ def check_batch(name: str, x: AnyArray) -> None:
     """Check that `x` is a non-empty batch `(n, *d)`, finite where values are known.
 
     Raises:
+        TypeError: If `x` is not an array.
         ValueError: If `x` has no batch axis, no rows, no features, or is not finite.
     """
+    check_array(name, x)
     if x.ndim < 1:
         raise ValueError(f"`{name}` must be a batch of shape (n, *d); got a scalar.")
     if x.size == 0:
@@ -113,6 +130,7 @@ def check_targets(name: str, y: AnyArray, num_examples: int, num_outputs: int) -
             not finite.
         TypeError: If `y` is not floating point.
     """
+    check_array(name, y)
     expected = (num_examples, num_outputs)
     if y.shape != expected:
         hint = " Add an axis: `y[:, None]`." if y.shape == expected[:1] else ""

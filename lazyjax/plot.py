@@ -1,0 +1,172 @@
+"""Figures of experiments, built as objects: no display and no global state needed."""
+
+import io
+from collections.abc import Mapping
+
+import numpy as np
+
+try:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator
+except ImportError as error:
+    raise ImportError(
+        '`lazyjax.plot` needs matplotlib: pip install "lazyjax[plot]".'
+    ) from error
+
+from lazyjax.laziness import SlopeFit, mean_and_sem
+from lazyjax.typing import AnyArray
+
+# Okabe and Ito's palette, told apart by all common forms of colour vision.
+_COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7")
+_MARKERS = ("o", "s", "^", "D")
+_FONT = 9.0
+
+
+def figure(*, width: float = 7.2, height: float = 3.3) -> Figure:
+    """Empty figure, sized in inches for the full width of a page.
+
+    Args:
+        width: In inches.
+        height: In inches.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> figure(width=3.5).get_size_inches().tolist()
+        [3.5, 3.3]
+    """
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def png_bytes(figure: Figure, *, dpi: int = 200) -> bytes:
+    """PNG image of `figure`, as the bytes of a file.
+
+    Args:
+        figure: What to draw.
+        dpi: Dots per inch.
+
+    Returns:
+        The file's content.
+    """
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return buffer.getvalue()
+
+
+def style_axes(axes: Axes, *, xlabel: str, ylabel: str, title: str) -> None:
+    """Labels, title and quiet lines of one panel.
+
+    Args:
+        axes: The panel.
+        xlabel: Quantity and unit of the abscissa.
+        ylabel: Quantity and unit of the ordinate.
+        title: What the panel shows.
+    """
+    axes.set_xlabel(xlabel, fontsize=_FONT)
+    axes.set_ylabel(ylabel, fontsize=_FONT)
+    axes.set_title(title, fontsize=_FONT, loc="left")
+    axes.tick_params(labelsize=_FONT - 1)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(visible=True, which="major", color="0.9", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def loss_curves(
+    axes: Axes,
+    time: AnyArray,
+    exact: Mapping[str, AnyArray],
+    linear: Mapping[str, AnyArray],
+    bound: AnyArray,
+    *,
+    bound_label: str,
+) -> None:
+    """Losses over training time: exact (solid), linearized (dashed) and bounded.
+
+    Curves are means over seeds, with the range of the exact ones shaded.
+
+    Args:
+        axes: Where to draw.
+        time: Positive abscissa, `(num_points,)`.
+        exact: Losses `(seeds, num_points)` of each group of seeds, by label.
+        linear: The same for the linearized model.
+        bound: Upper bound on the loss, `(num_points,)`.
+        bound_label: Its label.
+    """
+    time = np.asarray(time)
+    axes.plot(time, np.asarray(bound), color="black", linewidth=1, label=bound_label)
+    for color, label in zip(_COLORS, exact, strict=False):
+        losses, predicted = np.asarray(exact[label]), np.asarray(linear[label])
+        axes.fill_between(
+            time, losses.min(0), losses.max(0), color=color, alpha=0.2, linewidth=0
+        )
+        axes.plot(time, losses.mean(0), color=color, linewidth=1.8, label=label)
+        axes.plot(
+            time,
+            predicted.mean(0),
+            color=color,
+            linewidth=1.4,
+            linestyle=(0, (3, 1.5)),
+            label=f"{label}, linearized",
+        )
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.legend(fontsize=_FONT - 1, frameon=False, loc="lower left")
+
+
+def scaling(
+    axes: Axes,
+    width: AnyArray,
+    series: Mapping[str, AnyArray],
+    fits: Mapping[str, SlopeFit],
+    *,
+    theory_slope: float,
+    theory_label: str,
+) -> None:
+    """Quantities against width on logarithmic axes, with fitted and theoretical slopes.
+
+    Points are means over seeds, bars their standard errors, lines the fits.
+
+    Args:
+        axes: Where to draw.
+        width: Abscissa, `(num_widths,)`.
+        series: Values `(num_widths, seeds)` by label.
+        fits: Power law of each series, by the same labels.
+        theory_slope: Slope of a guide line below the points.
+        theory_label: Its label.
+    """
+    width = np.asarray(width)
+    ends = np.array([width[0], width[-1]], float)
+    lowest = np.inf
+    for color, marker, label in zip(_COLORS, _MARKERS, series, strict=False):
+        mean, sem = (np.asarray(array, float) for array in mean_and_sem(series[label]))
+        slope, intercept = float(fits[label].slope), float(fits[label].intercept)
+        sign = "\N{MINUS SIGN}" if slope < 0 else ""
+        axes.errorbar(
+            width,
+            mean,
+            yerr=sem,
+            color=color,
+            marker=marker,
+            markersize=4,
+            linestyle="none",
+            linewidth=1,
+            capsize=2,
+            label=f"{label}: {sign}{abs(slope):.2f} ± {float(fits[label].slope_sem):.2f}",
+        )
+        axes.plot(ends, np.exp(intercept) * ends**slope, color=color, linewidth=1.2)
+        lowest = min(lowest, (mean * (width / width[0]) ** -theory_slope).min())
+    guide = 0.6 * lowest * (ends / ends[0]) ** theory_slope
+    axes.plot(ends, guide, color="0.45", linewidth=1, linestyle=":", label=theory_label)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(width, [str(int(w)) for w in width])
+    axes.xaxis.minorticks_off()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.minorticks_off()
+    low, high = axes.get_ylim()
+    # Room above the points, for the legend.
+    axes.set_ylim(low, high * (high / low) ** 0.45)
+    axes.legend(fontsize=_FONT - 1, frameon=False, loc="upper right")

@@ -11,7 +11,9 @@ from lazyjax.typing import Params
 
 def tree_norm(tree: Params) -> Float[Array, ""]:
     """Euclidean norm of all entries of all leaves of `tree` together."""
-    return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)))
+    # Leaves may differ in precision: the widest is that of the norm.
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree)))
 
 
 def tree_distance(tree1: Params, tree2: Params) -> Float[Array, ""]:

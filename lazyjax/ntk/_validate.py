@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from lazyjax._checks import (
@@ -12,10 +11,11 @@ from lazyjax._checks import (
     check_same_features,
 )
 from lazyjax.ntk.outputs import check_outputs
+from lazyjax.trees import tree_add, tree_distance, tree_norm, tree_zeros_like
 from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
 
-# Rows that do not interact agree to the last bit; this allows for reordered sums.
-_ROW_TOLERANCE_IN_SQRT_EPS = 30
+# Gradients of rows that do not interact differ by rounding only, in units of sqrt(eps).
+_ROW_TOLERANCE = 10
 
 
 def check_arguments(
@@ -72,43 +72,67 @@ def _check_depends_on_params(apply_fn: ApplyFn, params: Params, x: Array) -> Non
 
 
 def row_interaction(
-    apply_fn: ApplyFn, params: Params, x: Shaped[Array, "n *d"]
+    apply_fn: ApplyFn,
+    params: Params,
+    x1: Shaped[Array, "n1 *d"],
+    x2: Shaped[Array, "n2 *d"] | None,
 ) -> Float[Array, ""]:
-    """How much a row's output moves, relative to all, when other rows are replaced.
-
-    The outputs and their derivative along a fixed direction of parameters are looked
-    at, on the first few rows: exactly 0 for networks whose rows do not interact.
+    """How much outputs and gradients at a few rows differ from those at each alone.
 
     Args:
         apply_fn: Network.
         params: Its parameters.
-        x: A batch.
+        x1: First batch.
+        x2: Second batch or `None`.
 
     Returns:
-        The largest change over the largest value; 0 if there is a single row.
+        The distance of the gradient of a fixed combination of outputs of up to four
+        rows, taken in one batch, from the sum of those of batches of one, relative to
+        the latter's norms; or that of the outputs, if larger. Infinite if only one of the two is zero or not finite; 0 if
+        both are, or if there is a single row.
     """
-    rows = x[: min(x.shape[0], 4)]
-    leaves, treedef = jax.tree.flatten(params)
-    # Another factor for each leaf: a difference of two equal copies must not cancel.
-    direction = treedef.unflatten(
-        [leaf * float(np.cos(1.0 + i)) for i, leaf in enumerate(leaves)]
+    rows = x1[:4] if x2 is None else jnp.concatenate([x1[:2], x2[:2]])
+    if rows.shape[0] == 1:
+        return jnp.zeros(())
+    f = jax.eval_shape(apply_fn, params, rows)
+    # No two equal, and no sum zero: differences between rows must not cancel.
+    cotangents = jnp.cos(jnp.arange(1, f.size + 1, dtype=f.dtype)).reshape(f.shape)
+
+    def at(batch: Array, cotangent: Array) -> tuple[Array, Params]:
+        f, vjp_fn = jax.vjp(lambda p: apply_fn(p, batch), params)
+        return f, vjp_fn(cotangent)[0]
+
+    def add(total: tuple, row: tuple[Array, Array]) -> tuple[tuple, Array]:
+        f, gradient = at(*(part[None] for part in row))
+        return (tree_add(total[0], gradient), total[1] + tree_norm(gradient)), f[0]
+
+    start = (tree_zeros_like(params), jnp.zeros_like(tree_norm(params)))
+    (alone, size), f_alone = jax.lax.scan(add, start, (rows, cotangents))
+    f_together, together = at(rows, cotangents)
+    # Outputs may be zero by design; gradients times parameters are of their order.
+    f_size = jnp.max(jnp.abs(f_alone)) + (size * tree_norm(params)).astype(f.dtype)
+    return jnp.maximum(
+        _relative(tree_distance(together, alone), size, tree_norm(together)),
+        _relative(jnp.max(jnp.abs(f_together - f_alone)), f_size, f_size),
     )
 
-    def first_row(batch: Array) -> Array:
-        f, df = jax.jvp(lambda p: apply_fn(p, batch), (params,), (direction,))
-        return jnp.stack([f[0], df[0]])
 
-    own = first_row(rows)
-    alone = first_row(jnp.broadcast_to(rows[:1], rows.shape))
-    scale = jnp.maximum(jnp.max(jnp.abs(own)), jnp.finfo(own.dtype).tiny)
-    return jnp.max(jnp.abs(own - alone)) / scale
+def _relative(distance: Array, size: Array, other_size: Array) -> Float[Array, ""]:
+    """Relative distance; infinite if one of the two only is zero or not finite."""
+    relative = distance / size
+    relative = jnp.where(jnp.isfinite(relative), relative, jnp.inf)
+    is_nowhere = (size == 0) & (other_size == 0)
+    is_undefined = ~jnp.isfinite(size) & ~jnp.isfinite(other_size)
+    relative = jnp.where(is_nowhere | is_undefined, 0, relative)
+    return relative.astype(jnp.result_type(float))
 
 
-def refuse_interaction(interaction: Float[Array, ""]) -> None:
+def refuse_interaction(interaction: Float[Array, ""], dtype: jnp.dtype) -> None:
     """Refusal of a network whose rows interact, where the value is known.
 
     Args:
         interaction: From `row_interaction`.
+        dtype: That of the network's outputs.
 
     Raises:
         ValueError: If it is larger than rounding explains.
@@ -117,11 +141,10 @@ def refuse_interaction(interaction: Float[Array, ""]) -> None:
         value = float(interaction)
     except jax.errors.ConcretizationTypeError:
         return
-    eps = float(jnp.finfo(interaction.dtype).eps)
-    if value > _ROW_TOLERANCE_IN_SQRT_EPS * eps**0.5:
+    if value > _ROW_TOLERANCE * float(jnp.finfo(dtype).eps) ** 0.5:
         raise ValueError(
-            "`apply_fn` must treat the rows of `x` independently; the first row's "
-            f"output moves by {value:.2g} of its size when other rows are replaced. "
-            "Put batch normalization into inference mode and remove reductions over "
-            "the batch."
+            "`apply_fn` must treat the rows of `x` independently; at a few rows together, "
+            f"it differs by {value:.2g} of its size from what it is at each row alone. "
+            " Put batch normalization into inference mode and remove what mixes "
+            "or counts rows."
         )

@@ -36,8 +36,9 @@ def jacobian_ntk(
     jacobian1 = _jacobian(apply_fn, params, x1, outputs)
     jacobian2 = jacobian1 if x2 is None else _jacobian(apply_fn, params, x2, outputs)
     pairs: Pairs = outputs if outputs in ("full", "diagonal") else "trace"
+    dtype = jax.eval_shape(apply_fn, params, x1).dtype
     terms = [
-        _contract(leaf1, leaf2, pairs, precision)
+        _contract(leaf1, leaf2, pairs, precision).astype(dtype)
         for leaf1, leaf2 in zip(
             jax.tree.leaves(jacobian1), jax.tree.leaves(jacobian2), strict=True
         )

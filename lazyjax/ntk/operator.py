@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Shaped
 
 from lazyjax._checks import check_at_least
 from lazyjax._static import as_static
+from lazyjax.ntk._forward import tangent_outputs
 from lazyjax.ntk._validate import check_arguments, check_network
 from lazyjax.trees import tree_add, tree_zeros_like
 from lazyjax.typing import AnyArray, ApplyFn, Params
@@ -79,8 +80,7 @@ class NTKOperator:
 
     def _jvp(self, tangent: Params) -> Array:
         def of_chunk(chunk: Array) -> Array:
-            f = lambda p: self.apply_fn(p, chunk)
-            return jax.jvp(f, (self.params,), (tangent,))[1]
+            return tangent_outputs(self.apply_fn, self.params, chunk, tangent)
 
         parts = _split(self.x1, self._chunk(self.x1))
         products = jax.lax.map(of_chunk, parts.chunks)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from lazyjax.ntk._forward import tangent_outputs
 from lazyjax.ntk.outputs import directions
 from lazyjax.typing import ApplyFn, Outputs, Params
 
@@ -41,8 +42,7 @@ def vector_product_ntk(
 
         def along(cotangent: Array) -> Array:
             (gradient,) = vjp_fn(cotangent.astype(f_j.dtype))
-            _, tangent = jax.jvp(lambda p: apply_fn(p, x1), (params,), (gradient,))
-            return tangent
+            return tangent_outputs(apply_fn, params, x1, gradient)
 
         tangents = jax.vmap(along)(cotangents)  # (c, n1, k)
         subscripts = "bik,ak->iab" if pairs == "full" else "bik,bk->ib"

@@ -6,10 +6,16 @@ two-layer ReLU network differentiated by hand.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+UNOPTIMIZED = {
+    "xla_backend_optimization_level": "0",
+    "xla_llvm_disable_expensive_passes": True,
+}
 
 
 def naive_ntk(
@@ -111,7 +117,7 @@ def reduce_ntk(ntk: np.ndarray, outputs: str | int) -> np.ndarray:
     return diagonal[..., outputs]
 
 
-def to_float64(tree: object) -> object:
+def to_float64(tree: Any) -> Any:
     """The tree with every leaf a NumPy array, floating-point leaves in float64."""
     return jax.tree.map(lambda leaf: _wide(np.asarray(leaf)), tree)
 
@@ -128,7 +134,8 @@ def _gradient_fn(apply_fn: Callable, params: object) -> Callable:
     def output(p, row, index):
         return apply_fn(p, row[None])[0, index]
 
-    gradient = jax.jit(jax.grad(output))
+    # Compiling takes nearly all of the time, so it is told not to optimize.
+    gradient = jax.jit(jax.grad(output), compiler_options=UNOPTIMIZED)
 
     def gradients(x: object) -> list[list[list[np.ndarray]]]:
         x = _wide(np.asarray(x))

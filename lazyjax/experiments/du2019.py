@@ -1,0 +1,278 @@
+r"""Two-layer ReLU networks on real digits: how lazy, and how far Du et al.'s proof holds.
+
+The network and loss of Du et al. (2019) with full-batch gradient descent, over widths
+and seeds, on 8 by 8 handwritten digits, odd against even. One learning rate
+$1 / \lambda_{\max}(H^\infty)$ serves all widths, so that their curves share one time
+axis. Each run is compared to its own linear model, that is to gradient descent with
+the kernel $H(0)$ frozen, in closed form.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+import types
+from collections.abc import Iterable, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Key
+
+from lazyjax._checks import check_at_least, check_choice
+from lazyjax.certify import du2019
+from lazyjax.data import Dataset, digits, minimum_angle
+from lazyjax.dynamics import Run, linearized, observers, train
+from lazyjax.experiments._du2019_result import Du2019Result, fitted_slope
+from lazyjax.experiments.result import Progress
+from lazyjax.infinite import infinite_ntk
+from lazyjax.laziness import relative_distance
+from lazyjax.nets import Network, mlp
+
+_OBSERVERS = (
+    observers.outputs,
+    observers.ntk,
+    observers.ntk_eig_min,
+    observers.ntk_drift,
+    observers.ntk_drift_norm,
+    observers.parameter_distance,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Size:
+    """How much is computed.
+
+    Attributes:
+        widths: Increasing widths, at least two.
+        num_seeds: Networks per width, at least two.
+        num_train: Training examples.
+        num_steps: Steps of gradient descent.
+        num_observed: Steps at which kernels are evaluated, ends included; spaced
+            geometrically.
+        max_jacobian_bytes: Memory for the Jacobians of seeds trained together; fewer
+            are trained together if they do not fit.
+    """
+
+    widths: tuple[int, ...]
+    num_seeds: int = 4
+    num_train: int = 100
+    num_steps: int = 600
+    num_observed: int = 6
+    max_jacobian_bytes: int = 2**29
+
+    def __post_init__(self) -> None:
+        increasing = all(a < b for a, b in itertools.pairwise(self.widths))
+        if len(self.widths) < 2 or not increasing:
+            raise ValueError(
+                f"`widths` must be two or more increasing widths; got {self.widths}."
+            )
+        check_at_least("widths[0]", self.widths[0], 1)
+        check_at_least("num_seeds", self.num_seeds, 2)
+        check_at_least("num_train", self.num_train, 2)
+        check_at_least("num_steps", self.num_steps, 1)
+        check_at_least("num_observed", self.num_observed, 2)
+
+
+SIZES: Mapping[str, Size] = types.MappingProxyType(
+    {
+        "brief": Size(widths=(32, 128, 512), num_steps=200, num_observed=5),
+        "quick": Size(widths=(64, 256, 1024, 4096)),
+    }
+)
+
+
+def run(
+    *,
+    size: str | Size = "quick",
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Du2019Result:
+    """Outcome of the experiment at one size.
+
+    Args:
+        size: Name of a size in `SIZES`, or a `Size`.
+        seed: Chooses examples and initializations.
+        progress: Called after every group of runs.
+
+    Returns:
+        The result.
+
+    Raises:
+        ValueError: If `size` is unknown or `seed` negative.
+        TypeError: If `seed` is not an integer.
+        ImportError: If scikit-learn is not installed.
+
+    References:
+        Du, Zhai, Poczos and Singh (2019), arXiv:1810.02054.
+    """
+    if not isinstance(size, Size):
+        check_choice("size", size, SIZES)
+        size = SIZES[size]
+    check_at_least("seed", seed, 0)
+    progress = progress or (lambda share, message: None)
+    progress(0.0, "reading digits")
+    key = jax.random.key(seed)
+    data = digits(size.num_train, num_test=0, classes="parity", key=key)
+    x, y = data.x_train, data.y_train
+    ntk_infinite = infinite_ntk(du2019.ARCHITECTURE, x)
+    learning_rate = 1 / jnp.linalg.eigvalsh(ntk_infinite)[-1]
+    optimizer = optax.sgd(float(learning_rate))
+    observed_at = _observed_steps(size)
+
+    runs = []
+    for i, width in enumerate(size.widths):
+        groups = []
+        together = _seeds_together(size, width, data)
+        for first in range(0, size.num_seeds, together):
+            done = sum(size.widths[:i]) + width * first / size.num_seeds
+            progress(done / sum(size.widths), f"training width {width}")
+            group = _train_seeds(
+                _member_keys(key, width, range(first, first + together)),
+                x,
+                y,
+                network=_network(width),
+                optimizer=optimizer,
+                num_steps=size.num_steps,
+                observed_at=observed_at,
+            )
+            groups.append(jax.block_until_ready(group))
+        runs.append(jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *groups))
+    progress(1.0, "comparing")
+    all_runs = jax.tree.map(lambda *leaves: jnp.stack(leaves), *runs)
+    return _analysis(
+        data,
+        ntk_infinite,
+        learning_rate,
+        all_runs,
+        widths=size.widths,
+        observed_at=observed_at,
+    )
+
+
+def _member_keys(
+    key: Key[Array, ""], width: int, seeds: Iterable[int]
+) -> Key[Array, "seeds"]:
+    """Keys that do not depend on what else is computed."""
+    of_width = jax.random.fold_in(key, width)
+    return jnp.stack([jax.random.fold_in(of_width, seed) for seed in seeds])
+
+
+def _network(width: int) -> Network:
+    spec = du2019.ARCHITECTURE
+    return mlp(
+        width=width,
+        depth=spec.depth,
+        activation=spec.activation,
+        parameterization=spec.parameterization,
+        trained=spec.trained,
+        input_scaling=spec.input_scaling,
+        readout=spec.readout,
+    )
+
+
+def _observed_steps(size: Size) -> tuple[int, ...]:
+    spaced = np.geomspace(size.num_steps, 1, size.num_observed - 1)
+    return (0, *np.unique(spaced.round().astype(int)).tolist())
+
+
+def _seeds_together(size: Size, width: int, data: Dataset) -> int:
+    """Largest divisor of the number of seeds whose Jacobians fit into memory."""
+    jacobian_bytes = data.x_train.nbytes * width
+    fitting = max(1, size.max_jacobian_bytes // jacobian_bytes)
+    divisors = [d for d in range(1, size.num_seeds + 1) if size.num_seeds % d == 0]
+    return max(d for d in divisors if d <= fitting)
+
+
+@functools.partial(
+    jax.jit, static_argnames=("network", "optimizer", "num_steps", "observed_at")
+)
+def _train_seeds(
+    keys: Key[Array, "seeds"],
+    x: Float[Array, "n d"],
+    y: Float[Array, "n 1"],
+    *,
+    network: Network,
+    optimizer: optax.GradientTransformation,
+    num_steps: int,
+    observed_at: tuple[int, ...],
+) -> Run:
+    """Runs of all seeds, without the trained parameters."""
+
+    def train_one(key: Key[Array, ""]) -> Run:
+        run = train(
+            network.apply,
+            network.init(key, x),
+            x,
+            y,
+            optimizer=optimizer,
+            num_steps=num_steps,
+            observe=_OBSERVERS,
+            observe_at=observed_at,
+        )
+        return dataclasses.replace(run, params=None)
+
+    return jax.vmap(train_one)(keys)
+
+
+@functools.partial(jax.jit, static_argnames=("widths", "observed_at"))
+def _analysis(
+    data: Dataset,
+    ntk_infinite: Float[Array, "n n"],
+    learning_rate: Float[Array, ""],
+    runs: Run,
+    *,
+    widths: tuple[int, ...],
+    observed_at: tuple[int, ...],
+) -> Du2019Result:
+    """Everything that follows from the runs, whose axes are widths and seeds."""
+    seen = runs.observations
+    num_steps = runs.loss.shape[-1] - 1
+
+    def linear_model(
+        ntk: Float[Array, "n n 1 1"], f0: Float[Array, "n 1"]
+    ) -> tuple[Float[Array, "num_losses"], Float[Array, "num_observed n 1"]]:
+        model = linearized(ntk, data.y_train, f0)
+        every = jnp.arange(num_steps + 1)
+        return (
+            model.gradient_descent_loss(every, learning_rate),
+            model.gradient_descent(jnp.asarray(observed_at), learning_rate),
+        )
+
+    per_run = jax.vmap(jax.vmap(linear_model))
+    loss_linear, outputs_linear = per_run(
+        seen["ntk"][:, :, 0], seen["outputs"][:, :, 0]
+    )
+    gaps = jnp.linalg.norm(seen["outputs"] - outputs_linear, axis=(-2, -1))
+    ntk_start = seen["ntk"][:, :, 0, :, :, 0, 0]
+    scaling = {
+        "start_distance": relative_distance(ntk_start, ntk_infinite),
+        "drift": seen["ntk_drift"][..., -1],
+        "gap": jnp.max(gaps, axis=-1) / math.sqrt(data.x_train.shape[0]),
+        "parameter_distance": seen["parameter_distance"][..., -1],
+    }
+    return Du2019Result(
+        data=data,
+        learning_rate=learning_rate,
+        minimum_angle=minimum_angle(data.x_train),
+        eig_min=seen["ntk_eig_min"][..., 0],
+        **scaling,
+        loss=runs.loss,
+        loss_linear=loss_linear,
+        slopes=tuple(
+            fitted_slope(name, jnp.asarray(widths, values.dtype), values)
+            for name, values in scaling.items()
+        ),
+        measurement=du2019.measure(
+            ntk_infinite,
+            ntk_start=ntk_start,
+            drift_norm=seen["ntk_drift_norm"],
+            eig_min=seen["ntk_eig_min"],
+            loss=runs.loss,
+            learning_rate=learning_rate,
+        ),
+        required=du2019.required_widths(data.x_train),
+        widths=widths,
+        observed_at=observed_at,
+    )

@@ -1,0 +1,177 @@
+"""The command line: exit codes, what goes to which stream, all or no files."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+from typer.testing import CliRunner
+
+import lazyjax
+from lazyjax import cli
+from lazyjax.experiments import du2019
+from lazyjax.experiments.du2019 import Size
+
+TINY = Size(widths=(8, 16), num_seeds=2, num_train=12, num_steps=30, num_observed=4)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    monkeypatch.setattr(du2019, "SIZES", {"quick": TINY, "brief": TINY})
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Let the experiment raise what the test puts into the list."""
+    error = []
+
+    class Registry(dict):
+        def __getitem__(self, name):
+            return self
+
+        def run(self, **arguments):
+            raise error[0]
+
+    monkeypatch.setattr("lazyjax.experiments.EXPERIMENTS", Registry())
+    return error
+
+
+def call(*arguments):
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def test_quickstart_prints_tables_and_writes_both_files(tiny, tmp_path):
+    out = tmp_path / "new" / "folder"
+    result = call("quickstart", "--quick", "--out", out, "--seed", 1)
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in out.iterdir()) == [
+        "quickstart.json",
+        "quickstart.png",
+    ]
+    assert (out / "quickstart.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    parsed = json.loads((out / "quickstart.json").read_text())
+    assert parsed["widths"] == list(TINY.widths)
+    for heading in ("2 seeds, 30 steps", "Powers of the width", "Du et al.'s argument"):
+        assert heading in result.stdout
+        assert heading not in result.stderr
+    for words in ("training width 8", "wrote", "quickstart.json"):
+        assert words in result.stderr
+        assert words not in result.stdout
+
+
+def test_version_is_that_of_the_package():
+    result = call("--version")
+    assert result.exit_code == 0
+    assert result.stdout == f"lazyjax {lazyjax.__version__}\n"
+
+
+def test_experiments_are_listed():
+    result = call("experiments")
+    assert result.exit_code == 0
+    assert "du2019: " in result.stdout
+    assert "arXiv:1810.02054" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seed", "-1"], "--seed"),
+        (["--seed", "half"], "--seed"),
+        (["--what"], "--what"),
+        (["--out", "file"], "not a folder"),
+        (["--out", "file/below"], "not a folder"),
+        (["--out", "taken"], "is a folder"),
+    ],
+)
+def test_bad_usage_exits_with_2_before_any_work(
+    failing, tmp_path, monkeypatch, arguments, message
+):
+    failing.append(AssertionError("work was done"))
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "taken" / "quickstart.png").mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    result = call("quickstart", *arguments)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.replace("│", " ").split())
+    assert result.stdout == ""
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_that_cannot_be_written_to_is_bad_usage(
+    failing, tmp_path, monkeypatch
+):
+    failing.append(AssertionError("work was done"))
+    monkeypatch.setattr(os, "access", lambda path, mode: mode == os.R_OK)
+    result = call("quickstart", "--out", tmp_path)
+    assert result.exit_code == 2
+    assert "not writable" in " ".join(result.stderr.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (ValueError("`x` must be\nfinite."), 1, "lazyjax: `x` must be finite."),
+        (ImportError("needs scikit-learn"), 1, "lazyjax: needs scikit-learn"),
+        (MemoryError(), 1, "lazyjax: MemoryError"),
+        (KeyboardInterrupt(), 130, "lazyjax: interrupted, nothing written"),
+    ],
+)
+def test_failures_are_one_line_and_write_nothing(
+    failing, tmp_path, error, code, message
+):
+    failing.append(error)
+    result = call("quickstart", "--out", tmp_path / "out")
+    assert result.exit_code == code
+    assert result.stderr.splitlines() == [message]
+    assert result.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_of_our_own_making_keeps_its_traceback(failing, tmp_path):
+    failing.append(KeyError("bug"))
+    result = call("quickstart", "--out", tmp_path)
+    assert isinstance(result.exception, KeyError)
+
+
+@pytest.mark.parametrize("flag", [[], ["--x64"]])
+def test_double_precision_is_on_only_if_asked_for(flag, failing, tmp_path, monkeypatch):
+    class Seen(ValueError):
+        def __str__(self):
+            return str(jnp.result_type(float))
+
+    failing.append(Seen())
+    before = bool(jax.config.read("jax_enable_x64"))
+    try:
+        result = call("quickstart", "--out", tmp_path, *flag)
+    finally:
+        jax.config.update("jax_enable_x64", before)
+    assert result.stderr.strip() == f"lazyjax: {'float64' if flag else 'float32'}"
+
+
+def test_interrupt_of_a_real_run_exits_with_130_and_leaves_nothing(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lazyjax.cli", "quickstart", "--out", "out"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "training width" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert stdout == ""
+    assert stderr.splitlines()[-1] == "lazyjax: interrupted, nothing written"
+    assert "Traceback" not in stderr
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,135 @@
+"""Slopes and their intervals: against SciPy, and by coverage on synthetic laws."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from lazyjax.laziness import log_log_slope, mean_and_sem, relative_distance
+from tests.helpers.compare import assert_close
+
+WIDTHS = np.array([64.0, 128.0, 256.0, 512.0, 1024.0])
+
+
+def noisy_law(seed, slope, num_seeds=4, noise=0.3, dtype="float64"):
+    rng = np.random.default_rng(seed)
+    scatter = np.exp(noise * rng.standard_normal((len(WIDTHS), num_seeds)))
+    return (3 * WIDTHS[:, None] ** slope * scatter).astype(dtype)
+
+
+@pytest.mark.parametrize("slope", [-1.0, -0.5, 0.0, 2.0])
+def test_slope_of_an_exact_power_law_is_its_exponent(dtype, mode, slope):
+    y = jnp.asarray(3 * WIDTHS**slope, dtype)
+    fit = mode(log_log_slope)(jnp.asarray(WIDTHS, dtype), y)
+    assert fit.slope.dtype == dtype
+    # Absolute, since the exponent may be zero: eps times the size of the logarithms.
+    tolerance = 100 * float(jnp.finfo(dtype).eps)
+    assert abs(float(fit.slope) - slope) < tolerance
+    assert abs(float(fit.intercept) - np.log(3)) < 10 * tolerance
+    assert float(fit.slope_sem) < tolerance
+    assert_close(fit(jnp.asarray(WIDTHS, dtype)), y)
+
+
+@pytest.mark.parametrize("num_seeds", [1, 4])
+def test_fit_is_that_of_scipy(dtype, num_seeds):
+    y = noisy_law(0, -0.5, num_seeds, dtype=dtype)
+    fit = log_log_slope(jnp.asarray(WIDTHS, dtype), jnp.asarray(y))
+    log_x = np.repeat(np.log(WIDTHS), num_seeds)
+    expected: Any = scipy.stats.linregress(log_x, np.log(y.astype(float)).ravel())
+    assert_close(fit.slope, expected.slope, "other_algorithm")
+    assert_close(fit.intercept, expected.intercept, "other_algorithm")
+    assert_close(fit.slope_sem, expected.stderr, "other_algorithm")
+    t = scipy.stats.t.ppf(0.975, y.size - 2)
+    assert_close(fit.high - fit.low, 2 * t * expected.stderr, "other_algorithm")
+    assert_close((fit.high + fit.low) / 2, expected.slope, "other_algorithm")
+
+
+@pytest.mark.parametrize("degrees", [1, 2, 5, 100])
+@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.999])
+def test_interval_is_student_t_at_every_number_of_degrees(x64, degrees, confidence):
+    y = noisy_law(1, -0.5, num_seeds=30).ravel()[: degrees + 2]
+    x = jnp.linspace(1.0, 2.0, degrees + 2)
+    fit = log_log_slope(x, jnp.asarray(y), confidence=confidence)
+    t = scipy.stats.t.ppf((1 + confidence) / 2, degrees)
+    assert_close((fit.high - fit.slope) / fit.slope_sem, t, 1e-6)
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.95])
+def test_interval_covers_the_true_slope_as_often_as_it_says(confidence):
+    num_trials = 2000
+    y = np.stack([noisy_law(seed, -0.5, dtype="float32") for seed in range(num_trials)])
+    x = jnp.asarray(WIDTHS, jnp.float32)
+    fits = jax.vmap(lambda y: log_log_slope(x, y, confidence=confidence))(y)
+    covered = np.mean((fits.low <= -0.5) & (fits.high >= -0.5))
+    assert abs(covered - confidence) <= 5 * (0.25 / num_trials) ** 0.5
+    # Negative control: another slope is not covered.
+    missed = np.mean((fits.low <= -1.0) & (fits.high >= -1.0))
+    assert missed < 0.01
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, np.nan, np.inf])
+def test_a_value_that_has_no_logarithm_makes_the_fit_nan(bad):
+    y = jnp.ones(5, jnp.float32).at[2].set(bad)
+    fit = log_log_slope(jnp.asarray(WIDTHS, jnp.float32), y)
+    assert np.isnan([fit.slope, fit.slope_sem, fit.low, fit.high]).all()
+
+
+@pytest.mark.parametrize(
+    ("x_shape", "y_shape", "confidence", "message"),
+    [
+        ((3,), (4,), 0.95, "one row per entry of `x`"),
+        ((3, 1), (3,), 0.95, "one row per entry of `x`"),
+        ((2,), (2,), 0.95, "at least three values"),
+        ((1,), (1, 5), 0.95, "at least three values at two"),
+        ((3,), (3,), 1.0, "`confidence` must be between"),
+    ],
+)
+def test_slope_refuses_bad_arguments(own_errors, x_shape, y_shape, confidence, message):
+    with pytest.raises(ValueError, match=message):
+        log_log_slope(
+            jnp.ones(x_shape, jnp.float32),
+            jnp.ones(y_shape, jnp.float32),
+            confidence=confidence,
+        )
+
+
+def test_integer_widths_are_refused_by_name(own_errors):
+    with pytest.raises(TypeError, match="`x` must be a real floating-point array"):
+        log_log_slope(jnp.arange(1, 5), jnp.ones(4, jnp.float32))
+
+
+def test_mean_and_sem_are_those_of_numpy(dtype, mode):
+    values = np.random.default_rng(0).standard_normal((3, 7)).astype(dtype)
+    mean, sem = mode(mean_and_sem)(jnp.asarray(values))
+    assert mean.dtype == sem.dtype == dtype
+    assert_close(mean, values.mean(1))
+    assert_close(sem, scipy.stats.sem(values, axis=1))
+
+
+def test_a_single_seed_has_no_standard_error():
+    mean, sem = mean_and_sem(jnp.array([[2.0], [3.0]], jnp.float32))
+    assert_close(mean, np.array([2.0, 3.0], np.float32), "exact")
+    assert np.isnan(sem).all()
+
+
+def test_relative_distance_is_frobenius_and_broadcasts(dtype, mode):
+    rng = np.random.default_rng(0)
+    ntk, reference = rng.standard_normal((2, 4, 3, 5)), rng.standard_normal((3, 5))
+    expected = np.array(
+        [[np.linalg.norm(a - reference) / np.linalg.norm(reference) for a in row]
+         for row in ntk]
+    )  # fmt: skip
+    actual = mode(relative_distance)(
+        jnp.asarray(ntk, dtype), jnp.asarray(reference, dtype)
+    )
+    assert actual.dtype == dtype
+    assert_close(actual, expected)
+
+
+def test_relative_distance_is_not_symmetric():
+    a, b = jnp.eye(2, dtype=jnp.float32), 2 * jnp.eye(2, dtype=jnp.float32)
+    assert float(relative_distance(a, b)) == 0.5
+    assert float(relative_distance(b, a)) == 1.0
