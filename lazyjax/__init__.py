@@ -23,6 +23,7 @@ from lazyjax.ntk import (
     linearize as linearize,
     ntk_diagonal as ntk_diagonal,
     ntk_operator as ntk_operator,
+    ntk_plan as ntk_plan,
     taylor_expand as taylor_expand,
 )
 

@@ -9,6 +9,12 @@ def as_static(fn: Callable[..., Any]) -> Callable[..., Any]:
 
     A function that cannot be hashed may have changed since the last call, so the
     program made of it must not be reused.
+
+    Args:
+        fn: The function.
+
+    Returns:
+        A hashable function that does the same.
     """
     try:
         hash(fn)

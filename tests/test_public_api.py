@@ -16,6 +16,7 @@ VERBS = [
     "linearized",
     "ntk_diagonal",
     "ntk_operator",
+    "ntk_plan",
     "taylor_expand",
     "train",
 ]

@@ -11,10 +11,10 @@ from tests.helpers.zoo_base import ZOO
 
 ALL = [case for method in cases.METHODS for case in cases.rotation(method)]
 ROTATION = [
-    case if case.name in cases.quick() else pytest.param(case, marks=pytest.mark.slow)
+    case if case.name in cases.CORE else pytest.param(case, marks=pytest.mark.slow)
     for case in ALL
 ]
-ONE_BATCH = [case for case in ALL if not case.paired and case.name in cases.quick()]
+ONE_BATCH = [case for case in ALL if not case.paired and case.name in cases.CORE]
 PRODUCT = [case for method in cases.METHODS for case in cases.product(method)]
 FINITE_DIFFERENCES = [
     "mlp_gelu",

@@ -14,7 +14,7 @@ from tests.helpers import oracles, zoo
 from tests.helpers.compare import assert_close
 from tests.helpers.zoo_base import ZOO
 
-pytestmark = pytest.mark.parametrize("method", cases.METHODS)
+pytestmark = pytest.mark.parametrize("method", cases.ONE_METHOD)
 
 
 @pytest.mark.parametrize("name", cases.LAWS)

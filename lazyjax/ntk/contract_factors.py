@@ -1,0 +1,260 @@
+r"""Cotangents and operands of sites, brought to one canonical form.
+
+The gradient by a root of every site is
+
+$$G[n, s, g, o, i] = \sum_p \delta[n, s, g, p, o] \; a[n, g, p, i]$$
+
+with examples $n$, cotangents $s$ of the output, axes $g$ shared by both (groups,
+scanned layers), positions $p$, axes $o$ that only the cotangent has (outputs) and
+axes $i$ that only the operand has (inputs).
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from lazyjax.ntk.rules import Labels
+from lazyjax.ntk.sites import Network, Site
+from lazyjax.ntk.sites_views import View, view_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """Sizes of a canonical factor.
+
+    Attributes:
+        groups: Size of `g`.
+        positions: Size of `p`.
+        outputs: Size of `o`.
+        inputs: Size of `i`.
+        has_act: Whether there is an operand; if not, `p` and `i` have size 1.
+        is_index: Whether the operand is an index along `i`, `(n, p)`, with `g` 1.
+    """
+
+    groups: int
+    positions: int
+    outputs: int
+    inputs: int
+    has_act: bool = True
+    is_index: bool = False
+
+    @property
+    def size(self) -> int:
+        """Number of entries of the gradient, for one example and cotangent."""
+        return self.groups * self.outputs * self.inputs
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Factor:
+    """Canonical cotangents `(n, s, g, p, o)` and operand `(n, g, p, i)` of a root.
+
+    Attributes:
+        shape: Sizes.
+        delta: Cotangents.
+        act: Operand, `None` if it is one everywhere.
+    """
+
+    shape: Shape
+    delta: Array
+    act: Array | None
+
+    def __getitem__(self, examples: slice) -> "Factor":
+        act = None if self.act is None else self.act[examples]
+        return Factor(self.shape, self.delta[examples], act)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Layout:
+    """How the factor of one site is made canonical.
+
+    Attributes:
+        site: The site.
+        view: Its operand as a view of a root.
+        delta: Label of each axis of the cotangent.
+        delta_shape: Shape with these axes.
+        act: Label of each axis of the operand.
+        axes: Labels of `g`, `p`, `o` and `i`.
+        sizes: Size of each label.
+        is_index: Whether the operand stays an index.
+    """
+
+    site: Site
+    view: View
+    delta: Labels
+    delta_shape: tuple[int, ...]
+    act: Labels
+    axes: tuple[Labels, Labels, Labels, Labels]
+    sizes: Mapping[Any, int]
+    is_index: bool
+
+    @property
+    def shape(self) -> Shape:
+        """Sizes of the canonical factor."""
+        g, p, o, i = (math.prod(self.sizes[x] for x in axes) for axes in self.axes)
+        return Shape(g, p, o, i, self.site.record is not None, self.is_index)
+
+    @property
+    def key(self) -> tuple:
+        """What two sites of one root must share to be one factor with more positions."""
+        where = {
+            label: (axis, number, self.sizes[label])
+            for axis, labels in enumerate(self.view.labels)
+            for number, label in enumerate(labels)
+        }
+        g, _, o, i = (tuple(where.get(x) for x in axes) for axes in self.axes)
+        return g, o, i, self.site.record is None, self.is_index
+
+
+def layout_of(network: Network, site: Site) -> Layout:
+    """The layout of `site`, from its rule's form and the view of its operand."""
+    slot, form = network.slots[site.slot], site.form
+    levels = [level for level, stacked in enumerate(site.operand.stack) if stacked]
+    if form is None:
+        delta: Labels = tuple(("axis", axis) for axis in range(len(slot.shape)))
+        delta_shape, act, sizes = slot.shape, (), {}
+        weight = [(label,) for label in delta]
+    else:
+        scans = tuple(("scan", level) for level in range(site.depth))
+        lengths = slot.shape[: site.depth]
+        delta = scans + form.delta
+        delta_shape = lengths + (form.delta_shape or slot.shape[site.depth :])
+        weight = [(("scan", level),) for level in levels] + list(form.weight)
+        act, sizes = (), {}
+        if form.act is not None:
+            act = scans + form.act
+            prepared = jax.eval_shape(lambda a: _prepared(site, a), site.record_aval)
+            sizes = dict(zip(act, prepared.shape, strict=True))
+    sizes |= dict(zip(delta, delta_shape, strict=True))
+    view = view_of(network, site.operand.id, weight)
+    flat = [label for labels in view.labels for label in labels]
+    index = None if form is None else form.index_into
+    if index is not None:
+        axis = next(a for a, labels in enumerate(weight) if labels == (index,))
+        sizes[index] = network.avals[site.operand.id].shape[axis]
+    has_index = index is not None and index in flat
+    acts = set(act) | ({index} if index is not None else set())
+    g = tuple(x for x in flat if x in delta and x in acts)
+    p = tuple(x for x in delta if x in acts and x not in flat)
+    o = tuple(x for x in flat if x in delta and x not in acts)
+    i = tuple(x for x in flat if x not in delta and x in acts)
+    is_index = has_index and not g and i == (index,)
+    if index is not None and not is_index:
+        act = (*act, index)
+    return Layout(site, view, delta, delta_shape, act, (g, p, o, i), sizes, is_index)
+
+
+def factor_of(
+    network: Network,
+    layout: Layout,
+    outer: Mapping[int, Array],
+    cotangents: Mapping[int, Array],
+    records: Mapping[int, Array],
+) -> Factor:
+    """The canonical factor of one site."""
+    site, shape = layout.site, layout.shape
+    g, p, o, i = layout.axes
+    dtype = working_dtype(network.avals[layout.view.root].dtype)
+    delta = cotangents[site.slot]
+    delta = delta.reshape(*delta.shape[:2], *layout.delta_shape).astype(dtype)
+    scale = _scale(layout.view, outer, dtype)
+    if layout.view.sign * (1 if site.form is None else site.form.sign) < 0:
+        delta = -delta
+    if scale is not None:
+        delta = delta * scale
+    delta = _arranged(delta, 2, layout.delta, (*g, *p, *o))
+    delta = delta.reshape(
+        *delta.shape[:2], shape.groups, shape.positions, shape.outputs
+    )
+    if site.record is None:
+        return Factor(shape, delta, None)
+    act = jax.vmap(lambda a: _prepared(site, a))(records[site.record])
+    if layout.is_index:
+        act = _arranged(act, 1, layout.act, p).reshape(act.shape[0], shape.positions)
+        delta = jnp.where(
+            act[:, None, None, :, None] >= 0, delta, jnp.zeros_like(delta)
+        )
+        return Factor(shape, delta, act)
+    if site.form is not None and site.form.index_into is not None:
+        act = jax.nn.one_hot(act, layout.sizes[site.form.index_into], dtype=dtype)
+    act = _arranged(act.astype(dtype), 1, layout.act, (*g, *p, *i))
+    act = act.reshape(act.shape[0], shape.groups, shape.positions, shape.inputs)
+    return Factor(shape, delta, act)
+
+
+def working_dtype(dtype: Any) -> Any:
+    """The dtype that gradients by a root are contracted in: at least float32."""
+    return jnp.dtype(dtype) if jnp.dtype(dtype).itemsize >= 4 else jnp.dtype("float32")
+
+
+def merged(layouts: Sequence[Layout]) -> list[list[Layout]]:
+    """Layouts of one root in groups that are one factor each."""
+    groups: dict[tuple, list[Layout]] = {}
+    for layout in layouts:
+        groups.setdefault(layout.key, []).append(layout)
+    return list(groups.values())
+
+
+def merged_shape(layouts: Sequence[Layout]) -> Shape:
+    """Sizes of the one factor of a group of layouts."""
+    shapes = [layout.shape for layout in layouts]
+    positions = sum(s.positions for s in shapes) if shapes[0].has_act else 1
+    return dataclasses.replace(shapes[0], positions=positions)
+
+
+def merge(shape: Shape, factors: Sequence[Factor]) -> Factor:
+    """The one factor of a group: positions of all sites side by side."""
+    if len(factors) == 1:
+        return factors[0]
+    if not shape.has_act:
+        total = functools.reduce(jnp.add, (f.delta for f in factors))
+        return Factor(shape, total, None)
+    delta = jnp.concatenate([f.delta for f in factors], axis=3)
+    axis = 1 if shape.is_index else 2
+    act = jnp.concatenate([f.act for f in factors if f.act is not None], axis=axis)
+    return Factor(shape, delta, act)
+
+
+def rooted(layout: Layout, root_shape: Sequence[int], gradient: Array) -> Array:
+    """A gradient `(n, s, g, o, i)` with the axes of its root, `(n, s, *root)`."""
+    g, _, o, i = layout.axes
+    flat = [label for labels in layout.view.labels for label in labels]
+    have = (*g, *o, *i)
+    gradient = gradient.reshape(
+        *gradient.shape[:2], *(layout.sizes[label] for label in have)
+    )
+    order = [2 + have.index(label) for label in flat if label in have]
+    return gradient.transpose(0, 1, *order).reshape(*gradient.shape[:2], *root_shape)
+
+
+def _prepared(site: Site, act: Array) -> Array:
+    form = site.form
+    if form is None or form.prepare is None:
+        return act
+    prepare = form.prepare
+    for _ in range(site.depth):
+        prepare = jax.vmap(prepare)
+    return prepare(act)
+
+
+def _scale(view: View, outer: Mapping[int, Array], dtype: Any) -> Array | None:
+    scale = None
+    for number, power in view.scales:
+        value = jnp.asarray(outer[number]).astype(dtype)
+        value = 1 / value if power < 0 else value
+        scale = value if scale is None else scale * value
+    return scale
+
+
+def _arranged(array: Array, lead: int, labels: Labels, wanted: Labels) -> Array:
+    # Axes in the wanted order, after `lead` axes kept; all others summed over.
+    rest = tuple(lead + a for a, label in enumerate(labels) if label not in wanted)
+    left = [label for label in labels if label in wanted]
+    if rest:
+        array = jnp.sum(array, axis=rest)
+    return array.transpose(*range(lead), *(lead + left.index(x) for x in wanted))

@@ -1,0 +1,90 @@
+"""Equations of jaxprs, read and evaluated by public means only.
+
+The forms of jaxprs and of the parameters of `scan` differ between JAX versions; what
+is read here is what they have in common.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.extend.core as jex
+from jaxtyping import Array
+
+from lazyjax.typing import AnyArray
+
+# Equations that only call another jaxpr: inlined, because they do not change what is
+# computed or how it is differentiated (unlike `custom_jvp_call`, `custom_vjp_call`).
+_CALLS = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "remat": "jaxpr",
+    "remat2": "jaxpr",
+    "checkpoint": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+}
+
+
+def opened(jaxpr: Any) -> tuple[jex.Jaxpr, Sequence[Any]]:
+    """The open jaxpr and the constants of a jaxpr that may be closed or open."""
+    return getattr(jaxpr, "jaxpr", jaxpr), getattr(jaxpr, "consts", ())
+
+
+def called(eqn: jex.JaxprEqn) -> Any | None:
+    """The jaxpr that `eqn` merely calls, or `None` if it does anything else."""
+    key = _CALLS.get(eqn.primitive.name)
+    return None if key is None else eqn.params.get(key)
+
+
+def aval_of(atom: Any) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of an operand or result of an equation."""
+    return jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype)
+
+
+def scan_counts(eqn: jex.JaxprEqn) -> tuple[int, int]:
+    """Numbers of constants and of carries of a `scan` equation.
+
+    Scanned operands have one axis less inside the body than outside; all others have
+    the same shape on both sides.
+
+    Returns:
+        The number of constants, and the number of carries.
+    """
+    body, _ = opened(eqn.params["jaxpr"])
+    num_scanned = sum(
+        aval_of(outer).ndim > aval_of(inner).ndim
+        for outer, inner in zip(eqn.invars, body.invars, strict=True)
+    )
+    num_carry = sum(
+        aval_of(outer).ndim == aval_of(inner).ndim
+        for outer, inner in zip(eqn.outvars, body.outvars, strict=True)
+    )
+    return len(eqn.invars) - num_scanned - num_carry, num_carry
+
+
+def evaluate(
+    eqn: jex.JaxprEqn, debug_info: Any, *values: AnyArray
+) -> tuple[Array, ...]:
+    """Outputs of `eqn` for given values of all its operands (literals included).
+
+    The equation is run as a jaxpr of its own, so custom derivative rules, control flow
+    and everything else keep their meaning.
+
+    Args:
+        eqn: The equation.
+        debug_info: That of the jaxpr which the equation is of.
+        *values: A value for each operand.
+
+    Returns:
+        A value for each result.
+    """
+    operands = {
+        var: value
+        for var, value in zip(eqn.invars, values, strict=True)
+        if not isinstance(var, jex.Literal)
+    }
+    jaxpr = jex.Jaxpr(
+        (), list(operands), eqn.outvars, [eqn], eqn.effects, debug_info=debug_info
+    )
+    return tuple(jex.jaxpr_as_fun(jex.ClosedJaxpr(jaxpr, ()))(*operands.values()))

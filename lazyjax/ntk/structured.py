@@ -1,0 +1,250 @@
+"""Kernels of any network from its sites, exactly and at least cost."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Shaped
+
+from lazyjax.ntk._validate import check_arguments, check_network
+from lazyjax.ntk.contract import (
+    Arrangement,
+    Contraction,
+    Panels,
+    Precision,
+    add_panels,
+)
+from lazyjax.ntk.contract_factors import Factor, factor_of, merge, merged_shape, rooted
+from lazyjax.ntk.contract_orders import Sizes
+from lazyjax.ntk.plan import Block, Part, Plan, parts_of, plan_of
+from lazyjax.ntk.sites import Network
+from lazyjax.ntk.sites_replay import factors, outer_values
+from lazyjax.ntk.sites_trace import trace_network
+from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
+
+_EACH_OUTPUT = ("full", "diagonal", "trace")
+
+
+def structured_ntk(
+    apply_fn: ApplyFn,
+    params: Params,
+    x1: Shaped[AnyArray, "n1 *d"],
+    x2: Shaped[AnyArray, "n2 *d"] | None = None,
+    *,
+    outputs: Outputs = "full",
+    precision: Precision = "highest",
+) -> Float[Array, "n1 n2 *k"]:
+    r"""Neural tangent kernel of `apply_fn`, contracted site by site.
+
+    Args:
+        apply_fn: Network `(params, x) -> f`; rows of `x` must not interact.
+        params: Point at which the network is linearized.
+        x1: First batch.
+        x2: Second batch; `None` means `x1`, and an exactly symmetric result.
+        outputs: "full" for all pairs of outputs, "diagonal" for equal ones, "trace" for
+            the sum over equal ones, "pseudo" for the sum over all pairs divided by
+            $k$, or the number of one output.
+        precision: Precision of all contractions.
+
+    Returns:
+        The kernel: `(n1, n2, k, k)` for "full", `(n1, n2, k)` for "diagonal", else
+        `(n1, n2)`.
+
+    Example:
+        >>> structured_ntk(lambda w, x: x @ w, jnp.ones((2, 1)), jnp.ones((1, 2))).item()
+        2.0
+    """
+    example = jax.ShapeDtypeStruct((1, *x1.shape[1:]), x1.dtype)
+    network = trace_network(apply_fn, params, example)
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(params)]
+    num_outputs = network.result.shape[1]
+    seeds = _seeds(outputs, num_outputs, network.result.dtype)
+    n1, n2 = x1.shape[0], (x1 if x2 is None else x2).shape[0]
+    sizes = sizes_of(n1, n2, seeds.shape[0], outputs, x2 is None, network.result.dtype)
+    outer = outer_values(network, leaves)
+    x = jnp.asarray(x1) if x2 is None else jnp.concatenate([x1, x2])
+    cotangents, records = factors(network, outer, x, seeds)
+    arrangement: Arrangement = (
+        "pairs" if outputs == "full" else "equal" if outputs == "diagonal" else "summed"
+    )
+    contraction = Contraction(
+        arrangement=arrangement,
+        is_symmetric=x2 is None,
+        precision=precision,
+        num_rows=n1,
+        num_columns=n2,
+        seeds=seeds.shape[0],
+    )
+    run = _Run(
+        network=network,
+        contraction=contraction,
+        outer=outer,
+        leaves=leaves,
+        cotangents=cotangents,
+        records=records,
+    )
+    panels = contraction.zeros(network.result.dtype)
+    for part in parts_of(network, sizes):
+        for term in run.part(part):
+            typed = tuple(panel.astype(network.result.dtype) for panel in term)
+            panels = add_panels(panels, typed)
+    kernel = contraction.assembled(panels)
+    if arrangement == "pairs":
+        blocks = kernel.reshape(n1, num_outputs, n2, num_outputs)
+        return blocks.transpose(0, 2, 1, 3)
+    return kernel.transpose(1, 2, 0) if arrangement == "equal" else kernel
+
+
+def ntk_plan(
+    apply_fn: ApplyFn,
+    params: Params,
+    x1: Shaped[AnyArray, "n1 *d"],
+    x2: Shaped[AnyArray, "n2 *d"] | None = None,
+    *,
+    outputs: Outputs = "full",
+) -> Plan:
+    """Plan of `structured_ntk`: site, order and cost of each parameter leaf.
+
+    Nothing is computed; only shapes and dtypes of `params` and the batches are used.
+
+    Args:
+        apply_fn: Network `(params, x) -> f`; rows of `x` must not interact.
+        params: Point at which the network is linearized.
+        x1: First batch.
+        x2: Second batch; `None` means `x1`.
+        outputs: As in `structured_ntk`.
+
+    Returns:
+        The plan, which prints as a table.
+
+    Raises:
+        ValueError: If `outputs` is unknown, a batch is empty or not finite, features
+            differ, the output is not `(n, k)`, or `apply_fn` ignores `params`.
+        TypeError: If a parameter or the output is not real floating point.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from lazyjax.ntk import ntk_plan
+        >>> print(ntk_plan(lambda w, x: x @ w, jnp.ones((2, 1)), jnp.ones((8, 2))))
+        parameter  shape  sites        order      GFLOP   MB
+                   2x1    dot_general  gradient   0.000  0.0
+        total                                     0.000  0.0
+    """
+    check_arguments(apply_fn, params, x1, x2)
+    check_network(apply_fn, params, jnp.asarray(x1), outputs)
+    example = jax.ShapeDtypeStruct((1, *x1.shape[1:]), x1.dtype)
+    network = trace_network(apply_fn, params, example)
+    num_seeds = network.result.shape[1] if outputs in _EACH_OUTPUT else 1
+    n1, n2 = x1.shape[0], (x1 if x2 is None else x2).shape[0]
+    sizes = sizes_of(n1, n2, num_seeds, outputs, x2 is None, network.result.dtype)
+    return plan_of(network, params, sizes)
+
+
+def sizes_of(
+    n1: int, n2: int, num_seeds: int, outputs: Outputs, is_symmetric: bool, dtype: Any
+) -> Sizes:
+    """Sizes of the kernel block that is asked for."""
+    return Sizes(
+        rows=n1,
+        columns=n2,
+        seeds=num_seeds,
+        is_full=outputs == "full",
+        is_symmetric=is_symmetric,
+        itemsize=max(4, jnp.dtype(dtype).itemsize),
+    )
+
+
+def _seeds(outputs: Outputs, num_outputs: int, dtype: Any) -> Array:
+    if outputs == "pseudo":
+        return jnp.full((1, 1, num_outputs), num_outputs**-0.5, dtype)
+    eye = jnp.eye(num_outputs, dtype=dtype)[:, None, :]
+    if isinstance(outputs, int):
+        return eye[outputs][None]
+    return eye
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Run:
+    """Everything that the parts of the kernel are computed of."""
+
+    network: Network
+    contraction: Contraction
+    outer: Mapping[int, Array]
+    leaves: Sequence[Array]
+    cotangents: Mapping[int, Array]
+    records: Mapping[int, Array]
+    products: dict[tuple, Panels] = dataclasses.field(default_factory=dict)
+
+    def part(self, part: Part) -> list[Panels]:
+        """Terms of the kernel of one part, whose parameters no other part shares."""
+        if part.is_direct:
+            return [self.direct(root, blocks) for root, blocks in part.roots.items()]
+        gradients = {
+            root: self.root_gradient(root, blocks)
+            for root, blocks in part.roots.items()
+        }
+        return [self.gram(by_leaf) for by_leaf in self.pulled_back(part, gradients)]
+
+    def direct(self, root: int, blocks: Sequence[Block]) -> Panels:
+        """Kernel of a root; products of cotangents are shared between roots."""
+        if len(blocks) > 1:
+            return self.gram(self.root_gradient(root, blocks))
+        (block,) = blocks
+        factor = self.factor(block)
+        first, second = self.halves(factor)
+        key = block.shared_key
+        if key is None:
+            return self.contraction.kernel(first, second, block.order)
+        if key not in self.products:
+            self.products[key] = self.contraction.gram(first.delta, second.delta)
+        return self.contraction.weighted(self.products[key], first, second)
+
+    def factor(self, block: Block) -> Factor:
+        made = [
+            factor_of(self.network, layout, self.outer, self.cotangents, self.records)
+            for layout in block.layouts
+        ]
+        return merge(merged_shape(block.layouts), made)
+
+    def halves(self, factor: Factor) -> tuple[Factor, Factor]:
+        if self.contraction.is_symmetric:
+            return factor, factor
+        return factor[: self.contraction.num_rows], factor[self.contraction.num_rows :]
+
+    def gram(self, gradient: Array) -> Panels:
+        if self.contraction.is_symmetric:
+            return self.contraction.gram(gradient, gradient)
+        return self.contraction.gram(
+            gradient[: self.contraction.num_rows], gradient[self.contraction.num_rows :]
+        )
+
+    def root_gradient(self, root: int, blocks: Sequence[Block]) -> Array:
+        shape = self.network.avals[root].shape
+        terms = [
+            rooted(
+                block.layouts[0], shape, self.contraction.gradients(self.factor(block))
+            )
+            for block in blocks
+        ]
+        return sum(terms[1:], terms[0])
+
+    def pulled_back(self, part: Part, gradients: Mapping[int, Array]) -> list[Array]:
+        """Gradients by the leaves of a part, from those by its roots."""
+        roots = list(gradients)
+
+        def of_leaves(chosen: list[Array]) -> list[Array]:
+            leaves = list(self.leaves)
+            for number, leaf in zip(part.leaves, chosen, strict=True):
+                leaves[number] = leaf
+            values = outer_values(self.network, leaves)
+            return [values[root] for root in roots]
+
+        values, pullback = jax.vjp(of_leaves, [self.leaves[i] for i in part.leaves])
+        typed = [
+            gradients[root].astype(value.dtype)
+            for root, value in zip(roots, values, strict=True)
+        ]
+        (by_leaf,) = jax.vmap(jax.vmap(pullback))(typed)
+        return by_leaf
