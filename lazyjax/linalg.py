@@ -1,5 +1,6 @@
 """Kernels as matrices."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -29,3 +30,19 @@ def gram_matrix(ntk: Float[AnyArray, "n1 n2 *kk"]) -> Float[Array, "rows columns
         return ntk
     n1, n2, k, _ = ntk.shape
     return jnp.transpose(ntk, (0, 2, 1, 3)).reshape(n1 * k, n2 * k)
+
+
+@jax.custom_batching.sequential_vmap
+def eigvalsh(matrix: Float[Array, "n n"]) -> Float[Array, "n"]:
+    """Eigenvalues of a symmetric matrix, increasing; under `vmap` one matrix at a time.
+
+    Two batched eigensolves that run at once can block each other for ever on a CPU with
+    few cores (seen with JAX 0.10.2); solves of one matrix were not seen to.
+
+    Args:
+        matrix: The matrix.
+
+    Returns:
+        Its eigenvalues.
+    """
+    return jnp.linalg.eigvalsh(matrix)

@@ -4,10 +4,12 @@ import dataclasses
 import inspect
 import io
 import json
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from rich.console import Console
 
@@ -174,6 +176,47 @@ def test_observed_steps_include_both_ends(num_observed):
         assert steps[0] == 0
         assert steps[-1] == num_steps
         assert list(steps) == sorted(set(steps))
+
+
+def batched_lapack_calls(lowered):
+    calls = [line for line in lowered.as_text().splitlines() if "@lapack_" in line]
+    return [line for line in calls if re.search(r": \(tensor<\d+x\d+x\d+x", line)]
+
+
+def test_no_program_makes_batched_lapack_calls(result, own_errors):
+    """As many at once as there are cores deadlock on the CPU with JAX 0.10."""
+    # Run-time type checks are off, since `lower` builds results of no arrays.
+    x, y = result.data.x_train, result.data.y_train
+    train = lambda keys: du2019._train_seeds(
+        keys,
+        x,
+        y,
+        network=du2019._network(8),
+        optimizer=optax.sgd(0.1),
+        num_steps=3,
+        observed_at=(0, 3),
+    )
+    keys = du2019._member_keys(jax.random.key(0), 8, range(2))
+    program = jax.jit(train).lower(keys)
+    assert batched_lapack_calls(program) == []
+
+    run = program.compile()(keys)
+    runs = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), run)
+    analysis = du2019._analysis.lower(
+        result.data,
+        jnp.eye(x.shape[0]),
+        result.learning_rate,
+        runs,
+        widths=(8, 16),
+        observed_at=(0, 3),
+    )
+    assert "@lapack_" in analysis.as_text()
+    assert batched_lapack_calls(analysis) == []
+
+
+def test_batched_lapack_calls_would_be_seen():
+    lowered = jax.jit(jax.vmap(jnp.linalg.eigvalsh)).lower(jnp.ones((2, 3, 3)))
+    assert len(batched_lapack_calls(lowered)) == 1
 
 
 def test_progress_runs_from_nothing_to_all(result, progress):

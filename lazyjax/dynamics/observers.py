@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree, Shaped
 
-from lazyjax.linalg import gram_matrix
+from lazyjax.linalg import eigvalsh, gram_matrix
 from lazyjax.ntk import empirical_ntk
 from lazyjax.trees import tree_distance
 from lazyjax.typing import AnyArray, ApplyFn, Params
@@ -76,7 +76,7 @@ class Snapshot:
     @functools.cached_property
     def gram_eigenvalues(self) -> Float[Array, "nk"]:
         """Eigenvalues of `gram`, ascending."""
-        return jnp.linalg.eigvalsh(self.gram)
+        return eigvalsh(self.gram)
 
     def following(self, params: Params, step: int | Int[Array, ""]) -> "Snapshot":
         """Snapshot of the same training run at a later step.
@@ -157,5 +157,5 @@ def ntk_drift_norm(snapshot: Snapshot) -> Float[Array, ""]:
         Du, Zhai, Poczos and Singh (2019), arXiv:1810.02054, Lemma 3.2 (number not
         checked).
     """
-    change = jnp.linalg.eigvalsh(snapshot.gram - snapshot.initial.gram)
+    change = eigvalsh(snapshot.gram - snapshot.initial.gram)
     return jnp.max(jnp.abs(change))

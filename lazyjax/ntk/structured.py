@@ -133,7 +133,7 @@ def ntk_plan(
         total                                     0.000  0.0
     """
     check_arguments(apply_fn, params, x1, x2)
-    check_network(apply_fn, params, jnp.asarray(x1), outputs)
+    check_network(apply_fn, params, jnp.asarray(x1)[:1], outputs)
     example = jax.ShapeDtypeStruct((1, *x1.shape[1:]), x1.dtype)
     network = trace_network(apply_fn, params, example)
     num_seeds = network.result.shape[1] if outputs in _EACH_OUTPUT else 1
