@@ -401,7 +401,7 @@ PARAMS, X, Y = linear_problem(np.float32)
         ({"y": Y * np.inf}, ValueError, "`y` must be finite"),
         ({"y": Y.astype(np.float16)}, TypeError, "`y` must have the dtype"),
         ({"apply_fn": lambda p, x: (x @ p["w"])[0]}, ValueError, r"shape \(n, k\)"),
-        ({"apply_fn": lambda p, x: (x @ p["w"],)}, ValueError, r"shape \(n, k\)"),
+        ({"apply_fn": lambda p, x: (x @ p["w"],)}, TypeError, r"shape \(n, k\)"),
         (
             {"apply_fn": lambda p, x: (x @ p["w"]).astype(jnp.int32)},
             TypeError,
