@@ -32,17 +32,24 @@ def gram_matrix(ntk: Float[AnyArray, "n1 n2 *kk"]) -> Float[Array, "rows columns
     return jnp.transpose(ntk, (0, 2, 1, 3)).reshape(n1 * k, n2 * k)
 
 
-@jax.custom_batching.sequential_vmap
-def eigvalsh(matrix: Float[Array, "n n"]) -> Float[Array, "n"]:
-    """Eigenvalues of a symmetric matrix, increasing; under `vmap` one matrix at a time.
+def eigvalsh(matrices: Float[Array, "*batch n n"]) -> Float[Array, "*batch n"]:
+    """Eigenvalues of symmetric matrices, increasing; one matrix after the other.
 
     Two batched eigensolves that run at once can block each other for ever on a CPU with
     few cores (seen with JAX 0.10.2); solves of one matrix were not seen to.
 
     Args:
-        matrix: The matrix.
+        matrices: One matrix, or several along leading axes; also under `vmap`.
 
     Returns:
-        Its eigenvalues.
+        Their eigenvalues.
     """
+    if matrices.ndim == 2:
+        return _eigvalsh_of_one(matrices)
+    flat = matrices.reshape(-1, *matrices.shape[-2:])
+    return jax.lax.map(_eigvalsh_of_one, flat).reshape(matrices.shape[:-1])
+
+
+@jax.custom_batching.sequential_vmap
+def _eigvalsh_of_one(matrix: Array) -> Array:
     return jnp.linalg.eigvalsh(matrix)

@@ -34,6 +34,7 @@ from jaxtyping import Array, Bool, Float
 from lazyjax._checks import check_batch, check_floating
 from lazyjax.architecture import Architecture
 from lazyjax.infinite import infinite_ntk
+from lazyjax.linalg import eigvalsh
 from lazyjax.typing import AnyArray
 
 ARCHITECTURE = Architecture(
@@ -192,12 +193,12 @@ def measure(
         )
     ntk_infinite, ntk_start = jnp.asarray(ntk_infinite), jnp.asarray(ntk_start)
     loss, eig_min = jnp.asarray(loss), jnp.asarray(eig_min)
-    eigenvalues = _eigvalsh(ntk_infinite)
+    eigenvalues = eigvalsh(ntk_infinite)
     rounding = eigenvalues.size * jnp.finfo(eigenvalues.dtype).eps * eigenvalues[-1]
     # Without (A) there is nothing to compare with, and no later step holds.
     eig_min_0 = jnp.where(eigenvalues[0] >= rounding, eigenvalues[0], jnp.nan)
     start_change = ntk_start - jnp.broadcast_to(ntk_infinite, ntk_start.shape)
-    start_error = jnp.max(jnp.abs(_eigvalsh(start_change)), axis=-1)
+    start_error = jnp.max(jnp.abs(eigvalsh(start_change)), axis=-1)
     ratio_flow, ratio_descent = _loss_ratios(
         loss, eig_min_0, jnp.asarray(learning_rate, loss.dtype)
     )
@@ -217,7 +218,7 @@ def measure(
         start_eig_min=_step(
             "B'",
             "lambda_min(H(0)) >= 3/4 lambda_0",
-            _eigvalsh(ntk_start)[..., 0],
+            eigvalsh(ntk_start)[..., 0],
             "at least",
             3 * eig_min_0 / 4,
         ),
@@ -246,19 +247,6 @@ def measure(
             one,
         ),
     )
-
-
-def _eigvalsh(matrices: Float[Array, "*batch n n"]) -> Float[Array, "*batch n"]:
-    """Eigenvalues, ascending, of one matrix after the other."""
-    # On the CPU, batched LAPACK calls of JAX 0.10 wait for one another's threads: as
-    # many of them at once as there are cores never return.
-    flat = matrices.reshape(-1, *matrices.shape[-2:])
-    return jax.lax.map(_eigvalsh_of_one, flat).reshape(matrices.shape[:-1])
-
-
-@jax.custom_batching.sequential_vmap
-def _eigvalsh_of_one(matrix: Array) -> Array:
-    return jnp.linalg.eigvalsh(matrix)
 
 
 def _step(

@@ -145,6 +145,6 @@ def refuse_interaction(interaction: Float[Array, ""], dtype: jnp.dtype) -> None:
         raise ValueError(
             "`apply_fn` must treat the rows of `x` independently; at a few rows together, "
             f"it differs by {value:.2g} of its size from what it is at each row alone. "
-            " Put batch normalization into inference mode and remove what mixes "
+            "Put batch normalization into inference mode and remove what mixes "
             "or counts rows."
         )

@@ -18,6 +18,7 @@ from lazyjax.ntk.contract import (
 )
 from lazyjax.ntk.contract_factors import Factor, factor_of, merge, merged_shape, rooted
 from lazyjax.ntk.contract_orders import Sizes
+from lazyjax.ntk.outputs import directions
 from lazyjax.ntk.plan import Block, Part, Plan, parts_of, plan_of
 from lazyjax.ntk.sites import Network
 from lazyjax.ntk.sites_replay import factors, outer_values
@@ -60,7 +61,8 @@ def structured_ntk(
     network = trace_network(apply_fn, params, example)
     leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(params)]
     num_outputs = network.result.shape[1]
-    seeds = _seeds(outputs, num_outputs, network.result.dtype)
+    chosen = directions(outputs, num_outputs, network.result.dtype)
+    seeds = chosen.cotangents[:, None, :]
     n1, n2 = x1.shape[0], (x1 if x2 is None else x2).shape[0]
     sizes = sizes_of(n1, n2, seeds.shape[0], outputs, x2 is None, network.result.dtype)
     outer = outer_values(network, leaves)
@@ -154,15 +156,6 @@ def sizes_of(
         is_symmetric=is_symmetric,
         itemsize=max(4, jnp.dtype(dtype).itemsize),
     )
-
-
-def _seeds(outputs: Outputs, num_outputs: int, dtype: Any) -> Array:
-    if outputs == "pseudo":
-        return jnp.full((1, 1, num_outputs), num_outputs**-0.5, dtype)
-    eye = jnp.eye(num_outputs, dtype=dtype)[:, None, :]
-    if isinstance(outputs, int):
-        return eye[outputs][None]
-    return eye
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
