@@ -1,5 +1,7 @@
 """Models of Flax Linen, Flax NNX and Equinox, as pure functions of their parameters."""
 
+import functools
+
 import equinox as eqx
 import flax.linen as nn
 import jax
@@ -7,7 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from lazyjax.interop.equinox import from_equinox
+from lazyjax.interop.flax import from_linen, from_nnx
 from tests.helpers.zoo_base import Tokens, register, relaxed
+
+KEY = jax.random.key(0)
 
 
 def jittered(generator, params):
@@ -17,21 +23,29 @@ def jittered(generator, params):
     )
 
 
-def enter_linen(name, module, inputs):
-    """Enter a Linen module in the zoo."""
+def enter(name, adapt, inputs):
+    """Enter what `adapt` returns, `(apply_fn, params)`, in the zoo."""
 
-    def spec(generator):
-        if isinstance(inputs, Tokens):
-            x = jnp.zeros((1, *inputs.shape), jnp.int32)
-        else:
-            x = jnp.zeros((1, *inputs), jnp.float32)
-        return jittered(generator, relaxed(module.init)(jax.random.key(0), x))
+    @functools.cache
+    @relaxed
+    def adapted():
+        # First asked for within a trace or in 64 bits, it is still made of arrays of 32.
+        with jax.ensure_compile_time_eval(), jax.enable_x64(False):
+            return adapt()
 
     def apply_fn(params, x):
-        return relaxed(module.apply)(params, x)
+        return relaxed(adapted()[0])(params, x)
 
     apply_fn.__name__ = name
-    register(spec, inputs)(apply_fn)
+    register(lambda generator: jittered(generator, adapted()[1]), inputs)(apply_fn)
+
+
+def enter_linen(name, module, inputs):
+    """Enter a Linen module that has parameters only."""
+    is_tokens = isinstance(inputs, Tokens)
+    x = np.zeros((1, *(inputs.shape if is_tokens else inputs)))
+    x = x.astype(np.int32 if is_tokens else np.float32)
+    enter(name, lambda: from_linen(module, module.init(KEY, x)), inputs)
 
 
 class LinenCNN(nn.Module):
@@ -95,18 +109,19 @@ enter_linen("linen_scan_and_lstm", LinenScan(), (3, 3))
 enter_linen("linen_weight_norm", nn.WeightNorm(nn.Dense(3)), (4,))
 
 
-def _batch_norm_spec(generator):
-    x = jnp.zeros((1, 4), jnp.float32)
-    variables = relaxed(LinenFrozenBatchNorm().init)(jax.random.key(0), x)
-    return jittered(generator, variables["params"])
-
-
-@register(_batch_norm_spec, x=(4,))
-@relaxed
-def linen_frozen_batch_norm(params, x):
-    stats = {"mean": jnp.full((5,), 0.2, x.dtype), "var": jnp.full((5,), 2.0, x.dtype)}
-    variables = {"params": params, "batch_stats": {"BatchNorm_0": stats}}
-    return LinenFrozenBatchNorm().apply(variables, x)
+enter(
+    "linen_frozen_batch_norm",
+    lambda: from_linen(
+        LinenFrozenBatchNorm(),
+        {
+            "params": LinenFrozenBatchNorm().init(KEY, jnp.zeros((1, 4)))["params"],
+            "batch_stats": {
+                "BatchNorm_0": {"mean": jnp.full(5, 0.2), "var": jnp.full(5, 2.0)}
+            },
+        },
+    ),
+    inputs=(4,),
+)
 
 
 class NNXModel(nnx.Module):
@@ -124,51 +139,35 @@ class NNXModel(nnx.Module):
         return self.head(h.mean(axis=1))
 
 
-def _nnx_parts():
-    with jax.enable_x64(False):
-        return nnx.split(relaxed(NNXModel)(nnx.Rngs(0)))
+enter("nnx_model", lambda: from_nnx(NNXModel(nnx.Rngs(0))), inputs=(4, 2))
 
 
-@register(lambda generator: jittered(generator, _nnx_parts()[1]), x=(4, 2))
-@relaxed
-def nnx_model(params, x):
-    return nnx.merge(_nnx_parts()[0], params)(x)
+def _equinox_model():
+    keys = jax.random.split(KEY, 3)
+    return eqx.nn.Sequential(
+        [
+            eqx.nn.Conv1d(2, 4, 3, padding=1, key=keys[0]),
+            eqx.nn.Lambda(jnp.tanh),
+            eqx.nn.Lambda(jnp.ravel),
+            eqx.nn.LayerNorm(16),
+            eqx.nn.MLP(16, 2, 5, 1, activation=jax.nn.silu, key=keys[1]),
+        ]
+    )
 
 
-def _equinox_parts():
-    keys = jax.random.split(jax.random.key(0), 3)
-    with jax.enable_x64(False):
-        model = eqx.nn.Sequential(
-            [
-                eqx.nn.Conv1d(2, 4, 3, padding=1, key=keys[0]),
-                eqx.nn.Lambda(jnp.tanh),
-                eqx.nn.Lambda(jnp.ravel),
-                eqx.nn.LayerNorm(16),
-                eqx.nn.MLP(16, 2, 5, 1, activation=jax.nn.silu, key=keys[1]),
-            ]
-        )
-    return eqx.partition(model, eqx.is_inexact_array)
+class EquinoxGRU(eqx.Module):
+    """Last state of a recurrent cell."""
+
+    cell: eqx.nn.GRUCell
+
+    def __call__(self, x):
+        h0 = jnp.zeros((3,), x.dtype)
+        return jax.lax.scan(lambda h, x_t: (self.cell(x_t, h), None), h0, x)[0]
 
 
-@register(lambda generator: jittered(generator, _equinox_parts()[0]), x=(2, 4))
-@relaxed
-def equinox_model(params, x):
-    return jax.vmap(eqx.combine(params, _equinox_parts()[1]))(x)
-
-
-def _gru_parts():
-    with jax.enable_x64(False):
-        cell = eqx.nn.GRUCell(2, 3, key=jax.random.key(1))
-    return eqx.partition(cell, eqx.is_inexact_array)
-
-
-@register(lambda generator: jittered(generator, _gru_parts()[0]), x=(4, 2))
-@relaxed
-def equinox_gru(params, x):
-    cell = eqx.combine(params, _gru_parts()[1])
-
-    def one(row):
-        h0 = jnp.zeros((3,), row.dtype)
-        return jax.lax.scan(lambda h, x_t: (cell(x_t, h), None), h0, row)[0]
-
-    return jax.vmap(one)(x)
+enter("equinox_model", lambda: from_equinox(_equinox_model()), inputs=(2, 4))
+enter(
+    "equinox_gru",
+    lambda: from_equinox(EquinoxGRU(eqx.nn.GRUCell(2, 3, key=KEY))),
+    inputs=(4, 2),
+)

@@ -1,0 +1,7 @@
+"""Models of other libraries as `(apply_fn, params)`, fit for every function here.
+
+`lazyjax.interop.flax` adapts Linen and NNX, `lazyjax.interop.equinox` Equinox; each is
+imported by its own name, so that none costs those who do without. A transformed Haiku
+function `f` needs no adapter: `apply_fn = lambda params, x: f.apply(params, None, x)`,
+written once and kept, with `params` as `f.init` gives them.
+"""

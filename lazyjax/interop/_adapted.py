@@ -1,0 +1,114 @@
+"""Apply functions that hold all of a model but its parameters, and compare by value."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Hashable
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Shaped
+
+from lazyjax.typing import AnyArray, Params
+
+# A model as a function of what is frozen, the parameters, and a batch or an example.
+Call: TypeAlias = Callable[[Any, Params, Array], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    """A pytree that stays what it was: its arrays are copies.
+
+    Two are equal if their structures and all their leaves are: arrays by value, other
+    leaves by `==`. A leaf that cannot be compared so, such as a tracer or an object
+    without a hash, equals nothing but itself here. So a program compiled for one of two
+    equal ones may serve the other.
+
+    Attributes:
+        tree: The pytree.
+        identity: What is compared.
+    """
+
+    tree: Any = dataclasses.field(compare=False, repr=False)
+    identity: Hashable = dataclasses.field(repr=False)
+
+
+def freeze(tree: Any) -> Frozen:
+    """`tree`, held constant.
+
+    Args:
+        tree: A pytree of arrays and anything else.
+
+    Returns:
+        It, with every array copied: later changes to a NumPy array in place, or the
+        donation of a buffer, do not reach it.
+    """
+    leaves, treedef = jax.tree.flatten(tree)
+    leaves = [_copied(leaf) for leaf in leaves]
+    identity = (_hashable(treedef), *map(_leaf_identity, leaves))
+    return Frozen(treedef.unflatten(leaves), identity)
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapted:
+    """The apply function `(params, x) -> f` of a model with everything else frozen.
+
+    Attributes:
+        call: The model; a function of a module, so that it is the same at every use.
+        frozen: Its first argument.
+        batched: Whether its third is a batch `(n, *d)`, or one example `(*d)`.
+    """
+
+    call: Call
+    frozen: Frozen
+    batched: bool
+
+    def __call__(self, params: Any, x: Shaped[AnyArray, "n *d"], /) -> Any:
+        """Outputs of the model, one row per row of `x`.
+
+        Args:
+            params: Parameters, as the adapter returned them or with other values.
+            x: Batch.
+
+        Returns:
+            What the model returns; `(n, 1)` where it gives one number per example.
+        """
+        x = jnp.asarray(x)
+        call = lambda inputs: self.call(self.frozen.tree, params, inputs)
+        f = call(x) if self.batched else jax.vmap(call)(x)
+        is_column = isinstance(f, jax.Array) and f.shape == x.shape[:1]
+        return f[:, None] if is_column else f
+
+
+def _copied(leaf: Any) -> Any:
+    if isinstance(leaf, np.ndarray):
+        return leaf.copy()
+    return jnp.array(leaf, copy=True) if isinstance(leaf, jax.Array) else leaf
+
+
+def _leaf_identity(leaf: Any) -> Hashable:
+    if isinstance(leaf, jax.Array):
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        try:
+            host = np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+        except (jax.errors.TracerArrayConversionError, RuntimeError):
+            return object()  # traced, or held by other processes too
+        return jax.Array, jax.typeof(leaf), leaf.sharding, _digest(host)
+    if isinstance(leaf, np.ndarray):
+        if leaf.dtype.hasobject:
+            return object()
+        return np.ndarray, leaf.dtype, leaf.shape, _digest(leaf)
+    return type(leaf), _hashable(leaf)
+
+
+def _digest(array: np.ndarray) -> bytes:
+    return hashlib.sha256(array.tobytes()).digest()
+
+
+def _hashable(value: Any) -> Hashable:
+    try:
+        hash(value)
+    except TypeError:
+        return object()
+    return value
