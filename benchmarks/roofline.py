@@ -38,13 +38,15 @@ def kernel_cost(work: Workload, itemsize: int = 4) -> Cost:
     r"""Floor of the whole kernel of a batch with itself.
 
     One forward pass, one cotangent for each of the `k` outputs, and at each site the
-    cheaper order of contraction, of which symmetry saves half. With `s` positions, and
+    cheapest order of contraction, of which symmetry saves half. With `s` positions, and
     `a`, `\delta` what a site reads and the cotangents of what it gives:
 
     - per-example gradients, $2 n k s\, d_{in} d_{out}$, then their Gram matrix,
       $n^2 k^2 d_{in} d_{out}$;
     - or Gram matrices of `a` and `\delta` over all pairs of positions, multiplied:
-      $n^2 s^2 d_{in} + n^2 k^2 s^2 (d_{out} + 1)$.
+      $n^2 s^2 d_{in} + n^2 k^2 s^2 (d_{out} + 1)$;
+    - or the first of these times the `\delta` of one example, times those of the other:
+      $n^2 s^2 (d_{in} + k d_{out}) + n^2 k^2 s d_{out}$.
 
     Vectors added or multiplied (biases, gains) cost less than the weights beside them
     and are left out, as is the lookup of an embedding. The bytes are parameters,
@@ -67,7 +69,8 @@ def _contraction_flops(site: Site, n: int, k: int) -> int:
     s, weights = site.positions, site.d_in * site.d_out
     by_gradients = (2 if s > 1 else 1) * n * k * s * weights + n**2 * k**2 * weights
     by_grams = n**2 * s**2 * (site.d_in + k**2 * (site.d_out + 1))
-    return min(by_gradients, by_grams)
+    in_a_chain = n**2 * s * (s * (site.d_in + k * site.d_out) + k**2 * site.d_out)
+    return min(by_gradients, by_grams, in_a_chain)
 
 
 def _read(work: Workload) -> int:

@@ -15,7 +15,7 @@ Activation: TypeAlias = str | Callable[[Array], Array]
 LossFn: TypeAlias = Callable[[Float[Array, "n k"], Float[Array, "n k"]], Scalar]
 
 Outputs: TypeAlias = Literal["full", "diagonal", "trace", "pseudo"] | int
-Method: TypeAlias = Literal["jacobian", "structured", "vjp"]
+Method: TypeAlias = Literal["auto", "structured", "jacobian", "vjp"]
 Kind: TypeAlias = Literal["mlp"]
 Parameterization: TypeAlias = Literal["ntk", "standard", "mup"]
 Trained: TypeAlias = Literal["all", "first", "last"]

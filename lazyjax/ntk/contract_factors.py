@@ -21,7 +21,7 @@ from jaxtyping import Array
 
 from lazyjax.ntk.rules import Labels
 from lazyjax.ntk.sites import Network, Site
-from lazyjax.ntk.sites_views import View, view_of
+from lazyjax.ntk.sites_views import Box, Origin, View, view_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +100,11 @@ class Layout:
         return Shape(g, p, o, i, self.site.record is not None, self.is_index)
 
     @property
+    def index_axis(self) -> int:
+        """The axis of the root along which the operand selects, if it is an index."""
+        return self.view.labels.index(self.axes[3])
+
+    @property
     def key(self) -> tuple:
         """What two sites of one root must share to be one factor with more positions."""
         where = {
@@ -147,6 +152,16 @@ def layout_of(network: Network, site: Site) -> Layout:
     if index is not None and not is_index:
         act = (*act, index)
     return Layout(site, view, delta, delta_shape, act, (g, p, o, i), sizes, is_index)
+
+
+def scaled(layout: Layout, origin: Origin) -> Layout:
+    """The layout with the factor that its root is scaled by, so that it is of the leaf."""
+    view = dataclasses.replace(
+        layout.view,
+        scales=layout.view.scales + origin.scales,
+        sign=layout.view.sign * origin.sign,
+    )
+    return dataclasses.replace(layout, view=view)
 
 
 def factor_of(
@@ -218,6 +233,31 @@ def merge(shape: Shape, factors: Sequence[Factor]) -> Factor:
     axis = 1 if shape.is_index else 2
     act = jnp.concatenate([f.act for f in factors if f.act is not None], axis=axis)
     return Factor(shape, delta, act)
+
+
+def of_rows(layout: Layout, start: int, end: int) -> Layout:
+    """The layout of a lookup, for the rows of its table from `start` to `end` only."""
+    (index,) = layout.axes[3]
+    return dataclasses.replace(layout, sizes={**layout.sizes, index: end - start})
+
+
+def in_box(origin: Origin, box: Box, gradient: Array) -> Array:
+    """A gradient `(n, s, *root)`, scaled, as that by a box of the leaf around its own."""
+
+    def to_root(piece: Array) -> Array:
+        for step in origin.steps:
+            (piece,) = step.evaluate(piece)
+        return piece
+
+    sizes = [end - start for start, end in origin.box]
+    piece = jax.ShapeDtypeStruct(sizes, gradient.dtype)
+    back = jax.linear_transpose(to_root, piece)
+    (pieces,) = jax.vmap(jax.vmap(back))(gradient)
+    margins = [
+        (own[0] - whole[0], whole[1] - own[1])
+        for own, whole in zip(origin.box, box, strict=True)
+    ]
+    return jnp.pad(pieces, [(0, 0), (0, 0), *margins])
 
 
 def rooted(layout: Layout, root_shape: Sequence[int], gradient: Array) -> Array:

@@ -5,11 +5,14 @@ from typing import Literal
 
 from lazyjax.ntk.contract_factors import Shape
 
-Order = Literal["gradient", "kronecker"]
+Order = Literal["gradient", "kronecker", "chain"]
 
 # Operations that take as long as moving one byte, on the machines of today: about 25
 # on a desktop processor (300 GFLOP/s, 12 GB/s), about 15 on a large accelerator.
 _OPS_PER_BYTE = 20.0
+
+# What blocks of columns compute of a symmetric kernel, over its one triangle.
+_COLUMN_BLOCKS_EXCESS = 1.25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +68,13 @@ class Cost:
         return self.flops + _OPS_PER_BYTE * self.bytes
 
 
+def propagation_cost(sizes: Sizes, shape: Shape) -> Cost:
+    """Cost of the outputs, and of their cotangents, where a parameter is used."""
+    passes = sizes.examples * (1 + sizes.seeds)
+    positions = 0 if shape.is_index or not shape.has_act else shape.positions
+    return Cost(2.0 * passes * positions * shape.size, 0.0)
+
+
 def gradient_cost(sizes: Sizes, shape: Shape) -> Cost:
     """Cost of forming the gradients of all examples."""
     number = sizes.examples * sizes.seeds
@@ -87,18 +97,27 @@ def order_cost(sizes: Sizes, shape: Shape, order: Order) -> Cost:
     acts = 2.0 * pairs_of_examples * places * shape.inputs
     if shape.is_index or not shape.has_act:
         acts = 0.0
-    entries = sizes.entries
-    if places > 1 and sizes.is_symmetric:
-        entries *= 2  # position by position, both triangles are computed
-    deltas = 2.0 * entries * places * shape.outputs
-    joined = 2.0 * entries * places
-    moved = 3.0 * sizes.itemsize * entries * places
-    return Cost(acts + deltas + joined, moved)
+    # In blocks of columns, a little more than one triangle is computed.
+    entries = sizes.entries * (_COLUMN_BLOCKS_EXCESS if sizes.is_symmetric else 1.0)
+    if order == "kronecker":
+        deltas = 2.0 * entries * places * (shape.outputs + 1)
+        return Cost(acts + deltas, 3.0 * sizes.itemsize * entries * places)
+    met = entries / sizes.pairs * sizes.seeds * shape.positions * shape.outputs
+    products = 2.0 * entries * shape.positions * shape.outputs
+    flops = acts + 2.0 * met * shape.positions + products
+    return Cost(flops, sizes.itemsize * met)
+
+
+def orders_of(shape: Shape) -> tuple[Order, ...]:
+    """The orders in which a factor can be contracted."""
+    if not shape.has_act:
+        return ("gradient",)
+    if shape.groups > 1 or shape.positions == 1:
+        return ("gradient", "kronecker")
+    return ("gradient", "kronecker", "chain")
 
 
 def best_order(sizes: Sizes, shape: Shape) -> Order:
     """The order of least modelled time."""
-    if not shape.has_act:
-        return "gradient"
-    orders: tuple[Order, ...] = ("gradient", "kronecker")
-    return min(orders, key=lambda order: order_cost(sizes, shape, order).time)
+    times = {order: order_cost(sizes, shape, order).time for order in orders_of(shape)}
+    return min(times, key=lambda order: times[order])

@@ -16,6 +16,7 @@ from lazyjax.ntk._validate import (
     refuse_interaction,
     row_interaction,
 )
+from lazyjax.ntk.auto import auto_ntk
 from lazyjax.ntk.jacobian import jacobian_ntk
 from lazyjax.ntk.structured import structured_ntk
 from lazyjax.ntk.vector_products import vector_product_ntk
@@ -23,6 +24,7 @@ from lazyjax.trees import leaf_paths, split_leaves
 from lazyjax.typing import AnyArray, ApplyFn, Method, Outputs, Params
 
 _METHODS: dict[str, Callable[..., Array]] = {
+    "auto": auto_ntk,
     "jacobian": jacobian_ntk,
     "structured": structured_ntk,
     "vjp": vector_product_ntk,
@@ -36,7 +38,7 @@ def empirical_ntk(
     x2: Shaped[AnyArray, "n2 *d"] | None = None,
     *,
     outputs: Outputs = "full",
-    method: Method = "jacobian",
+    method: Method = "auto",
     precision: jax.lax.PrecisionLike = "highest",
     filter: Callable[[str], bool] | None = None,  # noqa: A002 (the field's word)
 ) -> Float[Array, "n1 n2 *k"]:
@@ -59,12 +61,12 @@ def empirical_ntk(
             `(n1, n2)`; "pseudo" for the sum over all pairs divided by k, `(n1, n2)`,
             the kernel of $\sum_a f_a / \sqrt k$; a class index for that output's
             kernel, `(n1, n2)`.
-        method: "jacobian" contracts whole Jacobians and holds `(n1 + n2) k p` numbers;
-            "structured" takes the network apart and contracts the factors of each
-            parameter's gradient in the cheapest order it can tell (see `ntk_plan`), in
-            far less time and memory where parameters are many, for more compiling;
+        method: "structured" takes the network apart and contracts the factors of each
+            parameter's gradient in the cheapest order it can tell (see `ntk_plan`);
+            "jacobian" contracts whole Jacobians and holds `(n1 + n2) k p` numbers;
             "vjp" forms one column at a time from products with vectors and holds `k p`
-            numbers, for the work of `n2 k` forward passes over `x1`.
+            numbers, for the work of `n2 k` forward passes over `x1`; "auto" is
+            "structured", unless one of the others is modelled to be far quicker.
         precision: Of matrix products, the network's own included where it sets none.
         filter: Which parameters count, by path (`layer_1/kernel`); `None` means all.
 

@@ -1,26 +1,33 @@
-"""Which parameters are contracted together, in which order, and at what cost."""
+"""What a kernel costs: by parameter, by method, and at least."""
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
-from lazyjax.ntk.contract_factors import Layout, Shape, layout_of, merged, merged_shape
+from lazyjax.ntk.contract_factors import Shape
 from lazyjax.ntk.contract_orders import (
     Cost,
-    Order,
     Sizes,
-    best_order,
     gradient_cost,
     order_cost,
+    orders_of,
     pairing_cost,
+    propagation_cost,
 )
+from lazyjax.ntk.parts import Part, parts_of
 from lazyjax.ntk.sites import Network
-from lazyjax.ntk.sites_views import Origin, origin_of
 from lazyjax.trees import leaf_paths
 from lazyjax.typing import Params
+
+Chosen = Literal["structured", "jacobian", "vjp"]
+# The structured method is left for one that the model, which is rough, finds so much
+# better, and for none if it takes so few operations.
+_PREFERENCE = 2.0
+_NEGLIGIBLE = 1e8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +40,10 @@ class PlanRow:
         sites: Primitives that use it (or what is computed of it), in order; "any" marks
             a use by JAX's own differentiation.
         order: "gradient" (per-example gradients, then their products), "kronecker"
-            (products of cotangents times products of operands), "pulled back"
-            (gradients by a function of the leaf, then by the leaf) or "unused".
+            (products of cotangents times products of operands), "chain" (products of
+            operands, times the cotangents of one batch, times those of the other),
+            "pulled back" (gradients by a function of the leaf, then by the leaf) or
+            "unused"; several are joined by "/".
         gflop: Operations of the contraction, in 1e9.
         megabytes: Memory moved by the contraction, in 1e6 bytes.
     """
@@ -51,24 +60,38 @@ class PlanRow:
 class Plan:
     """Contractions that make up a kernel, one row for each parameter leaf.
 
-    Cotangents and operands, which cost about as much as the gradients of all outputs by
-    all examples, are not counted.
+    Attributes:
+        rows: The leaves, in order.
+        propagation_gflop: Operations of the forward pass and of the cotangents of all
+            outputs, at the sites only, in 1e9.
+        floor_gflop: The least operations of the propagation and of the contractions, if
+            each were in the order of fewest operations, in 1e9.
+        times: Modelled time of each method, in operations that take as long.
     """
 
     rows: tuple[PlanRow, ...]
+    propagation_gflop: float
+    floor_gflop: float
+    times: Mapping[Chosen, float]
 
     @property
     def gflop(self) -> float:
-        """Operations of all contractions, in 1e9."""
-        return sum(row.gflop for row in self.rows)
+        """Operations of propagation and contractions, in 1e9."""
+        return self.propagation_gflop + sum(row.gflop for row in self.rows)
 
     @property
     def megabytes(self) -> float:
         """Memory moved by all contractions, in 1e6 bytes."""
         return sum(row.megabytes for row in self.rows)
 
+    @property
+    def method(self) -> Chosen:
+        """The method that `"auto"` is for this kernel."""
+        fastest = min(self.times, key=lambda method: self.times[method])
+        limit = max(_PREFERENCE * self.times[fastest], _NEGLIGIBLE)
+        return "structured" if self.times["structured"] <= limit else fastest
+
     def __str__(self) -> str:
-        total = ("total", "", "", "", f"{self.gflop:.3f}", f"{self.megabytes:.1f}")
         table = [("parameter", "shape", "sites", "order", "GFLOP", "MB")]
         table += [
             (
@@ -81,7 +104,11 @@ class Plan:
             )
             for row in self.rows
         ]
-        table.append(total)
+        propagation, floor = f"{self.propagation_gflop:.3f}", f"{self.floor_gflop:.3f}"
+        table.append(("outputs and cotangents", "", "", "", propagation, ""))
+        sums = f"{self.gflop:.3f}", f"{self.megabytes:.1f}"
+        table.append(("total", "", "", self.method, *sums))
+        table.append(("floor", "", "", "", floor, ""))
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines = [
             "  ".join(
@@ -93,129 +120,117 @@ class Plan:
         return "\n".join(lines)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Block:
-    """Sites of one root that are one factor, with the order of its contraction."""
-
-    layouts: tuple[Layout, ...]
-    shape: Shape
-    order: Order
-
-    @property
-    def shared_key(self) -> tuple | None:
-        """What other blocks must share to have the same products of cotangents.
-
-        `None` if the products of this block are none but its own.
-        """
-        layout, shape = self.layouts[0], self.shape
-        if shape.has_act and self.order == "gradient":
-            return None
-        if len(self.layouts) > 1 or shape.groups * shape.positions > 1:
-            return None
-        outputs = tuple(layout.delta.index(label) for label in layout.axes[2])
-        return layout.site.slot, layout.delta_shape, outputs, layout.view.scales
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Part:
-    """Roots that share parameters, and with no other root.
-
-    Attributes:
-        leaves: Numbers of the leaves that they depend on.
-        roots: Blocks of each root.
-        is_direct: Whether each root is, up to arrangement and scale, a piece of a leaf
-            that is disjoint from all others: then its gradient is that of the leaf.
-        origins: Where each root comes from, if the part is direct.
-    """
-
-    leaves: tuple[int, ...]
-    roots: Mapping[int, tuple[Block, ...]]
-    is_direct: bool
-    origins: Mapping[int, Origin | None]
-
-
-def parts_of(network: Network, sizes: Sizes) -> list[Part]:
-    """All parts of a network, in the order of their first leaves."""
-    layouts: dict[int, list[Layout]] = {}
-    for site in network.sites:
-        layout = layout_of(network, site)
-        layouts.setdefault(layout.view.root, []).append(layout)
-    parts = []
-    for roots in _connected(network, list(layouts)):
-        leaves = sorted(set().union(*(network.depends_on[root] for root in roots)))
-        origins = {root: origin_of(network, root) for root in roots}
-        blocks = {}
-        for root in roots:
-            groups = merged(layouts[root])
-            blocks[root] = tuple(
-                Block(
-                    tuple(group),
-                    merged_shape(group),
-                    best_order(sizes, merged_shape(group)),
-                )
-                for group in groups
-            )
-        is_direct = _are_disjoint(list(origins.values()))
-        parts.append(Part(tuple(leaves), blocks, is_direct, origins))
-    return sorted(parts, key=lambda part: part.leaves)
-
-
-def plan_of(network: Network, params: Params, sizes: Sizes) -> Plan:
+def plan_of(network: Network, sizes: Sizes, params: Params) -> Plan:
     """The plan of a network's kernel block of given sizes."""
     leaves = zip(leaf_paths(params), jax.tree.leaves(params), strict=True)
     rows = {
         number: PlanRow(path, jnp.shape(leaf), (), "unused", 0.0, 0.0)
         for number, (path, leaf) in enumerate(leaves)
     }
-    for part in parts_of(network, sizes):
-        names, orders, cost = [], set(), Cost(0.0, 0.0)
-        for blocks in part.roots.values():
-            sites = [layout.site for block in blocks for layout in block.layouts]
-            names += [s.primitive if s.form else f"any {s.primitive}" for s in sites]
-            whole = part.is_direct and len(blocks) == 1
-            for block in blocks:
-                orders.add(block.order if whole else "gradient")
-                cost += (
-                    order_cost(sizes, block.shape, block.order)
-                    if whole
-                    else gradient_cost(sizes, block.shape)
-                )
-            if part.is_direct and len(blocks) > 1:
-                cost += pairing_cost(sizes, blocks[0].shape.size)
+    parts = parts_of(network, sizes)
+    products: set[tuple] = set()
+    for part in parts:
+        sites = [
+            layout.site
+            for blocks in part.roots.values()
+            for block in blocks
+            for layout in block.layouts
+        ]
+        names = [s.primitive if s.form else f"any {s.primitive}" for s in sites]
+        cost = _total(_root_costs(part, sizes, products))
         for position, leaf in enumerate(part.leaves):
             share = cost if position == 0 else Cost(0.0, 0.0)
-            if not part.is_direct:
+            if part.kind == "pulled back":
                 share += pairing_cost(sizes, math.prod(rows[leaf].shape))
             rows[leaf] = dataclasses.replace(
                 rows[leaf],
                 sites=tuple(dict.fromkeys(names)),
-                order="/".join(sorted(orders)) if part.is_direct else "pulled back",
+                order=_order(part),
                 gflop=share.flops / 1e9,
                 megabytes=share.bytes / 1e6,
             )
-    return Plan(tuple(rows.values()))
-
-
-def _connected(network: Network, roots: list[int]) -> list[list[int]]:
-    groups: list[tuple[set[int], list[int]]] = []
-    for root in roots:
-        leaves, members = set(network.depends_on[root]), [root]
-        apart = []
-        for group in groups:
-            if group[0] & leaves:
-                leaves, members = group[0] | leaves, group[1] + members
-            else:
-                apart.append(group)
-        groups = [*apart, (leaves, members)]
-    return [members for _, members in groups]
-
-
-def _are_disjoint(origins: list[Origin | None]) -> bool:
-    known = [origin for origin in origins if origin is not None]
-    if len(known) < len(origins):
-        return False
-    return not any(
-        a.leaf == b.leaf and a.overlaps(b)
-        for i, a in enumerate(known)
-        for b in known[:i]
+    shapes = [
+        block.shape
+        for part in parts
+        for blocks in part.roots.values()
+        for block in blocks
+    ]
+    propagation = _total(propagation_cost(sizes, shape) for shape in shapes)
+    excess = sum(_excess_flops(part, sizes) for part in parts)
+    contractions = Cost(
+        1e9 * sum(row.gflop for row in rows.values()),
+        1e6 * sum(row.megabytes for row in rows.values()),
     )
+    used = sum(math.prod(row.shape) for row in rows.values() if row.sites)
+    return Plan(
+        tuple(rows.values()),
+        propagation.flops / 1e9,
+        (propagation.flops + contractions.flops - excess) / 1e9,
+        _times(sizes, shapes, used, propagation, contractions),
+    )
+
+
+def _root_costs(part: Part, sizes: Sizes, products: set[tuple]) -> Iterable[Cost]:
+    # `products` are those of cotangents that are there already: they are shared.
+    for blocks in part.roots.values():
+        if part.kind != "pulled back" and len(blocks) == 1:
+            (block,) = blocks
+            cost, key = order_cost(sizes, block.shape, block.order), block.shared_key
+            if part.kind == "direct" and key is not None:
+                shared = pairing_cost(sizes, block.shape.outputs)
+                if key in products:
+                    cost = Cost(max(cost.flops - shared.flops, 0.0), cost.bytes)
+                products.add(key)
+            yield cost
+            continue
+        for block in blocks:
+            yield gradient_cost(sizes, block.shape)
+        if part.kind != "pulled back":
+            yield pairing_cost(sizes, blocks[0].shape.size)
+
+
+def _order(part: Part) -> str:
+    if part.kind == "pulled back":
+        return part.kind
+    orders = (
+        blocks[0].order if len(blocks) == 1 else "gradient"
+        for blocks in part.roots.values()
+    )
+    return "/".join(sorted(set(orders)))
+
+
+def _excess_flops(part: Part, sizes: Sizes) -> float:
+    # What the orders of least time take beyond those of fewest operations.
+    if part.kind == "pulled back":
+        return 0.0
+    excess = 0.0
+    for blocks in part.roots.values():
+        if len(blocks) == 1:
+            shape = blocks[0].shape
+            flops = {o: order_cost(sizes, shape, o).flops for o in orders_of(shape)}
+            excess += flops[blocks[0].order] - min(flops.values())
+    return excess
+
+
+def _times(
+    sizes: Sizes,
+    shapes: list[Shape],
+    num_params: int,
+    propagation: Cost,
+    contractions: Cost,
+) -> dict[Chosen, float]:
+    jacobian = propagation + _total(gradient_cost(sizes, shape) for shape in shapes)
+    whole = dataclasses.replace(sizes, is_symmetric=False)
+    jacobian += pairing_cost(whole, num_params)
+    # One forward and one tangent pass over the first batch for each output of the second.
+    columns = dataclasses.replace(sizes, seeds=2 * sizes.columns * sizes.seeds)
+    vectors = _total(propagation_cost(columns, shape) for shape in shapes)
+    return {
+        "structured": (propagation + contractions).time,
+        "jacobian": jacobian.time,
+        "vjp": vectors.time,
+    }
+
+
+def _total(costs: Iterable[Cost]) -> Cost:
+    return sum(costs, start=Cost(0.0, 0.0))

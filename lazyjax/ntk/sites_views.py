@@ -2,12 +2,14 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 
 from lazyjax.ntk.rules import Labels
 from lazyjax.ntk.sites import Network, OuterStep
+
+Box: TypeAlias = tuple[tuple[int, int], ...]
 
 _REARRANGING = frozenset({"reshape", "transpose", "squeeze", "rev"})
 
@@ -38,11 +40,16 @@ class Origin:
         leaf: Which leaf.
         box: Start and end along each axis of the leaf.
         scales: As in `View`.
+        sign: As in `View`.
+        steps: What makes the root of the box once it is cut out and scaled, in order:
+            these steps only rearrange.
     """
 
     leaf: int
-    box: tuple[tuple[int, int], ...]
+    box: Box
     scales: tuple[tuple[int, int], ...]
+    sign: int
+    steps: tuple[OuterStep, ...]
 
     def overlaps(self, other: "Origin") -> bool:
         """Whether the two boxes, of the same leaf, have an entry in common."""
@@ -63,14 +70,15 @@ def view_of(network: Network, value: int, labels: Sequence[Labels]) -> View:
 
 def origin_of(network: Network, root: int) -> Origin | None:
     """The box of a leaf that `root` is, if it is one."""
-    value, scales = root, ()
+    value, scales, sign = root, (), 1
     box: list[tuple[int, int]] | None = None
+    steps: list[OuterStep] = []
     while (step := network.producers.get(value)) is not None:
         name, stacked = step.eqn.primitive.name, step.num_stacked
         shape = network.avals[step.inputs[0]].shape
         if _is_scaling(network, step):
-            value, more, _ = _scaling(network, step)
-            scales += more
+            value, more, factor = _scaling(network, step)
+            scales, sign = scales + more, sign * factor
             continue
         if name in ("slice", "split"):
             piece = _piece(step, value, shape)
@@ -84,13 +92,24 @@ def origin_of(network: Network, root: int) -> Origin | None:
             ]
         elif box is not None or name not in _REARRANGING:
             return None
+        else:
+            steps.append(step)
         if len(shape) < stacked or not network.depends_on[step.inputs[0]]:
             return None
         value = step.inputs[0]
     if value not in network.leaves:
         return None
     whole = [(0, size) for size in network.avals[value].shape]
-    return Origin(network.leaves.index(value), tuple(box or whole), scales)
+    leaf = network.leaves.index(value)
+    return Origin(leaf, tuple(box or whole), scales, sign, tuple(reversed(steps)))
+
+
+def bounding_box(boxes: Sequence[Box]) -> Box:
+    """The smallest box that contains all of them."""
+    return tuple(
+        (min(start for start, _ in axis), max(end for _, end in axis))
+        for axis in zip(*boxes, strict=True)
+    )
 
 
 def _before(network: Network, step: OuterStep, view: View) -> View | None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,14 +14,25 @@ from lazyjax.ntk.contract import (
     Panels,
     Precision,
     add_panels,
+    scattered,
 )
-from lazyjax.ntk.contract_factors import Factor, factor_of, merge, merged_shape, rooted
+from lazyjax.ntk.contract_factors import (
+    Factor,
+    factor_of,
+    in_box,
+    merge,
+    merged_shape,
+    of_rows,
+    rooted,
+)
 from lazyjax.ntk.contract_orders import Sizes
 from lazyjax.ntk.outputs import directions
-from lazyjax.ntk.plan import Block, Part, Plan, parts_of, plan_of
+from lazyjax.ntk.parts import Block, Part, parts_of
+from lazyjax.ntk.plan import Plan, plan_of
 from lazyjax.ntk.sites import Network
 from lazyjax.ntk.sites_replay import factors, outer_values
 from lazyjax.ntk.sites_trace import trace_network
+from lazyjax.ntk.sites_views import bounding_box
 from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
 
 _EACH_OUTPUT = ("full", "diagonal", "trace")
@@ -57,14 +67,12 @@ def structured_ntk(
         >>> structured_ntk(lambda w, x: x @ w, jnp.ones((2, 1)), jnp.ones((1, 2))).item()
         2.0
     """
-    example = jax.ShapeDtypeStruct((1, *x1.shape[1:]), x1.dtype)
-    network = trace_network(apply_fn, params, example)
+    network, sizes = sized_network(apply_fn, params, x1, x2, outputs)
     leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(params)]
     num_outputs = network.result.shape[1]
     chosen = directions(outputs, num_outputs, network.result.dtype)
     seeds = chosen.cotangents[:, None, :]
-    n1, n2 = x1.shape[0], (x1 if x2 is None else x2).shape[0]
-    sizes = sizes_of(n1, n2, seeds.shape[0], outputs, x2 is None, network.result.dtype)
+    n1, n2 = sizes.rows, sizes.columns
     outer = outer_values(network, leaves)
     x = jnp.asarray(x1) if x2 is None else jnp.concatenate([x1, x2])
     cotangents, records = factors(network, outer, x, seeds)
@@ -107,16 +115,17 @@ def ntk_plan(
     *,
     outputs: Outputs = "full",
 ) -> Plan:
-    """Plan of `structured_ntk`: site, order and cost of each parameter leaf.
+    """Plan of a kernel: site, order and cost of each parameter leaf.
 
-    Nothing is computed; only shapes and dtypes of `params` and the batches are used.
+    Operations of the structured method are counted site by site, and modelled times of
+    all methods compared: `plan.method` is what `method="auto"` will be. Nothing is computed; only shapes and dtypes of `params` and the batches are used.
 
     Args:
         apply_fn: Network `(params, x) -> f`; rows of `x` must not interact.
         params: Point at which the network is linearized.
         x1: First batch.
         x2: Second batch; `None` means `x1`.
-        outputs: As in `structured_ntk`.
+        outputs: As in `empirical_ntk`.
 
     Returns:
         The plan, which prints as a table.
@@ -130,32 +139,36 @@ def ntk_plan(
         >>> import jax.numpy as jnp
         >>> from lazyjax.ntk import ntk_plan
         >>> print(ntk_plan(lambda w, x: x @ w, jnp.ones((2, 1)), jnp.ones((8, 2))))
-        parameter  shape  sites        order      GFLOP   MB
-                   2x1    dot_general  gradient   0.000  0.0
-        total                                     0.000  0.0
+        parameter               shape  sites        order       GFLOP   MB
+                                2x1    dot_general  gradient    0.000  0.0
+        outputs and cotangents                                  0.000
+        total                                       structured  0.000  0.0
+        floor                                                   0.000
     """
     check_arguments(apply_fn, params, x1, x2)
     check_network(apply_fn, params, jnp.asarray(x1)[:1], outputs)
+    return plan_of(*sized_network(apply_fn, params, x1, x2, outputs), params)
+
+
+def sized_network(
+    apply_fn: ApplyFn,
+    params: Params,
+    x1: AnyArray,
+    x2: AnyArray | None,
+    outputs: Outputs,
+) -> tuple[Network, Sizes]:
+    """The network of one example, taken apart, and the sizes of the kernel asked for."""
     example = jax.ShapeDtypeStruct((1, *x1.shape[1:]), x1.dtype)
     network = trace_network(apply_fn, params, example)
-    num_seeds = network.result.shape[1] if outputs in _EACH_OUTPUT else 1
-    n1, n2 = x1.shape[0], (x1 if x2 is None else x2).shape[0]
-    sizes = sizes_of(n1, n2, num_seeds, outputs, x2 is None, network.result.dtype)
-    return plan_of(network, params, sizes)
-
-
-def sizes_of(
-    n1: int, n2: int, num_seeds: int, outputs: Outputs, is_symmetric: bool, dtype: Any
-) -> Sizes:
-    """Sizes of the kernel block that is asked for."""
-    return Sizes(
-        rows=n1,
-        columns=n2,
-        seeds=num_seeds,
+    sizes = Sizes(
+        rows=x1.shape[0],
+        columns=(x1 if x2 is None else x2).shape[0],
+        seeds=network.result.shape[1] if outputs in _EACH_OUTPUT else 1,
         is_full=outputs == "full",
-        is_symmetric=is_symmetric,
-        itemsize=max(4, jnp.dtype(dtype).itemsize),
+        is_symmetric=x2 is None,
+        itemsize=max(4, jnp.dtype(network.result.dtype).itemsize),
     )
+    return network, sizes
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -172,8 +185,10 @@ class _Run:
 
     def part(self, part: Part) -> list[Panels]:
         """Terms of the kernel of one part, whose parameters no other part shares."""
-        if part.is_direct:
+        if part.kind == "direct":
             return [self.direct(root, blocks) for root, blocks in part.roots.items()]
+        if part.kind == "looked up":
+            return [self.looked_up(part)]
         gradients = {
             root: self.root_gradient(root, blocks)
             for root, blocks in part.roots.items()
@@ -193,6 +208,35 @@ class _Run:
         if key not in self.products:
             self.products[key] = self.contraction.gram(first.delta, second.delta)
         return self.contraction.weighted(self.products[key], first, second)
+
+    def looked_up(self, part: Part) -> Panels:
+        """Kernel of a table that is looked up, and of other uses of a small box of it."""
+        # With gradients t and b of either, (t + b)(t + b)' differs from t t' within the
+        # box only, where t is small enough to be formed.
+        tables, others = [], {}
+        for root, blocks in part.roots.items():
+            if any(block.shape.is_index for block in blocks):
+                tables.append((root, *blocks))
+            else:
+                others[root] = self.root_gradient(root, blocks)
+        ((root, block),) = tables
+        factor, (layout, *_) = self.factor(block), block.layouts
+        first, second = self.halves(factor)
+        whole = self.contraction.kernel(first, second, block.order)
+        box = bounding_box([part.origins[other].box for other in others])
+        shape = list(self.network.avals[root].shape)
+        axis = layout.index_axis
+        shape[axis] = box[axis][1] - box[axis][0]
+        rows = of_rows(layout, *box[axis])
+        within = rooted(rows, shape, scattered(factor, *box[axis]))
+        cut = [slice(*bounds) for bounds in box]
+        cut[axis] = slice(None)
+        within = within[(..., *cut)]
+        total = within
+        for other, gradient in others.items():
+            total = total + in_box(part.origins[other], box, gradient)
+        added = add_panels(self.gram(total), self.gram(within), -1)
+        return add_panels(whole, added)
 
     def factor(self, block: Block) -> Factor:
         made = [

@@ -17,7 +17,7 @@ def layerwise_ntk(
     x2: Shaped[AnyArray, "n2 *d"] | None = None,
     *,
     outputs: Outputs = "full",
-    method: Method = "jacobian",
+    method: Method = "auto",
     precision: jax.lax.PrecisionLike = "highest",
 ) -> dict[str, Float[Array, "n1 n2 *k"]]:
     """Kernel of each layer apart; their sum is `empirical_ntk`.

@@ -295,3 +295,10 @@ def one_step_of_training_inside(p, x):
 
     w = p["w"] - 0.1 * jax.grad(inner_loss)(p["w"])
     return jnp.tanh(x @ w) @ p["v"]
+
+
+@register({"w": (4, 6), "v": (3, 2)}, x=(4,))
+def slices_of_a_scaled_leaf(p, x):
+    w = 0.5 * p["w"]
+    h = jnp.tanh(x @ w[:, :3]) - jnp.sin(x @ -w[:, 3:])
+    return h @ (p["v"] / 3.0)[:, :2]

@@ -221,3 +221,16 @@ def rotary_and_learned_positions(p, x):
     t = jnp.arange(4, dtype=x.dtype)[None, :, None]
     h = x * jnp.cos(t) + (x[..., ::-1] + p["place"][None]) * jnp.sin(t)
     return jnp.tanh(h @ p["w"]).sum(axis=1)
+
+
+@register({"embed": (12, 4), "w": (4, 4)}, x=Tokens(12, (5,)))
+def few_rows_of_the_embedding_read_out(p, x):
+    """Two boxes of the table, one negated and in part, beside the lookup."""
+    h = jnp.tanh(jnp.take(p["embed"], x, axis=0) @ p["w"]).mean(axis=1)
+    return h @ p["embed"][2:4].T - h[:, 1:3] @ (-0.5 * p["embed"][3:5, 1:3])
+
+
+@register({"embed": (12, 4), "w": (4, 2)}, x=Tokens(12, (5,)))
+def embedding_read_out_in_reverse(p, x):
+    h = jnp.tanh(jnp.take(2.0 * p["embed"], x, axis=0)).mean(axis=1)
+    return h @ p["w"] + h @ p["embed"][7:9][::-1].T

@@ -1,0 +1,118 @@
+"""Every order of contraction gives the kernel that its definition spells out."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lazyjax.ntk import contract
+from lazyjax.ntk.contract import Contraction
+from lazyjax.ntk.contract_factors import Factor, Shape
+from lazyjax.ntk.contract_orders import Sizes, best_order, order_cost
+from tests.helpers.compare import assert_close
+
+SEEDS, POSITIONS, OUTPUTS, INPUTS = 3, 4, 6, 5
+ARRANGEMENTS = {
+    "pairs": "nsx,mtx->nsmt",
+    "equal": "nsx,msx->snm",
+    "summed": "nsx,msx->nm",
+}
+
+
+def factor(rng, n, kind):
+    groups = 2 if kind == "groups" else 1
+    shape = Shape(groups, POSITIONS, OUTPUTS, INPUTS, is_index=kind == "index")
+    delta = jnp.asarray(rng.normal(size=(n, SEEDS, groups, POSITIONS, OUTPUTS)))
+    if kind == "index":
+        act = jnp.asarray(rng.integers(INPUTS, size=(n, POSITIONS)), jnp.int32)
+    else:
+        act = jnp.asarray(rng.normal(size=(n, groups, POSITIONS, INPUTS)))
+    return Factor(shape, delta, act)
+
+
+def kernel_by_definition(first, second, arrangement):
+    def gradients(given):
+        act = np.asarray(given.act)
+        if given.shape.is_index:
+            act = np.eye(INPUTS)[act][:, None]
+        formed = np.einsum("nsgpo,ngpi->nsgoi", np.asarray(given.delta), act)
+        return formed.reshape(*formed.shape[:2], -1)
+
+    kernel = np.einsum(ARRANGEMENTS[arrangement], gradients(first), gradients(second))
+    n, m = first.delta.shape[0], second.delta.shape[0]
+    return kernel.reshape(n * SEEDS, m * SEEDS) if arrangement == "pairs" else kernel
+
+
+@pytest.mark.parametrize("num_columns", [None, 4], ids=["one batch", "two batches"])
+@pytest.mark.parametrize("arrangement", ARRANGEMENTS)
+@pytest.mark.parametrize(
+    ("order", "kind"),
+    [
+        ("gradient", "dense"),
+        ("gradient", "groups"),
+        ("gradient", "index"),
+        ("kronecker", "dense"),
+        ("kronecker", "groups"),
+        ("kronecker", "index"),
+        ("chain", "dense"),
+        ("chain", "index"),
+    ],
+)
+def test_order_gives_the_kernel_by_definition(
+    order, kind, arrangement, num_columns, monkeypatch, x64
+):
+    # Limits so low that there are several panels, blocks (the last not full) and slices.
+    monkeypatch.setattr(contract, "_PANEL_ROWS", 4)
+    monkeypatch.setattr(contract, "_SMALL_PRODUCT", 0)
+    monkeypatch.setattr(contract, "_BLOCK_COLUMNS", 2)
+    for limits in (contract._SLICE_BYTES, contract._CHAIN_BYTES):
+        monkeypatch.setitem(limits, "cpu", 1000)
+    rng = np.random.default_rng(0)
+    first = factor(rng, 7, kind)
+    second = first if num_columns is None else factor(rng, num_columns, kind)
+    contraction = Contraction(
+        arrangement=arrangement,
+        is_symmetric=num_columns is None,
+        precision="highest",
+        num_rows=7,
+        num_columns=second.delta.shape[0],
+        seeds=SEEDS,
+    )
+    paired = () if num_columns is None else (second.delta, second.act)
+
+    @jax.jit
+    def compute(delta, act, *paired):
+        left = Factor(first.shape, delta, act)
+        right = Factor(first.shape, *paired) if paired else left
+        return contraction.assembled(contraction.kernel(left, right, order))
+
+    kernel = compute(first.delta, first.act, *paired)
+    expected = kernel_by_definition(first, second, arrangement)
+    assert_close(kernel, expected, "same_algebra")
+
+
+sizes = functools.partial(Sizes, is_full=True, is_symmetric=True)
+
+
+@pytest.mark.parametrize(
+    ("shape", "order"),
+    [
+        (Shape(1, 1, 1024, 1024), "kronecker"),  # one position
+        (Shape(1, 16, 512, 128), "chain"),  # few, and wide layers
+        (Shape(1, 1024, 32, 288), "gradient"),  # many, and a small weight
+        (Shape(1, 32, 128, 4096, is_index=True), "chain"),  # tokens of a vocabulary
+        (Shape(128, 16, 1, 1), "gradient"),  # gains
+    ],
+)
+def test_the_shape_of_a_layer_decides_the_order(shape, order):
+    assert best_order(sizes(24, 24, 10), shape) == order
+
+
+def test_a_chain_is_cheaper_than_its_parts_suggest():
+    """It needs neither all gradients nor all pairs of positions and cotangents."""
+    asked, shape = sizes(24, 24, 10), Shape(1, 16, 512, 128)
+    chain = order_cost(asked, shape, "chain").flops
+    for other in ("gradient", "kronecker"):
+        assert 2 * chain < order_cost(asked, shape, other).flops
