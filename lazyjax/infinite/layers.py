@@ -90,16 +90,24 @@ def activate(
     Returns:
         Kernels of the units.
     """
-    kernels = _computed_once(kernels)
-    q11, q22 = between_pixels(kernels.nngp, variance1, variance2)
-    q12 = kernels.nngp
-    if is_same is not None:
+    # Two copies, lest XLA write what both moments are made of to memory in between:
+    # one pass over each of the two kernels is faster.
+    nngp = slope = kernels.nngp
+    if kernels.ntk is not None:
+        nngp, slope, ntk = _computed_once((nngp, nngp, kernels.ntk))
+        kernels = Kernels(nngp, ntk)
+    q11, q22 = between_pixels(nngp, variance1, variance2)
+
+    def covariance(q12: Array) -> Array:
+        if is_same is None:
+            return q12
         # Else rounding makes correlations of 1 - eps, where kinks cost sqrt(eps).
-        q12 = jnp.where(is_same & _same_pixel(q12, q11), q11, q12)
-    nngp = factor**2 * dual_activation(activation, q11, q12, q22)
+        return jnp.where(is_same & _same_pixel(q12, q11), q11, q12)
+
+    nngp = factor**2 * dual_activation(activation, q11, covariance(nngp), q22)
     if kernels.ntk is None:
         return Kernels(nngp, None)
-    slope = factor**2 * dual_derivative(activation, q11, q12, q22)
+    slope = factor**2 * dual_derivative(activation, q11, covariance(slope), q22)
     return _computed_once(Kernels(nngp, slope * kernels.ntk))
 
 

@@ -59,19 +59,25 @@ def _symmetric_gram(
     size = _length(blocks, axis=1)
     upper = jnp.triu_indices(num_blocks)
 
-    def add_block(whole: Array, pair: tuple[Array, Array]) -> tuple[Array, None]:
+    def block_of(pair: tuple[Array, Array]) -> Array:
         i, j = pair
         block1 = jax.tree.map(lambda a: a[i], blocks)
         block2 = jax.tree.map(lambda a: a[j], blocks)
-        block = block_fn(block1, block2, i == j)
+        return block_fn(block1, block2, i == j)
+
+    def put(
+        whole: Array, entry: tuple[tuple[Array, Array], Array]
+    ) -> tuple[Array, None]:
+        (i, j), block = entry
         block = jnp.where(i == j, _symmetric(block), block)
         at, mirrored = (i * size, j * size), (j * size, i * size)
         whole = jax.lax.dynamic_update_slice(whole, block, at)
         return jax.lax.dynamic_update_slice(whole, block.T, mirrored), None
 
-    dtype = jax.eval_shape(block_fn, rows, rows, None).dtype
-    start = jnp.zeros((num_blocks * size, num_blocks * size), dtype)
-    return jax.lax.scan(add_block, start, upper)[0][:n, :n]
+    # Two loops: in one, XLA would compute a block anew for each place it is put.
+    found = jax.lax.map(block_of, upper)
+    start = jnp.zeros((num_blocks * size, num_blocks * size), found.dtype)
+    return jax.lax.scan(put, start, (upper, found))[0][:n, :n]
 
 
 def _symmetric(block: Array) -> Array:
