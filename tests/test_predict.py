@@ -1,6 +1,7 @@
 """Predictions of infinitely wide networks against float64 formulas, written out."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -87,9 +88,11 @@ def test_training_the_last_layer_to_the_end_is_the_posterior(x64: None) -> None:
 
 def test_likelihood_is_that_of_scipy(x64: None) -> None:
     nngp, _, y = problem()
-    covariance = np.asarray(nngp.train) + 0.2 * np.eye(6)
-    normal = scipy.stats.multivariate_normal(np.zeros(6), covariance)
-    expected = sum(normal.logpdf(column) for column in np.asarray(y).T)
+    covariance: Any = np.asarray(nngp.train) + 0.2 * np.eye(6)
+    logpdf = scipy.stats.multivariate_normal.logpdf
+    expected = sum(
+        logpdf(column, np.zeros(6), covariance) for column in np.asarray(y).T
+    )
     assert_close(log_marginal_likelihood(nngp.train, y, noise_sq=0.2), expected)
 
 

@@ -306,7 +306,8 @@ def _arcsine(num_terms: int) -> tuple[float, ...]:
         root = np.sqrt(np.maximum((1 + t) / 4, 1e-30))
         return np.arcsin(root) / root
 
-    chebyshev = np.polynomial.chebyshev.chebinterpolate(fn, num_terms - 1)
+    nodes = np.polynomial.chebyshev.chebpts1(num_terms)
+    chebyshev = np.polynomial.chebyshev.chebfit(nodes, fn(nodes), num_terms - 1)
     # Exact arithmetic: in floating point the change of basis would lose digits.
     previous, current = [Fraction(1)], [Fraction(-1), Fraction(4)]  # t = 4 s - 1
     total = [Fraction(0)] * num_terms

@@ -42,9 +42,13 @@ def infinite_ntk(
     $/\,$`w_std**2` times, and its biases `1/b_std**2` times, what they do in "ntk".
     For it, `width` is needed and the result holds each contribution to leading order.
 
+    Images are read as `architecture` says. Flattened without pooling, only pairs of the
+    same pixel are computed; a mean over pixels needs all pairs, up to the last pool.
+
     Args:
         architecture: Description of the network, such as `network.architecture`.
-        x1: First batch; features are flattened.
+        x1: First batch; features are flattened, unless layers are convolutions: then
+            (n, height, width, channels), or (n, length, channels).
         x2: Second batch; `None` means `x1`, with an exactly symmetric result.
         width: Units of each hidden layer, for "standard" parameterization only.
 
@@ -57,10 +61,13 @@ def infinite_ntk(
         TypeError: If `architecture` is not an `Architecture`, or a batch not floating
             point.
 
-    Cost: O(n1 n2 (d + depth)) time, times about 500 for activations without a closed
-    form (see `lazyjax.infinite.dual`, also for accuracy); O(n1 n2) memory. In float32,
-    kernels of kinked activations between equal rows of `x1` and `x2` are accurate to
-    about 1e-4; with `x2=None` the diagonal is exact to rounding.
+    Cost: O(n1 n2 (d + P depth)) time, where P is the number of pixels, squared if all
+    pairs are needed, and 1 for vectors; times about 50 for activations without a closed
+    form (see `lazyjax.infinite.dual`, also for accuracy). Memory is the result and some
+    ten arrays of 2**17 numbers, or of P if that is more: blocks of examples are computed
+    one after the other. In float32, kernels of kinked activations between equal rows of
+    `x1` and `x2` are accurate to about 1e-4; with `x2=None` the diagonal is exact to
+    rounding.
 
     Example:
         >>> import jax.numpy as jnp
@@ -72,8 +79,9 @@ def infinite_ntk(
 
     References:
         Jacot, Gabriel and Hongler (2018), arXiv:1806.07572; Du et al. (2019),
-        arXiv:1810.02054; Sohl-Dickstein et al. (2020), arXiv:2001.07301, for "standard"
-        (equation numbers not checked).
+        arXiv:1810.02054; Du et al. (2019b), arXiv:1811.03804, for residual networks;
+        Arora et al. (2019), arXiv:1904.11955, for convolutional ones; Sohl-Dickstein et
+        al. (2020), arXiv:2001.07301, for "standard" (equation numbers not checked).
     """
     x1, x2 = _checked_batches(architecture, x1, x2)
     if architecture.parameterization == "standard":
@@ -106,7 +114,7 @@ def infinite_nngp(
 
     Args:
         architecture: Description of the network, such as `network.architecture`.
-        x1: First batch; features are flattened.
+        x1: First batch, as in `infinite_ntk`.
         x2: Second batch; `None` means `x1`, with an exactly symmetric result.
 
     Returns:

@@ -141,10 +141,10 @@ def posterior(
     _check_noise(noise_sq)
     values, vectors = _eigh(nngp.train)
     inverse = _inverse(values + noise_sq)
-    cross = jnp.asarray(nngp.cross) @ vectors
+    test, cross = jnp.asarray(nngp.test), _dot(nngp.cross, vectors)
     return Prediction(
-        mean=(cross * inverse) @ (vectors.T @ jnp.asarray(y)),
-        covariance=_symmetric(nngp.test - (cross * inverse) @ cross.T),
+        mean=_dot(cross * inverse, _dot(vectors.T, y)),
+        covariance=_symmetric(test - _dot(cross * inverse, cross.T)),
         condition=_condition(values + noise_sq),
         num_dropped=jnp.sum(inverse == 0),
     )
@@ -204,13 +204,12 @@ def trained_ensemble(
     positive = jnp.where(is_small, 1, values)
     in_between = jnp.where(is_small, time, -jnp.expm1(-decay) / positive)
     rate = jnp.where(is_end, at_end, in_between)
-    response = (jnp.asarray(ntk.cross) @ vectors * rate) @ vectors.T
-    shared = response @ jnp.asarray(nngp.cross).T
+    response = _dot(_dot(ntk.cross, vectors) * rate, vectors.T)
+    shared = _dot(response, jnp.asarray(nngp.cross).T)
+    spread = _dot(_dot(response, nngp.train), response.T)
     return Prediction(
-        mean=response @ jnp.asarray(y),
-        covariance=_symmetric(
-            nngp.test + response @ nngp.train @ response.T - shared - shared.T
-        ),
+        mean=_dot(response, y),
+        covariance=_symmetric(jnp.asarray(nngp.test) + spread - shared - shared.T),
         condition=_condition(values),
         num_dropped=jnp.sum(at_end == 0),
     )
@@ -253,9 +252,13 @@ def log_marginal_likelihood(
     values = values + noise_sq
     floor = jnp.maximum(_cutoff(values), jnp.finfo(values.dtype).tiny)
     values = jnp.maximum(values, floor)
-    quadratic = jnp.sum((vectors.T @ jnp.asarray(y)) ** 2 / values[:, None])
+    quadratic = jnp.sum(_dot(vectors.T, y) ** 2 / values[:, None])
     log_det = jnp.sum(jnp.log(2 * jnp.pi * values))
     return -(quadratic + y.shape[1] * log_det) / 2
+
+
+def _dot(first: AnyArray, second: AnyArray) -> Array:
+    return jnp.matmul(first, second, precision=jax.lax.Precision.HIGHEST)
 
 
 def _eigh(gram: AnyArray) -> tuple[Array, Array]:

@@ -62,7 +62,7 @@ class _Segment(NamedTuple):
     """A hidden layer, or several equal ones that are compiled once."""
 
     layer: _Layer
-    count: int
+    num_layers: int
 
 
 # Runs of more equal layers than this are loops: their programs are quick to compile,
@@ -82,6 +82,12 @@ class Facts(NamedTuple):
     variance: Float[Array, "*space"]
     mean_before: Float[Array, "*space"] | None
     mean_branch: Float[Array, "*space"] | None
+
+    def means(self) -> tuple[Array, Array]:
+        """Both means, of a residual layer."""
+        assert self.mean_before is not None
+        assert self.mean_branch is not None
+        return self.mean_before, self.mean_branch
 
 
 def variances(
@@ -125,14 +131,16 @@ def variances(
         return (layers.pool(h) if layer.is_pooled else h, mean), facts
 
     state, found = (moments, mean), []
-    for layer, count in segments:
+    for layer, num_layers in segments:
         if own_pairs and not layer.own_pairs:
             own_pairs, state = False, (layers.same_pixels(state[0]), state[1])
-        if count == 1:
+        if num_layers == 1:
             state, facts = step(layer, state)
         else:
             state, facts = jax.lax.scan(
-                lambda state, _, layer=layer: step(layer, state), state, length=count
+                lambda state, _, layer=layer: step(layer, state),
+                state,
+                length=num_layers,
             )
         found.append(facts)
     return tuple(found)
@@ -179,15 +187,15 @@ def between(
             is_same,
         )
         if layer.is_residual:
-            h = layers.add_branch(state, h, first[1:], second[1:])
+            h = layers.add_branch(state, h, first.means(), second.means())
         if layer.is_pooled:
             h = _on_each(layers.pool, h)
         return h, None
 
-    for (layer, count), *facts in zip(segments, facts1, facts2, strict=True):
+    for (layer, num_layers), *facts in zip(segments, facts1, facts2, strict=True):
         if all_pairs and not layer.all_pairs:
             all_pairs, state = False, _on_each(layers.same_pixels, state)
-        if count == 1:
+        if num_layers == 1:
             state, _ = step(layer, state, tuple(facts))
         else:
             state, _ = jax.lax.scan(
