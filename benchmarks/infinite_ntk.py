@@ -20,7 +20,9 @@ from benchmarks import _harness
 from benchmarks.infinite_workloads import Entries, Size, infinite_works
 from benchmarks.peers.worker import MethodFailedError, Worker
 
-TOLERANCE = 1e-5  # of float32 results, against float64
+# Of float32 results, against float64: on the diagonal, where inputs are parallel and ReLU
+# has its kink, neural-tangents is off by a few 1e-5.
+TOLERANCE = 1e-4
 
 
 def run_case(
