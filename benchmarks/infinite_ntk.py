@@ -20,9 +20,9 @@ from benchmarks import _harness
 from benchmarks.infinite_workloads import Entries, Size, infinite_works
 from benchmarks.peers.worker import MethodFailedError, Worker
 
-# Of float32 results, against float64: on the diagonal, where inputs are parallel and ReLU
-# has its kink, neural-tangents is off by a few 1e-5.
-TOLERANCE = 1e-4
+# Of float32 results, against float64. On the diagonal, where inputs are parallel and ReLU
+# has its kink, neural-tangents is off by up to 4e-4.
+TOLERANCES = {"lazyjax": 1e-5, "neural-tangents": 1e-3}
 
 
 def run_case(
@@ -57,7 +57,7 @@ def run_case(
                     )
                     result = np.load(Path(folder) / "result.npy")
                     errors[method] = _harness.check(
-                        method, result, reference, TOLERANCE
+                        method, result, reference, TOLERANCES[method]
                     )
                 except (MethodFailedError, _harness.WrongAnswerError) as error:
                     reason = f"{type(error).__name__}: {error}"
