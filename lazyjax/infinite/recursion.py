@@ -112,6 +112,8 @@ def variances(
         layer: _Layer, state: tuple[Array, Array | None]
     ) -> tuple[tuple[Array, Array | None], Facts]:
         moments, mean = state
+        untrained = layer.scales._replace(is_trained=False)
+        layer = dataclasses.replace(layer, scales=untrained)
         z = _weights(architecture, layer, Kernels(moments, None), layer.own_pairs)
         variance = layers.same_pixels(z.nngp) if layer.own_pairs else z.nngp
         if layer.own_pairs:
