@@ -143,8 +143,8 @@ def posterior(
     inverse = _inverse(values + noise_sq)
     test, cross = jnp.asarray(nngp.test), _dot(nngp.cross, vectors)
     return Prediction(
-        mean=_dot(cross * inverse, _dot(vectors.T, y)),
-        covariance=_symmetric(test - _dot(cross * inverse, cross.T)),
+        mean=_dot(cross * inverse[None], _dot(vectors.T, y)),
+        covariance=_symmetric(test - _dot(cross * inverse[None], cross.T)),
         condition=_condition(values + noise_sq),
         num_dropped=jnp.sum(inverse == 0),
     )
@@ -204,7 +204,7 @@ def trained_ensemble(
     positive = jnp.where(is_small, 1, values)
     in_between = jnp.where(is_small, time, -jnp.expm1(-decay) / positive)
     rate = jnp.where(is_end, at_end, in_between)
-    response = _dot(_dot(ntk.cross, vectors) * rate, vectors.T)
+    response = _dot(_dot(ntk.cross, vectors) * rate[None], vectors.T)
     shared = _dot(response, jnp.asarray(nngp.cross).T)
     spread = _dot(_dot(response, nngp.train), response.T)
     return Prediction(
