@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from lazyjax._checks import check_at_least
@@ -128,7 +129,7 @@ def convolution(
     layer: int,
     width: int,
     h: Float[Array, "n *space fan_in"],
-) -> Float[Array, "n *space features"]:
+) -> Float[Array, "n *windows features"]:
     """Convolutional layer `layer`, counted from 1; to be called in a module.
 
     Args:
@@ -154,6 +155,14 @@ def convolution(
         linear_map=_Convolve(architecture, architecture.stride(layer)),
         name=f"layer_{layer}",
     )(h)
+
+
+def mean_pool(h: Float[Array, "n *space c"]) -> Float[Array, "n *windows c"]:
+    """Mean over windows of 2 along every spatial axis, stride 2; odd ends are dropped."""
+    window = (1, *(2,) * (h.ndim - 2), 1)
+    zero = np.zeros((), h.dtype)  # a known zero, which can be differentiated
+    total = jax.lax.reduce_window(h, zero, jax.lax.add, window, window, "VALID")
+    return total / math.prod(window)
 
 
 @dataclasses.dataclass(frozen=True)

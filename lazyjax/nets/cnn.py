@@ -9,7 +9,13 @@ from jaxtyping import Array, Float
 
 from lazyjax.activations import activation_fn
 from lazyjax.architecture import Architecture
-from lazyjax.nets._layers import check_image, convolution, dense, network_of
+from lazyjax.nets._layers import (
+    check_image,
+    convolution,
+    dense,
+    mean_pool,
+    network_of,
+)
 from lazyjax.nets.network import Network
 
 
@@ -92,8 +98,7 @@ class _CNN(nn.Module):
             branch = spec.activation_factor(layer) * phi(z)
             h = h + branch if spec.is_residual and layer > 1 else branch
             if layer in spec.pool_after:
-                window = (2,) * (h.ndim - 2)
-                h = nn.avg_pool(h, window, strides=window)
+                h = mean_pool(h)
         space = tuple(range(1, h.ndim - 1))
         if spec.head == "average":
             return dense(spec, spec.num_layers, self.width, jnp.mean(h, axis=space))
