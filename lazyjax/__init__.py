@@ -6,6 +6,7 @@ from lazyjax import (
     certify as certify,
     data as data,
     dynamics as dynamics,
+    infinite as infinite,
     laziness as laziness,
     nets as nets,
 )

@@ -5,11 +5,14 @@ import math
 from typing import get_args
 
 from lazyjax._checks import check_at_least, check_choice
-from lazyjax.activations import check_activation
+from lazyjax.activations import check_activation, unit_scale
 from lazyjax.typing import (
     Activation,
+    ActivationScale,
+    Head,
     InputScaling,
     Kind,
+    Padding,
     Parameterization,
     Readout,
     Trained,
@@ -35,16 +38,28 @@ class Architecture:
     - "mup": maximal update (Yang and Hu 2021, Table 1), for one learning rate
       independent of the width.
 
+    Kinds of networks:
+
+    - "mlp": fully connected, as above.
+    - "resnet": fully connected residual network of Du et al. (2019b), in which hidden
+      layers after the first add to the one before,
+      $h^l = h^{l-1} + (c / \text{depth}) \phi(z^l)$ with $c$ = `residual_scale`.
+    - "cnn": convolutional, inputs (height, width, channels) or (length, channels).
+      The width is the number of channels of hidden layers; `head` says how the last
+      image is read by the output layer.
+    - "conv_resnet": convolutional, and residual in the same way.
+
     Attributes:
-        kind: Family of networks; "mlp" is fully connected.
-        depth: Number of hidden layers; 0 is a linear model.
+        kind: See above.
+        depth: Number $H$ of hidden layers; 0 is a linear model, for "mlp" only.
         activation: Name of an activation, or an elementwise function of one array.
         w_std: Standard deviation of weights, before division by $\sqrt{\text{fan-in}}$.
         b_std: Standard deviation of biases; 0 means that the network has none.
         parameterization: See above.
         num_outputs: Number of outputs $k$.
-        trained: Which layers are trained; the others are constants of the kernel and
-            get zero gradients.
+        trained: Which layers are trained: "all", the "first", the "last", that before
+            it ("last_hidden"), or a tuple of layers counted from 1, of which the last
+            is `depth + 1`; the others are constants and get zero gradients.
         input_scaling: "fan_in" divides the first layer by $\sqrt d$ like the others;
             "none" does not, which is the convention of Du et al. (2019), Arora et al.
             (2019) and others for inputs of unit norm.
@@ -53,9 +68,24 @@ class Architecture:
         symmetrized: Whether the network is the difference of two copies that start
             equal, divided by $\sqrt 2$: the output is zero at the start and the kernel
             that of one copy (Chizat, Oyallon and Bach 2019).
+        activation_scale: "unit" multiplies activations by a constant such that
+            $E[\phi(g)^2] = 1$ for standard Gaussians $g$; in residual networks, those of
+            the first layer only, as in Du et al. (2019b).
+        residual_scale: The $c$ of residual networks.
+        filter_shape: Extent of convolutions along each spatial axis.
+        strides: Stride of each hidden layer, along all spatial axes; empty means 1.
+        padding: Of convolutions: "SAME" (zeros), "VALID" (none) or "CIRCULAR".
+        pool_after: Hidden layers whose images are averaged over windows of 2 pixels
+            along each axis, with stride 2; odd ends are dropped.
+        head: What the output layer reads: all pixels ("flatten") or their mean
+            ("average", global average pooling).
+        pixel_scaling: Whether fan-in counts the pixels of a filter, and of the image
+            that is flattened, times the channels ("fan_in"), or only the channels
+            ("none", as in Du et al. 2019b).
 
     Raises:
-        ValueError: If a field is not one of its choices or out of range.
+        ValueError: If a field is not one of its choices, out of range, or without
+            meaning for the kind.
         TypeError: If a count is not an integer or `activation` neither a name nor
             callable.
     """
@@ -67,17 +97,24 @@ class Architecture:
     b_std: float = 0.0
     parameterization: Parameterization = "ntk"
     num_outputs: int = 1
-    trained: Trained = "all"
+    trained: Trained | tuple[int, ...] = "all"
     input_scaling: InputScaling = "fan_in"
     readout: Readout = "normal"
     symmetrized: bool = False
+    activation_scale: ActivationScale = "none"
+    residual_scale: float = 0.5
+    filter_shape: tuple[int, ...] = (3, 3)
+    strides: tuple[int, ...] = ()
+    padding: Padding = "SAME"
+    pool_after: tuple[int, ...] = ()
+    head: Head = "flatten"
+    pixel_scaling: InputScaling = "fan_in"
 
     def __post_init__(self) -> None:
         check_choice("kind", self.kind, get_args(Kind))
         check_choice(
             "parameterization", self.parameterization, get_args(Parameterization)
         )
-        check_choice("trained", self.trained, get_args(Trained))
         check_choice("input_scaling", self.input_scaling, get_args(InputScaling))
         check_choice("readout", self.readout, get_args(Readout))
         check_at_least("depth", self.depth, 0)
@@ -85,19 +122,147 @@ class Architecture:
         check_activation(self.activation)
         _check_std("w_std", self.w_std, zero_allowed=False)
         _check_std("b_std", self.b_std, zero_allowed=True)
+        _check_std("residual_scale", self.residual_scale, zero_allowed=False)
+        check_choice(
+            "activation_scale", self.activation_scale, get_args(ActivationScale)
+        )
+        check_choice("padding", self.padding, get_args(Padding))
+        check_choice("head", self.head, get_args(Head))
+        check_choice("pixel_scaling", self.pixel_scaling, get_args(InputScaling))
+        self._check_layers()
+        self._check_fields_of_kind()
+
+    def _check_layers(self) -> None:
+        if self.kind != "mlp":
+            check_at_least("depth", self.depth, 1)
+        if isinstance(self.trained, tuple):
+            _check_members("trained", self.trained, self.num_layers)
+        else:
+            check_choice("trained", self.trained, get_args(Trained))
+        _check_members("pool_after", self.pool_after, self.depth)
+        for size in self.filter_shape:
+            check_at_least("filter_shape", size, 1)
+        for stride in self.strides:
+            check_at_least("strides", stride, 1)
+        if len(self.filter_shape) not in (1, 2):
+            raise ValueError(
+                f"`filter_shape` must have 1 or 2 entries; got {self.filter_shape}."
+            )
+        if self.strides and len(self.strides) != self.depth:
+            raise ValueError(
+                f"`strides` must have one entry for each of {self.depth} hidden layers; "
+                f"got {self.strides}."
+            )
+
+    def _check_fields_of_kind(self) -> None:
+        """Refuse what would be ignored, and residual images of two sizes.
+
+        Raises:
+            ValueError: If there is such a field.
+        """
+        idle = () if self.is_residual else ("residual_scale",)
+        if not self.is_convolutional:
+            idle = (*idle, *_CONVOLUTIONAL_FIELDS)
+        defaults = {f.name: f.default for f in dataclasses.fields(self)}
+        for name in idle:
+            if getattr(self, name) != defaults[name]:
+                raise ValueError(
+                    f"`{name}` has no meaning for kind {self.kind!r}; got "
+                    f"{getattr(self, name)!r}."
+                )
+        if self.is_convolutional and self.is_residual:
+            keeps_size = set(self.strides) <= {1} and not self.pool_after
+            if not keeps_size or self.padding == "VALID":
+                raise ValueError(
+                    "`strides`, `pool_after` and `padding` of a 'conv_resnet' must keep "
+                    "the size of images, for sums of layers; got "
+                    f"{self.strides}, {self.pool_after} and {self.padding!r}."
+                )
 
     @property
     def num_layers(self) -> int:
         """Number of weight matrices, `depth + 1`."""
         return self.depth + 1
 
+    @property
+    def is_convolutional(self) -> bool:
+        """Whether layers are convolutions of images."""
+        return self.kind in ("cnn", "conv_resnet")
+
+    @property
+    def is_residual(self) -> bool:
+        """Whether layers add to the one before."""
+        return self.kind in ("resnet", "conv_resnet")
+
     def is_trained(self, layer: int) -> bool:
         """Whether weight layer `layer`, counted from 1, is trained."""
+        if isinstance(self.trained, tuple):
+            return layer in self.trained
         return {
             "all": True,
             "first": layer == 1,
+            "last_hidden": layer == self.depth,
             "last": layer == self.num_layers,
         }[self.trained]
+
+    def stride(self, layer: int) -> int:
+        """Stride of hidden layer `layer`, counted from 1."""
+        return self.strides[layer - 1] if self.strides else 1
+
+    def activation_factor(self, layer: int) -> float:
+        r"""What multiplies $\phi$ in hidden layer `layer`, counted from 1.
+
+        Returns:
+            The scale of the branch in residual layers, else that of the activation.
+        """
+        if self.is_residual and layer > 1:
+            return self.residual_scale / self.depth
+        return unit_scale(self.activation) if self.activation_scale == "unit" else 1.0
+
+    def pads(self, size: int, axis: int, stride: int) -> tuple[int, int]:
+        """Pixels that a convolution adds before and after an axis of its input.
+
+        Args:
+            size: Extent of the input along the axis.
+            axis: Spatial axis, from 0.
+            stride: Stride of the layer.
+
+        Returns:
+            The two counts, of which the second is the larger if their sum is odd.
+
+        Raises:
+            ValueError: If the filter does not fit.
+        """
+        extent = self.filter_shape[axis]
+        if self.padding == "VALID":
+            total = 0
+        else:
+            total = max((math.ceil(size / stride) - 1) * stride + extent - size, 0)
+        if size + total < extent or (self.padding == "CIRCULAR" and total > size):
+            raise ValueError(
+                f"`x` is too small: a filter of {extent} pixels does not fit an axis of "
+                f"{size} with padding {self.padding!r}."
+            )
+        return total // 2, total - total // 2
+
+
+_CONVOLUTIONAL_FIELDS = (
+    "filter_shape",
+    "strides",
+    "padding",
+    "pool_after",
+    "head",
+    "pixel_scaling",
+)
+
+
+def _check_members(name: str, layers: tuple[int, ...], num_layers: int) -> None:
+    for layer in layers:
+        check_at_least(name, layer, 1)
+        if layer > num_layers:
+            raise ValueError(
+                f"`{name}` must hold layers from 1 to {num_layers}; got {layers}."
+            )
 
 
 def _check_std(name: str, value: float, *, zero_allowed: bool) -> None:

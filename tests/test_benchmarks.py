@@ -15,8 +15,16 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import _harness, empirical_ntk, networks, oracle, roofline
-from benchmarks.peers import worker
+from benchmarks import (
+    _harness,
+    empirical_ntk,
+    infinite_ntk,
+    networks,
+    oracle,
+    roofline,
+)
+from benchmarks.infinite_workloads import Entries, infinite_works
+from benchmarks.peers import infinite_runner, worker
 from benchmarks.peers.lazyjax_runner import LazyjaxRunner
 from benchmarks.workloads import WORKLOADS, Site, Workload
 
@@ -390,3 +398,16 @@ def test_command_line_writes_a_report(tmp_path: Path) -> None:
     (row,) = json.loads(out.read_text())["rows"]
     assert row["method"] == "jacrev"
     assert 0 < row["roofline"] < 1
+
+
+@pytest.mark.parametrize("case", infinite_works("toy"))
+def test_infinite_kernel_is_right_and_a_wrong_one_is_not_timed(case: str) -> None:
+    work = infinite_works("toy")[case]
+    x = work.draw()
+    fn, _ = infinite_runner.kernel_fn("lazyjax", work)
+    result = np.asarray(fn(x))
+    entries = Entries(work, x)
+    limit = infinite_ntk.TOLERANCES["lazyjax"]
+    assert _harness.check("lazyjax", result, entries, limit) <= limit
+    with pytest.raises(_harness.WrongAnswerError):
+        _harness.check("wrong", 1.0001 * result, entries, limit)

@@ -21,7 +21,7 @@ VERBS = [
     "train",
 ]
 TYPES = ["Architecture", "Network"]
-MODULES = ["certify", "data", "dynamics", "laziness", "nets"]
+MODULES = ["certify", "data", "dynamics", "infinite", "laziness", "nets"]
 
 
 def test_public_names_are_these():

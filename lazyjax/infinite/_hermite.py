@@ -7,13 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from lazyjax.activations import gaussian_quadrature
+
 # Terms of the series, in blocks that are fused: 126 coefficients and two remainders.
 _NUM_TERMS = 128
 _BLOCK = 16
-# Beyond 12 standard deviations the Gaussian weight is 1e-32. Panels shrink towards 0,
-# where scaled activations vary fastest and where kinks are.
-_PANELS = (0.0, 1 / 8, 1 / 4, 1 / 2, *range(1, 13))
-_NODES_PER_PANEL = 16
 
 
 def hermite_dual(
@@ -71,6 +69,49 @@ def hermite_variance(
     return _expect(jnp.asarray(weights, std.dtype), phi(_scaled(nodes, std)) ** 2)
 
 
+def hermite_mean(
+    phi: Callable[[Array], Array], std: Float[Array, "*q"]
+) -> Float[Array, "*q"]:
+    r"""Mean $E[\phi(\sigma g)]$ over a standard Gaussian $g$, by quadrature.
+
+    Args:
+        phi: Elementwise function.
+        std: Standard deviation $\sigma \ge 0$.
+
+    Returns:
+        The means.
+    """
+    nodes, weights, _ = _quadrature(2)
+    return _expect(jnp.asarray(weights, std.dtype), phi(_scaled(nodes, std)))
+
+
+def truncation_bound(
+    phi: Callable[[Array], Array],
+    std1: Float[Array, "*#q"],
+    correlation: Float[Array, "*#q"],
+    std2: Float[Array, "*#q"],
+) -> Float[Array, "*q"]:
+    r"""Bound of what the terms left out of `hermite_dual` change.
+
+    Both the true tail and the two terms that stand for it are at most
+    $r(\sigma_1) r(\sigma_2) |\rho|^{126}$, where $r^2$ is the variance left over.
+
+    Args:
+        phi: Elementwise function.
+        std1: As in `hermite_dual`.
+        correlation: As in `hermite_dual`.
+        std2: As in `hermite_dual`.
+
+    Returns:
+        Twice that, one per entry; the error of quadrature comes in addition.
+    """
+    rest1, rest2 = (
+        jnp.sqrt(jnp.sum(_coefficients(phi, std)[-2:] ** 2, axis=0))
+        for std in (std1, std2)
+    )
+    return 2 * rest1 * rest2 * jnp.abs(correlation) ** (_NUM_TERMS - 2)
+
+
 def _coefficients(
     phi: Callable[[Array], Array], std: Float[Array, "*q"]
 ) -> Float[Array, "terms *q"]:
@@ -109,14 +150,7 @@ def _remainder(variance: Array, a: Array) -> Array:
 
 def _quadrature(num_terms: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Nodes, Gaussian weights, and weighted normalized Hermite polynomials at nodes."""
-    ends = np.array(_PANELS)
-    nodes, weights = np.polynomial.legendre.leggauss(_NODES_PER_PANEL)
-    half = np.diff(ends)[:, None] / 2
-    right = ((ends[:-1] + ends[1:])[:, None] / 2 + half * nodes).ravel()
-    nodes = np.concatenate([-right[::-1], right])
-    weights = (half * weights).ravel()
-    weights = np.concatenate([weights[::-1], weights])
-    weights = weights * np.exp(-(nodes**2) / 2) / np.sqrt(2 * np.pi)
+    nodes, weights = gaussian_quadrature()
     basis = np.empty((num_terms, nodes.size))
     basis[0], basis[1] = weights, weights * nodes
     for k in range(1, num_terms - 1):

@@ -1,10 +1,13 @@
 """Analytic kernels of infinitely wide networks, read from their `Architecture`."""
 
+import dataclasses
+import math
 from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from lazyjax._checks import (
     check_at_least,
@@ -13,8 +16,12 @@ from lazyjax._checks import (
     check_same_features,
 )
 from lazyjax.architecture import Architecture
-from lazyjax.infinite.fully_connected import fully_connected_nngp, fully_connected_ntk
+from lazyjax.infinite.recursion import between, reads_all_pairs, variances
+from lazyjax.infinite.tiles import gram
 from lazyjax.typing import AnyArray
+
+# A block's arrays should stay in cache: entries of each, in kernels over pixels too.
+_BLOCK_ENTRIES = 2**17
 
 
 def infinite_ntk(
@@ -35,9 +42,13 @@ def infinite_ntk(
     $/\,$`w_std**2` times, and its biases `1/b_std**2` times, what they do in "ntk".
     For it, `width` is needed and the result holds each contribution to leading order.
 
+    Images are read as `architecture` says. Flattened without pooling, only pairs of the
+    same pixel are computed; a mean over pixels needs all pairs, up to the last pool.
+
     Args:
         architecture: Description of the network, such as `network.architecture`.
-        x1: First batch; features are flattened.
+        x1: First batch; features are flattened, unless layers are convolutions: then
+            (n, height, width, channels), or (n, length, channels).
         x2: Second batch; `None` means `x1`, with an exactly symmetric result.
         width: Units of each hidden layer, for "standard" parameterization only.
 
@@ -50,10 +61,13 @@ def infinite_ntk(
         TypeError: If `architecture` is not an `Architecture`, or a batch not floating
             point.
 
-    Cost: O(n1 n2 (d + depth)) time, times about 500 for activations without a closed
-    form (see `lazyjax.infinite.dual`, also for accuracy); O(n1 n2) memory. In float32,
-    kernels of kinked activations between equal rows of `x1` and `x2` are accurate to
-    about 1e-4; with `x2=None` the diagonal is exact to rounding.
+    Cost: O(n1 n2 (d + P depth)) time, where P is the number of pixels, squared if all
+    pairs are needed, and 1 for vectors; times about 50 for activations without a closed
+    form (see `lazyjax.infinite.dual`, also for accuracy). Memory is the result and some
+    ten arrays of 2**17 numbers, or of P if that is more: blocks of examples are computed
+    one after the other. In float32, kernels of kinked activations between equal rows of
+    `x1` and `x2` are accurate to about 1e-4; with `x2=None` the diagonal is exact to
+    rounding.
 
     Example:
         >>> import jax.numpy as jnp
@@ -65,8 +79,9 @@ def infinite_ntk(
 
     References:
         Jacot, Gabriel and Hongler (2018), arXiv:1806.07572; Du et al. (2019),
-        arXiv:1810.02054; Sohl-Dickstein et al. (2020), arXiv:2001.07301, for "standard"
-        (equation numbers not checked).
+        arXiv:1810.02054; Du et al. (2019b), arXiv:1811.03804, for residual networks;
+        Arora et al. (2019), arXiv:1904.11955, for convolutional ones; Sohl-Dickstein et
+        al. (2020), arXiv:2001.07301, for "standard" (equation numbers not checked).
     """
     x1, x2 = _checked_batches(architecture, x1, x2)
     if architecture.parameterization == "standard":
@@ -99,7 +114,7 @@ def infinite_nngp(
 
     Args:
         architecture: Description of the network, such as `network.architecture`.
-        x1: First batch; features are flattened.
+        x1: First batch, as in `infinite_ntk`.
         x2: Second batch; `None` means `x1`, with an exactly symmetric result.
 
     Returns:
@@ -141,36 +156,80 @@ def _checked_batches(
             check_batch(name, x)
     if x2 is not None:
         check_same_features("x1", x1, "x2", x2)
-        x2 = jnp.asarray(x2).reshape(x2.shape[0], -1)
-    return jnp.asarray(x1).reshape(x1.shape[0], -1), x2
+        x2 = jnp.asarray(x2)
+    rank = len(architecture.filter_shape)
+    if architecture.is_convolutional and x1.ndim != rank + 2:
+        raise ValueError(
+            f"`x1` must have {rank} spatial axes and one of channels, (n, "
+            f"{'height, width' if rank == 2 else 'length'}, channels), for filters of "
+            f"shape {architecture.filter_shape}; got shape {x1.shape}."
+        )
+    return jnp.asarray(x1), x2
 
 
-# Compiled here because the loop over layers is: an eager scan compiles at every call.
+# Compiled here because the loop over blocks is: an eager loop compiles at every call.
 @partial(jax.jit, static_argnames=("architecture", "width"))
 def _ntk(
     architecture: Architecture,
-    x1: Float[Array, "n1 d"],
-    x2: Float[Array, "n2 d"] | None,
+    x1: Float[Array, "n1 *d"],
+    x2: Float[Array, "n2 *d"] | None,
     width: int | None,
 ) -> Float[Array, "n1 n2"]:
-    return _symmetric(fully_connected_ntk(architecture, x1, x2, width), x2 is None)
+    return _gram(architecture, x1, x2, width, of="ntk")
 
 
 @partial(jax.jit, static_argnames=("architecture",))
 def _nngp(
     architecture: Architecture,
-    x1: Float[Array, "n1 d"],
-    x2: Float[Array, "n2 d"] | None,
+    x1: Float[Array, "n1 *d"],
+    x2: Float[Array, "n2 *d"] | None,
 ) -> Float[Array, "n1 n2"]:
     if architecture.symmetrized:
         fill = 0.0
     elif architecture.parameterization == "mup" and architecture.depth > 0:
         fill = float(architecture.b_std) ** 2
     else:
-        return _symmetric(fully_connected_nngp(architecture, x1, x2), x2 is None)
+        untrained = dataclasses.replace(architecture, trained=())
+        return _gram(untrained, x1, x2, None, of="nngp")
     return jnp.full((x1.shape[0], (x1 if x2 is None else x2).shape[0]), fill, x1.dtype)
 
 
-def _symmetric(gram: Float[Array, "n1 n2"], is_symmetric: bool) -> Array:
-    """`gram`, without the last bits in which fused arithmetic depends on the order."""
-    return (gram + gram.T) / 2 if is_symmetric else gram
+def _gram(
+    architecture: Architecture,
+    x1: Float[Array, "n1 *d"],
+    x2: Float[Array, "n2 *d"] | None,
+    width: int | None,
+    of: Literal["ntk", "nngp"],
+) -> Float[Array, "n1 n2"]:
+    entries = _pixels(architecture, x1)
+
+    def described(x: Array) -> tuple[Array, PyTree]:
+        facts_fn = partial(variances, architecture, width=width)
+        if entries == 1:
+            return x, jax.vmap(facts_fn)(x)
+        batch_size = max(1, _BLOCK_ENTRIES // entries)
+        return x, jax.lax.map(facts_fn, x, batch_size=batch_size)
+
+    def block(rows: PyTree, columns: PyTree, is_same: Array | None) -> Array:
+        def kernel(row: PyTree, column: PyTree, is_one: Array | None) -> Array:
+            (x, facts), (y, other_facts) = row, column
+            found = between(architecture, x, y, facts, other_facts, is_one, width)
+            value = found.nngp if of == "nngp" else found.ntk
+            return jnp.zeros((), x.dtype) if value is None else value
+
+        n = columns[0].shape[0]
+        is_one = None if is_same is None else is_same & jnp.eye(n, dtype=bool)
+        axis = None if is_same is None else 0
+        along_columns = jax.vmap(kernel, (None, 0, axis))
+        return jax.vmap(along_columns, (0, None, axis))(rows, columns, is_one)
+
+    block_size = max(1, math.isqrt(_BLOCK_ENTRIES // entries))
+    return gram(block, described(x1), None if x2 is None else described(x2), block_size)
+
+
+def _pixels(architecture: Architecture, x: Array) -> int:
+    """Entries of the kernel of one pair of inputs: pixels, or pairs of them."""
+    if not architecture.is_convolutional:
+        return 1
+    num_pixels = math.prod(x.shape[1:-1])
+    return num_pixels**2 if reads_all_pairs(architecture) else num_pixels

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -75,10 +74,10 @@ def _compiled_init(
 
 @dataclasses.dataclass(frozen=True)
 class Apply:
-    """Checked forward pass around `apply_fn(params, x)`."""
+    """Forward pass `apply_fn(params, x)` after `check_fn(params, x)`."""
 
     apply_fn: Callable[[Params, Array], Array]
-    num_features_fn: Callable[[Params], int]
+    check_fn: Callable[[Params, Array], None]
 
     def __call__(
         self, params: Any, x: Float[AnyArray, "n *d"], /
@@ -94,16 +93,12 @@ class Apply:
 
         Raises:
             TypeError: If `x` is not floating point.
-            ValueError: If `x` has another number of features.
+            ValueError: If `x` has another number of features, or of axes.
         """
         check_floating("x", x)
-        expected = self.num_features_fn(params)
-        if x.ndim < 1 or math.prod(x.shape[1:]) != expected:
-            raise ValueError(
-                f"`x` must have {expected} features per example, as at initialization; "
-                f"got shape {x.shape}."
-            )
-        return self.apply_fn(params, jnp.asarray(x))
+        x = jnp.asarray(x)
+        self.check_fn(params, x)
+        return self.apply_fn(params, x)
 
 
 def symmetrize(network: Network) -> Network:

@@ -1,0 +1,243 @@
+r"""What each kind of layer does to the kernel of one pair of inputs, at infinite width.
+
+A kernel is an array over *pixels*: a scalar for vectors; for images $x, x'$ either over
+all pairs of pixels, with axes $(s_1, s_1', s_2, s_2')$, or ("diagonal") over pairs of
+the same pixel, with axes $(s_1, s_2)$. Batches are made with `jax.vmap`.
+"""
+
+from typing import NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from lazyjax.architecture import Architecture
+from lazyjax.infinite.dual import dual_activation, dual_derivative
+from lazyjax.typing import Activation
+
+T = TypeVar("T")
+
+
+class Kernels(NamedTuple):
+    """Kernels of one layer's units for one pair of inputs.
+
+    Attributes:
+        nngp: Second moment $E[h h']$, or the covariance of pre-activations.
+        ntk: Neural tangent kernel of the trained layers so far; None before the first.
+    """
+
+    nngp: Float[Array, "*pixels"]
+    ntk: Float[Array, "*pixels"] | None
+
+
+class Scales(NamedTuple):
+    """Scales of a layer of weights, biases included.
+
+    Attributes:
+        w_sq: Variance of a pre-activation for inputs of unit second moment.
+        b_sq: Variance of the bias.
+        ntk_w: What the layer's own weights add to the ntk, times the nngp of its input.
+        ntk_b: What its own biases add.
+        is_trained: Whether it adds anything.
+    """
+
+    w_sq: float
+    b_sq: float
+    ntk_w: float
+    ntk_b: float
+    is_trained: bool
+
+
+def dense(kernels: Kernels, scales: Scales) -> Kernels:
+    r"""Weights $z = W h + b$, the same at every pixel: covariances of $z$."""
+    return add_bias(weigh(kernels, scales), scales)
+
+
+def weigh(kernels: Kernels, scales: Scales) -> Kernels:
+    """Weights without biases, to be averaged over pixels that are summed."""
+    nngp, ntk = kernels
+    own = scales.ntk_w * nngp if scales.is_trained else None
+    passed = None if ntk is None else scales.w_sq * ntk
+    return Kernels(scales.w_sq * nngp, _sum(own, passed))
+
+
+def add_bias(kernels: Kernels, scales: Scales) -> Kernels:
+    """Biases added to every unit and pixel."""
+    nngp, ntk = kernels
+    if scales.is_trained and ntk is not None:
+        ntk = ntk + scales.ntk_b
+    return Kernels(nngp + scales.b_sq, ntk)
+
+
+def activate(
+    kernels: Kernels,
+    activation: Activation,
+    factor: float,
+    variance1: Float[Array, "*space"],
+    variance2: Float[Array, "*space"],
+    is_same: Bool[Array, ""] | None,
+) -> Kernels:
+    r"""Units $h = c \phi(z)$ of pre-activations with these covariances.
+
+    Args:
+        kernels: Of the pre-activations.
+        activation: The function $\phi$.
+        factor: The constant $c$.
+        variance1: Variance of pre-activations of the first input at its pixels.
+        variance2: That of the second.
+        is_same: Whether the two inputs are one; None if not known to be.
+
+    Returns:
+        Kernels of the units.
+    """
+    # Two copies, lest XLA write what both moments are made of to memory in between:
+    # one pass over each of the two kernels is faster.
+    nngp = slope = kernels.nngp
+    if kernels.ntk is not None:
+        nngp, slope, ntk = _computed_once((nngp, nngp, kernels.ntk))
+        kernels = Kernels(nngp, ntk)
+    q11, q22 = between_pixels(nngp, variance1, variance2)
+
+    def covariance(q12: Array) -> Array:
+        if is_same is None:
+            return q12
+        # Else rounding makes correlations of 1 - eps, where kinks cost sqrt(eps).
+        return jnp.where(is_same & _same_pixel(q12, q11), q11, q12)
+
+    nngp = factor**2 * dual_activation(activation, q11, covariance(nngp), q22)
+    if kernels.ntk is None:
+        return Kernels(nngp, None)
+    slope = factor**2 * dual_derivative(activation, q11, covariance(slope), q22)
+    return _computed_once(Kernels(nngp, slope * kernels.ntk))
+
+
+def add_branch(
+    skip: Kernels,
+    branch: Kernels,
+    means1: tuple[Float[Array, "*space"], Float[Array, "*space"]],
+    means2: tuple[Float[Array, "*space"], Float[Array, "*space"]],
+) -> Kernels:
+    """Sum of two layers whose units are independent, given their means.
+
+    Args:
+        skip: Kernels of one.
+        branch: Kernels of the other.
+        means1: Means of a unit over units, of `skip` and `branch`, for the first input.
+        means2: Those for the second.
+
+    Returns:
+        Kernels of the sum; products of means are where the two meet.
+    """
+    skip1, skip2 = between_pixels(skip.nngp, means1[0], means2[0])
+    branch1, branch2 = between_pixels(skip.nngp, means1[1], means2[1])
+    nngp = skip.nngp + branch.nngp + skip1 * branch2 + branch1 * skip2
+    return Kernels(nngp, _sum(skip.ntk, branch.ntk))
+
+
+def convolve(
+    array: Float[Array, "*pixels"],
+    architecture: Architecture,
+    stride: int,
+    axes_per_pixel: int,
+) -> Float[Array, "*windows"]:
+    """Sum over the taps of a filter, which moves both pixels of a pair together.
+
+    Args:
+        array: Kernel, or second moments of one input.
+        architecture: Filter and padding, and whether to divide by the number of taps.
+        stride: Stride.
+        axes_per_pixel: 2 for all pairs of pixels, else 1.
+
+    Returns:
+        The kernel at pixels of the output.
+    """
+    num_taps = 1
+    for axis, extent in enumerate(architecture.filter_shape):
+        start = axes_per_pixel * axis
+        axes = tuple(range(start, start + axes_per_pixel))
+        pads = architecture.pads(array.shape[start], axis, stride)
+        mode = "wrap" if architecture.padding == "CIRCULAR" else "constant"
+        array = _sum_windows(array, axes, extent, stride, pads, mode)
+        num_taps *= extent
+    return array / num_taps if architecture.pixel_scaling == "fan_in" else array
+
+
+def _sum_windows(
+    array: Array,
+    axes: tuple[int, ...],
+    extent: int,
+    stride: int,
+    pads: tuple[int, int],
+    mode: str,
+) -> Array:
+    widths = [pads if axis in axes else (0, 0) for axis in range(array.ndim)]
+    size = (array.shape[axes[0]] + sum(pads) - extent) // stride + 1
+    padded = _computed_once(jnp.pad(array, widths, mode=mode))  # pyright: ignore[reportArgumentType]
+    total = jnp.zeros((), array.dtype)
+    for tap in range(extent):
+        window = padded
+        for axis in axes:
+            stop = tap + (size - 1) * stride + 1
+            window = jax.lax.slice_in_dim(window, tap, stop, stride, axis)
+        total = window if tap == 0 else total + window
+    return _computed_once(total)
+
+
+def pool(array: Float[Array, "*pixels"]) -> Float[Array, "*windows"]:
+    """Mean over windows of 2 along every axis, stride 2; the odd end is dropped."""
+    for axis in range(array.ndim):
+        size = array.shape[axis] // 2
+        if size == 0:
+            raise ValueError("`x` is too small: an axis of 1 pixel cannot be pooled.")
+        even, odd = (
+            jax.lax.slice_in_dim(array, start, start + 2 * size - 1, 2, axis)
+            for start in (0, 1)
+        )
+        array = _computed_once((even + odd) / 2)
+    return array
+
+
+def same_pixels(array: Float[Array, "*pixels"]) -> Float[Array, "*space"]:
+    """Pairs of the same pixel, out of all pairs."""
+    for axis in range(array.ndim // 2):
+        array = jnp.diagonal(array, axis1=axis, axis2=axis + 1)
+        array = jnp.moveaxis(array, -1, axis)
+    return array
+
+
+def between_pixels(
+    kernel: Float[Array, "*pixels"],
+    first: Float[Array, "*space"],
+    second: Float[Array, "*space"],
+) -> tuple[Array, Array]:
+    """Maps of the two inputs, shaped to broadcast against a kernel between them."""
+    if kernel.ndim == first.ndim:
+        return first, second
+    for axis in range(first.ndim):
+        first = jnp.expand_dims(first, 2 * axis + 1)
+        second = jnp.expand_dims(second, 2 * axis)
+    return first, second
+
+
+def _same_pixel(kernel: Array, first: Array) -> Bool[Array, "..."]:
+    """Where a kernel's two pixels are the same."""
+    is_same = jnp.ones((1,) * kernel.ndim, bool)
+    if kernel.shape == first.shape:
+        return is_same
+    for axis in range(0, kernel.ndim, 2):
+        shape = [1] * kernel.ndim
+        size = kernel.shape[axis]
+        shape[axis] = shape[axis + 1] = size
+        is_same = is_same & jnp.eye(size, dtype=bool).reshape(shape)
+    return is_same
+
+
+def _computed_once(arrays: T) -> T:
+    """`arrays`, which XLA shall not compute anew for each of their uses."""
+    return jax.lax.optimization_barrier(arrays)
+
+
+def _sum(first: Array | None, second: Array | None) -> Array | None:
+    if first is None or second is None:
+        return second if first is None else first
+    return first + second

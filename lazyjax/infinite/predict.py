@@ -1,0 +1,319 @@
+r"""Infinitely wide networks as predictors: Gaussian processes, and trained ensembles.
+
+Outputs are independent and share one kernel, so that `y: (n, k)` holds k separate
+problems. Training is gradient flow on $L = \tfrac12\lVert f - y\rVert^2$, summed over
+examples, as in `lazyjax.linearized`.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from lazyjax._checks import check_finite, check_floating, check_targets
+from lazyjax.architecture import Architecture
+from lazyjax.infinite.kernels import infinite_nngp, infinite_ntk
+from lazyjax.typing import AnyArray
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Grams:
+    """One kernel on training and test inputs.
+
+    Attributes:
+        train: Training inputs with themselves.
+        cross: Test inputs with training inputs.
+        test: Test inputs with themselves.
+    """
+
+    train: Float[AnyArray, "n n"]
+    cross: Float[AnyArray, "m n"]
+    test: Float[AnyArray, "m m"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prediction:
+    r"""Gaussian distribution of outputs at test inputs.
+
+    Attributes:
+        mean: Mean of each output.
+        covariance: Covariance between test inputs, the same for every output.
+        condition: Largest over smallest eigenvalue of the matrix that was inverted (or
+            would be at infinite time), infinite if the smallest is not positive.
+        num_dropped: Its eigenvalues no larger than $n \epsilon \lambda_{\max}$, zero to
+            rounding: beyond finite times, what they belong to is not fitted at all.
+    """
+
+    mean: Float[Array, "m k"]
+    covariance: Float[Array, "m m"]
+    condition: Float[Array, ""]
+    num_dropped: Int[Array, ""]
+
+    @property
+    def variance(self) -> Float[Array, " m"]:
+        """Variance at each test input; negative by rounding, if at all."""
+        return jnp.diagonal(self.covariance)
+
+
+def nngp_grams(
+    architecture: Architecture,
+    x_train: Float[AnyArray, "n *d"],
+    x_test: Float[AnyArray, "m *d"],
+) -> Grams:
+    """`infinite_nngp` on training and test inputs.
+
+    Args:
+        architecture: Description of the network.
+        x_train: Training inputs.
+        x_test: Test inputs.
+
+    Returns:
+        The three Gram matrices.
+    """
+    return Grams(
+        train=infinite_nngp(architecture, x_train),
+        cross=infinite_nngp(architecture, x_test, x_train),
+        test=infinite_nngp(architecture, x_test),
+    )
+
+
+def ntk_grams(
+    architecture: Architecture,
+    x_train: Float[AnyArray, "n *d"],
+    x_test: Float[AnyArray, "m *d"],
+    *,
+    width: int | None = None,
+) -> Grams:
+    """`infinite_ntk` on training and test inputs.
+
+    Args:
+        architecture: Description of the network.
+        x_train: Training inputs.
+        x_test: Test inputs.
+        width: Units of each layer, for "standard" parameterization only.
+
+    Returns:
+        The three Gram matrices.
+    """
+    return Grams(
+        train=infinite_ntk(architecture, x_train, width=width),
+        cross=infinite_ntk(architecture, x_test, x_train, width=width),
+        test=infinite_ntk(architecture, x_test, width=width),
+    )
+
+
+def posterior(
+    nngp: Grams, y: Float[AnyArray, "n k"], *, noise_sq: float = 0.0
+) -> Prediction:
+    r"""Posterior of the Gaussian process that networks are at initialization.
+
+    Mean $K_* (K + \sigma^2)^{-1} y$ and covariance
+    $K_{**} - K_* (K + \sigma^2)^{-1} K_*^\top$, of noiseless outputs.
+
+    Args:
+        nngp: Covariances, as by `nngp_grams`.
+        y: Targets at training inputs.
+        noise_sq: Variance $\sigma^2$ of noise on targets.
+
+    Returns:
+        The posterior.
+
+    Raises:
+        ValueError: If shapes do not fit, a value is not finite, or `noise_sq` negative.
+        TypeError: If an array is not floating point.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from lazyjax.infinite.predict import Grams, posterior
+        >>> one = jnp.ones((1, 1))
+        >>> it = posterior(Grams(train=one, cross=one, test=one), 2 * one, noise_sq=1.0)
+        >>> it.mean.item(), it.variance.item()
+        (1.0, 0.5)
+
+    References:
+        Rasmussen and Williams (2006), equations 2.23 and 2.24 (not checked).
+    """
+    _check_grams("nngp", nngp, y)
+    _check_noise(noise_sq)
+    values, vectors = _eigh(nngp.train)
+    inverse = _inverse(values + noise_sq)
+    test, cross = jnp.asarray(nngp.test), _dot(nngp.cross, vectors)
+    return Prediction(
+        mean=_dot(cross * inverse[None], _dot(vectors.T, y)),
+        covariance=_symmetric(test - _dot(cross * inverse[None], cross.T)),
+        condition=_condition(values + noise_sq),
+        num_dropped=jnp.sum(inverse == 0),
+    )
+
+
+def trained_ensemble(
+    nngp: Grams,
+    ntk: Grams,
+    y: Float[AnyArray, "n k"],
+    *,
+    time: float | Float[AnyArray, ""] = math.inf,
+) -> Prediction:
+    r"""Outputs at some time of training, over random initializations.
+
+    From $f_0 \sim N(0, K)$, each member follows $\dot f = -\Theta (f - y)$. With
+    $A = \Theta_* \Theta^{-1} (1 - e^{-\Theta t})$ the outputs have mean $A y$ and
+    covariance $K_{**} + A K A^\top - A K_*^\top - K_* A^\top$. Pass the NNGP as the NTK
+    for networks of which only the last layer is trained.
+
+    Args:
+        nngp: Covariances at initialization, as by `nngp_grams`.
+        ntk: Neural tangent kernels, as by `ntk_grams`.
+        y: Targets at training inputs.
+        time: Time $t$ of gradient flow; infinite by default. For a loss $c L$ it is
+            `time / c` that plays its part.
+
+    Returns:
+        Their distribution.
+
+    Raises:
+        ValueError: If shapes do not fit or a value is not finite.
+        TypeError: If an array is not floating point.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from lazyjax.infinite.predict import Grams, trained_ensemble
+        >>> one = jnp.ones((1, 1))
+        >>> k = Grams(train=one, cross=one, test=one)
+        >>> start, end = (trained_ensemble(k, k, 2 * one, time=t) for t in (0, jnp.inf))
+        >>> start.mean.item(), start.variance.item(), end.mean.item()
+        (0.0, 1.0, 2.0)
+
+    References:
+        Lee, Xiao, Schoenholz, Bahri, Novak, Sohl-Dickstein and Pennington (2019),
+        arXiv:1902.06720, section 2.4 (equation numbers not checked).
+    """
+    _check_grams("nngp", nngp, y)
+    _check_grams("ntk", ntk, y)
+    values, vectors = _eigh(ntk.train)
+    dtype = values.dtype
+    time = jnp.asarray(time, dtype)
+    at_end = _inverse(values)
+    # (1 - exp(-l t)) / l, which is t where l is 0; the limit is taken where t is.
+    is_end = jnp.isinf(time)
+    decay = jnp.where(is_end, 0, time) * values
+    is_small = decay < jnp.finfo(dtype).eps
+    positive = jnp.where(is_small, 1, values)
+    in_between = jnp.where(is_small, time, -jnp.expm1(-decay) / positive)
+    rate = jnp.where(is_end, at_end, in_between)
+    response = _dot(_dot(ntk.cross, vectors) * rate[None], vectors.T)
+    shared = _dot(response, jnp.asarray(nngp.cross).T)
+    spread = _dot(_dot(response, nngp.train), response.T)
+    return Prediction(
+        mean=_dot(response, y),
+        covariance=_symmetric(jnp.asarray(nngp.test) + spread - shared - shared.T),
+        condition=_condition(values),
+        num_dropped=jnp.sum(at_end == 0),
+    )
+
+
+def log_marginal_likelihood(
+    nngp_train: Float[AnyArray, "n n"],
+    y: Float[AnyArray, "n k"],
+    *,
+    noise_sq: float = 0.0,
+) -> Float[Array, ""]:
+    r"""Log density of targets under the Gaussian process, summed over outputs.
+
+    Eigenvalues of $K + \sigma^2$ below $n \epsilon \lambda_{\max}$ are only known to that
+    and are raised to it: for singular kernels the result is finite but means little, as
+    `posterior` tells by `num_dropped`.
+
+    Args:
+        nngp_train: Covariance $K$ at training inputs.
+        y: Targets.
+        noise_sq: Variance $\sigma^2$ of noise on targets.
+
+    Returns:
+        $-\frac12 \sum_a y_a^\top (K + \sigma^2)^{-1} y_a - \frac k2 \log\det(2 \pi (K +
+        \sigma^2))$.
+
+    Raises:
+        ValueError: If shapes do not fit, a value is not finite, or `noise_sq` negative.
+        TypeError: If an array is not floating point.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from lazyjax.infinite.predict import log_marginal_likelihood
+        >>> round(log_marginal_likelihood(jnp.eye(1), jnp.zeros((1, 1))).item(), 4)
+        -0.9189
+    """
+    _check_gram("nngp_train", nngp_train, y)
+    _check_noise(noise_sq)
+    values, vectors = _eigh(nngp_train)
+    values = values + noise_sq
+    floor = jnp.maximum(_cutoff(values), jnp.finfo(values.dtype).tiny)
+    values = jnp.maximum(values, floor)
+    quadratic = jnp.sum(_dot(vectors.T, y) ** 2 / values[:, None])
+    log_det = jnp.sum(jnp.log(2 * jnp.pi * values))
+    return -(quadratic + y.shape[1] * log_det) / 2
+
+
+def _dot(first: AnyArray, second: AnyArray) -> Array:
+    return jnp.matmul(first, second, precision=jax.lax.Precision.HIGHEST)
+
+
+def _eigh(gram: AnyArray) -> tuple[Array, Array]:
+    """Eigenvalues, those made negative by rounding replaced by 0, and eigenvectors."""
+    values, vectors = jnp.linalg.eigh(jnp.asarray(gram))
+    return jnp.maximum(values, 0), vectors
+
+
+def _cutoff(values: Array) -> Array:
+    """Eigenvalues no larger are zero to rounding."""
+    return values[-1] * (values.size * float(jnp.finfo(values.dtype).eps))
+
+
+def _inverse(values: Array) -> Array:
+    """Inverses of eigenvalues, 0 for those that are zero to rounding."""
+    is_zero = values <= _cutoff(values)
+    return jnp.where(is_zero, 0, 1 / jnp.where(is_zero, 1, values))
+
+
+def _condition(values: Array) -> Array:
+    positive = values[0] > 0
+    ratio = values[-1] / jnp.where(positive, values[0], 1)
+    return jnp.where(positive, ratio, jnp.inf)
+
+
+def _symmetric(matrix: Array) -> Array:
+    return (matrix + matrix.T) / 2
+
+
+def _check_gram(name: str, gram: AnyArray, y: AnyArray) -> None:
+    check_floating(name, gram)
+    check_finite(name, gram)
+    if gram.ndim != 2 or gram.shape[0] != gram.shape[1] or gram.size == 0:
+        raise ValueError(f"`{name}` must be a square matrix; got shape {gram.shape}.")
+    check_targets("y", y, gram.shape[0], y.shape[-1] if y.ndim == 2 else 1)
+
+
+def _check_grams(name: str, grams: object, y: AnyArray) -> None:
+    if not isinstance(grams, Grams):
+        raise TypeError(
+            f"`{name}` must be Grams, as by `nngp_grams`; got {type(grams).__name__}."
+        )
+    _check_gram(f"{name}.train", grams.train, y)
+    n = grams.train.shape[0]
+    for field, gram in (("cross", grams.cross), ("test", grams.test)):
+        check_floating(f"{name}.{field}", gram)
+        check_finite(f"{name}.{field}", gram)
+    m = grams.cross.shape[0]
+    if grams.cross.shape != (m, n) or grams.test.shape != (m, m):
+        raise ValueError(
+            f"`{name}` must have shapes (n, n), (m, n) and (m, m); got "
+            f"{grams.train.shape}, {grams.cross.shape} and {grams.test.shape}."
+        )
+
+
+def _check_noise(noise_sq: float) -> None:
+    if not noise_sq >= 0:
+        raise ValueError(f"`noise_sq` must be at least 0; got {noise_sq}.")

@@ -1,0 +1,330 @@
+r"""The layers of an `Architecture`, one after the other, at infinite width.
+
+With $\Sigma^l$ the covariance of pre-activations $z^l$ and $H^l$ the second moment of
+units $h^l$ of two inputs ($H^0 = x \cdot x' / d$, or $x \cdot x'$), plain layers obey
+
+$$\Sigma^l = w^2 A H^{l-1} + b^2, \qquad H^l = E[\phi(u)\phi(v)], \qquad
+  \Theta^l = E[\phi'(u)\phi'(v)] \, (A(w^2 \Theta^{l-1} + s_l H^{l-1}) + t_l),$$
+
+with $(u, v) \sim N(0, \Sigma^l)$, and $A$ the mean over a filter (1 for vectors). The
+parameterization and the choice of trained layers only enter the scales $s_l, t_l$.
+
+What concerns one input alone, `variances`, is computed once for each; the rest,
+`between`, once for each pair.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PyTree
+
+from lazyjax.architecture import Architecture
+from lazyjax.infinite import layers
+from lazyjax.infinite.dual import dual_mean, dual_variance
+from lazyjax.infinite.layers import Kernels, Scales
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layer:
+    """What is static about a hidden layer.
+
+    Attributes:
+        scales: Of its weights.
+        factor: What multiplies the activation.
+        is_residual: Whether it adds to the layer before.
+        stride: Of its convolution.
+        is_pooled: Whether its image is averaged afterwards.
+        all_pairs: Whether kernels between two inputs are over all pairs of pixels.
+        own_pairs: Whether those of an input with itself are.
+    """
+
+    scales: Scales
+    factor: float
+    is_residual: bool
+    stride: int
+    is_pooled: bool
+    all_pairs: bool
+    own_pairs: bool
+
+
+def reads_all_pairs(architecture: Architecture) -> bool:
+    """Whether kernels of the first layer are over all pairs of pixels."""
+    reads_mean = architecture.head == "average" or bool(architecture.pool_after)
+    return architecture.is_convolutional and reads_mean
+
+
+class _Segment(NamedTuple):
+    """A hidden layer, or several equal ones that are compiled once."""
+
+    layer: _Layer
+    num_layers: int
+
+
+# Runs of more equal layers than this are loops: their programs are quick to compile,
+# while those of fewer layers are faster when the layers are fused.
+_SCANNED = 4
+
+
+class Facts(NamedTuple):
+    """What one input gives to a hidden layer.
+
+    Attributes:
+        variance: Of pre-activations, at each pixel.
+        mean_before: Mean over units of the layer before; for residual layers.
+        mean_branch: Mean over units of what is added to it.
+    """
+
+    variance: Float[Array, "*space"]
+    mean_before: Float[Array, "*space"] | None
+    mean_branch: Float[Array, "*space"] | None
+
+    def means(self) -> tuple[Array, Array]:
+        """Both means, of a residual layer."""
+        assert self.mean_before is not None
+        assert self.mean_branch is not None
+        return self.mean_before, self.mean_branch
+
+
+def variances(
+    architecture: Architecture, x: Float[Array, "*d"], width: int | None
+) -> PyTree:
+    """Facts of one input for every hidden layer, as `between` reads them.
+
+    Args:
+        architecture: Description of the network.
+        x: One input.
+        width: Units of each layer, for "standard" parameterization.
+
+    Returns:
+        One entry for each hidden layer, or run of equal ones.
+    """
+    segments = _segments(architecture, x.shape, width)
+    own_pairs = bool(segments) and segments[0].layer.own_pairs
+    moments = _input_moments(architecture, x, x, own_pairs)
+    mean = jnp.zeros_like(moments) if architecture.is_residual else None
+
+    def step(
+        layer: _Layer, state: tuple[Array, Array | None]
+    ) -> tuple[tuple[Array, Array | None], Facts]:
+        moments, mean = state
+        untrained = layer.scales._replace(is_trained=False)
+        layer = dataclasses.replace(layer, scales=untrained)
+        z = _weights(architecture, layer, Kernels(moments, None), layer.own_pairs)
+        variance = layers.same_pixels(z.nngp) if layer.own_pairs else z.nngp
+        if layer.own_pairs:
+            is_same = jnp.ones((), bool)
+            sides = (variance, variance, is_same)
+            h = layers.activate(z, architecture.activation, layer.factor, *sides).nngp
+        else:
+            h = layer.factor**2 * dual_variance(architecture.activation, variance)
+        facts = Facts(variance, mean, None)
+        if mean is not None:
+            branch = layer.factor * dual_mean(architecture.activation, variance)
+            facts = Facts(variance, mean, branch)
+            if layer.is_residual:
+                h = moments + h + 2 * mean * branch
+                branch = mean + branch
+            mean = branch
+        return (layers.pool(h) if layer.is_pooled else h, mean), facts
+
+    state, found = (moments, mean), []
+    for layer, num_layers in segments:
+        if own_pairs and not layer.own_pairs:
+            own_pairs, state = False, (layers.same_pixels(state[0]), state[1])
+        if num_layers == 1:
+            state, facts = step(layer, state)
+        else:
+            state, facts = jax.lax.scan(
+                lambda state, _, layer=layer: step(layer, state),
+                state,
+                length=num_layers,
+            )
+        found.append(facts)
+    return tuple(found)
+
+
+def between(
+    architecture: Architecture,
+    x1: Float[Array, "*d"],
+    x2: Float[Array, "*d"],
+    facts1: PyTree,
+    facts2: PyTree,
+    is_same: Bool[Array, ""] | None,
+    width: int | None,
+) -> Kernels:
+    """Kernels of the output for one pair of inputs.
+
+    Args:
+        architecture: Description of the network.
+        x1: First input.
+        x2: Second input.
+        facts1: `variances` of the first.
+        facts2: `variances` of the second.
+        is_same: Whether the inputs are one; None if not known to be.
+        width: Units of each layer, for "standard" parameterization.
+
+    Returns:
+        Two scalars; the ntk is None if no layer is trained.
+    """
+    segments = _segments(architecture, x1.shape, width)
+    all_pairs = architecture.is_convolutional and segments[0].layer.all_pairs
+    state = Kernels(_input_moments(architecture, x1, x2, all_pairs), None)
+
+    def step(
+        layer: _Layer, state: Kernels, facts: tuple[Facts, Facts]
+    ) -> tuple[Kernels, None]:
+        first, second = facts
+        z = _weights(architecture, layer, state, layer.all_pairs)
+        h = layers.activate(
+            z,
+            architecture.activation,
+            layer.factor,
+            first.variance,
+            second.variance,
+            is_same,
+        )
+        if layer.is_residual:
+            h = layers.add_branch(state, h, first.means(), second.means())
+        if layer.is_pooled:
+            h = _on_each(layers.pool, h)
+        return h, None
+
+    for (layer, num_layers), *facts in zip(segments, facts1, facts2, strict=True):
+        if all_pairs and not layer.all_pairs:
+            all_pairs, state = False, _on_each(layers.same_pixels, state)
+        if num_layers == 1:
+            state, _ = step(layer, state, tuple(facts))
+        else:
+            state, _ = jax.lax.scan(
+                lambda state, facts, layer=layer: step(layer, state, facts),
+                state,
+                tuple(facts),
+            )
+    return _output(architecture, state, all_pairs, x1.shape, width)
+
+
+def _weights(
+    architecture: Architecture, layer: _Layer, state: Kernels, all_pairs: bool
+) -> Kernels:
+    if not architecture.is_convolutional:
+        return layers.dense(state, layer.scales)
+
+    def convolve(array: Array) -> Array:
+        return layers.convolve(array, architecture, layer.stride, 1 + all_pairs)
+
+    weighed = _on_each(convolve, layers.weigh(state, layer.scales))
+    return layers.add_bias(weighed, layer.scales)
+
+
+def _output(
+    architecture: Architecture,
+    state: Kernels,
+    all_pairs: bool,
+    shape: tuple[int, ...],
+    width: int | None,
+) -> Kernels:
+    num_pixels = 1
+    if architecture.is_convolutional:
+        if architecture.head == "average":
+            state = _on_each(jnp.mean, state)
+        else:
+            if all_pairs:
+                state = _on_each(layers.same_pixels, state)
+            if architecture.pixel_scaling == "fan_in":
+                num_pixels = state.nngp.size
+                state = _on_each(jnp.mean, state)
+            else:
+                state = _on_each(jnp.sum, state)
+    scales = _scales(architecture, architecture.num_layers, shape, width, num_pixels)
+    return layers.dense(state, scales)
+
+
+def _segments(
+    architecture: Architecture, shape: tuple[int, ...], width: int | None
+) -> list[_Segment]:
+    num_taps = 1
+    if architecture.is_convolutional and architecture.pixel_scaling == "fan_in":
+        num_taps = math.prod(architecture.filter_shape)
+    last_pool = max(architecture.pool_after, default=0)
+    # A pool after the last layer comes before no activation.
+    last_inner_pool = max(
+        (p for p in architecture.pool_after if p < architecture.depth), default=0
+    )
+    reads_pairs = architecture.is_convolutional and architecture.head == "average"
+    hidden = [
+        _Layer(
+            scales=_scales(architecture, layer, shape, width, num_taps),
+            factor=architecture.activation_factor(layer),
+            is_residual=architecture.is_residual and layer > 1,
+            stride=architecture.stride(layer),
+            is_pooled=layer in architecture.pool_after,
+            all_pairs=reads_pairs or layer <= last_pool,
+            own_pairs=layer <= last_inner_pool,
+        )
+        for layer in range(1, architecture.depth + 1)
+    ]
+    segments: list[_Segment] = []
+    for layer, run in itertools.groupby(hidden):
+        count = len(list(run))
+        keeps_shape = layer.stride == 1 and not layer.is_pooled
+        if count <= _SCANNED or not keeps_shape or architecture.padding == "VALID":
+            segments += [_Segment(layer, 1)] * count
+        else:  # the first apart: before it there may be no ntk yet
+            segments += [_Segment(layer, 1), _Segment(layer, count - 1)]
+    return segments
+
+
+def _scales(
+    architecture: Architecture,
+    layer: int,
+    shape: tuple[int, ...],
+    width: int | None,
+    num_summed: int,
+) -> Scales:
+    """Scales of weight layer `layer`, counted from 1, for inputs of this shape."""
+    w_sq, b_sq = float(architecture.w_std) ** 2, float(architecture.b_std) ** 2
+    if not architecture.is_trained(layer):
+        return Scales(w_sq, b_sq, 0.0, 0.0, is_trained=False)
+    if architecture.parameterization != "standard":
+        return Scales(w_sq, b_sq, w_sq, b_sq, is_trained=True)
+    # The gradient is that in W itself: every weight of a unit counts with 1.
+    channels = width
+    if layer == 1:
+        is_unscaled = architecture.input_scaling == "none"
+        channels = 1 if is_unscaled else _num_channels(architecture, shape)
+    assert channels is not None
+    own = float(channels * num_summed)
+    return Scales(w_sq, b_sq, own, float(b_sq > 0), is_trained=True)
+
+
+def _input_moments(
+    architecture: Architecture, x1: Array, x2: Array, all_pairs: bool
+) -> Array:
+    if architecture.is_convolutional:
+        names = "hw"[: x1.ndim - 1], "gv"[: x1.ndim - 1]
+        if all_pairs:
+            pixels = "".join(a + b for a, b in zip(*names, strict=True))
+            spec = f"{names[0]}c,{names[1]}c->{pixels}"
+        else:
+            spec = f"{names[0]}c,{names[0]}c->{names[0]}"
+    else:
+        spec, x1, x2 = "c,c->", x1.ravel(), x2.ravel()
+    moments = jnp.einsum(spec, x1, x2, precision=jax.lax.Precision.HIGHEST)
+    if architecture.input_scaling == "none":
+        return moments
+    return moments / _num_channels(architecture, x1.shape)
+
+
+def _num_channels(architecture: Architecture, shape: tuple[int, ...]) -> int:
+    if architecture.is_convolutional:
+        return shape[-1]
+    return math.prod(shape)
+
+
+def _on_each(fn: Callable[[Array], Array], kernels: Kernels) -> Kernels:
+    return Kernels(fn(kernels.nngp), None if kernels.ntk is None else fn(kernels.ntk))

@@ -1,0 +1,107 @@
+"""Convolutional networks, plain and residual."""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lazyjax.activations import activation_fn
+from lazyjax.architecture import Architecture
+from lazyjax.nets._layers import (
+    check_image,
+    convolution,
+    dense,
+    mean_pool,
+    network_of,
+)
+from lazyjax.nets.network import Network
+
+
+def cnn(*, width: int, **options: Any) -> Network:
+    r"""Convolutional network of inputs (height, width, channels) or (length, channels).
+
+    Args:
+        width: Channels of each hidden layer.
+        **options: Fields of `lazyjax.Architecture`, where their formulas stand.
+
+    Returns:
+        The network. Its parameters are `{"layer_1": {"kernel": (*filter_shape,
+        channels, width), "bias": (width,)}, ...}`, those of the last layer `{"kernel":
+        (features, k), "bias": (k,)}`; without `bias` if `b_std` is 0.
+
+    Raises:
+        ValueError: If an option is out of range or not one of its choices.
+        TypeError: If a count is not an integer, or an option unknown.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, lazyjax
+        >>> net = lazyjax.nets.cnn(width=16, depth=2, head="average")
+        >>> x = jnp.ones((5, 8, 8, 3))
+        >>> net.apply(net.init(jax.random.key(0), x), x).shape
+        (5, 1)
+
+    References:
+        Arora, Du, Hu, Li, Salakhutdinov and Wang (2019), arXiv:1904.11955, for the
+        kernel of its infinite width (equation numbers not checked).
+    """
+    return _network(Architecture(kind="cnn", **options), width)
+
+
+def conv_resnet(*, width: int, **options: Any) -> Network:
+    r"""Convolutional residual network of Du et al. (2019b).
+
+    Theirs has `pixel_scaling="none"`, `input_scaling="none"`, `filter_shape=(3,)` and
+    `activation_scale="unit"`.
+
+    Args:
+        width: Channels of each hidden layer.
+        **options: Fields of `lazyjax.Architecture`, where their formulas stand.
+
+    Returns:
+        The network; its parameters are laid out as those of `lazyjax.nets.cnn`.
+
+    Raises:
+        ValueError: If an option is out of range, not one of its choices, or without
+            meaning for this kind.
+        TypeError: If a count is not an integer, or an option unknown.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, lazyjax
+        >>> net = lazyjax.nets.conv_resnet(width=16, depth=2, filter_shape=(3,))
+        >>> x = jnp.ones((5, 8, 3))
+        >>> net.apply(net.init(jax.random.key(0), x), x).shape
+        (5, 1)
+
+    References:
+        Du, Lee, Li, Wang and Zhai (2019), arXiv:1811.03804, section 7 (not checked).
+    """
+    return _network(Architecture(kind="conv_resnet", **options), width)
+
+
+def _network(architecture: Architecture, width: int) -> Network:
+    return network_of(_CNN(architecture, width), architecture, width, check_image)
+
+
+class _CNN(nn.Module):
+    architecture: Architecture
+    width: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n *space c"]) -> Float[Array, "n k"]:
+        spec = self.architecture
+        phi = activation_fn(spec.activation)
+        h = x
+        for layer in range(1, spec.num_layers):
+            z = convolution(spec, layer, self.width, h)
+            branch = spec.activation_factor(layer) * phi(z)
+            h = h + branch if spec.is_residual and layer > 1 else branch
+            if layer in spec.pool_after:
+                h = mean_pool(h)
+        space = tuple(range(1, h.ndim - 1))
+        if spec.head == "average":
+            return dense(spec, spec.num_layers, self.width, jnp.mean(h, axis=space))
+        flat = h.reshape(h.shape[0], -1)
+        num_pixels = math.prod(h.shape[1:-1])
+        return dense(spec, spec.num_layers, self.width, flat, num_pixels)
