@@ -1,0 +1,1 @@
+"""Bridges to other libraries, each in a module of its own."""

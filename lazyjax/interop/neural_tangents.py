@@ -1,0 +1,177 @@
+"""neural-tangents 0.6.5 on the JAX of today.
+
+Its last release fails to import on JAX since 2024: names that it takes from the
+internals of JAX have moved or are gone. Here it is imported with those names provided.
+"""
+
+import contextlib
+import importlib.metadata
+import sys
+import threading
+import types
+import warnings
+from typing import Any
+
+import jax
+import jax.extend.core
+import jax.numpy as jnp
+import numpy as np
+
+from lazyjax.interop import _nt_structured
+from lazyjax.interop._importing import import_with, is_imported_with
+
+_PACKAGE = "neural_tangents"
+_KNOWN_VERSION = "0.6.5"
+_KNOWN_JAX = ((0, 10), (0, 12))
+_LOCK = threading.RLock()
+
+
+def load_neural_tangents() -> types.ModuleType:
+    """The package neural-tangents, imported so that it runs on this JAX.
+
+    From then on, `import neural_tangents as nt` and `from neural_tangents import stax`
+    anywhere in the process give the same modules: call this once, before them. Later
+    calls return the same package.
+
+    What it needs of JAX and SciPy and no longer finds is put in front of them for the
+    modules of neural-tangents alone; `jax`, `scipy` and `sys.meta_path` are as before,
+    also after an exception. `sys.modules` gains neural-tangents and what it imports, as
+    from any import. TensorFlow is not imported: `neural_tangents.experimental`, which
+    needs it, is an empty stand-in that says so.
+
+    All else is there, all implementations of the empirical kernel included. Matrix
+    products have the precision that JAX is set to.
+
+    Returns:
+        The module `neural_tangents`, with `stax` and `predict` in it.
+
+    Raises:
+        ImportError: If neural-tangents is not installed, is not version 0.6.5, was
+            imported before without this function, or does not import on this JAX.
+
+    Warns:
+        UserWarning: If this JAX is newer than 0.12, the newest that was tested.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from lazyjax.interop.neural_tangents import load_neural_tangents
+        >>> nt = load_neural_tangents()
+        >>> Dense, Relu = nt.stax.Dense, nt.stax.Relu
+        >>> _, _, kernel_fn = nt.stax.serial(Dense(1), Relu(), Dense(1))
+        >>> kernel_fn(jnp.ones((1, 3)), None, "nngp").item()
+        0.5
+
+    References:
+        Novak et al. (2020), Neural Tangents: Fast and Easy Infinite Neural Networks in
+        Python, arXiv:1912.02803.
+    """
+    with _LOCK:
+        module = sys.modules.get(_PACKAGE)
+        if module is None:
+            return _load()
+        if not is_imported_with(module):
+            raise ImportError(
+                "neural_tangents was imported before, and not by "
+                "`load_neural_tangents`. Call `load_neural_tangents()` first."
+            )
+        return module
+
+
+def _load() -> types.ModuleType:
+    _check_version()
+    _warn_of_unknown_jax()
+    try:
+        return import_with(
+            _PACKAGE,
+            replaced=_replaced(),
+            stubs={
+                f"{_PACKAGE}.experimental": "it needs TensorFlow, and is left out by "
+                "`lazyjax.interop.neural_tangents`."
+            },
+            patches={f"{_PACKAGE}._src.empirical": _nt_structured.replacements},
+        )
+    except (ImportError, AttributeError, TypeError) as error:
+        raise ImportError(
+            f"neural-tangents {_KNOWN_VERSION} does not import on JAX "
+            f"{jax.__version__}, even with the names that it is known to miss: {error}"
+        ) from error
+
+
+def _check_version() -> None:
+    without_tensorflow = (
+        f"`pip install --no-deps {_PACKAGE.replace('_', '-')}=={_KNOWN_VERSION}` and "
+        "`pip install frozendict`"
+    )
+    try:
+        version = importlib.metadata.version("neural-tangents")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ImportError(
+            'neural-tangents is not installed. `pip install "lazyjax[compare]"` brings '
+            "it, and TensorFlow (1.8 GB), which it requires and which is not needed "
+            f"here. Without TensorFlow: {without_tensorflow}."
+        ) from error
+    if version != _KNOWN_VERSION:
+        raise ImportError(
+            f"neural-tangents must be version {_KNOWN_VERSION}, the last one; got "
+            f"{version}. Install it by {without_tensorflow}."
+        )
+
+
+def _warn_of_unknown_jax() -> None:
+    oldest, newest = (".".join(map(str, version)) for version in _KNOWN_JAX)
+    if jax.__version_info__[:2] > _KNOWN_JAX[1]:
+        warnings.warn(
+            f"JAX {jax.__version__} is newer than those on which neural-tangents was "
+            f"tested, {oldest} to {newest}. Compare its numbers before you use them.",
+            stacklevel=4,
+        )
+
+
+def _replaced() -> dict[str, dict[str, object]]:
+    """For each module that neural-tangents imports from, what it misses there."""
+    extended = jax.extend.core
+    return {
+        "jax.core": {
+            "DShapedArray": type("DShapedArray", (), {}),  # nothing is one
+            "Jaxpr": extended.Jaxpr,
+            "JaxprEqn": extended.JaxprEqn,
+            "Literal": extended.Literal,
+            "Primitive": extended.Primitive,
+            "Var": extended.Var,
+            "eval_context": jax.ensure_compile_time_eval,
+        },
+        "jax.interpreters.ad": {
+            "config": types.SimpleNamespace(jax_enable_checks=False),
+            "source_info_util": types.SimpleNamespace(
+                transform_name_stack=lambda name: contextlib.nullcontext()
+            ),
+            "zeros_like_p": extended.Primitive("zeros_like"),  # to hang a rule on
+        },
+        "jax.numpy": {"size": _size},
+        "jax.util": {"safe_map": _safe_map, "safe_zip": _safe_zip},
+        "scipy.linalg": {"eigvalsh": _eigvalsh},
+    }
+
+
+def _safe_map(fn: Any, *sequences: Any) -> list[Any]:
+    return [fn(*items) for items in zip(*sequences, strict=True)]
+
+
+def _safe_zip(*sequences: Any) -> list[Any]:
+    return list(zip(*sequences, strict=True))
+
+
+def _size(a: Any, axis: Any = None) -> int:
+    """`jnp.size` that takes an array which has only a shape."""
+    if isinstance(a, jax.ShapeDtypeStruct) and axis is None:
+        return a.size
+    return jnp.size(a, axis)
+
+
+def _eigvalsh(
+    a: Any, *args: Any, eigvals: tuple[int, int] | None = None, **options: Any
+) -> np.ndarray:
+    """`scipy.linalg.eigvalsh` with the argument that is `subset_by_index` today."""
+    import scipy.linalg
+
+    return scipy.linalg.eigvalsh(a, *args, subset_by_index=eigvals, **options)
