@@ -97,14 +97,17 @@ def _import_fn(overlays: Mapping[str, ModuleType]) -> Callable[..., ModuleType]:
 
     def import_(
         name: str,
-        globals: Mapping[str, object] | None = None,
-        locals: Mapping[str, object] | None = None,
+        scope: Mapping[str, object] | None = None,
+        local_scope: Mapping[str, object] | None = None,
         fromlist: Sequence[str] | None = (),
         level: int = 0,
+        /,
     ) -> ModuleType:
         root = name.partition(".")[0]
         if name not in overlays or level:
-            module = builtins.__import__(name, globals, locals, fromlist or (), level)
+            module = builtins.__import__(
+                name, scope, local_scope, fromlist or (), level
+            )
             if fromlist or level or root not in overlays:
                 return module
         return overlays[name if fromlist else root]
