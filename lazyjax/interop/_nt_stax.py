@@ -34,26 +34,24 @@ _CLOSED_FORMS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def stax_kernel(
+def stax_kernels(
     stax: ModuleType,
     architecture: Architecture,
-    kernel: KernelName,
     x1: Float[Array, "n1 *d"],
     x2: Float[Array, "n2 *d"] | None,
     width: int | None,
-) -> Float[Array, "n1 n2"]:
-    """Kernel of `architecture` by neural-tangents.
+) -> tuple[Float[Array, "n1 n2"], Float[Array, "n1 n2"]]:
+    """Both kernels of `architecture` by neural-tangents.
 
     Args:
         stax: The module `neural_tangents.stax`.
         architecture: Description of the network.
-        kernel: Which kernel.
         x1: First batch.
         x2: Second batch; `None` means `x1`.
         width: Units of each hidden layer, for "standard" parameterization only.
 
     Returns:
-        The kernel of each output.
+        The covariance and the tangent kernel of each output.
 
     Raises:
         ValueError: If `nt.stax` has no such network.
@@ -64,9 +62,19 @@ def stax_kernel(
             "`architecture` must not be symmetrized: neural-tangents has no networks "
             "of two copies that start equal. Compare the network of one copy."
         )
-    layers = _Layers(stax, architecture, kernel, math.prod(x1.shape[1:]), width)
-    _, _, kernel_fn = stax.serial(*_KINDS[architecture.kind](layers))
-    return kernel_fn(x1, x2, kernel)
+
+    # One program: op by op, hundreds of small ones would be compiled.
+    @jax.jit
+    def both(x1: Array, x2: Array | None) -> tuple[Array, Array]:
+        def compute(kernel: KernelName) -> Array:
+            num_features = math.prod(x1.shape[1:])
+            layers = _Layers(stax, architecture, kernel, num_features, width)
+            network = stax.serial(*_KINDS[architecture.kind](layers))
+            return network[2](x1, x2, kernel)
+
+        return compute("nngp"), compute("ntk")
+
+    return both(x1, x2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +90,7 @@ class _Layers:
     def dense(self, layer: int) -> Any:
         """Weight layer `layer`, counted from 1."""
         spec = self.architecture
+        is_standard = spec.parameterization == "standard"
         w_std = float(spec.w_std)
         if layer == 1 and spec.input_scaling == "none":
             w_std *= math.sqrt(self.num_features)
@@ -89,10 +98,10 @@ class _Layers:
             # At its start, the readout of infinitely many units is zero.
             w_std *= layer < spec.num_layers
         dense = self.stax.Dense(
-            self.width or 1,  # the width is counted in "standard" only
+            self.width or 1,  # which counts in "standard" only
             W_std=w_std,
             b_std=float(spec.b_std) or None,
-            parameterization="standard" if self.width else "ntk",
+            parameterization="standard" if is_standard else "ntk",
         )
         return dense if spec.is_trained(layer) else _frozen(dense)
 
