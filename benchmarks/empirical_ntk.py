@@ -10,6 +10,7 @@ all have compiled and been checked, they are called in turn.
 import argparse
 import dataclasses
 import functools
+import importlib.util
 import json
 import math
 import subprocess
@@ -66,7 +67,7 @@ class _Ready:
 def contestants(
     pythons: Mapping[str, str], memory_bytes: int, only: Sequence[str] = ()
 ) -> list[Contestant]:
-    """Our methods, and those of the peers whose Python is given.
+    """Our methods, and those of the peers that are here or whose Python is given.
 
     Args:
         pythons: Interpreter of each peer's environment, by the peer's short name.
@@ -77,9 +78,11 @@ def contestants(
         One contestant a method, ours first.
     """
     found = []
-    runners = {"own": (sys.executable, "benchmarks.peers.lazyjax_runner")}
-    runners |= {name: (python, _RUNNERS[name]) for name, python in pythons.items()}
-    for python, module in runners.values():
+    runners = [(sys.executable, "benchmarks.peers.lazyjax_runner")]
+    if importlib.util.find_spec("neural_tangents"):
+        runners.append((sys.executable, "benchmarks.peers.nt_bridge_runner"))
+    runners += [(python, _RUNNERS[name]) for name, python in pythons.items()]
+    for python, module in runners:
         command = [python, "-m", module]
         for method in _methods(command):
             if not only or method.startswith(tuple(only)):
@@ -245,7 +248,7 @@ def _time(
 def table(rows: Sequence[_harness.Row]) -> str:
     """The rows for people to read."""
     lines = [
-        f"{'case':<12}{'method':<34}{'median s':>10}{'IQR s':>9}{'calls':>6}"
+        f"{'case':<12}{'method':<42}{'median s':>10}{'IQR s':>9}{'calls':>6}"
         f"{'compile s':>11}{'peak MiB':>10}{'vs ' + BASELINE:>11}{'roofline':>10}"
         f"{'rel. error':>12}"
     ]
@@ -253,7 +256,7 @@ def table(rows: Sequence[_harness.Row]) -> str:
         compile_s = "-" if row.compile_s is None else f"{row.compile_s:.2f}"
         ratio = "-" if row.ratio is None else f"{row.ratio:.3f}"
         lines.append(
-            f"{row.case:<12}{row.method:<34}{row.median_s:>10.4f}{row.iqr_s:>9.4f}"
+            f"{row.case:<12}{row.method:<42}{row.median_s:>10.4f}{row.iqr_s:>9.4f}"
             f"{row.num_calls:>6}{compile_s:>11}{row.peak_bytes / 2**20:>10.1f}"
             f"{ratio:>11}{row.roofline:>10.2f}{row.rel_error:>12.1e}"
         )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib.util
 import json
 import math
 import subprocess
@@ -24,7 +25,7 @@ from benchmarks import (
     roofline,
 )
 from benchmarks.infinite_workloads import Entries, infinite_works
-from benchmarks.peers import infinite_runner, worker
+from benchmarks.peers import infinite_runner, nt_bridge_runner, worker
 from benchmarks.peers.lazyjax_runner import LazyjaxRunner
 from benchmarks.workloads import WORKLOADS, Site, Workload
 
@@ -119,6 +120,29 @@ def test_every_workload_is_right(case: str) -> None:
     assert skipped == []
     assert row.rel_error <= empirical_ntk.TOLERANCE
     assert row.ratio is None  # the baseline did not run
+
+
+def test_neural_tangents_through_the_bridge_is_right() -> None:
+    runner = nt_bridge_runner.runner()
+    name = "neural-tangents (bridge)"
+    methods = [f"{name}:{way}" for way in ("jacobian", "vector-products", "structured")]
+    assert list(runner.methods) == methods
+    (row,), skipped = run_toy("mlp", methods[-1:], lambda: InProcess(runner))
+    assert skipped == []
+    assert row.versions["jax"] == jax.__version__
+
+
+@pytest.mark.parametrize("is_installed", [True, False])
+def test_neural_tangents_through_the_bridge_takes_part_if_it_is_installed(
+    is_installed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modules = []
+    monkeypatch.setattr(
+        empirical_ntk, "_methods", lambda command: modules.append(command[-1]) or []
+    )
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: is_installed)
+    empirical_ntk.contestants({}, 2**30)
+    assert ("benchmarks.peers.nt_bridge_runner" in modules) is is_installed
 
 
 def test_wrong_answers_are_named_and_never_timed() -> None:
@@ -250,7 +274,7 @@ def test_peak_memory_is_what_a_call_allocates_and_frees() -> None:
 FAKE_RUNNER = """
 import os
 import numpy as np
-from benchmarks.peers import worker
+from benchmarks.peers import nt_bridge_runner, worker
 
 class Fake:
     methods = ("fake",)
