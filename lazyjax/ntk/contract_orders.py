@@ -119,5 +119,6 @@ def orders_of(shape: Shape) -> tuple[Order, ...]:
 
 def best_order(sizes: Sizes, shape: Shape) -> Order:
     """The order of least modelled time."""
-    times = {order: order_cost(sizes, shape, order).time for order in orders_of(shape)}
-    return min(times, key=lambda order: times[order])
+    return min(
+        orders_of(shape), key=lambda order: order_cost(sizes, shape, order).time
+    )
