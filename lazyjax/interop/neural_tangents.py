@@ -159,7 +159,10 @@ def compare(
     x1 = jnp.asarray(x1)
     x2 = None if x2 is None else jnp.asarray(x2)
     stax = load_neural_tangents().stax
-    their_nngp, their_ntk = _nt_stax.stax_kernels(stax, architecture, x1, x2, width)
+    their_nngp, their_ntk = (
+        kernel.astype(x1.dtype)  # with 64-bit types enabled, it returns float64
+        for kernel in _nt_stax.stax_kernels(stax, architecture, x1, x2, width)
+    )
     return Comparison(
         nngp=nngp,
         ntk=ntk,
