@@ -268,8 +268,7 @@ def _dtype(a: Any) -> Any:
 
 def _size(a: Any, axis: Any = None) -> int:
     """`jnp.size` that takes an array which has only a shape."""
-    is_shape = isinstance(a, jax.ShapeDtypeStruct) and axis is None
-    return a.size if is_shape else jnp.size(a, axis)
+    return a.size if axis is None and hasattr(a, "size") else jnp.size(a, axis)
 
 
 def _eigvalsh(
