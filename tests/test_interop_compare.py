@@ -17,6 +17,8 @@ from lazyjax.interop.neural_tangents import Comparison, compare
 from lazyjax.typing import Parameterization, Trained
 from tests.helpers.compare import assert_close, relative_error
 
+pytestmark = pytest.mark.usefixtures("x64")
+
 TOLERANCE = 1e-6
 CLOSED_FORMS = ["abs", "cos", "erf", "identity", "leaky_relu", "relu", "sin"]
 # Their quadrature misses the kink of the derivative of "elu", which has its own test.
@@ -30,9 +32,7 @@ def compare_of(is_one_batch: bool = False, **fields: Any) -> Comparison:
     """Comparison in float64, with a width where one is needed."""
     architecture = Architecture(w_std=1.3, **fields)
     width = 7 if architecture.parameterization == "standard" else None
-    with jax.enable_x64(True):
-        x2 = None if is_one_batch else jnp.asarray(X2)
-        return compare(architecture, jnp.asarray(X1), x2, width=width)
+    return compare(architecture, X1, None if is_one_batch else X2, width=width)
 
 
 def assert_agree(result: Comparison) -> None:

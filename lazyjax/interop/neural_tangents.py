@@ -159,7 +159,10 @@ def compare(
     x1 = jnp.asarray(x1)
     x2 = None if x2 is None else jnp.asarray(x2)
     stax = load_neural_tangents().stax
-    their_nngp, their_ntk = _nt_stax.stax_kernels(stax, architecture, x1, x2, width)
+    their_nngp, their_ntk = (
+        kernel.astype(x1.dtype)  # with 64-bit types enabled, it returns float64
+        for kernel in _nt_stax.stax_kernels(stax, architecture, x1, x2, width)
+    )
     return Comparison(
         nngp=nngp,
         ntk=ntk,
@@ -265,8 +268,7 @@ def _dtype(a: Any) -> Any:
 
 def _size(a: Any, axis: Any = None) -> int:
     """`jnp.size` that takes an array which has only a shape."""
-    is_shape = isinstance(a, jax.ShapeDtypeStruct) and axis is None
-    return a.size if is_shape else jnp.size(a, axis)
+    return a.size if axis is None and hasattr(a, "size") else jnp.size(a, axis)
 
 
 def _eigvalsh(
