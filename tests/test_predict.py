@@ -130,6 +130,8 @@ def test_misuse_is_refused_by_name(own_errors: None) -> None:
         posterior(grams, jnp.ones((2, 1)))
     with pytest.raises(ValueError, match="`noise_sq` must be at least 0"):
         posterior(grams, one, noise_sq=-1.0)
+    with pytest.raises(ValueError, match=r"`time` must be at least 0; got -1\.0"):
+        trained_ensemble(grams, grams, one, time=-1.0)
     with pytest.raises(ValueError, match="`ntk` must have shapes"):
         trained_ensemble(grams, Grams(train=one, cross=jnp.ones((2, 1)), test=one), one)
     with pytest.raises(TypeError, match="`nngp` must be Grams"):

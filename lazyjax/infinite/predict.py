@@ -175,7 +175,7 @@ def trained_ensemble(
         Their distribution.
 
     Raises:
-        ValueError: If shapes do not fit or a value is not finite.
+        ValueError: If shapes do not fit, a value is not finite, or `time` is negative.
         TypeError: If an array is not floating point.
 
     Example:
@@ -183,7 +183,7 @@ def trained_ensemble(
         >>> from lazyjax.infinite.predict import Grams, trained_ensemble
         >>> one = jnp.ones((1, 1))
         >>> k = Grams(train=one, cross=one, test=one)
-        >>> start, end = (trained_ensemble(k, k, 2 * one, time=t) for t in (0, jnp.inf))
+        >>> start, end = (trained_ensemble(k, k, 2 * one, time=t) for t in (0.0, jnp.inf))
         >>> start.mean.item(), start.variance.item(), end.mean.item()
         (0.0, 1.0, 2.0)
 
@@ -196,6 +196,7 @@ def trained_ensemble(
     values, vectors = _eigh(ntk.train)
     dtype = values.dtype
     time = jnp.asarray(time, dtype)
+    _check_time(time)
     at_end = _inverse(values)
     # (1 - exp(-l t)) / l, which is t where l is 0; the limit is taken where t is.
     is_end = jnp.isinf(time)
@@ -317,3 +318,12 @@ def _check_grams(name: str, grams: object, y: AnyArray) -> None:
 def _check_noise(noise_sq: float) -> None:
     if not noise_sq >= 0:
         raise ValueError(f"`noise_sq` must be at least 0; got {noise_sq}.")
+
+
+def _check_time(time: Array) -> None:
+    try:
+        is_valid = bool(time >= 0)
+    except jax.errors.ConcretizationTypeError:
+        return
+    if not is_valid:
+        raise ValueError(f"`time` must be at least 0; got {float(time)}.")
