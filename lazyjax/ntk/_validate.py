@@ -10,6 +10,8 @@ from lazyjax._checks import (
     check_params,
     check_same_features,
 )
+from lazyjax._static import as_static
+from lazyjax.ntk._rows import rows_are_independent
 from lazyjax.ntk.outputs import check_outputs
 from lazyjax.trees import tree_add, tree_distance, tree_norm, tree_zeros_like
 from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
@@ -71,7 +73,49 @@ def _check_depends_on_params(apply_fn: ApplyFn, params: Params, x: Array) -> Non
         )
 
 
+def check_rows(
+    apply_fn: ApplyFn,
+    params: Params,
+    x1: Shaped[Array, "n1 *d"],
+    x2: Shaped[Array, "n2 *d"] | None = None,
+) -> None:
+    """Check that rows do not interact, outside of the program of the kernel.
+
+    Raises:
+        ValueError: If rows interact, where values are known.
+    """
+    apply_fn = as_static(apply_fn)
+    interaction = _compiled_interaction(apply_fn, params, x1, x2)
+    refuse_interaction(interaction, jax.eval_shape(apply_fn, params, x1).dtype)
+
+
 def row_interaction(
+    apply_fn: ApplyFn,
+    params: Params,
+    x1: Shaped[Array, "n1 *d"],
+    x2: Shaped[Array, "n2 *d"] | None,
+) -> Float[Array, ""]:
+    """How much rows interact, by numbers only if it is not proven that they do not.
+
+    Args:
+        apply_fn: Network.
+        params: Its parameters.
+        x1: First batch.
+        x2: Second batch or `None`.
+
+    Returns:
+        0 if rows are proven not to interact, else as `measured_interaction`.
+    """
+    larger = x1 if x2 is None or x2.shape[0] < x1.shape[0] else x2
+    if rows_are_independent(apply_fn, params, larger):
+        return jnp.zeros(())
+    return measured_interaction(apply_fn, params, x1, x2)
+
+
+_compiled_interaction = jax.jit(row_interaction, static_argnames="apply_fn")
+
+
+def measured_interaction(
     apply_fn: ApplyFn,
     params: Params,
     x1: Shaped[Array, "n1 *d"],
@@ -88,8 +132,8 @@ def row_interaction(
     Returns:
         The distance of the gradient of a fixed combination of outputs of up to four
         rows, taken in one batch, from the sum of those of batches of one, relative to
-        the latter's norms; or that of the outputs, if larger. Infinite if only one of the two is zero or not finite; 0 if
-        both are, or if there is a single row.
+        the latter's norms; or that of the outputs, if larger. Infinite if only one of
+        the two is zero or not finite; 0 if both are, or if there is a single row.
     """
     rows = x1[:4] if x2 is None else jnp.concatenate([x1[:2], x2[:2]])
     if rows.shape[0] == 1:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from lazyjax._checks import check_at_least
-from lazyjax.ntk._validate import check_arguments, check_network
+from lazyjax.ntk._validate import check_arguments, check_network, check_rows
 from lazyjax.ntk.jacobian import jacobian_ntk
 from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
 
@@ -35,7 +35,7 @@ def ntk_diagonal(
 
     Raises:
         ValueError: If the batch is empty or not finite, the output is not `(n, k)`,
-            `outputs` is unknown, or `apply_fn` ignores `params`.
+            `outputs` is unknown, or `apply_fn` ignores `params` or its rows interact.
         TypeError: If a parameter or the output is not real floating point.
 
     Example:
@@ -50,6 +50,7 @@ def ntk_diagonal(
         check_at_least("batch_size", batch_size, 1)
     x = jnp.asarray(x)
     check_network(apply_fn, params, x, outputs)
+    check_rows(apply_fn, params, x)
 
     def block(x_i: Array) -> Array:
         ntk = jacobian_ntk(

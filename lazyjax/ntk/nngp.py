@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
-from lazyjax.ntk._validate import check_arguments, check_network
+from lazyjax.ntk._validate import check_arguments, check_network, check_rows
 from lazyjax.ntk.outputs import directions
 from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
 
@@ -36,7 +36,8 @@ def empirical_nngp(
 
     Raises:
         ValueError: If a batch is empty or not finite, features differ, the output is
-            not `(n, k)`, or `outputs` is unknown.
+            not `(n, k)`, `outputs` is unknown, or `apply_fn` ignores `params` or its
+            rows interact.
         TypeError: If a parameter or the output is not real floating point.
 
     Example:
@@ -50,11 +51,12 @@ def empirical_nngp(
         Lee et al. (2018), arXiv:1711.00165 (equation numbers not checked).
     """
     check_arguments(apply_fn, params, x1, x2)
-    x1 = jnp.asarray(x1)
+    x1, x2 = jnp.asarray(x1), None if x2 is None else jnp.asarray(x2)
     check_network(apply_fn, params, x1, outputs)
+    check_rows(apply_fn, params, x1, x2)
     with jax.default_matmul_precision(precision):
         f1 = apply_fn(params, x1)
-        f2 = f1 if x2 is None else apply_fn(params, jnp.asarray(x2))
+        f2 = f1 if x2 is None else apply_fn(params, x2)
     cotangents, pairs = directions(outputs, f1.shape[1], f1.dtype)
     f1, f2 = (
         jnp.einsum("ik,ck->ic", f, cotangents, precision="highest") for f in (f1, f2)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Shaped
 from lazyjax._checks import check_at_least
 from lazyjax._static import as_static
 from lazyjax.ntk._forward import tangent_outputs
-from lazyjax.ntk._validate import check_arguments, check_network
+from lazyjax.ntk._validate import check_arguments, check_network, check_rows
 from lazyjax.trees import tree_add, tree_zeros_like
 from lazyjax.typing import AnyArray, ApplyFn, Params
 
@@ -134,7 +134,7 @@ def ntk_operator(
 
     Raises:
         ValueError: If a batch is empty or not finite, features differ, the output is
-            not `(n, k)`, or `apply_fn` ignores `params`.
+            not `(n, k)`, or `apply_fn` ignores `params` or its rows interact.
         TypeError: If a parameter or the output is not real floating point.
 
     Example:
@@ -153,12 +153,13 @@ def ntk_operator(
     check_arguments(apply_fn, params, x1, x2)
     if batch_size is not None:
         check_at_least("batch_size", batch_size, 1)
-    x1 = jnp.asarray(x1)
+    x1, x2 = jnp.asarray(x1), None if x2 is None else jnp.asarray(x2)
     check_network(apply_fn, params, x1, "full")
+    check_rows(apply_fn, params, x1, x2)
     return NTKOperator(
         apply_fn=apply_fn,
         params=params,
         x1=x1,
-        x2=x1 if x2 is None else jnp.asarray(x2),
+        x2=x1 if x2 is None else x2,
         batch_size=batch_size,
     )
