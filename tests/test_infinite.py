@@ -51,7 +51,7 @@ def oracle(
     for index, moment in enumerate(below):
         is_last = index == architecture.depth
         if not {"all": True, "first": index == 0, "last": is_last}[
-            architecture.trained
+            str(architecture.trained)
         ]:
             continue
         weight, bias = w_sq, b_sq
@@ -207,7 +207,7 @@ def finite_ntk(
 
     jacobian = jax.jacrev(outputs)(params)
     layers = {"all": (0, 1, 2, 3), "first": (0, 1), "last": (2, 3)}[
-        architecture.trained
+        str(architecture.trained)
     ]
     rows = [jacobian[i].reshape(x.shape[0], -1) for i in layers]
     return sum((j @ j.T for j in rows), jnp.zeros((x.shape[0],) * 2))
