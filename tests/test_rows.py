@@ -249,7 +249,12 @@ def test_rows_that_interact_are_never_proven(apply_fn, num_rows):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("apply_fn", INTERACTING.values(), ids=INTERACTING)
+@pytest.mark.parametrize(
+    "apply_fn",
+    # JAX 0.10 has no reverse mode around a reference.
+    [fn for name, fn in INTERACTING.items() if name != "mutated"],
+    ids=[name for name in INTERACTING if name != "mutated"],
+)
 def test_the_negative_controls_do_interact(apply_fn):
     """By outputs or gradients at three rows together and at each alone."""
 
