@@ -50,6 +50,7 @@ def test_same_key_gives_the_same_data_and_another_key_others(make):
     assert not np.array_equal(other.x_train, first.x_train)
 
 
+@pytest.mark.compiler
 def test_dataset_passes_through_jit(make):
     data = make()
     doubled = jax.jit(lambda d: jax.tree.map(lambda a: 2 * a, d))(data)

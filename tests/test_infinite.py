@@ -235,6 +235,7 @@ def test_mean_kernel_of_finite_networks_is_the_infinite_one(
     assert (sem <= 0.05 * np.abs(np.diag(expected)).max()).all()
 
 
+@pytest.mark.compiler
 @pytest.mark.parametrize("name", ["relu", "tanh"])
 def test_kernel_of_one_batch_is_symmetric_and_positive_semidefinite(
     name: str, dtype: jnp.dtype
@@ -251,6 +252,7 @@ def test_kernel_of_one_batch_is_symmetric_and_positive_semidefinite(
         assert_close(gram, kernel(spec, x, x), "other_algorithm")
 
 
+@pytest.mark.compiler
 def test_jit_agrees_with_eager(dtype: jnp.dtype) -> None:
     spec = Architecture(depth=2, b_std=0.1)
     x = inputs(5, 3, dtype=dtype)

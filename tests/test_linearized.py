@@ -151,6 +151,7 @@ def test_powers_keep_their_accuracy_over_many_steps(x64, product, step):
 # --- closed forms and limits --------------------------------------------------------
 
 
+@pytest.mark.compiler
 @pytest.mark.parametrize("shared", SHARED)
 def test_flow_starts_at_f0_and_ends_at_the_targets(dtype, shared):
     ntk, y, f0, test_train, f0_test = cast(dtype, *problem(shared))
@@ -312,6 +313,7 @@ def evaluate(ntk, y, f0, time, learning_rate):
     )
 
 
+@pytest.mark.compiler
 def test_jit_equals_eager(mode):
     arrays = [*cast(np.float32, *problem(shared=False)[:3]), 0.7, 0.1]
     for actual, expected in zip(
@@ -320,6 +322,7 @@ def test_jit_equals_eager(mode):
         assert_close(actual, expected)
 
 
+@pytest.mark.compiler
 def test_vmap_over_kernels_and_rates_equals_a_loop(x64):
     members = [
         (

@@ -1,5 +1,7 @@
 """The verbs around the kernel: operator, diagonal, subsets, expansions, products."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,10 +14,11 @@ from tests.helpers.oracles import naive_ntk, reduce_ntk
 NET = lazyjax.nets.mlp(width=6, depth=2, activation="tanh", num_outputs=3, b_std=0.5)
 
 
-def problem(dtype, n1=5, n2=3):
+@functools.cache
+def problem(dtype):
     keys = jax.random.split(jax.random.key(0), 3)
-    x1 = jax.random.normal(keys[0], (n1, 4), dtype)
-    x2 = jax.random.normal(keys[1], (n2, 4), dtype)
+    x1 = jax.random.normal(keys[0], (5, 4), dtype)
+    x2 = jax.random.normal(keys[1], (3, 4), dtype)
     return NET.init(keys[2], x1), x1, x2
 
 
@@ -35,6 +38,7 @@ def test_operator_multiplies_by_the_kernel_in_batches_of_any_size(batch_size, dt
     assert_close(product, expected.reshape(5, 3))
 
 
+@pytest.mark.compiler
 def test_operator_passes_through_jit_as_an_argument():
     params, x1, x2 = problem(jnp.float32)
     op = lazyjax.ntk_operator(NET.apply, params, x1, x2, batch_size=2)
@@ -50,6 +54,7 @@ def test_operator_is_linear_and_symmetric_on_one_batch(x64):
     assert_close(jnp.sum(u * op(v)), jnp.sum(v * op(u)))
 
 
+@pytest.mark.compiler
 def test_operator_over_seeds_is_a_loop():
     _, x1, _ = problem(jnp.float32)
     keys = jax.random.split(jax.random.key(7), 2)

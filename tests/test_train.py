@@ -257,6 +257,7 @@ def observed_run(params, x, y, learning_rate=0.1):
     )
 
 
+@pytest.mark.compiler
 def test_vmap_over_seeds_equals_a_loop(x64):
     params, x, y = two_layer.problem()
     seeds = [jax.tree.map(lambda w, c=c: c * w, params) for c in (0.5, 1.0, 2.0)]
@@ -269,6 +270,7 @@ def test_vmap_over_seeds_equals_a_loop(x64):
     assert relative_error(alone[0].loss, alone[1].loss) > 1e-2
 
 
+@pytest.mark.compiler
 def test_jit_equals_eager_and_the_result_is_a_pytree(mode):
     problem = two_layer.problem(np.float32)
     run = mode(observed_run)(*problem)

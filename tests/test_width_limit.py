@@ -8,6 +8,7 @@ import pytest
 
 import lazyjax
 from tests.helpers.compare import relative_error
+from tests.helpers.compilation import OPTIMIZED
 
 OPTIONS = [
     {"depth": 1, "activation": "relu", "parameterization": "ntk"},
@@ -30,7 +31,8 @@ def samples(net, x, num_seeds, kernel_fn):
         return kernel[..., 0, 0]
 
     keys = jax.random.split(jax.random.key(1), num_seeds)
-    return np.asarray(jax.jit(lambda keys: jax.lax.map(sample, keys))(keys), "f8")
+    draw = jax.jit(lambda keys: jax.lax.map(sample, keys), compiler_options=OPTIMIZED)
+    return np.asarray(draw(keys), "f8")
 
 
 def assert_mean_is(values, truth, max_relative_sem=0.05):

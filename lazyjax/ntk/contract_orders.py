@@ -119,6 +119,4 @@ def orders_of(shape: Shape) -> tuple[Order, ...]:
 
 def best_order(sizes: Sizes, shape: Shape) -> Order:
     """The order of least modelled time."""
-    return min(
-        orders_of(shape), key=lambda order: order_cost(sizes, shape, order).time
-    )
+    return min(orders_of(shape), key=lambda order: order_cost(sizes, shape, order).time)

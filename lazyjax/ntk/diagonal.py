@@ -1,10 +1,14 @@
 """The kernel of each example with itself, without the rest of the kernel."""
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from lazyjax._checks import check_at_least
+from lazyjax._static import as_static
 from lazyjax.ntk._validate import check_arguments, check_network, check_rows
 from lazyjax.ntk.jacobian import jacobian_ntk
 from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
@@ -22,7 +26,8 @@ def ntk_diagonal(
     r"""Kernel blocks $\Theta(x_i, x_i)$, for the work of one Jacobian.
 
     Args:
-        apply_fn: Network `(params, x) -> f`; rows of `x` must not interact.
+        apply_fn: Network `(params, x) -> f`; rows of `x` must not interact. It should
+            be the same object from call to call, or each call compiles again.
         params: Point at which the network is linearized.
         x: Batch.
         outputs: As in `empirical_ntk`: "full" gives `(n, k, k)`, "diagonal" `(n, k)`,
@@ -51,12 +56,33 @@ def ntk_diagonal(
     x = jnp.asarray(x)
     check_network(apply_fn, params, x, outputs)
     check_rows(apply_fn, params, x)
+    with jax.default_matmul_precision(precision):
+        return _compiled(
+            params,
+            x,
+            apply_fn=as_static(apply_fn),
+            outputs=outputs,
+            batch_size=batch_size,
+            precision=precision,
+        )
 
+
+@functools.partial(
+    jax.jit, static_argnames=("apply_fn", "outputs", "batch_size", "precision")
+)
+def _compiled(
+    params: Params,
+    x: Array,
+    *,
+    apply_fn: ApplyFn,
+    outputs: Outputs,
+    batch_size: int | None,
+    precision: Any,
+) -> Array:
     def block(x_i: Array) -> Array:
         ntk = jacobian_ntk(
             apply_fn, params, x_i[None], None, outputs=outputs, precision=precision
         )
         return ntk[0, 0]
 
-    with jax.default_matmul_precision(precision):
-        return jax.lax.map(block, x, batch_size=batch_size or x.shape[0])
+    return jax.lax.map(block, x, batch_size=batch_size or x.shape[0])

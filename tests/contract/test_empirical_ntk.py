@@ -28,6 +28,7 @@ FINITE_DIFFERENCES = [
 ]
 
 
+@pytest.mark.compiler
 @pytest.mark.parametrize("case", ROTATION, ids=str)
 def test_kernel_equals_the_oracle(case):
     _check(case)
@@ -39,6 +40,7 @@ def test_kernel_equals_the_oracle_in_every_mode(case):
     _check(case)
 
 
+@pytest.mark.compiler
 @pytest.mark.parametrize("case", ONE_BATCH, ids=str)
 def test_kernel_of_one_batch_is_symmetric_to_the_bit(case):
     kernel = case.kernel()

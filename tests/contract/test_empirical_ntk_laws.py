@@ -220,6 +220,7 @@ def test_leaves_that_are_one_array_are_still_two_parameters(method):
         assert_close(kernel, shared, 1e-2)
 
 
+@pytest.mark.compiler
 def test_unused_leaves_contribute_nothing(method, x64):
     net = ZOO["unused_and_empty_leaves"]
     x = zoo.batches(net.name, jnp.float64)[0]

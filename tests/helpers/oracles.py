@@ -5,6 +5,7 @@ other: reverse-mode gradients one output at a time, central differences, and a
 two-layer ReLU network differentiated by hand.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,10 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-UNOPTIMIZED = {
-    "xla_backend_optimization_level": "0",
-    "xla_llvm_disable_expensive_passes": True,
-}
+from tests.helpers.compilation import UNOPTIMIZED
 
 
 def naive_ntk(
@@ -24,9 +22,8 @@ def naive_ntk(
     """NTK `(n1, n2, k, k)`: one gradient per example and output, looped over leaves."""
     with jax.enable_x64(True):
         params = to_float64(params)
-        gradients = _gradient_fn(apply_fn, params)
-        gradients1 = gradients(x1)
-        gradients2 = gradients1 if x2 is None else gradients(x2)
+        gradients1 = _gradients(apply_fn, params, x1)
+        gradients2 = gradients1 if x2 is None else _gradients(apply_fn, params, x2)
     return _pairings(gradients1, gradients2)
 
 
@@ -128,28 +125,31 @@ def _wide(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float64) if wide else array
 
 
-def _gradient_fn(apply_fn: Callable, params: object) -> Callable:
-    """`x -> gradients[example][output][leaf]`, each by its own call of `jax.grad`."""
+def _gradients(
+    apply_fn: Callable, params: object, x: object
+) -> list[list[list[np.ndarray]]]:
+    """`gradients[example][output][leaf]`, each by its own call of `jax.grad`."""
+    gradient = _gradient_fn(apply_fn)
+    x = _wide(np.asarray(x))
+    num_outputs = jax.eval_shape(apply_fn, params, x[:1]).shape[1]
+    per_example = []
+    for row in x:
+        per_output = []
+        for index in range(num_outputs):
+            tree = gradient(params, row, np.int32(index))
+            per_output.append([np.asarray(g) for g in jax.tree.leaves(tree)])
+        per_example.append(per_output)
+    return per_example
+
+
+@functools.lru_cache(maxsize=8)
+def _gradient_fn(apply_fn: Callable) -> Callable:
+    """One program per network, however many parameters and batches it is given."""
 
     def output(p, row, index):
         return apply_fn(p, row[None])[0, index]
 
-    # Compiling takes nearly all of the time, so it is told not to optimize.
-    gradient = jax.jit(jax.grad(output), compiler_options=UNOPTIMIZED)
-
-    def gradients(x: object) -> list[list[list[np.ndarray]]]:
-        x = _wide(np.asarray(x))
-        num_outputs = jax.eval_shape(apply_fn, params, x[:1]).shape[1]
-        per_example = []
-        for row in x:
-            per_output = []
-            for index in range(num_outputs):
-                tree = gradient(params, row, np.int32(index))
-                per_output.append([np.asarray(g) for g in jax.tree.leaves(tree)])
-            per_example.append(per_output)
-        return per_example
-
-    return gradients
+    return jax.jit(jax.grad(output), compiler_options=UNOPTIMIZED)
 
 
 def _pairings(gradients1: list, gradients2: list) -> np.ndarray:

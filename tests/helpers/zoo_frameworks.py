@@ -45,7 +45,7 @@ def enter_linen(name, module, inputs):
     is_tokens = isinstance(inputs, Tokens)
     x = np.zeros((1, *(inputs.shape if is_tokens else inputs)))
     x = x.astype(np.int32 if is_tokens else np.float32)
-    enter(name, lambda: from_linen(module, module.init(KEY, x)), inputs)
+    enter(name, lambda: from_linen(module, jax.jit(module.init)(KEY, x)), inputs)
 
 
 class LinenCNN(nn.Module):

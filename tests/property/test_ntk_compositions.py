@@ -13,6 +13,7 @@ import lazyjax
 from tests.contract.cases import METHODS
 from tests.helpers import oracles
 from tests.helpers.compare import assert_close
+from tests.helpers.compilation import UNOPTIMIZED
 
 FEATURES = (2, 2, 2)  # positions, positions, channels
 SIZE = 8
@@ -257,8 +258,7 @@ def test_random_composition_equals_the_oracle(net, method, outputs, paired):
         )
 
     with jax.enable_x64(True):
-        # Every composition is a program of its own: compiling is all of the time.
-        kernel = jax.jit(ntk, compiler_options=oracles.UNOPTIMIZED)(params, x1, x2)
+        kernel = jax.jit(ntk, compiler_options=UNOPTIMIZED)(params, x1, x2)
     assert_close(kernel, oracles.reduce_ntk(expected, outputs), 1e-12)
 
 
@@ -268,6 +268,6 @@ def test_every_layer_is_a_network_by_itself_that_depends_on_its_parameters():
         with jax.enable_x64(True):
             params, x = net.params(), net.x(2)
             gradient = jax.grad(lambda p, net=net, x=x: jnp.sum(net.apply(p, x) ** 2))
-            own, _, _ = gradient(params)
+            own, _, _ = jax.jit(gradient, compiler_options=UNOPTIMIZED)(params)
         for leaf in shapes:
             assert np.any(np.asarray(own[0][leaf]) != 0), (name, leaf)
