@@ -26,7 +26,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
     Their keys hold the whole program, the compiler's options and JAX's version.
     """
-    if hasattr(config, "cache") and jax.config.jax_compilation_cache_dir is None:
+    if (
+        hasattr(config, "cache")
+        and getattr(jax.config, "jax_compilation_cache_dir", None) is None
+    ):
         folder = config.cache.mkdir("jax_programs")
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

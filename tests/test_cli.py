@@ -153,9 +153,17 @@ def test_double_precision_is_on_only_if_asked_for(flag, failing, tmp_path, monke
     assert result.stderr.strip() == f"lazyjax: {'float64' if flag else 'float32'}"
 
 
+# Shells start what runs in the background with interrupts ignored.
+INTERRUPTIBLE = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("lazyjax.cli", run_name="__main__")
+"""
+
+
 def test_interrupt_of_a_real_run_exits_with_130_and_leaves_nothing(tmp_path):
     process = subprocess.Popen(
-        [sys.executable, "-m", "lazyjax.cli", "quickstart", "--out", "out"],
+        [sys.executable, "-c", INTERRUPTIBLE, "quickstart", "--out", "out"],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -108,13 +108,17 @@ def test_every_field_of_an_architecture_is_translated_or_refused() -> None:
     # ignored, it would make two different networks look like one.
     assert {field.name for field in dataclasses.fields(Architecture)} == {
         "activation",
+        "activation_scale",  # refused unless it is the default
         "b_std",
         "depth",
+        *("filter_shape", "head", "padding", "pixel_scaling"),  # of images: refused
+        *("pool_after", "strides"),
         "input_scaling",
         "kind",
         "num_outputs",  # each output has the same kernel
         "parameterization",
         "readout",  # so has either distribution
+        "residual_scale",  # of residual networks: refused
         "symmetrized",
         "trained",
         "w_std",

@@ -44,7 +44,7 @@ class Prediction:
         covariance: Covariance between test inputs, the same for every output.
         condition: Largest over smallest eigenvalue of the matrix that was inverted (or
             would be at infinite time), infinite if the smallest is not positive.
-        num_dropped: Its eigenvalues no larger than $n \epsilon \lambda_{\max}$, zero to
+        num_dropped: Its eigenvalues no larger than $10 n \epsilon \lambda_{\max}$, zero to
             rounding: beyond finite times, what they belong to is not fitted at all.
     """
 
@@ -224,7 +224,7 @@ def log_marginal_likelihood(
 ) -> Float[Array, ""]:
     r"""Log density of targets under the Gaussian process, summed over outputs.
 
-    Eigenvalues of $K + \sigma^2$ below $n \epsilon \lambda_{\max}$ are only known to that
+    Eigenvalues of $K + \sigma^2$ below $10 n \epsilon \lambda_{\max}$ are only known to that
     and are raised to it: for singular kernels the result is finite but means little, as
     `posterior` tells by `num_dropped`.
 
@@ -270,7 +270,7 @@ def _eigh(gram: AnyArray) -> tuple[Array, Array]:
 
 def _cutoff(values: Array) -> Array:
     """Eigenvalues no larger are zero to rounding."""
-    return values[-1] * (values.size * float(jnp.finfo(values.dtype).eps))
+    return values[-1] * (10 * values.size * float(jnp.finfo(values.dtype).eps))
 
 
 def _inverse(values: Array) -> Array:

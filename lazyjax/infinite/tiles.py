@@ -82,6 +82,8 @@ def _symmetric_gram(
 
 def _symmetric(block: Array) -> Array:
     """`block` without the last bits in which fused arithmetic depends on the order."""
+    # Written out first, or it is computed twice: as it is and transposed, in other bits.
+    block = jax.lax.optimization_barrier(block)
     return (block + block.T) / 2
 
 

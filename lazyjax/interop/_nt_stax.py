@@ -30,6 +30,7 @@ _CLOSED_FORMS: dict[str, Callable[[Any], Any]] = {
     "identity": lambda stax: stax.Identity(),
     "leaky_relu": lambda stax: stax.LeakyRelu(0.01),  # the slope of jax.nn.leaky_relu
     "relu": lambda stax: stax.Relu(),
+    "sign": lambda stax: stax.Sign(),
     "sin": lambda stax: stax.Sin(),
 }
 
@@ -57,6 +58,7 @@ def stax_kernels(
         ValueError: If `nt.stax` has no such network.
     """
     check_choice("architecture.kind", architecture.kind, _KINDS)
+    _check_is_default(architecture, "activation_scale")
     if architecture.symmetrized:
         raise ValueError(
             "`architecture` must not be symmetrized: neural-tangents has no networks "
@@ -118,6 +120,16 @@ class _Layers:
                 deg=_QUADRATURE_DEGREE,
                 df=jax.grad(lambda u: jnp.sum(phi(u))),
             )
+
+
+def _check_is_default(architecture: Architecture, name: str) -> None:
+    value = getattr(architecture, name)
+    (default,) = (f.default for f in dataclasses.fields(architecture) if f.name == name)
+    if value != default:
+        raise ValueError(
+            f"`architecture.{name}` must be {default!r}, the only one translated; "
+            f"got {value!r}."
+        )
 
 
 def _mlp(layers: _Layers) -> list[Any]:
