@@ -52,9 +52,11 @@ def _symmetric_gram(
     block_fn: BlockFn, rows: PyTree, block_size: int
 ) -> Float[Array, "n n"]:
     n = _length(rows)
-    num_blocks = math.ceil(n / block_size)
-    if num_blocks == 1:
-        return _symmetric(block_fn(rows, rows, jnp.ones((), bool)))
+    if n == 1:
+        return block_fn(rows, rows, jnp.ones((), bool))
+    # At least two: XLA unrolls a loop of one step, and computes its block anew, in other
+    # bits, for each place where it is read.
+    num_blocks = max(2, math.ceil(n / block_size))
     blocks = _blocks(rows, num_blocks)
     size = _length(blocks, axis=1)
     upper = jnp.triu_indices(num_blocks)
@@ -82,8 +84,6 @@ def _symmetric_gram(
 
 def _symmetric(block: Array) -> Array:
     """`block` without the last bits in which fused arithmetic depends on the order."""
-    # Written out first, or it is computed twice: as it is and transposed, in other bits.
-    block = jax.lax.optimization_barrier(block)
     return (block + block.T) / 2
 
 
