@@ -134,7 +134,12 @@ class Contraction:
             for panel in kernel
         ]
         upper = jnp.concatenate(whole, axis=-2)
-        return jnp.triu(upper) + jnp.swapaxes(jnp.triu(upper, 1), -1, -2)
+        # Looked up, both triangles at the same place: added up from two, the compiler
+        # may compute the one in other bits than the other.
+        i = jnp.arange(width)
+        return upper[
+            ..., jnp.minimum(i[:, None], i[None]), jnp.maximum(i[:, None], i[None])
+        ]
 
     def gradients(self, factor: Factor) -> Array:
         """Gradients `(n, s, g, o, i)` of a factor."""

@@ -15,7 +15,7 @@ Values = Mapping[int, Array]
 
 def outer_values(network: Network, leaves: Sequence[Any]) -> dict[int, Array]:
     """All outer values, from those of the parameter leaves."""
-    values = dict(network.constants)
+    values = {ref: jnp.asarray(value) for ref, value in network.constants.items()}
     values.update(zip(network.leaves, leaves, strict=True))
     for step in network.outer_steps:
         outputs = step.evaluate(*(values[i] for i in step.inputs))
