@@ -67,7 +67,21 @@ def structured_ntk(
         >>> structured_ntk(lambda w, x: x @ w, jnp.ones((2, 1)), jnp.ones((1, 2))).item()
         2.0
     """
-    network, sizes = sized_network(apply_fn, params, x1, x2, outputs)
+    traced = sized_network(apply_fn, params, x1, x2, outputs)
+    return contracted(*traced, params, x1, x2, outputs=outputs, precision=precision)
+
+
+def contracted(
+    network: Network,
+    sizes: Sizes,
+    params: Params,
+    x1: AnyArray,
+    x2: AnyArray | None,
+    *,
+    outputs: Outputs,
+    precision: Precision,
+) -> Array:
+    """The kernel of a network that is taken apart already, by `sized_network`."""
     leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(params)]
     num_outputs = network.result.shape[1]
     chosen = directions(outputs, num_outputs, network.result.dtype)
@@ -118,7 +132,8 @@ def ntk_plan(
     """Plan of a kernel: site, order and cost of each parameter leaf.
 
     Operations of the structured method are counted site by site, and modelled times of
-    all methods compared: `plan.method` is what `method="auto"` will be. Nothing is computed; only shapes and dtypes of `params` and the batches are used.
+    all methods compared: `plan.method` is what `method="auto"` will be. Nothing is
+    computed; only shapes and dtypes of `params` and the batches are used.
 
     Args:
         apply_fn: Network `(params, x) -> f`; rows of `x` must not interact.
