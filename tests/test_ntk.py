@@ -10,6 +10,7 @@ import pytest
 import lazyjax
 from tests.helpers.compare import assert_close, relative_error
 from tests.helpers.oracles import naive_ntk, reduce_ntk
+from tests.helpers.zoo import ZOO
 
 NET = lazyjax.nets.mlp(width=6, depth=2, activation="tanh", num_outputs=3, b_std=0.5)
 
@@ -91,11 +92,31 @@ def test_diagonal_is_the_kernels_diagonal(outputs, batch_size, dtype):
     assert_close(diagonal, ntk[np.arange(5), np.arange(5)])
 
 
-def test_layers_sum_to_the_whole_(dtype):
+@pytest.mark.parametrize("method", ["auto", "jacobian"])
+def test_layers_sum_to_the_whole_(method, dtype):
     params, x1, x2 = problem(dtype)
-    layers = lazyjax.layerwise_ntk(NET.apply, params, x1, x2)
+    layers = lazyjax.layerwise_ntk(NET.apply, params, x1, x2, method=method)
     assert list(layers) == ["layer_1", "layer_2", "layer_3"]
     assert_close(sum(layers.values()), naive_ntk(NET.apply, params, x1, x2))
+
+
+@pytest.mark.parametrize(
+    "name", ["lora_of_the_weight", "gpt_tied_embeddings", "unused_and_empty_leaves"]
+)
+def test_layers_that_share_work_have_the_kernels_of_each_alone(name, x64):
+    net = ZOO[name]
+    params, x = net.params(jnp.float64), net.x(3, 0, jnp.float64)
+    layers = lazyjax.layerwise_ntk(net.apply_fn, params, x)
+    apart = lazyjax.layerwise_ntk(net.apply_fn, params, x, method="jacobian")
+    assert list(layers) == list(apart)
+    for layer, kernel in layers.items():
+        assert_close(kernel, apart[layer])
+
+
+def test_each_array_at_the_top_is_a_layer():
+    params = {"a": jnp.ones((2, 3)), "b": jnp.ones((3, 1))}
+    apply_fn = lambda params, x: x @ params["a"] @ params["b"]
+    assert list(lazyjax.layerwise_ntk(apply_fn, params, jnp.ones((1, 2)))) == ["a", "b"]
 
 
 @pytest.mark.parametrize("outputs", ["full", "trace"])

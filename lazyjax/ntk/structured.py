@@ -82,6 +82,32 @@ def contracted(
     precision: Precision,
 ) -> Array:
     """The kernel of a network that is taken apart already, by `sized_network`."""
+    together = [0] * len(jax.tree.leaves(params))
+    (kernel,) = contracted_in_groups(
+        network,
+        sizes,
+        params,
+        x1,
+        x2,
+        groups=together,
+        outputs=outputs,
+        precision=precision,
+    )
+    return kernel
+
+
+def contracted_in_groups(
+    network: Network,
+    sizes: Sizes,
+    params: Params,
+    x1: AnyArray,
+    x2: AnyArray | None,
+    *,
+    groups: Sequence[int],
+    outputs: Outputs,
+    precision: Precision,
+) -> list[Array]:
+    """Kernels of groups of leaves: `groups` has a number, from 0 on, for each leaf."""
     leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(params)]
     num_outputs = network.result.shape[1]
     chosen = directions(outputs, num_outputs, network.result.dtype)
@@ -109,16 +135,21 @@ def contracted(
         cotangents=cotangents,
         records=records,
     )
-    panels = contraction.zeros(network.result.dtype)
+    dtype = network.result.dtype
+    sums = [contraction.zeros(dtype) for _ in range(max(groups) + 1)]
     for part in parts_of(network, sizes):
-        for term in run.part(part):
-            typed = tuple(panel.astype(network.result.dtype) for panel in term)
-            panels = add_panels(panels, typed)
-    kernel = contraction.assembled(panels)
-    if arrangement == "pairs":
-        blocks = kernel.reshape(n1, num_outputs, n2, num_outputs)
-        return blocks.transpose(0, 2, 1, 3)
-    return kernel.transpose(1, 2, 0) if arrangement == "equal" else kernel
+        for leaf, term in run.part(part):
+            typed = tuple(panel.astype(dtype) for panel in term)
+            sums[groups[leaf]] = add_panels(sums[groups[leaf]], typed)
+
+    def formed(panels: Panels) -> Array:
+        kernel = contraction.assembled(panels)
+        if arrangement == "pairs":
+            blocks = kernel.reshape(n1, num_outputs, n2, num_outputs)
+            return blocks.transpose(0, 2, 1, 3)
+        return kernel.transpose(1, 2, 0) if arrangement == "equal" else kernel
+
+    return [formed(panels) for panels in sums]
 
 
 def ntk_plan(
@@ -198,17 +229,25 @@ class _Run:
     records: Mapping[int, Array]
     products: dict[tuple, Panels] = dataclasses.field(default_factory=dict)
 
-    def part(self, part: Part) -> list[Panels]:
-        """Terms of the kernel of one part, whose parameters no other part shares."""
+    def part(self, part: Part) -> list[tuple[int, Panels]]:
+        """Leaves and terms of the kernel of a part, whose leaves no other part has."""
         if part.kind == "direct":
-            return [self.direct(root, blocks) for root, blocks in part.roots.items()]
+            return [
+                (part.origins[root].leaf, self.direct(root, blocks))
+                for root, blocks in part.roots.items()
+            ]
         if part.kind == "looked up":
-            return [self.looked_up(part)]
+            (leaf,) = part.leaves
+            return [(leaf, self.looked_up(part))]
         gradients = {
             root: self.root_gradient(root, blocks)
             for root, blocks in part.roots.items()
         }
-        return [self.gram(by_leaf) for by_leaf in self.pulled_back(part, gradients)]
+        by_leaf = self.pulled_back(part, gradients)
+        return [
+            (leaf, self.gram(gradient))
+            for leaf, gradient in zip(part.leaves, by_leaf, strict=True)
+        ]
 
     def direct(self, root: int, blocks: Sequence[Block]) -> Panels:
         """Kernel of a root; products of cotangents are shared between roots."""
