@@ -27,7 +27,8 @@ class Architecture:
 
     $$z^l = W^l h^{l-1} + b^l, \qquad h^l = \phi(z^l),$$
 
-    and the output is $f = W^{\text{depth}+1} h^{\text{depth}} + b^{\text{depth}+1}$.
+    and the output is $f = \alpha (W^{\text{depth}+1} h^{\text{depth}} +
+    b^{\text{depth}+1})$, with $\alpha$ = `output_scale`.
     Entries of $W^l$ have variance `w_std**2 / fan_in` and those of $b^l$ have variance
     `b_std**2`, so that every parameterization is the same random function of width
     $m$, except that the output of "mup" is smaller by $\sqrt m$. They differ in what
@@ -72,6 +73,8 @@ class Architecture:
             $E[\phi(g)^2] = 1$ for standard Gaussians $g$; in residual networks, those of
             the first layer only, as in Du et al. (2019b).
         residual_scale: The $c$ of residual networks.
+        output_scale: The $\alpha$ above, by which training becomes lazy as it grows
+            (Chizat, Oyallon and Bach 2019); kernels are $\alpha^2$ times as large.
         filter_shape: Extent of convolutions along each spatial axis.
         strides: Stride of each hidden layer, along all spatial axes; empty means 1.
         padding: Of convolutions: "SAME" (zeros), "VALID" (none) or "CIRCULAR".
@@ -103,6 +106,7 @@ class Architecture:
     symmetrized: bool = False
     activation_scale: ActivationScale = "none"
     residual_scale: float = 0.5
+    output_scale: float = 1.0
     filter_shape: tuple[int, ...] = (3, 3)
     strides: tuple[int, ...] = ()
     padding: Padding = "SAME"
@@ -123,6 +127,7 @@ class Architecture:
         _check_std("w_std", self.w_std, zero_allowed=False)
         _check_std("b_std", self.b_std, zero_allowed=True)
         _check_std("residual_scale", self.residual_scale, zero_allowed=False)
+        _check_std("output_scale", self.output_scale, zero_allowed=False)
         check_choice(
             "activation_scale", self.activation_scale, get_args(ActivationScale)
         )
@@ -244,6 +249,32 @@ class Architecture:
                 f"{size} with padding {self.padding!r}."
             )
         return total // 2, total - total // 2
+
+    def space_after(self, layer: int, space: tuple[int, ...]) -> tuple[int, ...]:
+        """Extents of the image that hidden layer `layer` makes, pooling included.
+
+        Args:
+            layer: The layer, counted from 1.
+            space: Extents of its input along the spatial axes.
+
+        Returns:
+            One extent an axis, at least 1.
+
+        Raises:
+            ValueError: If the filter or the pool does not fit.
+        """
+        stride = self.stride(layer)
+        extents = []
+        for axis, size in enumerate(space):
+            padded = size + sum(self.pads(size, axis, stride))
+            extents.append((padded - self.filter_shape[axis]) // stride + 1)
+        if layer in self.pool_after:
+            extents = [size // 2 for size in extents]
+            if 0 in extents:
+                raise ValueError(
+                    "`x` is too small: an axis of 1 pixel cannot be pooled."
+                )
+        return tuple(extents)
 
 
 _CONVOLUTIONAL_FIELDS = (

@@ -11,7 +11,7 @@ import pytest
 
 import lazyjax
 from lazyjax import Architecture, infinite_nngp, infinite_ntk
-from lazyjax.infinite import kernels
+from lazyjax.infinite import budget
 from tests.helpers.compare import assert_close, relative_error
 from tests.test_dual import REFERENCE, reference_moment
 from tests.test_width_limit import assert_mean_is, samples
@@ -339,6 +339,17 @@ def test_one_pixel_makes_convolutions_fully_connected(x64: None) -> None:
             assert_close(infinite_ntk(conv, x), infinite_ntk(plain, x))
 
 
+@pytest.mark.parametrize("fields", [{}, {"parameterization": "mup"}])
+def test_kernels_grow_with_the_square_of_the_output_scale(fields: dict) -> None:
+    x = images(3, 5, dtype=jnp.float32)
+    plain, scaled = (
+        Architecture(depth=2, b_std=0.3, output_scale=scale, **fields)
+        for scale in (1.0, 3.0)
+    )
+    for kernel_fn in (infinite_ntk, infinite_nngp):
+        assert_close(kernel_fn(scaled, x), 9 * kernel_fn(plain, x))
+
+
 FINITE: dict[str, dict[str, Any]] = {
     "cnn_flatten": {"b_std": 0.3, "strides": (2, 1), "activation": "erf"},
     "cnn_average_pooled": {
@@ -352,6 +363,7 @@ FINITE: dict[str, dict[str, Any]] = {
         "padding": "VALID",
     },
     "cnn_mup": {"parameterization": "mup", "input_scaling": "none"},
+    "cnn_scaled": {"output_scale": 3.0, "b_std": 0.2},
     "conv_resnet": {
         "pixel_scaling": "none",
         "activation_scale": "unit",
@@ -390,14 +402,11 @@ def test_blocks_do_not_change_the_kernel(
 ) -> None:
     shape, spec = described(case)
     x, y = images(5, *shape), images(4, *shape, seed=1)
-    jax.clear_caches()
     whole = [f(spec, *a) for f in (infinite_ntk, infinite_nngp) for a in ((x,), (x, y))]
-    monkeypatch.setattr(kernels, "_BLOCK_ENTRIES", 2**2)
-    jax.clear_caches()
+    monkeypatch.setattr(budget, "BLOCK_ENTRIES", budget.pairs_of_pixels(spec, shape))
     in_blocks = [
         f(spec, *a) for f in (infinite_ntk, infinite_nngp) for a in ((x,), (x, y))
     ]
-    jax.clear_caches()
     for expected, actual in zip(whole, in_blocks, strict=True):
         assert_close(actual, expected)
     assert_close(in_blocks[0], in_blocks[0].T, "exact")

@@ -241,7 +241,10 @@ def _output(
             else:
                 state = _on_each(jnp.sum, state)
     scales = _scales(architecture, architecture.num_layers, shape, width, num_pixels)
-    return layers.dense(state, scales)
+    outputs = layers.dense(state, scales)
+    if architecture.output_scale == 1:
+        return outputs
+    return _on_each(lambda kernel: architecture.output_scale**2 * kernel, outputs)
 
 
 def _segments(

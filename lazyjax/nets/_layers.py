@@ -112,7 +112,7 @@ def dense(
     elif architecture.pixel_scaling == "none":
         fan_in //= num_pixels
     is_last = layer == architecture.num_layers
-    return _Affine(
+    z = _Affine(
         features=architecture.num_outputs if is_last else width,
         taps=(),
         weight=weight_scale(architecture, layer, fan_in, width),
@@ -122,6 +122,8 @@ def dense(
         linear_map=jnp.matmul,
         name=f"layer_{layer}",
     )(h)
+    is_scaled = is_last and architecture.output_scale != 1
+    return architecture.output_scale * z if is_scaled else z
 
 
 def convolution(

@@ -31,6 +31,7 @@ def mlp(
     readout: Readout = "normal",
     symmetrized: bool = False,
     activation_scale: ActivationScale = "none",
+    output_scale: float = 1.0,
 ) -> Network:
     r"""Fully connected network with `depth` hidden layers of `width` units.
 
@@ -51,6 +52,7 @@ def mlp(
         readout: Last layer's weights, "normal" or random "sign".
         symmetrized: Whether to start from zero output by doubling the network.
         activation_scale: "unit" scales activations to a second moment of 1.
+        output_scale: What the output is multiplied by.
 
     Returns:
         The network. Its parameters are `{"layer_1": {"kernel": (d, width), "bias":
@@ -85,6 +87,7 @@ def mlp(
         readout=readout,
         symmetrized=symmetrized,
         activation_scale=activation_scale,
+        output_scale=output_scale,
     )
     return network_of(
         _MLP(architecture, width), architecture, width, check_num_features
