@@ -86,7 +86,7 @@ def test_kernels_do_not_depend_on_the_memory_stated() -> None:
 def test_memory_that_is_too_little_or_unclear_is_refused(own_errors: None) -> None:
     spec = Architecture(kind="cnn", head="average")
     x = inputs(3, 8, 8, 3)
-    with pytest.raises(ValueError, match="`memory` must be at least .* pair") as error:
+    with pytest.raises(ValueError, match=r"`memory` must be at least .* pair") as error:
         infinite_ntk(spec, x, memory="100KB")
     least = int(str(error.value).split("at least ")[1].split()[0])
     assert infinite_ntk(spec, x, memory=least).shape == (3, 3)
@@ -95,7 +95,7 @@ def test_memory_that_is_too_little_or_unclear_is_refused(own_errors: None) -> No
     for wrong in ("4", "4 gigabytes", "GiB", 0):
         with pytest.raises(ValueError, match="`memory` must be"):
             infinite_ntk(spec, x, memory=wrong)
-    with pytest.raises(TypeError, match="`memory` must be an integer; got 1.5"):
+    with pytest.raises(TypeError, match=r"`memory` must be an integer; got 1\.5"):
         infinite_ntk(spec, x, memory=1.5)  # pyright: ignore[reportArgumentType]
 
 

@@ -35,7 +35,7 @@ def assert_semidefinite_to_rounding(name: str, source: str, n: int) -> None:
         truth = np.linalg.eigvalsh(infinite_ntk(spec, x.astype(np.float64)))
     asymmetry = np.abs(gram - gram.T).max()
     eigenvalues = np.linalg.eigvalsh(gram)
-    print(
+    print(  # noqa: T201 - what `-s` is for
         f"\n{name} {source} n={n}: eigenvalues {eigenvalues[0]:.6g} to "
         f"{eigenvalues[-1]:.6g}, in double precision {truth[0]:.6g} to "
         f"{truth[-1]:.6g}, asymmetry {asymmetry:.1g}"

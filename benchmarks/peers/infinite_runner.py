@@ -80,7 +80,10 @@ class Ready:
             "first_s": first_s,
             "peak_bytes": peak_bytes,
             "device": "cpu" if first.platform == "cpu" else first.device_kind,
-            "versions": {request["method"].split(":")[0]: version, "jax": jax.__version__},
+            "versions": {
+                request["method"].split(":")[0]: version,
+                "jax": jax.__version__,
+            },
         }
 
     def time(self) -> dict[str, Any]:
