@@ -12,6 +12,7 @@ from lazyjax.typing import (
     Head,
     InputScaling,
     Kind,
+    Normalization,
     Padding,
     Parameterization,
     Readout,
@@ -49,6 +50,10 @@ class Architecture:
       The width is the number of channels of hidden layers; `head` says how the last
       image is read by the output layer.
     - "conv_resnet": convolutional, and residual in the same way.
+    - "rnn": recurrent (Elman), inputs (time, features): layer $l$ computes
+      $h_t^l = \phi(W^l h_t^{l-1} + R^l h_{t-1}^l + b^l)$ from $h_t^0 = x_t$ and
+      $h_0^l = 0$, with the same weights at all times, entries of $R^l$ of variance
+      `recurrent_std**2 / width`; the output layer reads the last time.
 
     Attributes:
         kind: See above.
@@ -72,7 +77,12 @@ class Architecture:
         activation_scale: "unit" multiplies activations by a constant such that
             $E[\phi(g)^2] = 1$ for standard Gaussians $g$; in residual networks, those of
             the first layer only, as in Du et al. (2019b).
+        normalization: Of pre-activations of hidden layers: "layer" subtracts their
+            mean over units and divides by their standard deviation over units, at each
+            pixel, with 1e-6 added to the variance and no parameters of its own.
         residual_scale: The $c$ of residual networks.
+        recurrent_std: Of recurrent weights, before division by the root of the width;
+            they are trained with their layer.
         output_scale: The $\alpha$ above, by which training becomes lazy as it grows
             (Chizat, Oyallon and Bach 2019); kernels are $\alpha^2$ times as large.
         filter_shape: Extent of convolutions along each spatial axis.
@@ -105,7 +115,9 @@ class Architecture:
     readout: Readout = "normal"
     symmetrized: bool = False
     activation_scale: ActivationScale = "none"
+    normalization: Normalization = "none"
     residual_scale: float = 0.5
+    recurrent_std: float = 1.0
     output_scale: float = 1.0
     filter_shape: tuple[int, ...] = (3, 3)
     strides: tuple[int, ...] = ()
@@ -127,10 +139,12 @@ class Architecture:
         _check_std("w_std", self.w_std, zero_allowed=False)
         _check_std("b_std", self.b_std, zero_allowed=True)
         _check_std("residual_scale", self.residual_scale, zero_allowed=False)
+        _check_std("recurrent_std", self.recurrent_std, zero_allowed=False)
         _check_std("output_scale", self.output_scale, zero_allowed=False)
         check_choice(
             "activation_scale", self.activation_scale, get_args(ActivationScale)
         )
+        check_choice("normalization", self.normalization, get_args(Normalization))
         check_choice("padding", self.padding, get_args(Padding))
         check_choice("head", self.head, get_args(Head))
         check_choice("pixel_scaling", self.pixel_scaling, get_args(InputScaling))
@@ -166,6 +180,8 @@ class Architecture:
             ValueError: If there is such a field.
         """
         idle = () if self.is_residual else ("residual_scale",)
+        if self.kind != "rnn":
+            idle = (*idle, "recurrent_std")
         if not self.is_convolutional:
             idle = (*idle, *_CONVOLUTIONAL_FIELDS)
         defaults = {f.name: f.default for f in dataclasses.fields(self)}
@@ -276,6 +292,9 @@ class Architecture:
                 )
         return tuple(extents)
 
+
+# Added to the variances by which layer normalization divides.
+NORMALIZATION_EPS = 1e-6
 
 _CONVOLUTIONAL_FIELDS = (
     "filter_shape",

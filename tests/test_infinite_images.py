@@ -339,6 +339,24 @@ def test_one_pixel_makes_convolutions_fully_connected(x64: None) -> None:
             assert_close(infinite_ntk(conv, x), infinite_ntk(plain, x))
 
 
+def test_normalized_kernels_see_angles_only_and_are_those_of_unit_inputs(
+    x64: None,
+) -> None:
+    x = images(3, 5)
+    unit = x / jnp.linalg.norm(x, axis=1, keepdims=True)
+    fields: dict[str, Any] = {"w_std": math.sqrt(2), "input_scaling": "none"}
+    normalized = Architecture(normalization="layer", **fields)
+    # With ReLU and one hidden layer, scale passes through: the plain kernel of inputs
+    # whose pre-activations have variance 1.
+    plain = Architecture(**fields)
+    expected = infinite_nngp(plain, unit / math.sqrt(2))
+    assert_close(infinite_nngp(normalized, 1e3 * unit), expected, 1e-9)
+    # At variance 2e6, and 1e-6 added to it, the last digits differ by 1e-12.
+    assert_close(
+        infinite_ntk(normalized, 1e3 * x), infinite_ntk(normalized, 1e4 * x), 1e-9
+    )
+
+
 @pytest.mark.parametrize("fields", [{}, {"parameterization": "mup"}])
 def test_kernels_grow_with_the_square_of_the_output_scale(fields: dict) -> None:
     x = images(3, 5, dtype=jnp.float32)
@@ -369,6 +387,14 @@ FINITE: dict[str, dict[str, Any]] = {
         "activation_scale": "unit",
         "activation": "softplus",
     },
+    "cnn_normalized": {
+        "normalization": "layer",
+        "b_std": 0.2,
+        "head": "average",
+        "pool_after": (1,),
+    },
+    "mlp_normalized": {"normalization": "layer", "b_std": 0.3, "w_std": 1.5},
+    "resnet_normalized": {"normalization": "layer", "residual_scale": 1.0},
     "resnet": {"residual_scale": 1.0, "b_std": 0.2, "trained": "last_hidden"},
     "resnet_all": {"residual_scale": 1.0, "activation": "softplus", "w_std": 1.2},
 }
@@ -378,7 +404,7 @@ FINITE: dict[str, dict[str, Any]] = {
 def test_mean_kernel_of_wide_networks_is_the_infinite_one(case: str) -> None:
     options = {"depth": 2, **FINITE[case]}
     kind = case if case == "conv_resnet" else case.split("_")[0]
-    if kind != "resnet":
+    if kind in ("cnn", "conv_resnet"):
         options["filter_shape"] = (3,)
     width = 128
     net = getattr(lazyjax.nets, kind)(width=width, **options)

@@ -50,7 +50,8 @@ def block_size(
 
     def needed(size: int) -> int:
         blocks = _LIVE_BLOCKS * min(size, num_rows) * min(size, num_columns)
-        num_pixels = math.prod(shape[:-1]) if architecture.is_convolutional else 1
+        is_flat = architecture.kind in ("mlp", "resnet")
+        num_pixels = 1 if is_flat else math.prod(shape[:-1])  # or times
         facts = 3 * architecture.depth * (num_rows + num_columns)
         if not is_closed_form(architecture.activation):
             facts += _LIVE_COEFFICIENTS * min(size, max(num_rows, num_columns))

@@ -15,9 +15,9 @@ from lazyjax._checks import (
     check_same_features,
 )
 from lazyjax.architecture import Architecture
+from lazyjax.infinite import recurrent, recursion
 from lazyjax.infinite.budget import block_size
 from lazyjax.infinite.dual import is_closed_form
-from lazyjax.infinite.recursion import between, variances
 from lazyjax.infinite.tiles import gram
 from lazyjax.typing import AnyArray
 
@@ -47,7 +47,8 @@ def infinite_ntk(
     Args:
         architecture: Description of the network, such as `network.architecture`.
         x1: First batch; features are flattened, unless layers are convolutions: then
-            (n, height, width, channels), or (n, length, channels).
+            (n, height, width, channels), or (n, length, channels); recurrent networks
+            read (n, time, features).
         x2: Second batch; `None` means `x1`, with an exactly symmetric result.
         width: Units of each hidden layer, for "standard" parameterization only.
         memory: Bytes that may be held at once beside the inputs, such as "4GiB"; of
@@ -182,6 +183,10 @@ def _checked_batches(
             f"{'height, width' if rank == 2 else 'length'}, channels), for filters of "
             f"shape {architecture.filter_shape}; got shape {x1.shape}."
         )
+    if architecture.kind == "rnn" and x1.ndim != 3:
+        raise ValueError(
+            f"`x1` must be a batch of sequences (n, time, features); got {x1.shape}."
+        )
     return jnp.asarray(x1), x2
 
 
@@ -222,8 +227,10 @@ def _gram(
     size: int,
     of: Literal["ntk", "nngp"],
 ) -> Float[Array, "n1 n2"]:
+    of_kind = recurrent if architecture.kind == "rnn" else recursion
+
     def described(x: Array) -> tuple[Array, PyTree]:
-        facts_fn = partial(variances, architecture, width=width)
+        facts_fn = partial(of_kind.variances, architecture, width=width)
         if not architecture.is_convolutional:
             return x, jax.vmap(facts_fn)(x)
         # Of series, what is held is coefficients of each input.
@@ -233,7 +240,9 @@ def _gram(
     def block(rows: PyTree, columns: PyTree, is_same: Array | None) -> Array:
         def kernel(row: PyTree, column: PyTree, is_one: Array | None) -> Array:
             (x, facts), (y, other_facts) = row, column
-            found = between(architecture, x, y, facts, other_facts, is_one, width)
+            found = of_kind.between(
+                architecture, x, y, facts, other_facts, is_one, width
+            )
             value = found.nngp if of == "nngp" else found.ntk
             return jnp.zeros((), x.dtype) if value is None else value
 

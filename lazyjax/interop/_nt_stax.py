@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from lazyjax._checks import check_choice
 from lazyjax.activations import ACTIVATIONS, activation_fn
-from lazyjax.architecture import Architecture
+from lazyjax.architecture import NORMALIZATION_EPS, Architecture
 from lazyjax.typing import Activation
 
 KernelName = Literal["nngp", "ntk"]
@@ -140,7 +140,10 @@ class _Layers:
     def hidden(self, layer: int, weights: Any) -> list[Any]:
         """A hidden layer of these weights, which adds to the one before or not."""
         spec, stax = self.architecture, self.stax
-        units = [weights, self._activation()]
+        units = [weights]
+        if spec.normalization == "layer":
+            units.append(stax.LayerNorm(eps=NORMALIZATION_EPS))
+        units.append(self._activation())
         factor = spec.activation_factor(layer)
         if factor != 1 or spec.is_residual:
             units.append(_scaled(stax.Identity(), factor))
