@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ import pytest
 import lazyjax
 from lazyjax import Architecture, infinite_nngp, infinite_ntk
 from lazyjax.infinite import budget
+from lazyjax.typing import Kind
 from tests.helpers.compare import assert_close, relative_error
 from tests.test_dual import REFERENCE, reference_moment
 from tests.test_width_limit import assert_mean_is, samples
@@ -337,6 +338,23 @@ def test_one_pixel_makes_convolutions_fully_connected(x64: None) -> None:
                 head=head,
             )
             assert_close(infinite_ntk(conv, x), infinite_ntk(plain, x))
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_kernels_of_single_layers_add_up_for_every_kind(kind: Any, x64: None) -> None:
+    x = images(2, 4, 2)
+    fields: dict[str, Any] = {"kind": kind, "depth": 2, "b_std": 0.2}
+    if kind in ("cnn", "conv_resnet"):
+        fields["filter_shape"] = (3,)
+
+    @jax.jit
+    def kernels_of(x: jax.Array) -> list[jax.Array]:
+        choices = ["all", (1,), (2,), (3,)]
+        return [infinite_ntk(Architecture(trained=t, **fields), x) for t in choices]
+
+    whole, *parts = kernels_of(x)
+    assert_close(sum(parts), whole)
+    assert all(relative_error(part, whole) > 0.01 for part in parts)
 
 
 def test_normalized_kernels_see_angles_only_and_are_those_of_unit_inputs(

@@ -51,9 +51,9 @@ def infinite_ntk(
             read (n, time, features).
         x2: Second batch; `None` means `x1`, with an exactly symmetric result.
         width: Units of each hidden layer, for "standard" parameterization only.
-        memory: Bytes that may be held at once beside the inputs, such as "4GiB"; of
-            gradients, not counted. `None` means blocks that stay in cache, whatever
-            the result takes.
+        memory: Bytes that may be held at once beside the inputs, such as "4GiB"; what
+            gradients need is not counted. `None` means blocks that stay in cache,
+            whatever the result takes.
 
     Returns:
         The kernel of each output.
@@ -84,8 +84,10 @@ def infinite_ntk(
     References:
         Jacot, Gabriel and Hongler (2018), arXiv:1806.07572; Du et al. (2019),
         arXiv:1810.02054; Du et al. (2019b), arXiv:1811.03804, for residual networks;
-        Arora et al. (2019), arXiv:1904.11955, for convolutional ones; Sohl-Dickstein et
-        al. (2020), arXiv:2001.07301, for "standard" (equation numbers not checked).
+        Arora et al. (2019), arXiv:1904.11955, for convolutional ones; Alemohammad et al.
+        (2021), arXiv:2006.10246, for recurrent ones (not opened: derived here, and
+        compared with wide networks); Sohl-Dickstein et al. (2020), arXiv:2001.07301, for
+        "standard" (equation numbers not checked).
     """
     x1, x2 = _checked_batches(architecture, x1, x2)
     if architecture.parameterization == "standard":
