@@ -31,14 +31,14 @@ CASES: dict[str, tuple[dict[str, Any], tuple[jax.Array, ...], str]] = {
     "average": (
         {"kind": "cnn", "depth": 3, "head": "average"},
         (inputs(12, 8, 8, 3),),
-        "2MB",
+        "1.4MB",
     ),
     "average_of_two_batches": (
         {"kind": "cnn", "depth": 2, "head": "average", "b_std": 0.1},
         (inputs(7, 8, 8, 3), inputs(6, 8, 8, 3, seed=1)),
         "2MB",
     ),
-    "residual_pool": (
+    "pool": (
         {"kind": "cnn", "depth": 2, "pool_after": (1,), "head": "average"},
         (inputs(12, 8, 8, 3),),
         "2.5MB",

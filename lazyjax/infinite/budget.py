@@ -10,10 +10,10 @@ from lazyjax.infinite.recursion import reads_all_pairs
 # A block's arrays should stay in cache: entries of each, in kernels over pixels too.
 BLOCK_ENTRIES = 2**17
 
-# What XLA holds at once, in arrays, as `compiled.memory_analysis()` tells: of the size
-# of a block, of the coefficients of series, of the result.
+# What XLA holds at once on JAX 0.10 to 0.12, as `compiled.memory_analysis()` tells, in
+# arrays: of the size of a block, of the coefficients of series, of the result.
 _LIVE_BLOCKS = 8
-_LIVE_COEFFICIENTS = 5000
+_LIVE_COEFFICIENTS = 12_000
 _LIVE_RESULTS = 3
 
 
