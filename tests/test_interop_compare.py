@@ -318,7 +318,8 @@ def test_where_elu_differs_theirs_is_the_one_that_is_off() -> None:
     assert_close(result.ntk_difference, relative_error(result.ntk, result.their_ntk))
     assert_close(result.nngp_difference, relative_error(result.nngp, result.their_nngp))
     # In polar coordinates, split at the kinks: good to 1e-12.
-    _, truth = oracle_kernels(spec, *map(jnp.asarray, VECTORS), None)
+    x1, x2 = map(jnp.asarray, VECTORS)
+    _, truth = oracle_kernels(spec, x1, x2, None)
     own, theirs = (relative_error(k, truth) for k in (result.ntk, result.their_ntk))
     assert own < 1e-4
     # Their quadrature loses a term of the order of one over its degree.

@@ -100,12 +100,12 @@ def between(
             z = layers.add(
                 layers.dense(below, layer.inputs), layers.weigh(own, layer.recurrent)
             )
-            sides = first[index], second[index]
+            q11, q22 = first[index], second[index]
             if architecture.normalization == "layer":
-                z = layers.normalize(z, *sides)
-                sides = tuple(map(layers.normalized_variance, sides))
+                z = layers.normalize(z, q11, q22)
+                q11, q22 = map(layers.normalized_variance, (q11, q22))
             below = layers.activate(
-                z, architecture.activation, layer.factor, *sides, is_same
+                z, architecture.activation, layer.factor, q11, q22, is_same
             )
             after.append(below)
         return tuple(after), None

@@ -184,13 +184,11 @@ def between(
     ) -> tuple[Kernels, None]:
         first, second = facts
         z = _weights(architecture, layer, state, layer.all_pairs)
-        variances = first.variance, second.variance
+        q11, q22 = first.variance, second.variance
         if architecture.normalization == "layer":
-            z = layers.normalize(z, *variances)
-            variances = tuple(map(layers.normalized_variance, variances))
-        h = layers.activate(
-            z, architecture.activation, layer.factor, *variances, is_same
-        )
+            z = layers.normalize(z, q11, q22)
+            q11, q22 = map(layers.normalized_variance, (q11, q22))
+        h = layers.activate(z, architecture.activation, layer.factor, q11, q22, is_same)
         if layer.is_residual:
             h = layers.add_branch(state, h, first.means(), second.means())
         if layer.is_pooled:
