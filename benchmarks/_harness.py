@@ -204,7 +204,7 @@ class Row:
         method: Who computes it, and how.
         n: Examples.
         k: Outputs.
-        p: Parameters.
+        p: Parameters; 0 for infinitely wide networks.
         dtype: Of inputs, parameters and result.
         device: What it ran on.
         compile_s: Tracing and compiling; None for libraries that do not compile.
@@ -217,7 +217,7 @@ class Row:
         ratio: `median_s` over that of the baseline; below 1 is faster. None if the
             baseline did not run.
         roofline: Least time this machine could take, by the hand-derived floor of the
-            task's arithmetic and traffic, over `median_s`.
+            task's arithmetic and traffic, over `median_s`; None where none was derived.
         rel_error: Against the float64 oracle.
         git_sha: Revision measured.
         git_dirty: Whether the files differed from it.
@@ -239,7 +239,7 @@ class Row:
     peak_bytes: int
     baseline: str
     ratio: float | None
-    roofline: float
+    roofline: float | None
     rel_error: float
     git_sha: str
     git_dirty: bool
@@ -262,6 +262,12 @@ class Report:
     machine: dict[str, Any]
     rows: tuple[Row, ...]
     skipped: tuple[Skipped, ...]
+
+    def extended(self, rows: Sequence[Row], skipped: Sequence[Skipped]) -> "Report":
+        """The report with these at its end."""
+        return dataclasses.replace(
+            self, rows=(*self.rows, *rows), skipped=(*self.skipped, *skipped)
+        )
 
     def write(self, path: Path) -> None:
         """Write as JSON, one row per line."""

@@ -16,15 +16,15 @@ import math
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, get_args
+from typing import get_args
 
 import jax
-import numpy as np
 
 from benchmarks import _harness, oracle, roofline
-from benchmarks.peers.worker import MethodFailedError, Problem, Worker, save_problem
+from benchmarks._contest import Contestant, Outcome, compete
+from benchmarks.peers.worker import Problem, Worker, save_problem
 from benchmarks.workloads import WORKLOADS, Size, Workload
 
 TOLERANCE = 1e-5  # of float32 results, against float64
@@ -33,35 +33,6 @@ _RUNNERS = {
     "nt": "benchmarks.peers.nt_runner",
     "torch": "benchmarks.peers.torch_runner",
 }
-
-
-class Asked(Protocol):
-    """A worker, in its own process or not."""
-
-    def ask(self, **request: Any) -> dict[str, Any]:
-        """Reply to one request."""
-        ...
-
-    def close(self) -> None:
-        """End it."""
-        ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Contestant:
-    """A method and how to start a worker for it."""
-
-    method: str
-    start: Callable[[], Asked]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Ready:
-    """A contestant that was right."""
-
-    worker: Asked
-    reply: dict[str, Any]
-    rel_error: float
 
 
 def contestants(
@@ -129,48 +100,30 @@ def run_case(
     work = WORKLOADS[case](size)
     params, x, y = work.draw()
     kernel, gradient = oracle.oracles(work, params, x, y)
-    ready: dict[str, _Ready] = {}
-    failures: dict[str, str] = {}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        save_problem(Problem(work, params, x, y), folder)
-        request = {"case": case, "size": size, "folder": str(folder)}
-        try:
-            for entrant in entrants:
-                method = entrant.method
-                reference = gradient if _is_gradient(method) else kernel
-                try:
-                    ready[method] = _admit(entrant, request, reference)
-                except (MethodFailedError, _harness.WrongAnswerError) as error:
-                    failures[method] = f"{type(error).__name__}: {error}"
-                    say(f"{case} {method}: {failures[method]}")
-                else:
-                    first_s = ready[method].reply["first_s"]
-                    say(f"{case} {method}: right; first call {first_s:.3f} s")
-            samples = _time(ready, budget, failures)
-        finally:
-            for entry in ready.values():
-                entry.worker.close()
-    skipped = [
-        _harness.Skipped(case=f"{case}/{size}", method=method, reason=reason)
-        for method, reason in failures.items()
-    ]
-    return _rows(work, size, ready, samples, peak), skipped
+    with tempfile.TemporaryDirectory() as folder:
+        save_problem(Problem(work, params, x, y), Path(folder))
+        outcome = compete(
+            entrants,
+            {"case": case, "size": size, "folder": folder},
+            lambda method: (gradient if _is_gradient(method) else kernel, TOLERANCE),
+            budget=budget,
+            say=say,
+        )
+    return _rows(work, size, outcome, peak), outcome.skipped(f"{case}/{size}")
 
 
 def _rows(
     work: Workload,
     size: Size,
-    ready: Mapping[str, _Ready],
-    samples: Mapping[str, Sequence[float]],
+    outcome: Outcome,
     peak: roofline.Cost,
 ) -> list[_harness.Row]:
-    timings = {method: _harness.Timing.of(values) for method, values in samples.items()}
+    timings = outcome.timings()
     baseline = timings.get(BASELINE)
     sha, is_dirty = _harness.revision()
     rows = []
     for method, timing in timings.items():
-        reply = ready[method].reply
+        reply = outcome.ready[method].reply
         cost = _cost(work, method)
         rows.append(
             _harness.Row(
@@ -187,7 +140,7 @@ def _rows(
                 baseline=BASELINE,
                 ratio=timing.median_s / baseline.median_s if baseline else None,
                 roofline=cost.seconds(peak) / timing.median_s,
-                rel_error=ready[method].rel_error,
+                rel_error=outcome.ready[method].rel_error,
                 git_sha=sha,
                 git_dirty=is_dirty,
                 versions=reply["versions"],
@@ -206,59 +159,21 @@ def _is_gradient(method: str) -> bool:
     return method == "value_and_grad"
 
 
-def _admit(
-    entrant: Contestant, request: dict[str, str], reference: _harness.Reference
-) -> _Ready:
-    """`entrant` compiled, called once and found right."""
-    worker = entrant.start()
-    try:
-        reply = worker.ask(ask="prepare", method=entrant.method, **request)
-        result = np.load(Path(request["folder"]) / "result.npy")
-        error = _harness.check(entrant.method, result, reference, TOLERANCE)
-    except BaseException:
-        worker.close()
-        raise
-    return _Ready(worker, reply, error)
-
-
-def _time(
-    ready: Mapping[str, _Ready], budget: _harness.Budget, failures: dict[str, str]
-) -> dict[str, list[float]]:
-    """Samples of all that are ready; those that fail are added to `failures`."""
-    if not ready:
-        return {}
-
-    def clock(method: str) -> float:
-        if method not in failures:
-            try:
-                return ready[method].worker.ask(ask="time")["seconds"]
-            except MethodFailedError as error:
-                failures[method] = f"{type(error).__name__}: {error}"
-        return math.inf
-
-    clocks = {method: functools.partial(clock, method) for method in ready}
-    num_calls = {
-        method: budget.warm_up(clocks[method], entry.reply["first_s"])
-        for method, entry in ready.items()
-    }
-    samples = _harness.round_robin(clocks, num_calls)
-    return {method: s for method, s in samples.items() if method not in failures}
-
-
 def table(rows: Sequence[_harness.Row]) -> str:
     """The rows for people to read."""
     lines = [
-        f"{'case':<12}{'method':<42}{'median s':>10}{'IQR s':>9}{'calls':>6}"
-        f"{'compile s':>11}{'peak MiB':>10}{'vs ' + BASELINE:>11}{'roofline':>10}"
+        f"{'case':<20}{'method':<42}{'median s':>10}{'IQR s':>9}{'calls':>6}"
+        f"{'compile s':>11}{'peak MiB':>10}{'ratio':>11}{'roofline':>10}"
         f"{'rel. error':>12}"
     ]
     for row in rows:
         compile_s = "-" if row.compile_s is None else f"{row.compile_s:.2f}"
         ratio = "-" if row.ratio is None else f"{row.ratio:.3f}"
+        floor = "-" if row.roofline is None else f"{row.roofline:.2f}"
         lines.append(
-            f"{row.case:<12}{row.method:<42}{row.median_s:>10.4f}{row.iqr_s:>9.4f}"
+            f"{row.case:<20}{row.method:<42}{row.median_s:>10.4f}{row.iqr_s:>9.4f}"
             f"{row.num_calls:>6}{compile_s:>11}{row.peak_bytes / 2**20:>10.1f}"
-            f"{ratio:>11}{row.roofline:>10.2f}{row.rel_error:>12.1e}"
+            f"{ratio:>11}{floor:>10}{row.rel_error:>12.1e}"
         )
     return "\n".join([*lines, "", *_against_best_peer(rows)])
 
@@ -284,11 +199,12 @@ def _against_best_peer(rows: Sequence[_harness.Row]) -> list[str]:
     return lines
 
 
-def parser() -> argparse.ArgumentParser:
-    """Command line."""
+def parser(cases: Iterable[str] = WORKLOADS) -> argparse.ArgumentParser:
+    """Command line to choose among `cases`."""
+    cases = tuple(cases)
     it = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     it.add_argument("--size", choices=get_args(Size), default="full")
-    it.add_argument("--case", choices=WORKLOADS, nargs="*", default=list(WORKLOADS))
+    it.add_argument("--case", choices=cases, nargs="*", default=list(cases))
     it.add_argument(
         "--method",
         nargs="*",
@@ -318,6 +234,24 @@ def parser() -> argparse.ArgumentParser:
     return it
 
 
+def peers(options: argparse.Namespace) -> dict[str, str]:
+    """Interpreter of each peer that was named and is there.
+
+    Raises:
+        SystemExit: If a peer is unknown.
+    """
+    pythons = dict(peer.split("=", 1) for peer in options.peer)
+    for name in list(pythons):
+        if name not in _RUNNERS:
+            raise SystemExit(f"--peer {name}: must be one of {', '.join(_RUNNERS)}")
+        if not Path(pythons[name]).exists():
+            print(
+                f"peer {name} left out: {pythons[name]} is not there", file=sys.stderr
+            )
+            del pythons[name]
+    return pythons
+
+
 def run(
     options: argparse.Namespace, save: Callable[[_harness.Report], None]
 ) -> _harness.Report:
@@ -333,17 +267,8 @@ def run(
     Raises:
         SystemExit: If a peer is unknown or does not start, or no method is left.
     """
-    pythons = dict(peer.split("=", 1) for peer in options.peer)
-    for name in list(pythons):
-        if name not in _RUNNERS:
-            raise SystemExit(f"--peer {name}: must be one of {', '.join(_RUNNERS)}")
-        if not Path(pythons[name]).exists():
-            print(
-                f"peer {name} left out: {pythons[name]} is not there", file=sys.stderr
-            )
-            del pythons[name]
     memory_bytes = int(options.memory_gib * 2**30)
-    entrants = contestants(pythons, memory_bytes, options.method)
+    entrants = contestants(peers(options), memory_bytes, options.method)
     if not entrants:
         raise SystemExit("no method left: see --method and --peer")
     peak = _measure_peak(options.size)
@@ -358,11 +283,7 @@ def run(
             budget=_harness.Budget(seconds=options.seconds),
             say=lambda line: print(line, file=sys.stderr, flush=True),
         )
-        report = _harness.Report(
-            machine=report.machine,
-            rows=(*report.rows, *rows),
-            skipped=(*report.skipped, *skipped),
-        )
+        report = report.extended(rows, skipped)
         save(report)
     return report
 

@@ -2,137 +2,159 @@
 
     python -m benchmarks.infinite_ntk --peer nt=PYTHON
 
-Each library has a process of its own, in its environment, and the same inputs; entries
-are checked against float64 before anything is timed. Rows and rules are those of
-`empirical_ntk`.
+neural-tangents takes part through `lazyjax.interop`, on the JAX of the project, and on
+its own JAX if the Python of that environment is given. Each method has a process of its
+own and the same float32 inputs; entries are checked against float64 before anything is
+timed. Rows and rules are those of `empirical_ntk`.
 """
 
 import argparse
+import dataclasses
 import functools
+import importlib.util
 import sys
 import tempfile
-from pathlib import Path
-from typing import get_args
+from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
-
-from benchmarks import _harness
+from benchmarks import _harness, empirical_ntk
+from benchmarks._contest import Contestant, compete
 from benchmarks.infinite_workloads import Entries, Size, infinite_works
-from benchmarks.peers.worker import MethodFailedError, Worker
+from benchmarks.peers.worker import Worker
+
+OWN = "lazyjax:infinite_ntk"
+BRIDGE = "neural-tangents (bridge):stax"
+BASELINE = "neural-tangents:stax"
 
 # Of float32 results, against float64. On the diagonal, where inputs are parallel and ReLU
 # has its kink, neural-tangents is off by up to 4e-4.
-TOLERANCES = {"lazyjax": 1e-5, "neural-tangents": 1e-3}
+TOLERANCES = {OWN: 1e-5, BRIDGE: 1e-3, BASELINE: 1e-3}
+
+
+def contestants(
+    pythons: Mapping[str, str], memory_bytes: int, only: Sequence[str] = ()
+) -> list[Contestant]:
+    """Our method, and neural-tangents where it is here or its Python is given.
+
+    Args:
+        pythons: Interpreter of each peer's environment, by the peer's short name.
+        memory_bytes: Limit of each process.
+        only: Methods whose names start with one of these; all if empty.
+
+    Returns:
+        One contestant a method, ours first.
+    """
+    found = {OWN: sys.executable}
+    if importlib.util.find_spec("neural_tangents"):
+        found[BRIDGE] = sys.executable
+    if "nt" in pythons:
+        found[BASELINE] = pythons["nt"]
+    module = "benchmarks.peers.infinite_runner"
+    options = ["--memory-bytes", str(memory_bytes)]
+    return [
+        Contestant(method, functools.partial(Worker, [python, "-m", module, *options]))
+        for method, python in found.items()
+        if not only or method.startswith(tuple(only))
+    ]
 
 
 def run_case(
-    case: str, size: Size, pythons: dict[str, str], seconds: float, memory_bytes: int
-) -> tuple[dict[str, tuple[_harness.Timing, int, float]], list[_harness.Skipped]]:
-    """Timing, memory and error of each method, and what was skipped.
+    case: str,
+    size: Size,
+    entrants: Sequence[Contestant],
+    *,
+    budget: _harness.Budget,
+    say: Callable[[str], None],
+) -> tuple[list[_harness.Row], list[_harness.Skipped]]:
+    """Rows of one workload; methods that fail or are wrong are not timed but named.
 
     Args:
         case: Workload.
         size: Its size.
-        pythons: Interpreter of each method's environment.
-        seconds: Of timed calls, each method.
-        memory_bytes: Limit of each process.
+        entrants: Methods.
+        budget: How often each is called.
+        say: Told what happens.
 
     Returns:
-        The two.
+        The rows, and what was skipped.
     """
     work = infinite_works(size)[case]
     reference = Entries(work, work.draw())
-    workers: dict[str, Worker] = {}
-    replies, errors, skipped = {}, {}, []
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            for method, python in pythons.items():
-                command = [python, "-m", "benchmarks.peers.infinite_runner"]
-                worker = Worker([*command, "--memory-bytes", str(memory_bytes)])
-                workers[method] = worker
-                request = {"case": case, "size": size, "folder": folder}
-                try:
-                    replies[method] = worker.ask(
-                        ask="prepare", method=method, **request
-                    )
-                    result = np.load(Path(folder) / "result.npy")
-                    errors[method] = _harness.check(
-                        method, result, reference, TOLERANCES[method]
-                    )
-                except (MethodFailedError, _harness.WrongAnswerError) as error:
-                    reason = f"{type(error).__name__}: {error}"
-                    skipped.append(
-                        _harness.Skipped(case=case, method=method, reason=reason)
-                    )
-            clocks = {
-                method: functools.partial(_clock, workers[method]) for method in errors
-            }
-            budget = _harness.Budget(seconds=seconds)
-            num_calls = {
-                method: budget.warm_up(clocks[method], clocks[method]())
-                for method in clocks
-            }
-            samples = _harness.round_robin(clocks, num_calls) if clocks else {}
-        finally:
-            for worker in workers.values():
-                worker.close()
-    found = {
-        method: (
-            _harness.Timing.of(values),
-            replies[method]["peak_bytes"],
-            errors[method],
+        outcome = compete(
+            entrants,
+            {"case": case, "size": size, "folder": folder},
+            lambda method: (reference, TOLERANCES[method]),
+            budget=budget,
+            say=say,
         )
-        for method, values in samples.items()
-    }
-    return found, skipped
+    timings = outcome.timings()
+    baseline = timings.get(BASELINE)
+    sha, is_dirty = _harness.revision()
+    rows = []
+    for method, timing in timings.items():
+        reply = outcome.ready[method].reply
+        rows.append(
+            _harness.Row(
+                case=f"{case}/{size}",
+                method=method,
+                n=work.n,
+                k=1,
+                p=0,
+                dtype="float32",
+                device=reply["device"],
+                compile_s=reply["compile_s"],
+                **dataclasses.asdict(timing),
+                peak_bytes=reply["peak_bytes"],
+                baseline=BASELINE,
+                ratio=timing.median_s / baseline.median_s if baseline else None,
+                roofline=None,
+                rel_error=outcome.ready[method].rel_error,
+                git_sha=sha,
+                git_dirty=is_dirty,
+                versions=reply["versions"],
+            )
+        )
+    return rows, outcome.skipped(f"{case}/{size}")
 
 
-def _clock(worker: Worker) -> float:
-    return worker.ask(ask="time")["seconds"]
+def run(
+    options: argparse.Namespace,
+    report: _harness.Report,
+    save: Callable[[_harness.Report], None],
+) -> _harness.Report:
+    """`report` with the cases of infinite width that were asked for.
+
+    Args:
+        options: Command line of `empirical_ntk.parser`, parsed.
+        report: What comes before.
+        save: Given the report so far after each case, lest a long run be lost.
+
+    Returns:
+        The longer report.
+    """
+    entrants = contestants(
+        empirical_ntk.peers(options), int(options.memory_gib * 2**30), options.method
+    )
+    for case in options.case:
+        if case in infinite_works(options.size) and entrants:
+            rows, skipped = run_case(
+                case,
+                options.size,
+                entrants,
+                budget=_harness.Budget(seconds=options.seconds),
+                say=lambda line: print(line, file=sys.stderr, flush=True),
+            )
+            report = report.extended(rows, skipped)
+            save(report)
+    return report
 
 
 def main() -> None:
-    """Run and print the table.
-
-    Raises:
-        SystemExit: If lazyjax was wrong.
-    """
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--size", choices=get_args(Size), default="full")
-    parser.add_argument("--case", nargs="*", default=list(infinite_works("full")))
-    parser.add_argument("--peer", action="append", default=[], metavar="nt=PYTHON")
-    parser.add_argument("--seconds", type=float, default=10.0)
-    options = parser.parse_args()
-    pythons = {"lazyjax": sys.executable}
-    for peer in options.peer:
-        pythons["neural-tangents"] = peer.removeprefix("nt=")
-    memory_bytes = int(0.75 * _harness.physical_bytes())
-    print(
-        f"{'case':<14}{'method':<18}{'median s':>10}{'IQR s':>9}{'calls':>6}"
-        f"{'peak MiB':>10}{'rel. error':>12}"
-    )
-    is_wrong = False
-    for case in options.case:
-        found, skipped = run_case(
-            case, options.size, pythons, options.seconds, memory_bytes
-        )
-        for method, (timing, peak_bytes, error) in found.items():
-            print(
-                f"{case:<14}{method:<18}{timing.median_s:>10.4f}{timing.iqr_s:>9.4f}"
-                f"{timing.num_calls:>6}{peak_bytes / 2**20:>10.1f}{error:>12.1e}",
-                flush=True,
-            )
-        if len(found) == 2:
-            (own, own_bytes, _), (peer, peer_bytes, _) = found.values()
-            print(
-                f"{case}: lazyjax is {peer.median_s / own.median_s:.2f} times as fast, in "
-                f"{own_bytes / peer_bytes:.2f} times the memory"
-            )
-        for item in skipped:
-            print(f"skipped {item.case} {item.method}: {item.reason}")
-            is_wrong |= item.method == "lazyjax"
-    if is_wrong:
-        raise SystemExit(1)
+    """Run, write the report if asked to, print the table."""
+    options = empirical_ntk.parser(infinite_works("full")).parse_args()
+    start = _harness.Report(machine=_harness.machine(), rows=(), skipped=())
+    write = lambda it: it.write(options.out) if options.out else None
+    empirical_ntk.conclude(run(options, start, write))
 
 
 if __name__ == "__main__":

@@ -6,23 +6,29 @@ writes benchmarks/results/DATE-DEVICE.json unless told otherwise by `--out`; the
 are those of each benchmark.
 """
 
+import argparse
 import re
 
 import jax
 
-from benchmarks import _harness, empirical_ntk
+from benchmarks import _harness, empirical_ntk, infinite_ntk
+from benchmarks.infinite_workloads import infinite_works
+from benchmarks.workloads import WORKLOADS
 
 
 def main() -> None:
     """Run, print, write; exit 1 if lazyjax was ever wrong."""
-    options = empirical_ntk.parser().parse_args()
+    options = empirical_ntk.parser([*WORKLOADS, *infinite_works("full")]).parse_args()
     jax.config.update("jax_platforms", "cpu")  # the oracle; workers use what there is
     results = _harness.ROOT / "benchmarks" / "results"
 
     def save(report: _harness.Report) -> None:
         report.write(options.out or results / _name(report))
 
-    empirical_ntk.conclude(empirical_ntk.run(options, save))
+    of_finite_width = [case for case in options.case if case in WORKLOADS]
+    first = argparse.Namespace(**vars(options) | {"case": of_finite_width})
+    report = empirical_ntk.run(first, save)
+    empirical_ntk.conclude(infinite_ntk.run(options, report, save))
 
 
 def _name(report: _harness.Report) -> str:

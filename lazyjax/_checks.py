@@ -1,6 +1,7 @@
 """Checks of what users pass: each names the argument, what was expected and what came."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
 import jax
@@ -37,6 +38,31 @@ def check_at_least(name: str, value: object, minimum: int) -> None:
         raise TypeError(f"`{name}` must be an integer; got {value!r}.")
     if value < minimum:
         raise ValueError(f"`{name}` must be at least {minimum}; got {value}.")
+
+
+def checked_bytes(name: str, value: object) -> int:
+    """Number of bytes that `value` states, an integer or a text such as "4GiB".
+
+    Returns:
+        The number.
+
+    Raises:
+        TypeError: If it is neither.
+        ValueError: If it is not positive, or a text with another unit or none.
+    """
+    if isinstance(value, str):
+        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?)?B\s*", value)
+        if found is None:
+            raise ValueError(
+                f"`{name}` must be a number with a unit, such as '4GiB', '500MB' or "
+                f"'64KiB'; got {value!r}."
+            )
+        prefix = found[2] or ""
+        base = 1024 if prefix.endswith("i") else 1000
+        value = int(float(found[1]) * base ** " KMGT".index(prefix[:1] or " "))
+    check_at_least(name, value, 1)
+    assert isinstance(value, int)
+    return value
 
 
 def check_array(name: str, array: object) -> None:

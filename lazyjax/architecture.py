@@ -12,6 +12,7 @@ from lazyjax.typing import (
     Head,
     InputScaling,
     Kind,
+    Normalization,
     Padding,
     Parameterization,
     Readout,
@@ -27,7 +28,8 @@ class Architecture:
 
     $$z^l = W^l h^{l-1} + b^l, \qquad h^l = \phi(z^l),$$
 
-    and the output is $f = W^{\text{depth}+1} h^{\text{depth}} + b^{\text{depth}+1}$.
+    and the output is $f = \alpha (W^{\text{depth}+1} h^{\text{depth}} +
+    b^{\text{depth}+1})$, with $\alpha$ = `output_scale`.
     Entries of $W^l$ have variance `w_std**2 / fan_in` and those of $b^l$ have variance
     `b_std**2`, so that every parameterization is the same random function of width
     $m$, except that the output of "mup" is smaller by $\sqrt m$. They differ in what
@@ -48,6 +50,10 @@ class Architecture:
       The width is the number of channels of hidden layers; `head` says how the last
       image is read by the output layer.
     - "conv_resnet": convolutional, and residual in the same way.
+    - "rnn": recurrent (Elman), inputs (time, features): layer $l$ computes
+      $h_t^l = \phi(W^l h_t^{l-1} + R^l h_{t-1}^l + b^l)$ from $h_t^0 = x_t$ and
+      $h_0^l = 0$, with the same weights at all times, entries of $R^l$ of variance
+      `recurrent_std**2 / width`; the output layer reads the last time.
 
     Attributes:
         kind: See above.
@@ -71,7 +77,14 @@ class Architecture:
         activation_scale: "unit" multiplies activations by a constant such that
             $E[\phi(g)^2] = 1$ for standard Gaussians $g$; in residual networks, those of
             the first layer only, as in Du et al. (2019b).
+        normalization: Of pre-activations of hidden layers: "layer" subtracts their
+            mean over units and divides by their standard deviation over units, at each
+            pixel, with 1e-6 added to the variance and no parameters of its own.
         residual_scale: The $c$ of residual networks.
+        recurrent_std: Of recurrent weights, before division by the root of the width;
+            they are trained with their layer.
+        output_scale: The $\alpha$ above, by which training becomes lazy as it grows
+            (Chizat, Oyallon and Bach 2019); kernels are $\alpha^2$ times as large.
         filter_shape: Extent of convolutions along each spatial axis.
         strides: Stride of each hidden layer, along all spatial axes; empty means 1.
         padding: Of convolutions: "SAME" (zeros), "VALID" (none) or "CIRCULAR".
@@ -102,7 +115,10 @@ class Architecture:
     readout: Readout = "normal"
     symmetrized: bool = False
     activation_scale: ActivationScale = "none"
+    normalization: Normalization = "none"
     residual_scale: float = 0.5
+    recurrent_std: float = 1.0
+    output_scale: float = 1.0
     filter_shape: tuple[int, ...] = (3, 3)
     strides: tuple[int, ...] = ()
     padding: Padding = "SAME"
@@ -123,9 +139,12 @@ class Architecture:
         _check_std("w_std", self.w_std, zero_allowed=False)
         _check_std("b_std", self.b_std, zero_allowed=True)
         _check_std("residual_scale", self.residual_scale, zero_allowed=False)
+        _check_std("recurrent_std", self.recurrent_std, zero_allowed=False)
+        _check_std("output_scale", self.output_scale, zero_allowed=False)
         check_choice(
             "activation_scale", self.activation_scale, get_args(ActivationScale)
         )
+        check_choice("normalization", self.normalization, get_args(Normalization))
         check_choice("padding", self.padding, get_args(Padding))
         check_choice("head", self.head, get_args(Head))
         check_choice("pixel_scaling", self.pixel_scaling, get_args(InputScaling))
@@ -161,6 +180,8 @@ class Architecture:
             ValueError: If there is such a field.
         """
         idle = () if self.is_residual else ("residual_scale",)
+        if self.kind != "rnn":
+            idle = (*idle, "recurrent_std")
         if not self.is_convolutional:
             idle = (*idle, *_CONVOLUTIONAL_FIELDS)
         defaults = {f.name: f.default for f in dataclasses.fields(self)}
@@ -245,6 +266,35 @@ class Architecture:
             )
         return total // 2, total - total // 2
 
+    def space_after(self, layer: int, space: tuple[int, ...]) -> tuple[int, ...]:
+        """Extents of the image that hidden layer `layer` makes, pooling included.
+
+        Args:
+            layer: The layer, counted from 1.
+            space: Extents of its input along the spatial axes.
+
+        Returns:
+            One extent an axis, at least 1.
+
+        Raises:
+            ValueError: If the filter or the pool does not fit.
+        """
+        stride = self.stride(layer)
+        extents = []
+        for axis, size in enumerate(space):
+            padded = size + sum(self.pads(size, axis, stride))
+            extents.append((padded - self.filter_shape[axis]) // stride + 1)
+        if layer in self.pool_after:
+            extents = [size // 2 for size in extents]
+            if 0 in extents:
+                raise ValueError(
+                    "`x` is too small: an axis of 1 pixel cannot be pooled."
+                )
+        return tuple(extents)
+
+
+# Added to the variances by which layer normalization divides.
+NORMALIZATION_EPS = 1e-6
 
 _CONVOLUTIONAL_FIELDS = (
     "filter_shape",

@@ -16,7 +16,7 @@ LossFn: TypeAlias = Callable[[Float[Array, "n k"], Float[Array, "n k"]], Scalar]
 
 Outputs: TypeAlias = Literal["full", "diagonal", "trace", "pseudo"] | int
 Method: TypeAlias = Literal["auto", "structured", "jacobian", "vjp"]
-Kind: TypeAlias = Literal["mlp", "resnet", "cnn", "conv_resnet"]
+Kind: TypeAlias = Literal["mlp", "resnet", "cnn", "conv_resnet", "rnn"]
 Parameterization: TypeAlias = Literal["ntk", "standard", "mup"]
 Trained: TypeAlias = Literal["all", "first", "last_hidden", "last"]
 InputScaling: TypeAlias = Literal["fan_in", "none"]
@@ -24,6 +24,7 @@ Readout: TypeAlias = Literal["normal", "sign"]
 Padding: TypeAlias = Literal["SAME", "VALID", "CIRCULAR"]
 Head: TypeAlias = Literal["flatten", "average"]
 ActivationScale: TypeAlias = Literal["none", "unit"]
+Normalization: TypeAlias = Literal["none", "layer"]
 
 
 @runtime_checkable

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from benchmarks import (
+    _contest,
     _harness,
     empirical_ntk,
     infinite_ntk,
@@ -72,9 +73,9 @@ class Precomputed:
 
 
 def run_toy(
-    case: str, methods: Sequence[str], start: Callable[[], empirical_ntk.Asked]
+    case: str, methods: Sequence[str], start: Callable[[], _contest.Asked]
 ) -> tuple[list[_harness.Row], list[_harness.Skipped]]:
-    entrants = [empirical_ntk.Contestant(method, start) for method in methods]
+    entrants = [_contest.Contestant(method, start) for method in methods]
     return empirical_ntk.run_case(
         case, "toy", entrants, peak=PEAK, budget=FEW, say=lambda line: None
     )
@@ -428,10 +429,61 @@ def test_command_line_writes_a_report(tmp_path: Path) -> None:
 def test_infinite_kernel_is_right_and_a_wrong_one_is_not_timed(case: str) -> None:
     work = infinite_works("toy")[case]
     x = work.draw()
-    fn, _ = infinite_runner.kernel_fn("lazyjax", work)
+    fn, _ = infinite_runner.kernel_fn(infinite_ntk.OWN, work)
     result = np.asarray(fn(x))
     entries = Entries(work, x)
-    limit = infinite_ntk.TOLERANCES["lazyjax"]
-    assert _harness.check("lazyjax", result, entries, limit) <= limit
+    limit = infinite_ntk.TOLERANCES[infinite_ntk.OWN]
+    assert _harness.check(infinite_ntk.OWN, result, entries, limit) <= limit
     with pytest.raises(_harness.WrongAnswerError):
         _harness.check("wrong", 1.0001 * result, entries, limit)
+
+
+class InfiniteInProcess:
+    """A worker of infinite-width kernels without a process."""
+
+    def __init__(self, wrong_by: float = 1.0) -> None:
+        self.wrong_by = wrong_by
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        if request["ask"] == "time":
+            return self.ready.time()
+        self.ready = infinite_runner.Ready(request)
+        path = Path(request["folder"]) / "result.npy"
+        np.save(path, self.wrong_by * np.load(path))
+        return self.ready.reply
+
+    def close(self) -> None:
+        pass
+
+
+def test_infinite_kernels_have_complete_rows_unless_they_are_wrong() -> None:
+    names = (infinite_ntk.OWN, infinite_ntk.BRIDGE)
+
+    def run(wrong_by: float) -> tuple[list[_harness.Row], list[_harness.Skipped]]:
+        workers = {names[0]: lambda: InfiniteInProcess(wrong_by)}
+        workers[names[1]] = InfiniteInProcess
+        entrants = [_contest.Contestant(*pair) for pair in workers.items()]
+        return infinite_ntk.run_case(
+            "fc", "toy", entrants, budget=FEW, say=lambda line: None
+        )
+
+    rows, skipped = run(1.0)
+    assert skipped == []
+    assert [row.method for row in rows] == list(names)
+    assert all(row.versions["jax"] == jax.__version__ for row in rows)
+    assert "fc/toy: lazyjax:infinite_ntk is" in empirical_ntk.table(rows)
+    (row,), (item,) = run(1.0001)
+    assert row.method == infinite_ntk.BRIDGE
+    assert item.reason.startswith("WrongAnswerError")
+
+
+@pytest.mark.parametrize("is_installed", [True, False])
+def test_peers_of_infinite_kernels_take_part_if_they_are_there(
+    is_installed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: is_installed)
+    found = infinite_ntk.contestants({"nt": "python", "torch": "python"}, 2**30)
+    methods = [entrant.method for entrant in found]
+    assert (infinite_ntk.BRIDGE in methods) is is_installed
+    assert methods[0] == infinite_ntk.OWN
+    assert methods[-1] == infinite_ntk.BASELINE

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,8 @@ import pytest
 
 import lazyjax
 from lazyjax import Architecture, infinite_nngp, infinite_ntk
-from lazyjax.infinite import kernels
+from lazyjax.infinite import budget
+from lazyjax.typing import Kind
 from tests.helpers.compare import assert_close, relative_error
 from tests.test_dual import REFERENCE, reference_moment
 from tests.test_width_limit import assert_mean_is, samples
@@ -339,6 +340,52 @@ def test_one_pixel_makes_convolutions_fully_connected(x64: None) -> None:
             assert_close(infinite_ntk(conv, x), infinite_ntk(plain, x))
 
 
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_kernels_of_single_layers_add_up_for_every_kind(kind: Any, x64: None) -> None:
+    x = images(2, 4, 2)
+    fields: dict[str, Any] = {"kind": kind, "depth": 2, "b_std": 0.2}
+    if kind in ("cnn", "conv_resnet"):
+        fields["filter_shape"] = (3,)
+
+    @jax.jit
+    def kernels_of(x: jax.Array) -> list[jax.Array]:
+        choices = ["all", (1,), (2,), (3,)]
+        return [infinite_ntk(Architecture(trained=t, **fields), x) for t in choices]
+
+    whole, *parts = kernels_of(x)
+    assert_close(sum(parts), whole)
+    assert all(relative_error(part, whole) > 0.01 for part in parts)
+
+
+def test_normalized_kernels_see_angles_only_and_are_those_of_unit_inputs(
+    x64: None,
+) -> None:
+    x = images(3, 5)
+    unit = x / jnp.linalg.norm(x, axis=1, keepdims=True)
+    fields: dict[str, Any] = {"w_std": math.sqrt(2), "input_scaling": "none"}
+    normalized = Architecture(normalization="layer", **fields)
+    # With ReLU and one hidden layer, scale passes through: the plain kernel of inputs
+    # whose pre-activations have variance 1.
+    plain = Architecture(**fields)
+    expected = infinite_nngp(plain, unit / math.sqrt(2))
+    assert_close(infinite_nngp(normalized, 1e3 * unit), expected, 1e-9)
+    # At variance 2e6, and 1e-6 added to it, the last digits differ by 1e-12.
+    assert_close(
+        infinite_ntk(normalized, 1e3 * x), infinite_ntk(normalized, 1e4 * x), 1e-9
+    )
+
+
+@pytest.mark.parametrize("fields", [{}, {"parameterization": "mup"}])
+def test_kernels_grow_with_the_square_of_the_output_scale(fields: dict) -> None:
+    x = images(3, 5, dtype=jnp.float32)
+    plain, scaled = (
+        Architecture(depth=2, b_std=0.3, output_scale=scale, **fields)
+        for scale in (1.0, 3.0)
+    )
+    for kernel_fn in (infinite_ntk, infinite_nngp):
+        assert_close(kernel_fn(scaled, x), 9 * kernel_fn(plain, x))
+
+
 FINITE: dict[str, dict[str, Any]] = {
     "cnn_flatten": {"b_std": 0.3, "strides": (2, 1), "activation": "erf"},
     "cnn_average_pooled": {
@@ -352,11 +399,20 @@ FINITE: dict[str, dict[str, Any]] = {
         "padding": "VALID",
     },
     "cnn_mup": {"parameterization": "mup", "input_scaling": "none"},
+    "cnn_scaled": {"output_scale": 3.0, "b_std": 0.2},
     "conv_resnet": {
         "pixel_scaling": "none",
         "activation_scale": "unit",
         "activation": "softplus",
     },
+    "cnn_normalized": {
+        "normalization": "layer",
+        "b_std": 0.2,
+        "head": "average",
+        "pool_after": (1,),
+    },
+    "mlp_normalized": {"normalization": "layer", "b_std": 0.3, "w_std": 1.5},
+    "resnet_normalized": {"normalization": "layer", "residual_scale": 1.0},
     "resnet": {"residual_scale": 1.0, "b_std": 0.2, "trained": "last_hidden"},
     "resnet_all": {"residual_scale": 1.0, "activation": "softplus", "w_std": 1.2},
 }
@@ -366,7 +422,7 @@ FINITE: dict[str, dict[str, Any]] = {
 def test_mean_kernel_of_wide_networks_is_the_infinite_one(case: str) -> None:
     options = {"depth": 2, **FINITE[case]}
     kind = case if case == "conv_resnet" else case.split("_")[0]
-    if kind != "resnet":
+    if kind in ("cnn", "conv_resnet"):
         options["filter_shape"] = (3,)
     width = 128
     net = getattr(lazyjax.nets, kind)(width=width, **options)
@@ -390,14 +446,11 @@ def test_blocks_do_not_change_the_kernel(
 ) -> None:
     shape, spec = described(case)
     x, y = images(5, *shape), images(4, *shape, seed=1)
-    jax.clear_caches()
     whole = [f(spec, *a) for f in (infinite_ntk, infinite_nngp) for a in ((x,), (x, y))]
-    monkeypatch.setattr(kernels, "_BLOCK_ENTRIES", 2**2)
-    jax.clear_caches()
+    monkeypatch.setattr(budget, "BLOCK_ENTRIES", budget.pairs_of_pixels(spec, shape))
     in_blocks = [
         f(spec, *a) for f in (infinite_ntk, infinite_nngp) for a in ((x,), (x, y))
     ]
-    jax.clear_caches()
     for expected, actual in zip(whole, in_blocks, strict=True):
         assert_close(actual, expected)
     assert_close(in_blocks[0], in_blocks[0].T, "exact")

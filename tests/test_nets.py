@@ -130,6 +130,24 @@ def test_input_scaling_none_leaves_out_the_root_of_the_number_of_features():
     assert_close(nets[0].apply(params, x), 3 * nets[1].apply(params, x))
 
 
+@pytest.mark.parametrize("symmetrized", [False, True])
+def test_output_scale_multiplies_the_output_of_every_kind(symmetrized):
+    images = jax.random.normal(jax.random.key(0), (2, 3, 3, 2))
+    for kind in ("mlp", "resnet", "cnn", "conv_resnet"):
+        plain, scaled = (
+            getattr(lazyjax.nets, kind)(
+                width=3, b_std=0.5, output_scale=scale, symmetrized=symmetrized
+            )
+            for scale in (1.0, 4.0)
+        )
+        params = scaled.init(jax.random.key(1), images)
+        if symmetrized:  # away from its start, where the output is zero
+            params = params | {"plus": plain.init(jax.random.key(2), images)["plus"]}
+        f = scaled.apply(params, images)
+        assert jnp.all(f != 0)
+        assert_close(f, 4 * plain.apply(params, images), "exact")
+
+
 @pytest.mark.compiler
 def test_symmetrized_network_starts_at_zero_with_the_kernel_of_one_copy():
     options = {"width": 16, "depth": 2, "activation": "tanh", "num_outputs": 2}

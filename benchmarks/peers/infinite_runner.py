@@ -19,12 +19,10 @@ import numpy as np
 from benchmarks import _harness
 from benchmarks.infinite_workloads import InfiniteWork, infinite_works
 
-METHODS = ("lazyjax", "neural-tangents")
-
 
 def kernel_fn(method: str, work: InfiniteWork) -> tuple[Callable[[Any], Any], str]:
     """`x -> ntk` of a library, and its version; imported here, not with the file."""
-    if method == "lazyjax":
+    if method.startswith("lazyjax"):
         import lazyjax
 
         kind: Any = "cnn" if len(work.shape) == 3 else "mlp"
@@ -33,9 +31,7 @@ def kernel_fn(method: str, work: InfiniteWork) -> tuple[Callable[[Any], Any], st
             kind=kind, depth=work.depth, activation="relu", w_std=2**0.5, **options
         )
         return lambda x: lazyjax.infinite_ntk(spec, x), lazyjax.__version__
-    sys.modules["neural_tangents.experimental"] = types.ModuleType("experimental")
-    import neural_tangents as nt  # pyright: ignore[reportMissingImports]
-
+    nt = _neural_tangents(through_bridge="(bridge)" in method)
     stax = nt.stax
     layers: list[Any] = []
     for _ in range(work.depth):
@@ -54,7 +50,18 @@ def kernel_fn(method: str, work: InfiniteWork) -> tuple[Callable[[Any], Any], st
     return lambda x: kernel(x, None, "ntk"), nt.__version__
 
 
-class _Ready:
+def _neural_tangents(through_bridge: bool) -> Any:
+    if through_bridge:
+        from lazyjax.interop.neural_tangents import load_neural_tangents
+
+        return load_neural_tangents()
+    sys.modules["neural_tangents.experimental"] = types.ModuleType("experimental")
+    import neural_tangents  # pyright: ignore[reportMissingImports]
+
+    return neural_tangents
+
+
+class Ready:
     """A method with its inputs on the device."""
 
     def __init__(self, request: dict[str, Any]) -> None:
@@ -73,7 +80,10 @@ class _Ready:
             "first_s": first_s,
             "peak_bytes": peak_bytes,
             "device": "cpu" if first.platform == "cpu" else first.device_kind,
-            "versions": {request["method"]: version, "jax": jax.__version__},
+            "versions": {
+                request["method"].split(":")[0]: version,
+                "jax": jax.__version__,
+            },
         }
 
     def time(self) -> dict[str, Any]:
@@ -88,12 +98,12 @@ def main() -> None:
     _harness.limit_memory(parser.parse_args().memory_bytes)
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not be read as a reply
-    ready: _Ready | None = None
+    ready: Ready | None = None
     for line in sys.stdin:
         request = json.loads(line)
         try:
             if request["ask"] == "prepare":
-                ready = _Ready(request)
+                ready = Ready(request)
                 reply = ready.reply
             else:
                 assert ready is not None

@@ -143,6 +143,18 @@ def dual_derivative(
     return _slope_moment(activation, q11, q12, q22)
 
 
+def is_closed_form(activation: Activation) -> bool:
+    """Whether moments of `activation` are closed forms, and not series.
+
+    Args:
+        activation: Name of an activation, or an elementwise function of one array.
+
+    Returns:
+        Whether they are.
+    """
+    return closed_form(activation) is not None
+
+
 def dual_variance(activation: Activation, q: Float[Array, "*q"]) -> Float[Array, "*q"]:
     r"""Second moment $E[\phi(u)^2]$ of an activation of one Gaussian.
 

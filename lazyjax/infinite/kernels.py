@@ -1,7 +1,6 @@
 """Analytic kernels of infinitely wide networks, read from their `Architecture`."""
 
 import dataclasses
-import math
 from functools import partial
 from typing import Literal
 
@@ -16,12 +15,11 @@ from lazyjax._checks import (
     check_same_features,
 )
 from lazyjax.architecture import Architecture
-from lazyjax.infinite.recursion import between, reads_all_pairs, variances
+from lazyjax.infinite import recurrent, recursion
+from lazyjax.infinite.budget import block_size
+from lazyjax.infinite.dual import is_closed_form
 from lazyjax.infinite.tiles import gram
 from lazyjax.typing import AnyArray
-
-# A block's arrays should stay in cache: entries of each, in kernels over pixels too.
-_BLOCK_ENTRIES = 2**17
 
 
 def infinite_ntk(
@@ -30,6 +28,7 @@ def infinite_ntk(
     x2: Float[AnyArray, "n2 *d"] | None = None,
     *,
     width: int | None = None,
+    memory: int | str | None = None,
 ) -> Float[Array, "n1 n2"]:
     r"""Neural tangent kernel of infinitely wide networks at initialization.
 
@@ -48,24 +47,29 @@ def infinite_ntk(
     Args:
         architecture: Description of the network, such as `network.architecture`.
         x1: First batch; features are flattened, unless layers are convolutions: then
-            (n, height, width, channels), or (n, length, channels).
+            (n, height, width, channels), or (n, length, channels); recurrent networks
+            read (n, time, features).
         x2: Second batch; `None` means `x1`, with an exactly symmetric result.
         width: Units of each hidden layer, for "standard" parameterization only.
+        memory: Bytes that may be held at once beside the inputs, such as "4GiB"; what
+            gradients need is not counted. `None` means blocks that stay in cache,
+            whatever the result takes.
 
     Returns:
         The kernel of each output.
 
     Raises:
         ValueError: If `width` is missing or needless, the batches differ in features,
-            or one is empty or not finite.
+            one is empty or not finite, or `memory` is too little for one pair.
         TypeError: If `architecture` is not an `Architecture`, or a batch not floating
             point.
 
     Cost: O(n1 n2 (d + P depth)) time, where P is the number of pixels, squared if all
     pairs are needed, and 1 for vectors; times about 50 for activations without a closed
-    form (see `lazyjax.infinite.dual`, also for accuracy). Memory is the result and some
-    ten arrays of 2**17 numbers, or of P if that is more: blocks of examples are computed
-    one after the other. In float32, kernels of kinked activations between equal rows of
+    form (see `lazyjax.infinite.dual`, also for accuracy). Memory is the result, up to
+    three times while it is assembled, and some ten arrays of 2**17 numbers, or of P if
+    that is more: blocks of examples are computed one after the other, smaller ones if
+    `memory` says so. In float32, kernels of kinked activations between equal rows of
     `x1` and `x2` are accurate to about 1e-4; with `x2=None` the diagonal is exact to
     rounding.
 
@@ -80,8 +84,10 @@ def infinite_ntk(
     References:
         Jacot, Gabriel and Hongler (2018), arXiv:1806.07572; Du et al. (2019),
         arXiv:1810.02054; Du et al. (2019b), arXiv:1811.03804, for residual networks;
-        Arora et al. (2019), arXiv:1904.11955, for convolutional ones; Sohl-Dickstein et
-        al. (2020), arXiv:2001.07301, for "standard" (equation numbers not checked).
+        Arora et al. (2019), arXiv:1904.11955, for convolutional ones; Alemohammad et al.
+        (2021), arXiv:2006.10246, for recurrent ones (not opened: derived here, and
+        compared with wide networks); Sohl-Dickstein et al. (2020), arXiv:2001.07301, for
+        "standard" (equation numbers not checked).
     """
     x1, x2 = _checked_batches(architecture, x1, x2)
     if architecture.parameterization == "standard":
@@ -97,13 +103,15 @@ def infinite_ntk(
             f"{architecture.parameterization!r} network does not depend on the width; "
             f"got {width!r}."
         )
-    return _ntk(architecture, x1, x2, width)
+    return _ntk(architecture, x1, x2, width, _block_size(architecture, x1, x2, memory))
 
 
 def infinite_nngp(
     architecture: Architecture,
     x1: Float[AnyArray, "n1 *d"],
     x2: Float[AnyArray, "n2 *d"] | None = None,
+    *,
+    memory: int | str | None = None,
 ) -> Float[Array, "n1 n2"]:
     r"""Covariance $E[f_a(x) f_a(x')]$ of one output of infinitely wide networks.
 
@@ -116,12 +124,14 @@ def infinite_nngp(
         architecture: Description of the network, such as `network.architecture`.
         x1: First batch, as in `infinite_ntk`.
         x2: Second batch; `None` means `x1`, with an exactly symmetric result.
+        memory: Bytes that may be held at once, as in `infinite_ntk`.
 
     Returns:
         The covariance of each output.
 
     Raises:
-        ValueError: If the batches differ in features, or one is empty or not finite.
+        ValueError: If the batches differ in features, one is empty or not finite, or
+            `memory` is too little for one pair.
         TypeError: If `architecture` is not an `Architecture`, or a batch not floating
             point.
 
@@ -139,7 +149,18 @@ def infinite_nngp(
         Lee et al. (2018), arXiv:1711.00165 (equation numbers not checked).
     """
     x1, x2 = _checked_batches(architecture, x1, x2)
-    return _nngp(architecture, x1, x2)
+    return _nngp(architecture, x1, x2, _block_size(architecture, x1, x2, memory))
+
+
+def _block_size(
+    architecture: Architecture,
+    x1: jax.Array,
+    x2: jax.Array | None,
+    memory: int | str | None,
+) -> int:
+    n1, n2 = x1.shape[0], (x1 if x2 is None else x2).shape[0]
+    itemsize = x1.dtype.itemsize
+    return block_size(architecture, x1.shape[1:], n1, n2, itemsize, memory)
 
 
 def _checked_batches(
@@ -164,33 +185,39 @@ def _checked_batches(
             f"{'height, width' if rank == 2 else 'length'}, channels), for filters of "
             f"shape {architecture.filter_shape}; got shape {x1.shape}."
         )
+    if architecture.kind == "rnn" and x1.ndim != 3:
+        raise ValueError(
+            f"`x1` must be a batch of sequences (n, time, features); got {x1.shape}."
+        )
     return jnp.asarray(x1), x2
 
 
 # Compiled here because the loop over blocks is: an eager loop compiles at every call.
-@partial(jax.jit, static_argnames=("architecture", "width"))
+@partial(jax.jit, static_argnames=("architecture", "width", "size"))
 def _ntk(
     architecture: Architecture,
     x1: Float[Array, "n1 *d"],
     x2: Float[Array, "n2 *d"] | None,
     width: int | None,
+    size: int,
 ) -> Float[Array, "n1 n2"]:
-    return _gram(architecture, x1, x2, width, of="ntk")
+    return _gram(architecture, x1, x2, width, size, of="ntk")
 
 
-@partial(jax.jit, static_argnames=("architecture",))
+@partial(jax.jit, static_argnames=("architecture", "size"))
 def _nngp(
     architecture: Architecture,
     x1: Float[Array, "n1 *d"],
     x2: Float[Array, "n2 *d"] | None,
+    size: int,
 ) -> Float[Array, "n1 n2"]:
     if architecture.symmetrized:
         fill = 0.0
     elif architecture.parameterization == "mup" and architecture.depth > 0:
-        fill = float(architecture.b_std) ** 2
+        fill = float(architecture.output_scale * architecture.b_std) ** 2
     else:
         untrained = dataclasses.replace(architecture, trained=())
-        return _gram(untrained, x1, x2, None, of="nngp")
+        return _gram(untrained, x1, x2, None, size, of="nngp")
     return jnp.full((x1.shape[0], (x1 if x2 is None else x2).shape[0]), fill, x1.dtype)
 
 
@@ -199,21 +226,25 @@ def _gram(
     x1: Float[Array, "n1 *d"],
     x2: Float[Array, "n2 *d"] | None,
     width: int | None,
+    size: int,
     of: Literal["ntk", "nngp"],
 ) -> Float[Array, "n1 n2"]:
-    entries = _pixels(architecture, x1)
+    of_kind = recurrent if architecture.kind == "rnn" else recursion
 
     def described(x: Array) -> tuple[Array, PyTree]:
-        facts_fn = partial(variances, architecture, width=width)
-        if entries == 1:
+        facts_fn = partial(of_kind.variances, architecture, width=width)
+        if not architecture.is_convolutional:
             return x, jax.vmap(facts_fn)(x)
-        batch_size = max(1, _BLOCK_ENTRIES // entries)
+        # Of series, what is held is coefficients of each input.
+        batch_size = size**2 if is_closed_form(architecture.activation) else size
         return x, jax.lax.map(facts_fn, x, batch_size=batch_size)
 
     def block(rows: PyTree, columns: PyTree, is_same: Array | None) -> Array:
         def kernel(row: PyTree, column: PyTree, is_one: Array | None) -> Array:
             (x, facts), (y, other_facts) = row, column
-            found = between(architecture, x, y, facts, other_facts, is_one, width)
+            found = of_kind.between(
+                architecture, x, y, facts, other_facts, is_one, width
+            )
             value = found.nngp if of == "nngp" else found.ntk
             return jnp.zeros((), x.dtype) if value is None else value
 
@@ -223,13 +254,4 @@ def _gram(
         along_columns = jax.vmap(kernel, (None, 0, axis))
         return jax.vmap(along_columns, (0, None, axis))(rows, columns, is_one)
 
-    block_size = max(1, math.isqrt(_BLOCK_ENTRIES // entries))
-    return gram(block, described(x1), None if x2 is None else described(x2), block_size)
-
-
-def _pixels(architecture: Architecture, x: Array) -> int:
-    """Entries of the kernel of one pair of inputs: pixels, or pairs of them."""
-    if not architecture.is_convolutional:
-        return 1
-    num_pixels = math.prod(x.shape[1:-1])
-    return num_pixels**2 if reads_all_pairs(architecture) else num_pixels
+    return gram(block, described(x1), None if x2 is None else described(x2), size)

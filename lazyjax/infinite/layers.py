@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from lazyjax.architecture import Architecture
+from lazyjax.architecture import NORMALIZATION_EPS, Architecture
 from lazyjax.infinite.dual import dual_activation, dual_derivative
 from lazyjax.typing import Activation
 
@@ -61,12 +61,49 @@ def weigh(kernels: Kernels, scales: Scales) -> Kernels:
     return Kernels(scales.w_sq * nngp, _sum(own, passed))
 
 
+def add(first: Kernels, second: Kernels) -> Kernels:
+    """Sum of independent terms of mean zero."""
+    return Kernels(first.nngp + second.nngp, _sum(first.ntk, second.ntk))
+
+
 def add_bias(kernels: Kernels, scales: Scales) -> Kernels:
     """Biases added to every unit and pixel."""
     nngp, ntk = kernels
     if scales.is_trained and ntk is not None:
         ntk = ntk + scales.ntk_b
     return Kernels(nngp + scales.b_sq, ntk)
+
+
+def normalize(
+    kernels: Kernels,
+    variance1: Float[Array, "*space"],
+    variance2: Float[Array, "*space"],
+) -> Kernels:
+    r"""Pre-activations over their standard deviation over infinitely many units.
+
+    Their mean over units is 0, and what both do to gradients vanishes with the width.
+
+    Args:
+        kernels: Of the pre-activations.
+        variance1: Variance of pre-activations of the first input at its pixels.
+        variance2: That of the second.
+
+    Returns:
+        Kernels of what is normalized; see `normalized_variance` for its variances.
+    """
+    inverse1, inverse2 = (
+        jax.lax.rsqrt(v + NORMALIZATION_EPS)
+        for v in between_pixels(kernels.nngp, variance1, variance2)
+    )
+    nngp, ntk = kernels
+    if ntk is not None:
+        ntk = ntk * inverse1 * inverse2
+    return Kernels(nngp * inverse1 * inverse2, ntk)
+
+
+def normalized_variance(variance: Float[Array, "*space"]) -> Float[Array, "*space"]:
+    """Variance of normalized pre-activations that had this one: 1, or less near 0."""
+    return variance / (variance + NORMALIZATION_EPS)
 
 
 def activate(

@@ -74,7 +74,7 @@ class Facts(NamedTuple):
     """What one input gives to a hidden layer.
 
     Attributes:
-        variance: Of pre-activations, at each pixel.
+        variance: Of pre-activations, at each pixel, before they are normalized.
         mean_before: Mean over units of the layer before; for residual layers.
         mean_branch: Mean over units of what is added to it.
     """
@@ -116,16 +116,20 @@ def variances(
         layer = dataclasses.replace(layer, scales=untrained)
         z = _weights(architecture, layer, Kernels(moments, None), layer.own_pairs)
         variance = layers.same_pixels(z.nngp) if layer.own_pairs else z.nngp
+        raw_variance = variance
+        if architecture.normalization == "layer":
+            z = layers.normalize(z, variance, variance)
+            variance = layers.normalized_variance(variance)
         if layer.own_pairs:
             is_same = jnp.ones((), bool)
             sides = (variance, variance, is_same)
             h = layers.activate(z, architecture.activation, layer.factor, *sides).nngp
         else:
             h = layer.factor**2 * dual_variance(architecture.activation, variance)
-        facts = Facts(variance, mean, None)
+        facts = Facts(raw_variance, mean, None)
         if mean is not None:
             branch = layer.factor * dual_mean(architecture.activation, variance)
-            facts = Facts(variance, mean, branch)
+            facts = Facts(raw_variance, mean, branch)
             if layer.is_residual:
                 h = moments + h + 2 * mean * branch
                 branch = mean + branch
@@ -180,14 +184,11 @@ def between(
     ) -> tuple[Kernels, None]:
         first, second = facts
         z = _weights(architecture, layer, state, layer.all_pairs)
-        h = layers.activate(
-            z,
-            architecture.activation,
-            layer.factor,
-            first.variance,
-            second.variance,
-            is_same,
-        )
+        q11, q22 = first.variance, second.variance
+        if architecture.normalization == "layer":
+            z = layers.normalize(z, q11, q22)
+            q11, q22 = map(layers.normalized_variance, (q11, q22))
+        h = layers.activate(z, architecture.activation, layer.factor, q11, q22, is_same)
         if layer.is_residual:
             h = layers.add_branch(state, h, first.means(), second.means())
         if layer.is_pooled:
@@ -205,7 +206,7 @@ def between(
                 state,
                 tuple(facts),
             )
-    return _output(architecture, state, all_pairs, x1.shape, width)
+    return output(architecture, state, all_pairs, x1.shape, width)
 
 
 def _weights(
@@ -221,13 +222,25 @@ def _weights(
     return layers.add_bias(weighed, layer.scales)
 
 
-def _output(
+def output(
     architecture: Architecture,
     state: Kernels,
     all_pairs: bool,
     shape: tuple[int, ...],
     width: int | None,
 ) -> Kernels:
+    """Kernels of the output layer.
+
+    Args:
+        architecture: Description of the network.
+        state: Kernels of the last hidden layer.
+        all_pairs: Whether they are over all pairs of pixels.
+        shape: Of an input.
+        width: Units of each layer, for "standard" parameterization.
+
+    Returns:
+        Two scalars; the ntk is None if no layer is trained.
+    """
     num_pixels = 1
     if architecture.is_convolutional:
         if architecture.head == "average":
@@ -240,8 +253,13 @@ def _output(
                 state = _on_each(jnp.mean, state)
             else:
                 state = _on_each(jnp.sum, state)
-    scales = _scales(architecture, architecture.num_layers, shape, width, num_pixels)
-    return layers.dense(state, scales)
+    scales = layer_scales(
+        architecture, architecture.num_layers, shape, width, num_pixels
+    )
+    outputs = layers.dense(state, scales)
+    if architecture.output_scale == 1:
+        return outputs
+    return _on_each(lambda kernel: architecture.output_scale**2 * kernel, outputs)
 
 
 def _segments(
@@ -258,7 +276,7 @@ def _segments(
     reads_pairs = architecture.is_convolutional and architecture.head == "average"
     hidden = [
         _Layer(
-            scales=_scales(architecture, layer, shape, width, num_taps),
+            scales=layer_scales(architecture, layer, shape, width, num_taps),
             factor=architecture.activation_factor(layer),
             is_residual=architecture.is_residual and layer > 1,
             stride=architecture.stride(layer),
@@ -279,14 +297,25 @@ def _segments(
     return segments
 
 
-def _scales(
+def layer_scales(
     architecture: Architecture,
     layer: int,
     shape: tuple[int, ...],
     width: int | None,
     num_summed: int,
 ) -> Scales:
-    """Scales of weight layer `layer`, counted from 1, for inputs of this shape."""
+    """Scales of a layer of weights.
+
+    Args:
+        architecture: Description of the network.
+        layer: The layer, counted from 1.
+        shape: Of an input of the network.
+        width: Units of each layer, for "standard" parameterization.
+        num_summed: Pixels that fan-in counts.
+
+    Returns:
+        The scales.
+    """
     w_sq, b_sq = float(architecture.w_std) ** 2, float(architecture.b_std) ** 2
     if not architecture.is_trained(layer):
         return Scales(w_sq, b_sq, 0.0, 0.0, is_trained=False)
@@ -321,7 +350,7 @@ def _input_moments(
 
 
 def _num_channels(architecture: Architecture, shape: tuple[int, ...]) -> int:
-    if architecture.is_convolutional:
+    if architecture.is_convolutional or architecture.kind == "rnn":
         return shape[-1]
     return math.prod(shape)
 

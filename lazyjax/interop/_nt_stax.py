@@ -10,11 +10,12 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from lazyjax._checks import check_choice
 from lazyjax.activations import ACTIVATIONS, activation_fn
-from lazyjax.architecture import Architecture
+from lazyjax.architecture import NORMALIZATION_EPS, Architecture
 from lazyjax.typing import Activation
 
 KernelName = Literal["nngp", "ntk"]
@@ -58,57 +59,105 @@ def stax_kernels(
         ValueError: If `nt.stax` has no such network.
     """
     check_choice("architecture.kind", architecture.kind, _KINDS)
-    _check_is_default(architecture, "activation_scale")
     if architecture.symmetrized:
         raise ValueError(
             "`architecture` must not be symmetrized: neural-tangents has no networks "
             "of two copies that start equal. Compare the network of one copy."
         )
+    if architecture.is_residual:
+        _check_is_odd(architecture.activation)
 
     # One program: op by op, hundreds of small ones would be compiled.
     @jax.jit
     def both(x1: Array, x2: Array | None) -> tuple[Array, Array]:
-        def compute(kernel: KernelName) -> Array:
-            num_features = math.prod(x1.shape[1:])
-            layers = _Layers(stax, architecture, kernel, num_features, width)
-            network = stax.serial(*_KINDS[architecture.kind](layers))
-            return network[2](x1, x2, kernel)
+        def compute(*names: KernelName) -> Any:
+            layers = _Layers(stax, architecture, names[0], x1.shape[1:], width)
+            output = _scaled(stax.Identity(), architecture.output_scale)
+            network = stax.serial(*_KINDS[architecture.kind](layers), output)
+            with warnings.catch_warnings():
+                # Branches here are independent: each ends in an activation of weights.
+                warnings.filterwarnings("ignore", message="`FanIn` layers assume")
+                return network[2](x1, x2, names)
 
-        return compute("nngp"), compute("ntk")
+        if architecture.parameterization == "mup":  # two networks: see `_weights`
+            return compute("nngp").nngp, compute("ntk").ntk
+        found = compute("nngp", "ntk")
+        return found.nngp, found.ntk
 
-    return both(x1, x2)
+    with jax.numpy_dtype_promotion("standard"):  # theirs mixes types, pooling does
+        return both(x1, x2)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Layers:
-    """Layers of `stax` as `architecture` describes them."""
+    """Layers of `stax` as `architecture` describes them, counted from 1."""
 
     stax: Any
     architecture: Architecture
     kernel: KernelName
-    num_features: int
+    shape: tuple[int, ...]
     width: int | None
 
-    def dense(self, layer: int) -> Any:
-        """Weight layer `layer`, counted from 1."""
+    def dense(self, layer: int, num_pixels: int = 1) -> Any:
+        """Weights of the features of so many pixels."""
+        num_features = math.prod(self.shape)
+        return self._weights(layer, num_features, num_pixels, self.stax.Dense)
+
+    def convolution(self, layer: int) -> Any:
+        """Weights of the channels of all taps of a filter."""
+        spec = self.architecture
+        stride = (spec.stride(layer),) * len(spec.filter_shape)
+        conv = functools.partial(
+            self.stax.Conv,
+            filter_shape=spec.filter_shape,
+            strides=stride,
+            padding=spec.padding,
+        )
+        return self._weights(layer, self.shape[-1], math.prod(spec.filter_shape), conv)
+
+    def _weights(
+        self, layer: int, fan_in: int, num_summed: int, weights_fn: Callable[..., Any]
+    ) -> Any:
+        """Weights that read `fan_in` inputs if they are the first, at so many pixels."""
         spec = self.architecture
         is_standard = spec.parameterization == "standard"
         w_std = float(spec.w_std)
         if layer == 1 and spec.input_scaling == "none":
-            w_std *= math.sqrt(self.num_features)
+            w_std *= math.sqrt(fan_in)
+        if spec.pixel_scaling == "none":
+            w_std *= math.sqrt(num_summed)
         if spec.parameterization == "mup" and self.kernel == "nngp" and layer > 1:
             # At its start, the readout of infinitely many units is zero.
             w_std *= layer < spec.num_layers
-        dense = self.stax.Dense(
+        weights = weights_fn(
             self.width or 1,  # which counts in "standard" only
             W_std=w_std,
             b_std=float(spec.b_std) or None,
             parameterization="standard" if is_standard else "ntk",
         )
-        return dense if spec.is_trained(layer) else _frozen(dense)
+        return weights if spec.is_trained(layer) else _frozen(weights)
 
-    def activation(self) -> Any:
-        """The nonlinearity."""
+    def hidden(self, layer: int, weights: Any) -> list[Any]:
+        """A hidden layer of these weights, which adds to the one before or not."""
+        spec, stax = self.architecture, self.stax
+        units = [weights]
+        if spec.normalization == "layer":
+            units.append(stax.LayerNorm(eps=NORMALIZATION_EPS))
+        units.append(self._activation())
+        factor = spec.activation_factor(layer)
+        if factor != 1 or spec.is_residual:
+            units.append(_scaled(stax.Identity(), factor))
+        if not spec.is_residual or layer == 1:
+            return units
+        both = stax.parallel(stax.Identity(), stax.serial(*units))
+        return [stax.FanOut(2), both, stax.FanInSum()]
+
+    def pool(self) -> Any:
+        """Mean over windows of 2 pixels along each axis."""
+        window = (2,) * len(self.architecture.filter_shape)
+        return self.stax.AvgPool(window, window)
+
+    def _activation(self) -> Any:
         name = _name_of(self.architecture.activation)
         if name in _CLOSED_FORMS:
             return _CLOSED_FORMS[name](self.stax)
@@ -122,24 +171,64 @@ class _Layers:
             )
 
 
-def _check_is_default(architecture: Architecture, name: str) -> None:
-    value = getattr(architecture, name)
-    (default,) = (f.default for f in dataclasses.fields(architecture) if f.name == name)
-    if value != default:
+def _check_is_odd(activation: Activation) -> None:
+    """Check that units have mean zero, whatever their variance.
+
+    Raises:
+        ValueError: If they have not.
+    """
+    with jax.ensure_compile_time_eval():
+        u = jnp.linspace(0.0, 5.0, 101)
+        phi = activation_fn(activation)
+        is_odd = np.allclose(phi(-u), -phi(u), rtol=1e-5, atol=1e-6)
+    if not is_odd:
         raise ValueError(
-            f"`architecture.{name}` must be {default!r}, the only one translated; "
-            f"got {value!r}."
+            "`architecture.activation` must be odd in residual networks, such as 'erf', "
+            "'sin' or 'tanh': the sums of neural-tangents are of layers of mean zero, "
+            "and the products of means of other layers, which the kernel of Du et al. "
+            f"(2019b) has, are not among its kernels; got {activation!r}."
         )
 
 
-def _mlp(layers: _Layers) -> list[Any]:
+def _fully_connected(layers: _Layers) -> list[Any]:
     stack = [layers.stax.Flatten()]
     for layer in range(1, layers.architecture.depth + 1):
-        stack += [layers.dense(layer), layers.activation()]
+        stack += layers.hidden(layer, layers.dense(layer))
     return [*stack, layers.dense(layers.architecture.num_layers)]
 
 
-_KINDS: dict[str, Callable[[_Layers], list[Any]]] = {"mlp": _mlp}
+def _convolutional(layers: _Layers) -> list[Any]:
+    spec, stax = layers.architecture, layers.stax
+    stack, space = [], layers.shape[:-1]
+    for layer in range(1, spec.depth + 1):
+        stack += layers.hidden(layer, layers.convolution(layer))
+        space = spec.space_after(layer, space)
+        if layer in spec.pool_after:
+            stack.append(layers.pool())
+    if spec.head == "average":
+        return [*stack, stax.GlobalAvgPool(), layers.dense(spec.num_layers)]
+    readout = layers.dense(spec.num_layers, math.prod(space))
+    return [*stack, stax.Flatten(), readout]
+
+
+_KINDS: dict[str, Callable[[_Layers], list[Any]]] = {
+    "cnn": _convolutional,
+    "conv_resnet": _convolutional,
+    "mlp": _fully_connected,
+    "resnet": _fully_connected,
+}
+
+
+def _scaled(identity: Any, factor: float) -> Any:
+    """Layer that multiplies by `factor`, and lets units of mean zero be summed."""
+    init_fn, apply_fn, kernel_fn = identity
+
+    @functools.wraps(kernel_fn)  # requirements on inputs are its attributes
+    def scaled_kernel_fn(k: Any, **options: Any) -> Any:
+        # What it checks before a sum is called Gaussian; what it needs is mean zero.
+        return (kernel_fn(k, **options) * factor).replace(is_gaussian=True)
+
+    return init_fn, apply_fn, scaled_kernel_fn
 
 
 def _frozen(layer: Any) -> Any:

@@ -117,15 +117,22 @@ def compare(
 
     The network of `nt.stax` is built that has the same limit. What neural-tangents has
     no name for is expressed by what it has: layers that are not trained by subtracting
-    their contribution, inputs that are not divided by $\sqrt d$ by multiplying
-    `W_std`, and "mup" as "ntk", but for the covariance, where its readout is zero.
+    their contribution, sums over inputs or pixels that are not divided by their number
+    by multiplying `W_std`, factors of activations and outputs by multiplying kernels,
+    and "mup" as "ntk", but for the covariance, where its readout is zero.
+
+    Residual networks need an odd activation: their units have mean zero, and kernels of
+    sums are sums of kernels. Those of other activations, ReLU among them, also contain
+    products of means (Du et al. 2019b), for which neural-tangents has no place: refused.
+
     Activations for which it has no closed form ("elu", "sigmoid", "silu", "softplus",
     "tanh", functions) are integrated by its Gauss–Hermite quadrature of degree 150,
-    which is accurate if they are smooth: of "elu" it misses up to 1%.
+    which is accurate if they are smooth: of "elu" it misses up to 1%, by comparison with
+    quadrature that is split at the kink.
 
     Args:
         architecture: Description of the network.
-        x1: First batch; features are flattened.
+        x1: First batch, as in `infinite_ntk`.
         x2: Second batch; `None` means `x1`.
         width: Units of each hidden layer, for "standard" parameterization only.
 

@@ -4,3 +4,4 @@ from lazyjax.nets.cnn import cnn as cnn, conv_resnet as conv_resnet
 from lazyjax.nets.mlp import mlp as mlp
 from lazyjax.nets.network import Network as Network, symmetrize as symmetrize
 from lazyjax.nets.resnet import resnet as resnet
+from lazyjax.nets.rnn import rnn as rnn

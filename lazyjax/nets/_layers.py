@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lazyjax._checks import check_at_least
-from lazyjax.architecture import Architecture
+from lazyjax.architecture import NORMALIZATION_EPS, Architecture
 from lazyjax.nets.network import Apply, Init, Network, symmetrize
 from lazyjax.typing import Params, Readout
 
@@ -40,6 +40,12 @@ def weight_scale(
     if layer == architecture.num_layers:
         return Scale(std, 1 / root)
     return Scale(std * root, 1 / root)
+
+
+def recurrent_scale(architecture: Architecture, layer: int, width: int) -> Scale:
+    """Scale of the recurrent weights of layer `layer`, those of a hidden layer."""
+    recurrent = dataclasses.replace(architecture, w_std=architecture.recurrent_std)
+    return weight_scale(recurrent, layer, width, width)
 
 
 def bias_scale(architecture: Architecture, layer: int, width: int) -> Scale | None:
@@ -91,9 +97,9 @@ def dense(
     architecture: Architecture,
     layer: int,
     width: int,
-    h: Float[Array, "n fan_in"],
+    h: Float[Array, "*batch fan_in"],
     num_pixels: int = 1,
-) -> Float[Array, "n features"]:
+) -> Float[Array, "*batch features"]:
     """Weight layer `layer` of a network, counted from 1; to be called in a module.
 
     Args:
@@ -112,7 +118,7 @@ def dense(
     elif architecture.pixel_scaling == "none":
         fan_in //= num_pixels
     is_last = layer == architecture.num_layers
-    return _Affine(
+    z = _Affine(
         features=architecture.num_outputs if is_last else width,
         taps=(),
         weight=weight_scale(architecture, layer, fan_in, width),
@@ -122,6 +128,8 @@ def dense(
         linear_map=jnp.matmul,
         name=f"layer_{layer}",
     )(h)
+    is_scaled = is_last and architecture.output_scale != 1
+    return architecture.output_scale * z if is_scaled else z
 
 
 def convolution(
@@ -155,6 +163,17 @@ def convolution(
         linear_map=_Convolve(architecture, architecture.stride(layer)),
         name=f"layer_{layer}",
     )(h)
+
+
+def normalized(
+    architecture: Architecture, z: Float[Array, "n *space m"]
+) -> Float[Array, "n *space m"]:
+    """Pre-activations of a hidden layer, normalized over units if so described."""
+    if architecture.normalization == "none":
+        return z
+    centered = z - jnp.mean(z, axis=-1, keepdims=True)
+    variance = jnp.mean(jnp.square(centered), axis=-1, keepdims=True)
+    return centered * jax.lax.rsqrt(variance + NORMALIZATION_EPS)
 
 
 def mean_pool(h: Float[Array, "n *space c"]) -> Float[Array, "n *windows c"]:
@@ -227,6 +246,19 @@ def check_num_features(params: Params, x: Array) -> None:
         raise ValueError(
             f"`x` must have {expected} features per example, as at initialization; "
             f"got shape {x.shape}."
+        )
+
+
+def check_sequence(params: Params, x: Array) -> None:
+    """Check that inputs are sequences of as many features as the first layer reads.
+
+    Raises:
+        ValueError: If they are not.
+    """
+    expected = params["layer_1"]["kernel"].shape[0]
+    if x.ndim != 3 or x.shape[-1] != expected:
+        raise ValueError(
+            f"`x` must be a batch of sequences (n, time, {expected}); got {x.shape}."
         )
 
 

@@ -15,6 +15,7 @@ from lazyjax.nets._layers import (
     dense,
     mean_pool,
     network_of,
+    normalized,
 )
 from lazyjax.nets.network import Network
 
@@ -94,7 +95,7 @@ class _CNN(nn.Module):
         phi = activation_fn(spec.activation)
         h = x
         for layer in range(1, spec.num_layers):
-            z = convolution(spec, layer, self.width, h)
+            z = normalized(spec, convolution(spec, layer, self.width, h))
             branch = spec.activation_factor(layer) * phi(z)
             h = h + branch if spec.is_residual and layer > 1 else branch
             if layer in spec.pool_after:

@@ -5,12 +5,13 @@ from jaxtyping import Array, Float
 
 from lazyjax.activations import activation_fn
 from lazyjax.architecture import Architecture
-from lazyjax.nets._layers import check_num_features, dense, network_of
+from lazyjax.nets._layers import check_num_features, dense, network_of, normalized
 from lazyjax.nets.network import Network
 from lazyjax.typing import (
     Activation,
     ActivationScale,
     InputScaling,
+    Normalization,
     Parameterization,
     Readout,
     Trained,
@@ -31,6 +32,8 @@ def mlp(
     readout: Readout = "normal",
     symmetrized: bool = False,
     activation_scale: ActivationScale = "none",
+    output_scale: float = 1.0,
+    normalization: Normalization = "none",
 ) -> Network:
     r"""Fully connected network with `depth` hidden layers of `width` units.
 
@@ -51,6 +54,8 @@ def mlp(
         readout: Last layer's weights, "normal" or random "sign".
         symmetrized: Whether to start from zero output by doubling the network.
         activation_scale: "unit" scales activations to a second moment of 1.
+        output_scale: What the output is multiplied by.
+        normalization: "layer" normalizes pre-activations of hidden layers over units.
 
     Returns:
         The network. Its parameters are `{"layer_1": {"kernel": (d, width), "bias":
@@ -85,6 +90,8 @@ def mlp(
         readout=readout,
         symmetrized=symmetrized,
         activation_scale=activation_scale,
+        output_scale=output_scale,
+        normalization=normalization,
     )
     return network_of(
         _MLP(architecture, width), architecture, width, check_num_features
@@ -101,6 +108,6 @@ class _MLP(nn.Module):
         phi = activation_fn(spec.activation)
         h = x.reshape(x.shape[0], -1)
         for layer in range(1, spec.num_layers):
-            z = dense(spec, layer, self.width, h)
+            z = normalized(spec, dense(spec, layer, self.width, h))
             h = spec.activation_factor(layer) * phi(z)
         return dense(spec, spec.num_layers, self.width, h)

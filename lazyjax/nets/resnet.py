@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from lazyjax.activations import activation_fn
 from lazyjax.architecture import Architecture
-from lazyjax.nets._layers import check_num_features, dense, network_of
+from lazyjax.nets._layers import check_num_features, dense, network_of, normalized
 from lazyjax.nets.network import Network
 
 
@@ -51,7 +51,7 @@ class _ResNet(nn.Module):
         phi = activation_fn(spec.activation)
         h = x.reshape(x.shape[0], -1)
         for layer in range(1, spec.num_layers):
-            z = dense(spec, layer, self.width, h)
+            z = normalized(spec, dense(spec, layer, self.width, h))
             branch = spec.activation_factor(layer) * phi(z)
             h = branch if layer == 1 else h + branch
         return dense(spec, spec.num_layers, self.width, h)

@@ -1,0 +1,151 @@
+r"""Recurrent (Elman) networks at infinite width, their weights shared over time.
+
+With $\Sigma_t^l$ the covariance of pre-activations of layer $l$ at time $t$ for two
+inputs, $H_t^l$ the second moment of units, $H_t^0 = x_t \cdot x'_t / d$ and $H_0^l = 0$,
+
+$$\Sigma_t^l = w^2 H_t^{l-1} + r^2 H_{t-1}^l + b^2, \qquad H_t^l = E[\phi(u)\phi(v)],$$
+
+$$\Theta_t^l = E[\phi'(u)\phi'(v)] \, (w^2 \Theta_t^{l-1} + r^2 \Theta_{t-1}^l +
+  s_l H_t^{l-1} + s'_l H_{t-1}^l + t_l).$$
+
+A weight acts at all times, but the gradient by which it acts at time $t$ for one input
+meets, in the limit, only that at time $t$ for the other: the output reads the last time
+of both, and going back from there both move by one step at a time.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from lazyjax.architecture import Architecture
+from lazyjax.infinite import layers
+from lazyjax.infinite.dual import dual_variance
+from lazyjax.infinite.layers import Kernels, Scales
+from lazyjax.infinite.recursion import layer_scales, output
+
+
+class _Layer(NamedTuple):
+    """A recurrent layer: scales of its two arrays of weights, and of its units."""
+
+    inputs: Scales
+    recurrent: Scales
+    factor: float
+
+
+def variances(
+    architecture: Architecture, x: Float[Array, "time d"], width: int | None
+) -> Float[Array, "time depth"]:
+    """Variances of pre-activations of one input.
+
+    Args:
+        architecture: Description of the network.
+        x: One input.
+        width: Units of each layer, for "standard" parameterization.
+
+    Returns:
+        At each time and in each layer, before they are normalized.
+    """
+    stack = _stack(architecture, x.shape, width)
+
+    def step(before: tuple[Array, ...], moment: Array) -> tuple:
+        after, found = [], []
+        for layer, own in zip(stack, before, strict=True):
+            variance = layer.inputs.w_sq * moment + layer.recurrent.w_sq * own
+            variance = variance + layer.inputs.b_sq
+            found.append(variance)
+            if architecture.normalization == "layer":
+                variance = layers.normalized_variance(variance)
+            moment = layer.factor**2 * dual_variance(architecture.activation, variance)
+            after.append(moment)
+        return tuple(after), jnp.stack(found)
+
+    start = (jnp.zeros((), x.dtype),) * len(stack)
+    return jax.lax.scan(step, start, _input_moments(architecture, x, x))[1]
+
+
+def between(
+    architecture: Architecture,
+    x1: Float[Array, "time d"],
+    x2: Float[Array, "time d"],
+    facts1: Float[Array, "time depth"],
+    facts2: Float[Array, "time depth"],
+    is_same: Bool[Array, ""] | None,
+    width: int | None,
+) -> Kernels:
+    """Kernels of the output for one pair of inputs.
+
+    Args:
+        architecture: Description of the network.
+        x1: First input.
+        x2: Second input.
+        facts1: `variances` of the first.
+        facts2: `variances` of the second.
+        is_same: Whether the inputs are one; None if not known to be.
+        width: Units of each layer, for "standard" parameterization.
+
+    Returns:
+        Two scalars.
+    """
+    stack = _stack(architecture, x1.shape, width)
+    zero = jnp.zeros((), x1.dtype)
+
+    def step(
+        before: tuple[Kernels, ...], seen: tuple[Array, Array, Array]
+    ) -> tuple[tuple[Kernels, ...], None]:
+        moment, first, second = seen
+        below, after = Kernels(moment, zero), []
+        for index, (layer, own) in enumerate(zip(stack, before, strict=True)):
+            z = layers.add(
+                layers.dense(below, layer.inputs), layers.weigh(own, layer.recurrent)
+            )
+            q11, q22 = first[index], second[index]
+            if architecture.normalization == "layer":
+                z = layers.normalize(z, q11, q22)
+                q11, q22 = map(layers.normalized_variance, (q11, q22))
+            below = layers.activate(
+                z, architecture.activation, layer.factor, q11, q22, is_same
+            )
+            after.append(below)
+        return tuple(after), None
+
+    seen = _input_moments(architecture, x1, x2), facts1, facts2
+    start = (Kernels(zero, zero),) * len(stack)
+    last, _ = jax.lax.scan(step, start, seen)
+    return output(architecture, last[-1], False, x1.shape, width)
+
+
+def _stack(
+    architecture: Architecture, shape: tuple[int, ...], width: int | None
+) -> list[_Layer]:
+    return [
+        _Layer(
+            inputs=layer_scales(architecture, layer, shape, width, 1),
+            recurrent=_recurrent_scales(architecture, layer, width),
+            factor=architecture.activation_factor(layer),
+        )
+        for layer in range(1, architecture.depth + 1)
+    ]
+
+
+def _recurrent_scales(
+    architecture: Architecture, layer: int, width: int | None
+) -> Scales:
+    variance = float(architecture.recurrent_std) ** 2
+    if not architecture.is_trained(layer):
+        return Scales(variance, 0.0, 0.0, 0.0, is_trained=False)
+    own = variance
+    if architecture.parameterization == "standard":
+        assert width is not None
+        own = float(width)
+    return Scales(variance, 0.0, own, 0.0, is_trained=True)
+
+
+def _input_moments(
+    architecture: Architecture, x1: Array, x2: Array
+) -> Float[Array, " time"]:
+    moments = jnp.einsum("td,td->t", x1, x2, precision=jax.lax.Precision.HIGHEST)
+    if architecture.input_scaling == "none":
+        return moments
+    return moments / x1.shape[-1]
