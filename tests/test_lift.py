@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import equinox as eqx
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import pytest
 from flax import nnx
 
 import lazyjax
+from lazyjax.interop.equinox import from_equinox
 from lazyjax.interop.flax import from_linen, from_nnx
 from lazyjax.nets._layers import bias_scale, weight_scale
 from tests.helpers.compare import assert_close, relative_error
@@ -178,6 +180,36 @@ def test_nnx_model_of_two_branches(x64: None) -> None:
     ntk = 6 * left + 1 + 0.5 * 6 * d_left * (gram + 1)
     ntk += 4 * (5 * right + 1 + 0.5 * 5 * d_right * gram)
     assert_close(found, ntk, 1e-10)
+
+
+def test_equinox_convolutions_with_channels_first(x64: None) -> None:
+    class Model(eqx.Module):
+        layers: list
+
+        def __init__(self, key: jax.Array) -> None:
+            conv = eqx.nn.Conv2d(2, 6, 3, padding=1, key=key)
+            linear = eqx.nn.Linear(24, 1, key=key)
+            self.layers = [conv, jax.nn.relu, eqx.nn.AvgPool2d(2, 2), jnp.ravel, linear]
+
+        def __call__(self, image: jax.Array) -> jax.Array:
+            h = jnp.moveaxis(image, -1, 0)
+            for layer in self.layers:
+                h = layer(h)
+            return h
+
+    apply_fn, params = from_equinox(Model(jax.random.key(0)))
+    variances = jax.tree.map(
+        lambda leaf: (
+            1 / math.prod(leaf.shape[1:]) if leaf.size > leaf.shape[0] else 0.25
+        ),
+        params,
+    )
+    spec = lazyjax.Architecture(
+        kind="cnn", parameterization="standard", b_std=0.5, pool_after=(1,)
+    )
+    x = jnp.asarray(IMAGES)
+    found = lazyjax.infinite_ntk_of(apply_fn, params, x, variances=variances)
+    assert_close(found, lazyjax.infinite_ntk(spec, x, width=6), 1e-10)
 
 
 def pre_activation_resnet(params: Any, x: jax.Array) -> jax.Array:

@@ -86,9 +86,12 @@ def _traced(apply_fn: Any, params: Any, example: Any, size: int) -> Any:
 
 
 def _operations(jaxpr: Any) -> list[tuple[str, tuple[bytes, ...]]]:
-    """Operations of a jaxpr in order, with their literals."""
-    found = []
-    for eqn in opened(jaxpr)[0].eqns:
+    """Operations of a jaxpr in order, with the numbers that stand in it."""
+    opened_jaxpr, consts = opened(jaxpr)
+    # As many copies of a number as there are rows are one number.
+    arrays = [array for array in map(_array, consts) if array is not None]
+    found = [("constants", tuple(np.unique(array).tobytes() for array in arrays))]
+    for eqn in opened_jaxpr.eqns:
         literals = [a for a in eqn.invars if isinstance(a, jex.Literal)]
         values = tuple(np.asarray(literal.val).tobytes() for literal in literals)
         found.append((eqn.primitive.name, values))
@@ -300,10 +303,15 @@ def _place(eqn: Any, caller: Operation | None) -> str | None:
 
 
 def _constant(value: Any) -> Constant:
+    return Constant(_array(value))
+
+
+def _array(value: Any) -> np.ndarray | None:
+    """The numbers of an array; None if they are not known, or no numbers."""
     try:
-        return Constant(np.asarray(value))
+        return np.asarray(value)
     except (TypeError, jax.errors.TracerArrayConversionError):
-        return Constant(None)
+        return None
 
 
 def _folded(eqn: Any, operands: Sequence[Any], debug_info: Any) -> list[Constant]:
