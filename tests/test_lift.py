@@ -487,6 +487,31 @@ def gradient_clipping(params: Any, x: jax.Array) -> jax.Array:
     return clipped(hidden(params, x)) @ params["v"]
 
 
+def repeated_output(params: Any, x: jax.Array) -> jax.Array:
+    return (hidden(params, x) @ params["v"]) * jnp.ones((1, 3), x.dtype)
+
+
+def repeated_output_by_biases(params: Any, x: jax.Array) -> jax.Array:
+    return (hidden(params, x) @ params["v"]) + params["b"][None]
+
+
+def entrywise_first_layer(params: Any, x: jax.Array) -> jax.Array:
+    return jnp.tanh(x * params["first"].T) @ params["first"]
+
+
+def gate_of_the_input(params: Any, x: jax.Array) -> jax.Array:
+    return jnp.where(x[:, :1] > 0, x @ params["w"], x @ params["w2"]) @ params["v"]
+
+
+def tied_by_addition(params: Any, x: jax.Array) -> jax.Array:
+    return jnp.tanh(hidden(params, x) @ (params["u"] + params["u"].T)) @ params["v"]
+
+
+def detached_branch(params: Any, x: jax.Array) -> jax.Array:
+    h = hidden(params, x)
+    return (h + jax.lax.stop_gradient(h)) @ params["v"]
+
+
 @jax.custom_vjp
 def clipped(u: jax.Array) -> jax.Array:
     return u
@@ -520,6 +545,12 @@ REFUSALS = [
     (per_example_bias, "add|iota", "its place"),
     (reversed_units, "rev", "hidden units"),
     (gradient_clipping, "custom_vjp_call", "not its derivative"),
+    (repeated_output, "mul", "repeats hidden values"),
+    (repeated_output_by_biases, "add", "repeats hidden values"),
+    (entrywise_first_layer, "mul", "entry by entry"),
+    (gate_of_the_input, "broadcast_in_dim|select_n", "function of the input"),
+    (tied_by_addition, "add", "changes parameters"),
+    (detached_branch, "dot_general", "depend on the same weights"),
 ]
 
 PARAMS = {

@@ -247,6 +247,11 @@ class _Lifter:
         weights = [operand for operand in operands if isinstance(operand, Weight)]
         hidden = [operand for operand in operands if isinstance(operand, Hidden)]
         others = len(operands) - len(weights)
+        shape = aval_of(eqn.outvars[0]).shape
+        if name in ELEMENTWISE or name == "add_any":
+            for atom, operand in zip(eqn.invars, operands, strict=True):
+                if isinstance(operand, Hidden) and aval_of(atom).shape != shape:
+                    raise RefusalError("repeats hidden values")
         if name == "dot_general":
             constants = [o for o in operands if isinstance(o, Constant)]
             if len(weights) == 1 and not constants:

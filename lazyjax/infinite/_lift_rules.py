@@ -119,6 +119,25 @@ def uniform(constant: Constant) -> np.generic | None:
     return first if bool((constant.value == first).all()) else None
 
 
+def _factor(name: str, by: Any) -> Any:
+    """What an operation with a constant multiplies by.
+
+    Args:
+        name: "mul" or "div".
+        by: The constant.
+
+    Returns:
+        The factor.
+
+    Raises:
+        RefusalError: If that is not finite.
+    """
+    if not np.isfinite(by).all() or (name == "div" and (by == 0).any()):
+        raise RefusalError("multiplies by a number that is not finite, or divides by 0")
+    factor = by if name == "mul" else 1 / by
+    return float(factor) if factor.ndim == 0 else factor
+
+
 class Rules:
     """Rules of values that are linear in weights, or elementwise functions of those."""
 
@@ -140,13 +159,13 @@ class Rules:
             and not others
             and isinstance(operands[0], Weight | Constant)
         ):
-            number = self._number(operands, weight)
+            (other,) = (operand for operand in operands if operand is not weight)
+            assert isinstance(other, Constant)
+            number = uniform(other)
             if number is not None and (name == "mul" or operands[0] is weight):
-                factor = number if name == "mul" else 1 / number
+                scale = weight.scale * _factor(name, number)
                 entries = np.broadcast_to(entries, aval_of(eqn.outvars[0]).shape)
-                return dataclasses.replace(
-                    weight, scale=weight.scale * factor, entries=entries
-                )
+                return dataclasses.replace(weight, scale=scale, entries=entries)
         if len(operands) == 1:
             if name == "neg":
                 return dataclasses.replace(weight, scale=-weight.scale)
@@ -162,13 +181,6 @@ class Rules:
             "meet a value as weights or biases"
         )
 
-    def _number(self, operands: Sequence[Value], weight: Weight) -> float | None:
-        (other,) = (operand for operand in operands if operand is not weight)
-        if not isinstance(other, Constant):
-            return None
-        number = uniform(other)
-        return None if number is None else float(number)
-
     def _is_float_cast(self, eqn: Any) -> bool:
         if eqn.primitive.name != "convert_element_type":
             return False
@@ -181,6 +193,10 @@ class Rules:
         """An elementwise operation on hidden values and constants."""
         name = eqn.primitive.name
         hidden = [operand for operand in operands if isinstance(operand, Hidden)]
+        if not hidden:
+            raise RefusalError(
+                "combines parameters with a function of the input entry by entry"
+            )
         if any(isinstance(operand, Known) for operand in operands):
             raise RefusalError(
                 "combines a hidden value with a function of the input that did not go "
@@ -225,8 +241,7 @@ class Rules:
             if name in ("add", "sub") and number == 0 and (name == "add" or is_first):
                 return value
             if is_product and value.phi is None:
-                factor = float(number)
-                return scaled(value, factor if name == "mul" else 1 / factor)
+                return scaled(value, _factor(name, number))
             return None
         if not is_product:
             raise RefusalError(
@@ -236,7 +251,7 @@ class Rules:
         assert array is not None
         if not is_constant_along(array, value.axes, "units"):
             raise RefusalError("treats hidden units differently, by a constant")
-        return self._by_pixel(value, array if name == "mul" else 1 / array)
+        return self._by_pixel(value, _factor(name, array))
 
     def _by_pixel(self, value: Hidden, array: np.ndarray) -> Hidden:
         """A hidden value times a number for each pixel."""
