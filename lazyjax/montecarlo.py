@@ -82,13 +82,12 @@ def monte_carlo_ntk(
     check_at_least("num_seeds", num_seeds, 1)
     check_choice("of", of, ("ntk", "nngp"))
     check_batch("x1", x1)
-    if x2 is not None:
-        x2 = jnp.asarray(x2)
+    x1, x2 = jnp.asarray(x1), None if x2 is None else jnp.asarray(x2)
     # Values that tell whether rows interact are not known inside the loop over seeds.
-    check_rows(apply_fn, init_fn(jax.random.fold_in(key, 0), jnp.asarray(x1)), x1, x2)
+    check_rows(apply_fn, init_fn(jax.random.fold_in(key, 0), x1), x1, x2)
     mean, sem = _compiled(
         key,
-        jnp.asarray(x1),
+        x1,
         x2,
         apply_fn=as_static(apply_fn),
         init_fn=as_static(init_fn),

@@ -12,6 +12,8 @@ import pytest
 from flax import nnx
 
 import lazyjax
+from lazyjax.activations import ABReLU, RectifiedPower
+from lazyjax.infinite.dual import dual_activation, dual_derivative
 from lazyjax.interop.equinox import from_equinox
 from lazyjax.interop.flax import from_linen, from_nnx
 from lazyjax.nets._layers import bias_scale, weight_scale
@@ -266,9 +268,9 @@ ACTIVATIONS = {
 def test_elementwise_operations_are_one_activation(name: str, x64: None) -> None:
     phi, known = ACTIVATIONS[name]
     if name == "square_relu":
-        known = lazyjax.activations.RectifiedPower(2)
+        known = RectifiedPower(2)
     if name == "relu_plus_identity":
-        known = lazyjax.activations.ABReLU(1.0, 2.0)
+        known = ABReLU(1.0, 2.0)
     x = jnp.asarray(X)
 
     def apply_fn(params: Any, x: jax.Array) -> jax.Array:
@@ -281,8 +283,8 @@ def test_elementwise_operations_are_one_activation(name: str, x64: None) -> None
     spec = lazyjax.Architecture(activation=phi if known is None else known)
     q = jnp.asarray(X @ X.T / 4 + 0.25)
     sides = jnp.diag(q)[:, None], q, jnp.diag(q)[None]
-    moment = lazyjax.infinite.dual.dual_activation(spec.activation, *sides)
-    slope = lazyjax.infinite.dual.dual_derivative(spec.activation, *sides)
+    moment = dual_activation(spec.activation, *sides)
+    slope = dual_derivative(spec.activation, *sides)
     assert_close(found, moment + slope * (X @ X.T / 4 + 1), 1e-9)
 
 
@@ -320,7 +322,7 @@ def test_mean_kernel_of_wide_networks_is_the_lifted_one() -> None:
     shapes = odd_params(96)
     params = {k: jax.ShapeDtypeStruct(s, x.dtype) for k, s in shapes.items()}
 
-    def init(key: jax.Array, x: jax.Array) -> dict[str, jax.Array]:
+    def init(key: jax.Array, x: Any, /) -> dict[str, jax.Array]:
         keys = jax.random.split(key, len(shapes))
         drawn = zip(keys, shapes.items(), strict=True)
         return {name: jax.random.normal(key, s, x.dtype) for key, (name, s) in drawn}
@@ -681,6 +683,7 @@ def test_activations_too_steep_for_their_series_are_refused(x64: None) -> None:
         ({"variances": -1.0}, ValueError, "`variances` must hold.*got -1.0"),
         ({"variances": {"w": "1/n", "v": 1.0}}, ValueError, "`variances` must hold"),
         ({"x1": np.ones((2, 4), np.float32)}, TypeError, "same dtype"),
+        ({"x1": np.ones((2, 4), np.float16)}, TypeError, "32 bits"),
         ({"apply_fn": 3}, TypeError, "`apply_fn` must be callable"),
         ({"params": {}}, ValueError, "`params` must hold"),
         ({"x2": X[:, :3]}, ValueError, "same feature shape"),

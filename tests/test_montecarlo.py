@@ -13,7 +13,7 @@ from tests.helpers.compare import assert_close
 KEY = jax.random.key(3)
 
 
-def init(key: jax.Array, x: jax.Array) -> dict[str, jax.Array]:
+def init(key: jax.Array, x: Any, /) -> dict[str, jax.Array]:
     first, last = jax.random.split(key)
     w = jax.random.normal(first, (x.shape[1], 5), x.dtype)
     return {"w": w, "v": jax.random.normal(last, (5, 2), x.dtype)}

@@ -182,7 +182,7 @@ class _Lifter:
 
         def read(atom: Any) -> Value:
             if isinstance(atom, jex.Literal):
-                return _constant(np.asarray(atom.val, atom.aval.dtype))
+                return _constant(np.asarray(atom.val, aval_of(atom).dtype))
             return values[atom]
 
         for eqn in jaxpr.eqns:
@@ -192,8 +192,8 @@ class _Lifter:
             try:
                 results = self.equation(eqn, operands, jaxpr.debug_info, here)
             except (RefusalError, AxesError) as refusal:
-                named = getattr(refusal, "operation", None) or self.rules.operation
-                raise _refusal(*named, str(refusal)) from None
+                named: Operation = getattr(refusal, "operation", None) or here
+                raise _refusal(named.name, named.place, str(refusal)) from None
             values.update(zip(eqn.outvars, results, strict=True))
         return [read(atom) for atom in jaxpr.outvars]
 
@@ -299,12 +299,11 @@ def _place(eqn: Any, caller: Operation | None) -> str | None:
         File, line and function, if known.
     """
     lines = source_lines(eqn)
-    is_inside = caller is None or caller.place is None
-    if not is_inside:
-        is_inside = any(name.split(".")[-1] == caller.name for _, name in lines)
-    if not is_inside or not lines:
-        return None if caller is None else caller.place
-    return "{} in `{}`".format(*lines[0])
+    if caller is not None and caller.place is not None:
+        names = {function.split(".")[-1] for _, function in lines}
+        if caller.name not in names:
+            return caller.place
+    return "{} in `{}`".format(*lines[0]) if lines else None
 
 
 def _constant(value: Any) -> Constant:

@@ -51,7 +51,7 @@ class Elementwise:
             operands = [
                 results[operand]
                 if isinstance(operand, int)
-                else jnp.full(u.shape, operand, operand.dtype)
+                else jnp.broadcast_to(jnp.asarray(operand), u.shape)
                 for operand in call.operands
             ]
             results.append(call.primitive.bind(*operands, **dict(call.params)))

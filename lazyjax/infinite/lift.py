@@ -82,8 +82,8 @@ def infinite_ntk_of(
         ValueError: If `apply_fn` does something that has no limit known here: the
             operation and the line of the program are named. If `variances` does not
             fit, or a batch is empty or not finite.
-        TypeError: If a batch or a parameter is not floating point, or they differ in
-            dtype.
+        TypeError: If a batch or a parameter is not floating point of 32 bits or more,
+            or they differ in dtype.
 
     Cost: O(n1 n2 P²) time for each layer, where P is the number of pixels (1 for
     vectors), times 50 for activations without a closed form; memory is the result and
@@ -166,6 +166,8 @@ def _kernel(
     if x2 is not None:
         check_same_features("x1", x1, "x2", x2)
         x2 = jnp.asarray(x2)
+    if jnp.finfo(x1.dtype).bits < 32:
+        raise TypeError(f"`x1` must be of 32 bits or more; got dtype {x1.dtype}.")
     leaves, structure = jax.tree.flatten(params)
     for path, leaf in zip(leaf_paths(params), leaves, strict=True):
         if leaf.dtype != x1.dtype:
