@@ -6,7 +6,7 @@ of a value, and its units, are always in the order in which its atoms stand.
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, SupportsIndex, TypeAlias
 
 Kind: TypeAlias = Literal["rows", "pixels", "units"]
 
@@ -46,7 +46,7 @@ def has(axis: Axis, kind: Kind) -> bool:
     return any(atom.kind == kind for atom in axis)
 
 
-def positions(axes: Axes, chosen: Sequence[int], kind: Kind) -> list[int]:
+def positions(axes: Axes, chosen: Sequence[SupportsIndex], kind: Kind) -> list[int]:
     """Which of the atoms of `kind` belong to the chosen axes, by their number."""
     found, number = [], 0
     for index, axis in enumerate(axes):
@@ -91,7 +91,7 @@ def reshaped(axes: Axes, shape: Sequence[int]) -> Axes:
     return tuple(result)
 
 
-def transposed(axes: Axes, order: Sequence[int]) -> tuple[Axes, list[int]]:
+def transposed(axes: Axes, order: Sequence[SupportsIndex]) -> tuple[Axes, list[int]]:
     """Axes in another order, and where each pixel atom was before.
 
     Args:
@@ -120,7 +120,7 @@ def transposed(axes: Axes, order: Sequence[int]) -> tuple[Axes, list[int]]:
 
 
 def broadcast(
-    axes: Axes, shape: Sequence[int], dimensions: Sequence[int]
+    axes: Axes, shape: Sequence[int], dimensions: Sequence[SupportsIndex]
 ) -> Axes | None:
     """Axes after `broadcast_in_dim`; None if entries are repeated."""
     if math.prod(shape) != math.prod(a.size for axis in axes for a in axis):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 
@@ -203,7 +203,9 @@ def _is_sliced(eqn: Any, axis: int) -> bool:
     return aval_of(eqn.outvars[0]).shape[axis] != before
 
 
-def _resized(axes: Axes, changed: Sequence[int], shape: Sequence[int]) -> Axes:
+def _resized(
+    axes: Axes, changed: Sequence[SupportsIndex], shape: Sequence[int]
+) -> Axes:
     _refuse_rows(axes, changed)
     return tuple(
         axis_of("pixels", shape[i]) if i in changed else axis
@@ -211,6 +213,6 @@ def _resized(axes: Axes, changed: Sequence[int], shape: Sequence[int]) -> Axes:
     )
 
 
-def _refuse_rows(axes: Axes, chosen: Sequence[int]) -> None:
+def _refuse_rows(axes: Axes, chosen: Sequence[SupportsIndex]) -> None:
     if any(has(axes[i], "rows") for i in chosen):
         raise RefusalError(ROWS)

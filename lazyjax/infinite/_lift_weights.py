@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, SupportsIndex
 
 import jax.numpy as jnp
 import numpy as np
@@ -198,7 +198,9 @@ class Meetings:
             terms = ((self.registers.of(value), 1.0),)
         return Hidden(value.axes, added(terms, ((register, sign),)))
 
-    def _moments(self, value: Any, contracted: Sequence[int]) -> tuple[int, Axes, int]:
+    def _moments(
+        self, value: Any, contracted: Sequence[SupportsIndex]
+    ) -> tuple[int, Axes, int]:
         """Second moments summed over some axes.
 
         Args:
@@ -266,7 +268,9 @@ class Meetings:
         self.registers.most_pixels = max(most, math.prod(shape))
 
 
-def _reader(axes: Axes, contracted: Sequence[int]) -> Callable[[Array], Array]:
+def _reader(
+    axes: Axes, contracted: Sequence[SupportsIndex]
+) -> Callable[[Array], Array]:
     """Function from a value of two equal rows to (pixels, features) of one."""
     split: list[int] = []
     rows: list[int] = []
