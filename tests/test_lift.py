@@ -1,6 +1,7 @@
 """Kernels read from programs: against `Architecture`, formulas by hand, and sampling."""
 
 import math
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -187,6 +188,33 @@ def test_nnx_model_of_two_branches(x64: None) -> None:
     ntk = 6 * left + 1 + 0.5 * 6 * d_left * (gram + 1)
     ntk += 4 * (5 * right + 1 + 0.5 * 5 * d_right * gram)
     assert_close(found, ntk, 1e-10)
+
+
+MASK = np.random.default_rng(3).normal(size=(4, 5))
+
+
+def masked(out: str, is_transposed: bool, params: Any, x: jax.Array) -> jax.Array:
+    """Weighted mean over the pixels of a convolution, written in several ways."""
+    h = jax.lax.conv_general_dilated(
+        x, params["w"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", out)
+    )
+    h = jnp.maximum(h, 0)
+    if is_transposed:
+        h = h.transpose(0, 2, 1, 3)
+    mask = jnp.asarray(MASK if is_transposed or out == "NWHC" else MASK.T)
+    return (h * mask[None, :, :, None]).sum(axis=(1, 2)) @ params["v"]
+
+
+def test_kernels_do_not_depend_on_the_order_of_pixel_axes(x64: None) -> None:
+    params = shapes_of(w=(3, 2, 2, 6), v=(6, 1))
+    kernels = [
+        lazyjax.infinite_ntk_of(
+            partial(masked, *form), params, jnp.asarray(IMAGES), variances=1.0
+        )
+        for form in (("NHWC", False), ("NHWC", True), ("NWHC", False))
+    ]
+    assert_close(kernels[1], kernels[0])
+    assert_close(kernels[2], kernels[0])
 
 
 def test_equinox_convolutions_with_channels_first(x64: None) -> None:

@@ -17,8 +17,11 @@ from lazyjax._checks import (
 )
 from lazyjax.architecture import Architecture
 from lazyjax.infinite.recursion import between, reads_all_pairs, variances
-from lazyjax.infinite.tiles import gram_of_pairs
+from lazyjax.infinite.tiles import gram
 from lazyjax.typing import AnyArray
+
+# A block's arrays should stay in cache: entries of each, in kernels over pixels too.
+_BLOCK_ENTRIES = 2**17
 
 
 def infinite_ntk(
@@ -198,16 +201,30 @@ def _gram(
     width: int | None,
     of: Literal["ntk", "nngp"],
 ) -> Float[Array, "n1 n2"]:
+    entries = _pixels(architecture, x1)
+
     def described(x: Array) -> tuple[Array, PyTree]:
-        return x, variances(architecture, x, width=width)
+        facts_fn = partial(variances, architecture, width=width)
+        if entries == 1:
+            return x, jax.vmap(facts_fn)(x)
+        batch_size = max(1, _BLOCK_ENTRIES // entries)
+        return x, jax.lax.map(facts_fn, x, batch_size=batch_size)
 
-    def kernel(row: PyTree, column: PyTree, is_one: Array | None) -> Array:
-        (x, facts), (y, other_facts) = row, column
-        found = between(architecture, x, y, facts, other_facts, is_one, width)
-        value = found.nngp if of == "nngp" else found.ntk
-        return jnp.zeros((), x.dtype) if value is None else value
+    def block(rows: PyTree, columns: PyTree, is_same: Array | None) -> Array:
+        def kernel(row: PyTree, column: PyTree, is_one: Array | None) -> Array:
+            (x, facts), (y, other_facts) = row, column
+            found = between(architecture, x, y, facts, other_facts, is_one, width)
+            value = found.nngp if of == "nngp" else found.ntk
+            return jnp.zeros((), x.dtype) if value is None else value
 
-    return gram_of_pairs(described, kernel, x1, x2, _pixels(architecture, x1))[0]
+        n = columns[0].shape[0]
+        is_one = None if is_same is None else is_same & jnp.eye(n, dtype=bool)
+        axis = None if is_same is None else 0
+        along_columns = jax.vmap(kernel, (None, 0, axis))
+        return jax.vmap(along_columns, (0, None, axis))(rows, columns, is_one)
+
+    block_size = max(1, math.isqrt(_BLOCK_ENTRIES // entries))
+    return gram(block, described(x1), None if x2 is None else described(x2), block_size)
 
 
 def _pixels(architecture: Architecture, x: Array) -> int:

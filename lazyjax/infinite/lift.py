@@ -19,9 +19,12 @@ from lazyjax._checks import (
 from lazyjax._static import as_static
 from lazyjax.infinite._lift import lift
 from lazyjax.infinite._lift_steps import facts_of, kernels_of
-from lazyjax.infinite.tiles import gram_of_pairs
+from lazyjax.infinite.tiles import gram, pairwise
 from lazyjax.trees import leaf_paths
 from lazyjax.typing import AnyArray, ApplyFn, Params
+
+# A block's arrays should stay in cache: entries of each, over pairs of pixels too.
+_BLOCK_ENTRIES = 2**17
 
 # Share of a variance that the series of an activation may leave over at the variances
 # met: the kernel's error is of that order.
@@ -212,10 +215,16 @@ def _compiled(
         return jnp.zeros((), x1.dtype) if value is None else value
 
     entries = program.most_pixels**2
-    whole, facts = gram_of_pairs(
-        functools.partial(facts_of, program), kernel, x1, x2, entries
-    )
-    return whole, jnp.max(jnp.concatenate([part.left_over for part in facts]))
+    batch_size = max(1, _BLOCK_ENTRIES // entries)
+
+    def described(x: Array) -> PyTree:
+        facts_fn = functools.partial(facts_of, program)
+        return jax.lax.map(facts_fn, x, batch_size=min(batch_size, x.shape[0]))
+
+    rows, columns = described(x1), None if x2 is None else described(x2)
+    whole = gram(pairwise(kernel), rows, columns, max(1, math.isqrt(batch_size)))
+    worst = [part.left_over for part in (rows, columns) if part is not None]
+    return whole, jnp.max(jnp.concatenate(worst))
 
 
 def _leaf_variances(variances: PyTree, params: Params) -> tuple[float, ...]:

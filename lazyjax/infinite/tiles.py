@@ -8,38 +8,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-# A block's arrays should stay in cache: entries of each, in kernels over pixels too.
-_BLOCK_ENTRIES = 2**17
-
 # (rows, columns, whether they are the same examples) -> their block
 BlockFn: TypeAlias = Callable[[PyTree, PyTree, Array | None], Array]
 
 
-def gram_of_pairs(
-    facts_fn: Callable[[Array], PyTree],
-    pair_fn: Callable[[PyTree, PyTree, Array | None], Array],
-    x1: Float[Array, "n1 *d"],
-    x2: Float[Array, "n2 *d"] | None,
-    entries: int,
-) -> tuple[Float[Array, "n1 n2"], tuple[PyTree, ...]]:
-    """Gram matrix by a function of two inputs.
+# Kernel of two examples, and whether they are one (None if not known to be).
+PairFn: TypeAlias = Callable[[PyTree, PyTree, Array | None], Array]
 
-    Args:
-        facts_fn: What is computed once for each input.
-        pair_fn: Kernel of two inputs given by their facts, and whether they are one
-            (None if not known to be).
-        x1: First batch.
-        x2: Second batch; None for the first.
-        entries: Numbers that an array for one pair holds.
 
-    Returns:
-        The matrix, and the facts of each batch.
-    """
-
-    def described(x: Array) -> PyTree:
-        if entries == 1:
-            return jax.vmap(facts_fn)(x)
-        return jax.lax.map(facts_fn, x, batch_size=max(1, _BLOCK_ENTRIES // entries))
+def pairwise(pair_fn: PairFn) -> BlockFn:
+    """Kernel of two blocks of examples, made of that of two examples."""
 
     def block(rows: PyTree, columns: PyTree, is_same: Array | None) -> Array:
         is_one = (
@@ -49,10 +27,7 @@ def gram_of_pairs(
         along_columns = jax.vmap(pair_fn, (None, 0, axis))
         return jax.vmap(along_columns, (0, None, axis))(rows, columns, is_one)
 
-    block_size = max(1, math.isqrt(_BLOCK_ENTRIES // entries))
-    facts = tuple(described(x) for x in (x1, x2) if x is not None)
-    whole = gram(block, facts[0], None if x2 is None else facts[1], block_size)
-    return whole, facts
+    return block
 
 
 def gram(
