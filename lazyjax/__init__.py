@@ -14,8 +14,11 @@ from lazyjax.architecture import Architecture as Architecture
 from lazyjax.dynamics import linearized as linearized, train as train
 from lazyjax.infinite import (
     infinite_nngp as infinite_nngp,
+    infinite_nngp_of as infinite_nngp_of,
     infinite_ntk as infinite_ntk,
+    infinite_ntk_of as infinite_ntk_of,
 )
+from lazyjax.montecarlo import monte_carlo_ntk as monte_carlo_ntk
 from lazyjax.nets import Network as Network
 from lazyjax.ntk import (
     empirical_nngp as empirical_nngp,

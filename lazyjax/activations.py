@@ -200,7 +200,9 @@ def unit_scale(activation: Activation) -> float:
     """
     nodes, weights = gaussian_quadrature()
     with jax.ensure_compile_time_eval():
-        values = activation_fn(activation)(jnp.asarray(nodes, jnp.result_type(float)))
+        # Compiled, because rules of derivatives would see an enclosing `jax.vmap`.
+        phi = jax.jit(activation_fn(activation))
+        values = phi(jnp.asarray(nodes, jnp.result_type(float)))
         values = np.asarray(values, np.float64)
     variance = float(weights @ values**2)
     if not variance > 0:

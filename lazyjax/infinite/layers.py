@@ -194,28 +194,45 @@ def convolve(
         axes = tuple(range(start, start + axes_per_pixel))
         pads = architecture.pads(array.shape[start], axis, stride)
         mode = "wrap" if architecture.padding == "CIRCULAR" else "constant"
-        array = _sum_windows(array, axes, extent, stride, pads, mode)
+        array = sum_windows(array, axes, extent, stride, pads, mode)
         num_taps *= extent
     return array / num_taps if architecture.pixel_scaling == "fan_in" else array
 
 
-def _sum_windows(
+def sum_windows(
     array: Array,
     axes: tuple[int, ...],
     extent: int,
     stride: int,
     pads: tuple[int, int],
     mode: str,
+    dilation: int = 1,
 ) -> Array:
+    """Sum over windows, which move along all `axes` together.
+
+    Args:
+        array: The array.
+        axes: Axes of equal size.
+        extent: Taps of a window.
+        stride: Distance of windows.
+        pads: Entries added before and after.
+        mode: How, as in `jnp.pad`.
+        dilation: Distance of taps.
+
+    Returns:
+        One entry for each window.
+    """
     widths = [pads if axis in axes else (0, 0) for axis in range(array.ndim)]
-    size = (array.shape[axes[0]] + sum(pads) - extent) // stride + 1
+    reach = (extent - 1) * dilation + 1
+    size = (array.shape[axes[0]] + sum(pads) - reach) // stride + 1
     padded = _computed_once(jnp.pad(array, widths, mode=mode))  # pyright: ignore[reportArgumentType]
     total = jnp.zeros((), array.dtype)
     for tap in range(extent):
         window = padded
         for axis in axes:
-            stop = tap + (size - 1) * stride + 1
-            window = jax.lax.slice_in_dim(window, tap, stop, stride, axis)
+            start = tap * dilation
+            stop = start + (size - 1) * stride + 1
+            window = jax.lax.slice_in_dim(window, start, stop, stride, axis)
         total = window if tap == 0 else total + window
     return _computed_once(total)
 

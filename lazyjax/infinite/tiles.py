@@ -12,6 +12,24 @@ from jaxtyping import Array, Float, PyTree
 BlockFn: TypeAlias = Callable[[PyTree, PyTree, Array | None], Array]
 
 
+# Kernel of two examples, and whether they are one (None if not known to be).
+PairFn: TypeAlias = Callable[[PyTree, PyTree, Array | None], Array]
+
+
+def pairwise(pair_fn: PairFn) -> BlockFn:
+    """Kernel of two blocks of examples, made of that of two examples."""
+
+    def block(rows: PyTree, columns: PyTree, is_same: Array | None) -> Array:
+        is_one = (
+            None if is_same is None else is_same & jnp.eye(_length(rows), dtype=bool)
+        )
+        axis = None if is_same is None else 0
+        along_columns = jax.vmap(pair_fn, (None, 0, axis))
+        return jax.vmap(along_columns, (0, None, axis))(rows, columns, is_one)
+
+    return block
+
+
 def gram(
     block_fn: BlockFn,
     rows: PyTree,

@@ -14,6 +14,7 @@ import jax.extend.core as jex
 import numpy as np
 from jaxtyping import Array, Shaped
 
+from lazyjax._jaxpr import called, opened, scan_counts
 from lazyjax.ntk._rows_rules import (
     FIXED,
     RULES,
@@ -25,7 +26,6 @@ from lazyjax.ntk._rows_rules import (
     created,
     fits,
 )
-from lazyjax.ntk.sites_jaxpr import called, opened, scan_counts
 from lazyjax.typing import ApplyFn, Params
 
 # Equations that may be missing for a batch of one, whose axis need not be broadcast.

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import jax.extend.core as jex
 
-from lazyjax.ntk.sites_jaxpr import aval_of
+from lazyjax._jaxpr import aval_of
 
 
 @dataclasses.dataclass(frozen=True)

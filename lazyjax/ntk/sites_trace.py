@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
+from lazyjax._jaxpr import aval_of, called, evaluate, opened, scan_counts
 from lazyjax.ntk.rules import form_of
 from lazyjax.ntk.sites import (
     Inner,
@@ -25,7 +26,6 @@ from lazyjax.ntk.sites import (
     Site,
     Slot,
 )
-from lazyjax.ntk.sites_jaxpr import aval_of, called, evaluate, opened, scan_counts
 from lazyjax.ntk.sites_sharing import share_slots
 
 _BLOCKED = frozenset({"stop_gradient"})

@@ -4,6 +4,8 @@ The forms of jaxprs and of the parameters of `scan` differ between JAX versions;
 is read here is what they have in common.
 """
 
+import pathlib
+import sysconfig
 from collections.abc import Sequence
 from typing import Any
 
@@ -88,3 +90,31 @@ def evaluate(
         (), list(operands), eqn.outvars, [eqn], eqn.effects, debug_info=debug_info
     )
     return tuple(jex.jaxpr_as_fun(jex.ClosedJaxpr(jaxpr, ()))(*operands.values()))
+
+
+def source_lines(eqn: jex.JaxprEqn) -> list[tuple[str, str]]:
+    """Places in the user's program that an equation comes from.
+
+    Args:
+        eqn: The equation.
+
+    Returns:
+        File and line, and function, of each frame that is not a library's, innermost
+        first.
+    """
+    traceback = getattr(eqn.source_info, "traceback", None)
+    return [
+        (f"{frame.file_name}:{frame.line_num}", frame.function_name)
+        for frame in getattr(traceback, "frames", ())
+        if not _is_of_library(pathlib.PurePath(frame.file_name))
+    ]
+
+
+# Packages whose own lines tell users nothing about their networks.
+_LIBRARIES = frozenset({"jax", "flax", "equinox", "opt_einsum", "jaxtyping"})
+
+
+def _is_of_library(path: pathlib.PurePath) -> bool:
+    is_standard = path.is_relative_to(sysconfig.get_path("stdlib"))
+    is_installed = "site-packages" in path.parts
+    return bool(_LIBRARIES & set(path.parts)) or (is_standard and not is_installed)

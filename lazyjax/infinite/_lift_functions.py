@@ -1,0 +1,223 @@
+r"""Elementwise functions found in a program, and the closed forms that they have."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from lazyjax.activations import ABReLU, RectifiedPower
+from lazyjax.infinite._hermite import hermite_variance, truncation_bound
+from lazyjax.typing import Activation
+
+# Variance of a function, or of its derivative, that Hermite series may leave over: they
+# cannot follow jumps, which leave some 1e-2.
+SERIES_TOLERANCE = 2e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """A primitive applied to earlier results of the same function.
+
+    Attributes:
+        primitive: The primitive.
+        params: Its parameters, sorted by name.
+        operands: For each operand, the index of a result, or a constant.
+    """
+
+    primitive: Any
+    params: tuple[tuple[str, Any], ...]
+    operands: tuple[int | np.generic, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Elementwise:
+    """Function of one array, entry by entry; result 0 is its argument.
+
+    Attributes:
+        calls: What makes results 1, 2, and so on, the last of which is the value.
+    """
+
+    calls: tuple[Call, ...] = ()
+
+    def __call__(self, u: Float[Array, "*q"]) -> Float[Array, "*q"]:
+        """Value at `u`."""
+        results = [u]
+        for call in self.calls:
+            operands = [
+                results[operand]
+                if isinstance(operand, int)
+                else jnp.broadcast_to(jnp.asarray(operand), u.shape)
+                for operand in call.operands
+            ]
+            results.append(call.primitive.bind(*operands, **dict(call.params)))
+        return results[-1]
+
+    @property
+    def constants(self) -> list[float]:
+        """The numbers in it: kinks are at such places."""
+        operands = (operand for call in self.calls for operand in call.operands)
+        return [float(c) for c in operands if isinstance(c, np.floating)]
+
+
+def applied(
+    primitive: Any, params: dict[str, Any], operands: list["Elementwise | np.generic"]
+) -> Elementwise:
+    """A primitive applied to functions of one argument and constants."""
+    calls: list[Call] = []
+    indices: list[int | np.generic] = []
+    known: dict[Call, int] = {}
+    for operand in operands:
+        if not isinstance(operand, Elementwise):
+            indices.append(operand)
+            continue
+        results = [0]  # index here of each of its results
+        for call in operand.calls:
+            moved = dataclasses.replace(
+                call,
+                operands=tuple(
+                    results[c] if isinstance(c, int) else c for c in call.operands
+                ),
+            )
+            if moved not in known:
+                calls.append(moved)
+                known[moved] = len(calls)
+            results.append(known[moved])
+        indices.append(results[-1])
+    last = Call(primitive, tuple(sorted(params.items())), tuple(indices))
+    return Elementwise((*calls, last))
+
+
+@dataclasses.dataclass(frozen=True)
+class Recognized:
+    """An activation and what multiplies it.
+
+    Attributes:
+        activation: A closed form of `lazyjax.infinite.dual`, or the function itself.
+        factor: The constant.
+        is_exact: Whether it is a closed form.
+    """
+
+    activation: Activation
+    factor: float
+    is_exact: bool
+
+
+def recognize(phi: Elementwise, dtype: Any) -> Recognized:
+    """The closed form of `phi`, told by its values and derivatives, or `phi` itself."""
+    near = np.concatenate([np.linspace(-12, 12, 997), [-1e-3, 1e-3]])
+    far = np.geomspace(12, 1e6, 101)
+    kinks = np.array([c for c in phi.constants if np.isfinite(c) and c != 0])
+    kinks = np.concatenate([kinks, -kinks])
+    points = np.concatenate([near, far, -far, 0.999 * kinks, 1.001 * kinks])
+    points = points[points != 0]  # where kinks have no derivative
+    points = np.asarray(points, dtype).astype(np.float64)
+    values, slopes = _values_and_slopes(phi, points, dtype)
+    tolerance = 1e3 * float(jnp.finfo(dtype).eps)
+    for activation, value_fn, slope_fn in _candidates(points, values, slopes):
+        with np.errstate(all="ignore"):
+            expected, expected_slopes = value_fn(points), slope_fn(points)
+            is_seen = np.isfinite(values) & np.isfinite(slopes)
+            is_seen &= np.isfinite(expected) & np.isfinite(expected_slopes)
+            is_seen &= np.abs(expected) < float(jnp.finfo(dtype).max)
+        if is_seen.sum() < near.size / 2:
+            continue
+        inner = is_seen & (np.abs(points) < 3)
+        size = expected[inner] @ expected[inner]
+        factor = float(values[inner] @ expected[inner] / size) if size else 0.0
+        if factor == 0 or not math.isfinite(factor):
+            continue
+        fits = all(
+            np.allclose(found[is_seen], factor * true[is_seen], tolerance, scale)
+            for found, true, scale in (
+                (values, expected, tolerance * abs(factor)),
+                (slopes, expected_slopes, tolerance * abs(factor)),
+            )
+        )
+        if fits:
+            return Recognized(activation, factor, is_exact=True)
+    return Recognized(phi, 1.0, is_exact=False)
+
+
+def left_over(
+    phi: Callable[[Array], Array], std: Float[Array, "*q"]
+) -> Float[Array, "*q"]:
+    """Share of the variance of `phi`, or its derivative, that its series leaves over."""
+    slope = jax.grad(lambda u: jnp.sum(phi(u)))
+    worst = jnp.zeros_like(std)
+    one = jnp.ones_like(std)
+    for fn in (phi, slope):
+        total = hermite_variance(fn, std)
+        left = truncation_bound(fn, std, one, std) / 2
+        share = jnp.where(total > 0, left / jnp.where(total > 0, total, 1), 0)
+        worst = jnp.maximum(worst, share)
+    return jnp.where(jnp.isnan(worst), jnp.inf, worst)
+
+
+def is_smooth(phi: Elementwise, dtype: Any) -> bool:
+    """Whether the series of `phi` and of its derivative converge, at unit variance."""
+    with jax.ensure_compile_time_eval():
+        share = jax.jit(lambda std: left_over(phi, std))(jnp.ones((), dtype))
+        return bool(share <= SERIES_TOLERANCE)
+
+
+def _values_and_slopes(
+    phi: Elementwise, points: np.ndarray, dtype: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    with jax.ensure_compile_time_eval():
+        u = jnp.asarray(points, dtype)
+
+        def both(u: Array) -> tuple[Array, Array]:
+            return phi(u), jax.grad(lambda u: jnp.sum(phi(u)))(u)
+
+        values, slopes = jax.jit(both)(u)
+        return np.asarray(values, np.float64), np.asarray(slopes, np.float64)
+
+
+def _candidates(points: np.ndarray, values: np.ndarray, slopes: np.ndarray) -> list:
+    """Closed forms to try: activation, its values, its derivatives, in NumPy."""
+    at = {sign: int(np.argmin(np.abs(points - sign))) for sign in (-1, 1)}
+    below, above = float(slopes[at[-1]]), float(slopes[at[1]])
+    found = []
+    if math.isfinite(below) and math.isfinite(above):
+        a, b = below, above
+        found.append(
+            (
+                ABReLU(a, b),
+                lambda u: np.where(u > 0, b * u, a * u),
+                lambda u: np.where(u > 0, b, a) + 0 * u,
+            )
+        )
+    for power in range(2, 6):
+        found.append(
+            (
+                RectifiedPower(power),
+                lambda u, p=power: np.maximum(u, 0) ** p,
+                lambda u, p=power: p * np.maximum(u, 0) ** (p - 1),
+            )
+        )
+    erf = np.vectorize(math.erf)
+
+    def density(u: np.ndarray) -> np.ndarray:
+        return np.exp(-(u**2) / 2) / math.sqrt(2 * math.pi)
+
+    def normal_cdf(u: np.ndarray) -> np.ndarray:
+        return (1 + erf(u / math.sqrt(2))) / 2
+
+    named = {
+        "erf": (erf, lambda u: 2 / math.sqrt(math.pi) * np.exp(-(u**2))),
+        "sin": (np.sin, np.cos),
+        "cos": (np.cos, lambda u: -np.sin(u)),
+        "exp": (np.exp, np.exp),
+        "gaussian": (lambda u: np.exp(-(u**2)), lambda u: -2 * u * np.exp(-(u**2))),
+        "gelu": (
+            lambda u: u * normal_cdf(u),
+            lambda u: normal_cdf(u) + u * density(u),
+        ),
+        "sign": (np.sign, lambda u: 0 * u),
+    }
+    return found + [(name, *pair) for name, pair in named.items()]

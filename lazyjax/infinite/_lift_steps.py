@@ -1,0 +1,387 @@
+r"""A network as steps from inputs to kernels, as lifting finds it, and how they are run.
+
+A register holds the kernels of one value for one pair of inputs: second moments
+$E[h h']$ of a unit, and its neural tangent kernel, both over pairs of pixels, shape
+(pixels, pixels); a value without pixels has one. Numbers of registers are those of the
+steps that fill them.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from lazyjax._jaxpr import evaluate
+from lazyjax.infinite import layers
+from lazyjax.infinite._closed_forms import safe_sqrt
+from lazyjax.infinite._lift_functions import left_over
+from lazyjax.infinite._lift_pixels import PixelMap
+from lazyjax.infinite.dual import dual_mean
+from lazyjax.infinite.layers import Kernels, Scales
+from lazyjax.typing import Activation
+
+
+@dataclasses.dataclass(frozen=True)
+class Moments:
+    """Products of the features of two inputs, at all pairs of pixels.
+
+    Attributes:
+        features: Index of these among the features of an input.
+    """
+
+    features: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Weigh:
+    """Weights without biases.
+
+    Attributes:
+        source: What they multiply.
+        scales: Of the weights.
+    """
+
+    source: int
+    scales: Scales
+
+
+@dataclasses.dataclass(frozen=True)
+class Bias:
+    """Gaussian parameters that are added.
+
+    Attributes:
+        shape: Extents of the pixels of what they are added to.
+        is_shared: For each, whether its pixels share one parameter.
+        scales: Of the parameters.
+    """
+
+    shape: tuple[int, ...]
+    is_shared: tuple[bool, ...]
+    scales: Scales
+
+
+@dataclasses.dataclass(frozen=True)
+class Together:
+    """A map of both pixels of a pair together, such as a sum over taps of a filter.
+
+    Attributes:
+        source: What is mapped.
+        shape: Extents of its pixels.
+        fn: Map of an array with axes `shape` twice, to one with two axes.
+    """
+
+    source: int
+    shape: tuple[int, ...]
+    fn: Callable[[Array], Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Apart:
+    """A linear map of pixels, of each of a pair by itself.
+
+    Attributes:
+        source: What is mapped.
+        map: The map.
+    """
+
+    source: int
+    map: PixelMap
+
+
+@dataclasses.dataclass(frozen=True)
+class Combine:
+    """Linear combination of independent values.
+
+    Attributes:
+        terms: Registers and coefficients.
+    """
+
+    terms: tuple[tuple[int, float], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Activate:
+    """Elementwise function of a Gaussian value.
+
+    Attributes:
+        source: The value.
+        activation: The function.
+        factor: What multiplies it.
+        is_exact: Whether its moments are closed forms.
+    """
+
+    source: int
+    activation: Activation
+    factor: float
+    is_exact: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Detach:
+    """A value that is not differentiated.
+
+    Attributes:
+        source: The value.
+    """
+
+    source: int
+
+
+Step: TypeAlias = (
+    Moments | Weigh | Bias | Together | Apart | Combine | Activate | Detach
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class KnownStep:
+    """An equation between values that are functions of the input alone.
+
+    Attributes:
+        eqn: The equation.
+        debug_info: That of its jaxpr.
+        operands: Numbers of values, or constants.
+        first: Number of its first result.
+    """
+
+    eqn: Any
+    debug_info: Any
+    operands: tuple[Any, ...]
+    first: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A network, lifted.
+
+    Attributes:
+        known: How values that are functions of the input are made; the input is 0.
+        features: How those which meet weights are read: number, and function to an
+            array (pixels, features).
+        steps: How registers are filled.
+        result: Register of the outputs.
+        most_pixels: Most pixels of any register.
+    """
+
+    known: tuple[KnownStep, ...]
+    features: tuple[tuple[int, Callable[[Array], Array]], ...]
+    steps: tuple[Step, ...]
+    result: int
+    most_pixels: int
+
+    def has_mean(self, register: int) -> bool:
+        """Whether the mean of a unit, over units, may be other than 0."""
+        match self.steps[register]:
+            case Activate():
+                return True
+            case Apart(source=source) | Detach(source=source):
+                return self.has_mean(source)
+            case Combine(terms=terms):
+                return any(self.has_mean(source) for source, _ in terms)
+        return False
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What one input gives.
+
+    Attributes:
+        features: What meets weights, (pixels, features) each.
+        variances: Of Gaussian values that are activated, by step.
+        means: Of a unit over units, where sums need them, by register.
+        left_over: Largest share of a variance that series of activations leave over.
+    """
+
+    features: tuple[Array, ...]
+    variances: dict[int, Array]
+    means: dict[int, Array]
+    left_over: Array
+
+
+def facts_of(program: Program, x: Float[Array, "*d"]) -> Facts:
+    """What one input gives.
+
+    Args:
+        program: The network.
+        x: The input.
+
+    Returns:
+        All that kernels with other inputs need to know of it.
+    """
+    values = [jnp.stack([x, x])]
+    for step in program.known:
+        operands = [values[o] if isinstance(o, int) else o for o in step.operands]
+        values.extend(evaluate(step.eqn, step.debug_info, *operands))
+    features = tuple(read(values[number]) for number, read in program.features)
+    facts = Facts(features, {}, {}, jnp.zeros((), x.dtype))
+    registers: list[Kernels] = []
+    worst = facts.left_over
+    is_same = jnp.ones((), bool)
+
+    def mean(register: int) -> Array | None:
+        if not program.has_mean(register):
+            return None
+        match program.steps[register]:
+            case Activate() as step:
+                variance = facts.variances[register]
+                return step.factor * dual_mean(step.activation, variance)
+            case Apart(source=source, map=pixel_map):
+                found = mean(source)
+                return None if found is None else pixel_map(found)
+            case Detach(source=source):
+                return mean(source)
+            case Combine(terms=terms):
+                parts = [(c, mean(source)) for source, c in terms]
+                return sum((c * m for c, m in parts if m is not None), jnp.zeros(()))
+        return None
+
+    for number, step in enumerate(program.steps):
+        match step:
+            case Activate():
+                variance = jnp.diagonal(registers[step.source].nngp)
+                facts.variances[number] = variance
+                if not step.is_exact:
+                    fn = step.activation
+                    assert callable(fn)
+                    share = left_over(fn, safe_sqrt(variance))
+                    worst = jnp.maximum(worst, jnp.max(share))
+            case Combine(terms=terms):
+                for source in with_means(program, terms):
+                    found = mean(source)
+                    assert found is not None
+                    facts.means[source] = found
+        registers.append(_run(program, step, number, registers, facts, facts, is_same))
+    return dataclasses.replace(facts, left_over=worst)
+
+
+def kernels_of(
+    program: Program, facts1: Facts, facts2: Facts, is_same: Bool[Array, ""] | None
+) -> Kernels:
+    """Kernels of the outputs for one pair of inputs.
+
+    Args:
+        program: The network.
+        facts1: `facts_of` the first.
+        facts2: `facts_of` the second.
+        is_same: Whether they are one; None if not known to be.
+
+    Returns:
+        Two scalars; the ntk is None if nothing is trained.
+    """
+    registers: list[Kernels] = []
+    for number, step in enumerate(program.steps):
+        registers.append(
+            _run(program, step, number, registers, facts1, facts2, is_same)
+        )
+    return _on_each(lambda array: array[0, 0], registers[program.result])
+
+
+def with_means(program: Program, terms: tuple[tuple[int, float], ...]) -> list[int]:
+    """Terms whose means meet in a sum: all that have one, if several do."""
+    found = [source for source, _ in terms if program.has_mean(source)]
+    return found if len(found) > 1 else []
+
+
+def _run(
+    program: Program,
+    step: Step,
+    number: int,
+    registers: list[Kernels],
+    facts1: Facts,
+    facts2: Facts,
+    is_same: Array | None,
+) -> Kernels:
+    match step:
+        case Moments():
+            pair = (facts.features[step.features] for facts in (facts1, facts2))
+            nngp = jnp.einsum("pc,qc->pq", *pair, precision=jax.lax.Precision.HIGHEST)
+            return Kernels(nngp, None)
+        case Weigh():
+            return layers.weigh(registers[step.source], step.scales)
+        case Bias():
+            pattern = _pattern(step, facts1.left_over.dtype)
+            ntk = step.scales.ntk_b * pattern if step.scales.is_trained else None
+            return Kernels(step.scales.b_sq * pattern, ntk)
+        case Together():
+            return _on_each(
+                lambda array: step.fn(array.reshape(step.shape * 2)),
+                registers[step.source],
+            )
+        case Apart():
+
+            def both(array: Array) -> Array:
+                return step.map(step.map(array).T).T
+
+            return _on_each(both, registers[step.source])
+        case Combine():
+            return _combined(program, step, registers, facts1, facts2)
+        case Activate():
+            return layers.activate(
+                registers[step.source],
+                step.activation,
+                step.factor,
+                facts1.variances[number],
+                facts2.variances[number],
+                is_same,
+            )
+        case Detach():
+            return Kernels(registers[step.source].nngp, None)
+
+
+def _combined(
+    program: Program,
+    step: Combine,
+    registers: list[Kernels],
+    facts1: Facts,
+    facts2: Facts,
+) -> Kernels:
+    nngp, ntk = None, None
+    for source, coefficient in step.terms:
+        square = coefficient**2
+        kernels = _on_each(lambda a, square=square: square * a, registers[source])
+        nngp = kernels.nngp if nngp is None else nngp + kernels.nngp
+        if kernels.ntk is not None:
+            ntk = kernels.ntk if ntk is None else ntk + kernels.ntk
+    assert nngp is not None
+    coefficients = dict(step.terms)
+    met = with_means(program, step.terms)
+    for a in met:
+        for b in met:
+            if a != b:
+                product = facts1.means[a][:, None] * facts2.means[b][None, :]
+                nngp = nngp + coefficients[a] * coefficients[b] * product
+    return Kernels(nngp, ntk)
+
+
+def _pattern(step: Bias, dtype: Any) -> Array:
+    """Where two pixels share a parameter."""
+    pattern = jnp.ones((1, 1), dtype)
+    for size, is_shared in zip(step.shape, step.is_shared, strict=True):
+        factor = (
+            jnp.ones((size, size), dtype) if is_shared else jnp.eye(size, dtype=dtype)
+        )
+        pattern = jnp.kron(pattern, factor)
+    return pattern
+
+
+def summed_pixels(shape: tuple[int, ...], axes: list[int]) -> Callable[[Array], Array]:
+    """Sum over pairs of the same pixel along some axes; the others are kept apart."""
+
+    def fn(array: Array) -> Array:
+        rank = len(shape)
+        first = list(range(rank))
+        second = [axis if axis in axes else rank + axis for axis in first]
+        kept = [axis for axis in first if axis not in axes]
+        out = kept + [rank + axis for axis in kept]
+        size = math.prod(shape[axis] for axis in kept)
+        return jnp.einsum(array, first + second, out).reshape(size, size)
+
+    return fn
+
+
+def _on_each(fn: Callable[[Array], Array], kernels: Kernels) -> Kernels:
+    return Kernels(fn(kernels.nngp), None if kernels.ntk is None else fn(kernels.ntk))

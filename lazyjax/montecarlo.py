@@ -1,0 +1,136 @@
+"""Kernels averaged over initializations, with standard errors."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, Shaped
+
+from lazyjax._checks import check_at_least, check_batch, check_choice
+from lazyjax._static import as_static
+from lazyjax.ntk import empirical_nngp, empirical_ntk
+from lazyjax.ntk._validate import check_rows
+from lazyjax.typing import AnyArray, ApplyFn, InitFn, Outputs
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MonteCarloKernel:
+    """Mean of a kernel over random initializations.
+
+    Attributes:
+        mean: Mean over seeds, entry by entry.
+        sem: Its standard error, from the scatter over seeds; NaN for a single one.
+        num_seeds: Number of seeds.
+    """
+
+    mean: Float[Array, "n1 n2 *k"]
+    sem: Float[Array, "n1 n2 *k"]
+    num_seeds: int = dataclasses.field(metadata={"static": True})
+
+
+def monte_carlo_ntk(
+    apply_fn: ApplyFn,
+    init_fn: InitFn,
+    x1: Shaped[AnyArray, "n1 *d"],
+    x2: Shaped[AnyArray, "n2 *d"] | None = None,
+    *,
+    key: Key[Array, ""],
+    num_seeds: int,
+    outputs: Outputs = "full",
+    of: str = "ntk",
+) -> MonteCarloKernel:
+    r"""Mean over initializations of the kernel of `apply_fn`, with standard errors.
+
+    For wide networks it estimates the infinite-width kernel, whatever the architecture;
+    at finite width, the mean kernel itself, which differs from the limit by
+    $O(1/\text{width})$ that no number of seeds removes.
+
+    Args:
+        apply_fn: Network `(params, x) -> f`; rows of `x` must not interact.
+        init_fn: Initializer `(key, x) -> params`.
+        x1: First batch.
+        x2: Second batch; `None` means `x1`.
+        key: Source of randomness; seed `i` has the key `fold_in(key, i)`, however many
+            there are.
+        num_seeds: Number of initializations.
+        outputs: Form of the kernel, as in `lazyjax.empirical_ntk`.
+        of: "ntk", or "nngp" for products of outputs, as `lazyjax.empirical_nngp`.
+
+    Returns:
+        Mean and standard error of each entry, in the form `outputs`.
+
+    Raises:
+        ValueError: If `num_seeds` is not positive, `of` unknown, or as
+            `lazyjax.empirical_ntk` says.
+        TypeError: If `num_seeds` is not an integer.
+
+    Cost: the time of `num_seeds` kernels, one after the other; the memory of one.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, lazyjax
+        >>> net = lazyjax.nets.mlp(width=256)
+        >>> x = jnp.array([[3.0, 4.0]])
+        >>> found = lazyjax.monte_carlo_ntk(
+        ...     net.apply, net.init, x, key=jax.random.key(0), num_seeds=20
+        ... )
+        >>> limit = lazyjax.infinite_ntk(net.architecture, x)
+        >>> bool(jnp.abs(found.mean[0, 0, 0, 0] - limit[0, 0]) < 5 * found.sem)
+        True
+    """
+    check_at_least("num_seeds", num_seeds, 1)
+    check_choice("of", of, ("ntk", "nngp"))
+    check_batch("x1", x1)
+    x1, x2 = jnp.asarray(x1), None if x2 is None else jnp.asarray(x2)
+    # Values that tell whether rows interact are not known inside the loop over seeds.
+    check_rows(apply_fn, init_fn(jax.random.fold_in(key, 0), x1), x1, x2)
+    mean, sem = _compiled(
+        key,
+        x1,
+        x2,
+        apply_fn=as_static(apply_fn),
+        init_fn=as_static(init_fn),
+        num_seeds=num_seeds,
+        outputs=outputs,
+        of=of,
+    )
+    return MonteCarloKernel(mean=mean, sem=sem, num_seeds=num_seeds)
+
+
+@functools.partial(
+    jax.jit, static_argnames=("apply_fn", "init_fn", "num_seeds", "outputs", "of")
+)
+def _compiled(
+    key: Array,
+    x1: Array,
+    x2: Array | None,
+    *,
+    apply_fn: ApplyFn,
+    init_fn: InitFn,
+    num_seeds: int,
+    outputs: Outputs,
+    of: str,
+) -> tuple[Array, Array]:
+    """Mean and standard error, updated seed by seed (Welford)."""
+    kernel_fn = empirical_ntk if of == "ntk" else empirical_nngp
+
+    def sample(number: Array) -> Array:
+        params = init_fn(jax.random.fold_in(key, number), x1)
+        return kernel_fn(apply_fn, params, x1, x2, outputs=outputs)
+
+    def update(
+        state: tuple[Array, Array], number: Array
+    ) -> tuple[tuple[Array, Array], None]:
+        mean, scatter = state
+        drawn = sample(number)
+        step = drawn - mean
+        mean = mean + step / (number + 1).astype(mean.dtype)
+        return (mean, scatter + step * (drawn - mean)), None
+
+    shape = jax.eval_shape(sample, jnp.zeros((), int))
+    zero = jnp.zeros(shape.shape, shape.dtype)
+    (mean, scatter), _ = jax.lax.scan(update, (zero, zero), jnp.arange(num_seeds))
+    if num_seeds < 2:
+        return mean, jnp.full_like(mean, jnp.nan)
+    return mean, jnp.sqrt(scatter / (num_seeds - 1) / num_seeds)
