@@ -43,7 +43,7 @@ TARGETS = np.array([[1.0], [-1.0], [0.5]])
 
 def trained(apply_fn, start, optimizer):
     """Outputs and gradient at the start, and parameters after three updates."""
-    loss = lambda params: square_loss(apply_fn(params), TARGETS)
+    loss = lambda params: square_loss(apply_fn(params), jnp.asarray(TARGETS))
     gradient = jax.grad(loss)(start)
     params, state = start, optimizer.init(start)
     for _ in range(3):

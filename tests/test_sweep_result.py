@@ -81,7 +81,7 @@ def test_labels_select_members():
     [
         ({"depth": 1}, "`labels` must be one of 'width', 'seed', 'alpha'"),
         ({"width": 5}, "`width` must be among 4, 8; got 5"),
-        ({"alpha": [1e7, 2.0]}, "`alpha` must be among 0.1, 1e\\+07; got 2.0"),
+        ({"alpha": [1e7, 2.0]}, r"`alpha` must be among 0.1, 1e\+07; got 2.0"),
         ({"seed": []}, "`seed` must name one label at least"),
     ],
 )
@@ -126,7 +126,7 @@ def test_mean_of_an_observation_leaves_out_what_is_not_finite():
 def test_files_hold_every_bit(tmp_path, suffix, dtype):
     result = example(dtype)
     if suffix != ".npz":
-        with pytest.raises(ValueError, match="`path` must end in .npz"):
+        with pytest.raises(ValueError, match="`path` must end in"):
             result.save(tmp_path / f"s{suffix}")
         result = dataclasses.replace(result, params=None)
     path = result.save(tmp_path / f"s{suffix}")
@@ -147,7 +147,7 @@ def test_csv_has_one_labelled_number_a_row(tmp_path):
 
 def test_other_suffixes_are_refused(tmp_path):
     for act in (example().save, Sweep.load):
-        with pytest.raises(ValueError, match="`path` must end in one of .npz"):
+        with pytest.raises(ValueError, match="`path` must end in one of"):
             act(tmp_path / "s.parquet")
 
 
@@ -208,9 +208,13 @@ def test_calls_hold_each_member_once_and_waste_little(num_members, num_devices):
 
 def test_batches_fit_the_cache_of_a_processor():
     cost = MemberCost(flops=1e6, num_bytes=100_000)
-    keywords = {"num_steps": 500, "memory": 2**32, "num_devices": 1, "num_workers": 2}
-    cached = plan_calls(64, cost, model=CostModel.of_platform("cpu"), **keywords)
-    accelerated = plan_calls(64, cost, model=CostModel.of_platform("gpu"), **keywords)
+    keywords = {"num_steps": 500, "memory": 2**32, "num_devices": 1}
+    cached = plan_calls(
+        64, cost, num_workers=2, model=CostModel.of_platform("cpu"), **keywords
+    )
+    accelerated = plan_calls(
+        64, cost, num_workers=1, model=CostModel.of_platform("gpu"), **keywords
+    )
     assert cached.batch == 5
     assert accelerated.batch == 64
 

@@ -3,6 +3,7 @@ r"""Training over widths, seeds, output scales and learning rates, in few progra
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,8 @@ from lazyjax.dynamics.sweep_work import Work
 from lazyjax.nets import Network, build
 from lazyjax.typing import AnyArray, LossFn
 
+Numbers: TypeAlias = Sequence[int | float] | Shaped[AnyArray, "num"]
+
 
 def sweep(
     network: Architecture | Network | Callable[..., Network],
@@ -32,9 +35,9 @@ def sweep(
     widths: Sequence[int],
     num_seeds: int,
     key: Key[Array, ""],
-    learning_rates: Sequence[float],
+    learning_rates: Numbers,
     num_steps: int,
-    alphas: Sequence[float] = (1.0,),
+    alphas: Numbers = (1.0,),
     optimizer: OptimizerFactory = optax.sgd,
     loss_fn: LossFn = square_loss,
     center: bool = False,
@@ -141,6 +144,11 @@ def sweep(
             f"or `functools.partial(optax.sgd, momentum=0.9)`; got {optimizer!r}."
         )
     named = isinstance(observe, Mapping)
+    if not named and not isinstance(observe, Sequence):
+        raise TypeError(
+            "`observe` must be a sequence of observers or a mapping from names to "
+            f"them; got {observe!r}."
+        )
     settings = Settings(
         optimizer=as_static(optimizer),
         num_steps=num_steps,
@@ -178,8 +186,8 @@ def sweep(
 def _checked_axes(
     widths: Sequence[int],
     num_seeds: int,
-    alphas: Sequence[float],
-    learning_rates: Sequence[float],
+    alphas: Numbers,
+    learning_rates: Numbers,
 ) -> dict[str, tuple]:
     for width in widths:
         check_at_least("widths", width, 1)

@@ -8,7 +8,7 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -16,8 +16,9 @@ import numpy as np
 from lazyjax.trees import leaf_paths
 from lazyjax.typing import Params
 
-Axes = dict[str, tuple[float, ...]]
-Arrays = dict[str, np.ndarray]
+Label: TypeAlias = int | float
+Axes: TypeAlias = dict[str, tuple[Label, ...]]
+Arrays: TypeAlias = dict[str, np.ndarray]
 
 _META = "meta"
 

@@ -204,7 +204,8 @@ def plan_calls(
     """
     share = math.ceil(num_members / num_devices)
     room = memory // 2 if model.batch_bytes is None else min(model.batch_bytes, memory)
-    batch = _evened(share, max(1, room // max(1, cost.num_bytes)))
+    largest = max(1, room // max(1, cost.num_bytes))
+    batch = _evened(share, min(largest, math.ceil(share / num_workers)))
     seconds = num_steps * (
         model.step_seconds + batch * cost.flops / model.flops_per_second
     )

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +25,7 @@ PARAMS = "params/"
 OptimizerFactory = Callable[[Any], optax.GradientTransformation]
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Members:
+class Members(NamedTuple):
     """Coordinates of some members, as data of a program; arrays have one axis.
 
     Attributes:
@@ -110,7 +108,7 @@ class Bucket:
             return self.widest.apply(params, x)
         return PaddedNetwork(self.widest).apply(params, x, about)
 
-    def trim(self, params: Params, width_index: int, x: Array) -> Params:
+    def trim(self, params: Params, width_index: int, x: AnyArray) -> Params:
         """Parameters without padding, of one member of which they may be padded."""
         if len(self.networks) == 1:
             return params

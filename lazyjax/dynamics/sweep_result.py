@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 
 from lazyjax._checks import check_choice
 from lazyjax.dynamics import sweep_files
+from lazyjax.dynamics.sweep_files import Axes, Label
 from lazyjax.typing import Params
 
 AXES = ("width", "seed", "alpha", "learning_rate")
@@ -25,7 +26,7 @@ class LeftOut:
             but not the quantity asked for.
     """
 
-    labels: dict[str, float]
+    labels: dict[str, Label]
     diverged_at: int
 
 
@@ -43,7 +44,7 @@ class OverSeeds:
     """
 
     name: str
-    axes: dict[str, tuple[float, ...]]
+    axes: Axes
     mean: Float[np.ndarray, "*axes_and_shape"]
     standard_error: Float[np.ndarray, "*axes_and_shape"]
     count: Int[np.ndarray, "*axes"]
@@ -102,7 +103,7 @@ class Sweep:
           width 8, seed 1: diverged at step 0
     """
 
-    axes: dict[str, tuple[float, ...]]
+    axes: Axes
     loss: Float[np.ndarray, "*axes num_losses"]
     diverged_at: Int[np.ndarray, "*axes"]
     observed_at: Int[np.ndarray, "num_observed"]
@@ -114,7 +115,7 @@ class Sweep:
         """Lengths of the labelled axes."""
         return tuple(map(len, self.axes.values()))
 
-    def sel(self, **labels: float | Sequence[float]) -> "Sweep":
+    def sel(self, **labels: Label | Sequence[Label]) -> "Sweep":
         """The members with some labels: `sel(width=64, alpha=[1, 10])`.
 
         Args:
@@ -133,7 +134,7 @@ class Sweep:
             result = result._select(name, wanted)
         return result
 
-    def _select(self, name: str, wanted: float | Sequence[float]) -> "Sweep":
+    def _select(self, name: str, wanted: Label | Sequence[Label]) -> "Sweep":
         known = self.axes[name]
         is_one = np.ndim(wanted) == 0
         chosen = [wanted] if is_one else list(wanted)  # pyright: ignore[reportArgumentType]
@@ -149,7 +150,7 @@ class Sweep:
         axis = list(self.axes).index(name)
 
         def take(array: np.ndarray, axis: int = axis) -> np.ndarray:
-            return np.take(array, indices[0] if is_one else indices, axis)
+            return np.asarray(np.take(array, indices[0] if is_one else indices, axis))
 
         axes = dict(self.axes) | {name: tuple(known[i] for i in indices)}
         if is_one:
@@ -164,7 +165,7 @@ class Sweep:
         )
 
     def _selected_params(
-        self, name: str, chosen: Sequence[float], take: Callable[..., np.ndarray]
+        self, name: str, chosen: Sequence[Label], take: Callable[..., np.ndarray]
     ) -> dict[int, Params] | None:
         if self.params is None:
             return None
@@ -208,20 +209,18 @@ class Sweep:
         values = values.astype(np.result_type(values.dtype, np.float32))
         inner = tuple(range(len(self.axes), values.ndim))
         counts = (self.diverged_at < 0) & np.isfinite(values).all(axis=inner)
-        count = counts.sum(axis)
+        count = np.asarray(counts.sum(axis))
         weight = counts.reshape(counts.shape + (1,) * len(inner))
         total = count.reshape(count.shape + (1,) * len(inner)).astype(values.dtype)
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = np.where(weight, values, 0).sum(axis) / total
             deviation = np.where(weight, values - np.expand_dims(mean, axis), 0)
             variance = np.square(deviation).sum(axis) / (total - 1)
-            standard_error = np.sqrt(variance / total)
-        mean[count == 0] = np.nan
-        standard_error[count < 2] = np.nan
+            standard_error = np.where(total > 1, np.sqrt(variance / total), np.nan)
         return OverSeeds(
             name=name,
             axes={k: v for k, v in self.axes.items() if k != "seed"},
-            mean=mean,
+            mean=np.asarray(mean),
             standard_error=standard_error,
             count=count,
             left_out=self._members(~counts),

@@ -103,8 +103,11 @@ class Work:
     @property
     def num_workers(self) -> int:
         """Calls at a time: on a processor, one for each core."""
-        is_processor = self.devices[0].platform == "cpu" and len(self.devices) == 1
-        return (os.cpu_count() or 1) if is_processor else 1
+        if self.devices[0].platform != "cpu" or len(self.devices) > 1:
+            return 1
+        if hasattr(os, "sched_getaffinity"):
+            return len(os.sched_getaffinity(0))
+        return os.cpu_count() or 1
 
     def buckets(self) -> list[tuple[int, ...]]:
         """Widths that share a program."""

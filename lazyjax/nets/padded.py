@@ -199,7 +199,7 @@ def _activation_at_zero(network: Network) -> np.ndarray:
 
 def _padding_is_idle(network: Network) -> bool:
     """Whether padding has no gradient even without masks: units at zero send zero."""
-    return _activation_at_zero(network)[0] == 0
+    return bool(_activation_at_zero(network)[0] == 0)
 
 
 def _pad(leaf: Array, shape: tuple[int, ...], width: int) -> Array:
