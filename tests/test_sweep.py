@@ -144,8 +144,9 @@ def test_seeds_and_learning_rates_are_told_apart(swept):
 
 def test_sweep_in_little_memory_is_the_same():
     model = lazyjax.dynamics.CostModel(batch_bytes=2**30)
-    whole = sweep32(num_seeds=7, cost_model=model)
-    least = sweep32(num_seeds=7, cost_model=model, memory="40KiB")
+    keywords = {"widths": [2, 4], "num_seeds": 7, "buckets": [[2, 4]]}
+    whole = sweep32(**keywords, cost_model=model)
+    least = sweep32(**keywords, cost_model=model, memory="40KiB")
     assert_close(least.loss, whole.loss)
 
 

@@ -192,9 +192,14 @@ def _module(network: Network) -> nn.Module:
 def _activation_at_zero(network: Network) -> np.ndarray:
     """The activation and its derivative at zero."""
     phi = activation_fn(network.architecture.activation)
+
+    # Under `jax.vmap`, only what is compiled is evaluated at once.
+    @jax.jit
+    def value_and_slope(zero: Float[Array, ""]) -> Float[Array, "2"]:
+        return jnp.stack(jax.jvp(phi, (zero,), (jnp.ones_like(zero),)))
+
     with jax.ensure_compile_time_eval():
-        zero = jnp.zeros(())
-        return np.asarray(jax.jvp(phi, (zero,), (jnp.ones_like(zero),)))
+        return np.asarray(value_and_slope(jnp.zeros(())))
 
 
 def _padding_is_idle(network: Network) -> bool:
