@@ -160,7 +160,6 @@ def sweep(
         if observe_at is None
         else tuple(np.asarray(observe_at).tolist()),
         keep_params=keep_params,
-        key_impl=jax.random.key_impl(key),
     )
     devices = tuple(jax.local_devices() if devices is None else devices)
     work = Work(

@@ -1,4 +1,4 @@
-"""The compiled program of one bucket: it initializes and trains members of its widths."""
+"""The programs of one bucket: one that trains, and one for each width that initializes."""
 
 import dataclasses
 import functools
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Array, Float, UInt32
 
 from lazyjax.dynamics.observers import Observer
 from lazyjax.dynamics.train import train
@@ -26,17 +26,17 @@ OptimizerFactory = Callable[[Any], optax.GradientTransformation]
 
 
 class Members(NamedTuple):
-    """Coordinates of some members, as data of a program; arrays have one axis.
+    """Some members, as data of a program; arrays have an axis of members first.
 
     Attributes:
-        key_data: Source of randomness, as words.
-        width_index: Index of the width among those of the bucket.
+        start: Initial parameters.
+        about: What `Bucket.apply` needs beside them.
         alpha: Output scale.
         learning_rate: Learning rate.
     """
 
-    key_data: UInt32[AnyArray, "*members words"]
-    width_index: Int[AnyArray, "*members"]
+    start: Params
+    about: Any
     alpha: Float[AnyArray, "*members"]
     learning_rate: Float[AnyArray, "*members"]
 
@@ -54,7 +54,6 @@ class Settings:
         observer_names: Their names; `None` means their own.
         observe_at: Steps at which they look; `None` means the first and the last.
         keep_params: Whether trained parameters are returned.
-        key_impl: Generator of random numbers that keys are of.
     """
 
     optimizer: OptimizerFactory
@@ -65,7 +64,6 @@ class Settings:
     observer_names: tuple[str, ...] | None
     observe_at: tuple[int, ...] | None
     keep_params: bool
-    key_impl: Any
 
     @property
     def observe(self) -> tuple[Observer, ...] | dict[str, Observer]:
@@ -91,16 +89,12 @@ class Bucket:
         """Widths of the networks."""
         return tuple(network.width for network in self.networks)
 
-    def start(self, key: Array, width_index: Array, x: Array) -> tuple[Params, Any]:
+    def init(self, width_index: int, key: Array, x: AnyArray) -> tuple[Params, Any]:
         """Initial parameters of a member, and what `apply` needs beside them."""
+        network = self.networks[width_index]
         if len(self.networks) == 1:
-            return self.widest.init(key, x), None
-        padded = PaddedNetwork(self.widest)
-        inits = [
-            functools.partial(lambda net, key: padded.init(net, key, x), network)
-            for network in self.networks
-        ]
-        return jax.lax.switch(width_index, inits, key)
+            return network.init(key, x), None
+        return PaddedNetwork(self.widest).init(network, key, x)
 
     def apply(self, params: Params, x: Array, about: Any) -> Array:
         """Outputs of a member."""
@@ -115,6 +109,34 @@ class Bucket:
         network = self.networks[width_index]
         shapes = jax.eval_shape(network.init, jax.random.key(0), x)
         return PaddedNetwork(self.widest).trim(params, shapes)
+
+
+@functools.partial(jax.jit, static_argnames=("bucket", "width_index", "key_impl"))
+def init_member(
+    key_data: UInt32[AnyArray, "words"],
+    x: AnyArray,
+    *,
+    bucket: Bucket,
+    width_index: int,
+    key_impl: Any,
+) -> tuple[Params, Any]:
+    """`Bucket.init` as a program of its own, which may be compiled in little time.
+
+    Random numbers take longer to compile than the loop of training, and little time to
+    draw.
+
+    Args:
+        key_data: Source of randomness, as words.
+        x: Training inputs, whose values are not used.
+        bucket: The bucket.
+        width_index: Index of the width among its own.
+        key_impl: Generator of random numbers that the key is of.
+
+    Returns:
+        Initial parameters, and what `Bucket.apply` needs beside them.
+    """
+    key = jax.random.wrap_key_data(jnp.asarray(key_data), impl=key_impl)
+    return bucket.init(width_index, key, x)
 
 
 def train_member(
@@ -133,8 +155,7 @@ def train_member(
         Losses $R$, when they ceased to be finite, observations, and parameters.
     """
     alpha = jnp.asarray(member.alpha)
-    key = jax.random.wrap_key_data(jnp.asarray(member.key_data), impl=settings.key_impl)
-    start, about = bucket.start(key, jnp.asarray(member.width_index), x)
+    start, about = member.start, member.about
 
     def model(params: Params, x: Array) -> Array:
         h = bucket.apply(params, x, about)

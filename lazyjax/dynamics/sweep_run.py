@@ -20,15 +20,18 @@ class Job:
     """A program and the calls to make of it.
 
     Attributes:
-        lower: Lowers the program.
-        arguments: From the members of a call to what the program takes.
+        lower: Lowers the program, and those that its arguments are made by.
+        arguments: From the members of a call and the latter programs to what the
+            former takes.
+        options: Of the compiler, for the latter.
         calls: Members of each call, by index.
         smaller: The job in calls that need a share of the memory, below 1; `None` if
             there are no smaller ones.
     """
 
-    lower: Callable[[], jax.stages.Lowered]
-    arguments: Callable[[np.ndarray], tuple[Any, ...]]
+    lower: Callable[[], tuple[jax.stages.Lowered, list[jax.stages.Lowered]]]
+    arguments: Callable[[np.ndarray, list[jax.stages.Compiled]], tuple[Any, ...]]
+    options: dict[str, Any] | None
     calls: Sequence[np.ndarray]
     smaller: Callable[[float], "Job | None"]
 
@@ -37,6 +40,7 @@ class Job:
 class _Compiled:
     job: Job
     program: jax.stages.Compiled
+    others: list[jax.stages.Compiled]
     num_bytes: int
 
 
@@ -68,13 +72,16 @@ def run_jobs(
         except BaseException as error:
             events.put(error)
 
-    def compiled(job: Job, lowered: jax.stages.Lowered) -> _Compiled:
+    def compiled(
+        job: Job, lowered: jax.stages.Lowered, others: list[jax.stages.Lowered]
+    ) -> _Compiled:
+        made = [other.compile(job.options) for other in others]
         program = lowered.compile()
-        return _Compiled(job, program, _bytes_of(program))
+        return _Compiled(job, program, made, _bytes_of(program))
 
     def called(ready: _Compiled, call: np.ndarray) -> tuple[np.ndarray, Arrays]:
         with room.taken(ready.num_bytes):
-            arguments = ready.job.arguments(call)
+            arguments = ready.job.arguments(call, ready.others)
             return call, flat(jax.device_get(ready.program(*arguments)))
 
     # Fewer bytes than this, and all workers are busy.
@@ -89,7 +96,7 @@ def run_jobs(
             while num_left:
                 if waiting:
                     job = waiting.pop()
-                    compilers.submit(reporting, compiled, job, job.lower())
+                    compilers.submit(reporting, compiled, job, *job.lower())
                 if waiting and events.empty():
                     continue
                 event = events.get()

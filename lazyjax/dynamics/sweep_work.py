@@ -38,6 +38,7 @@ from lazyjax.dynamics.sweep_program import (
     Bucket,
     Members,
     Settings,
+    init_member,
     train_member,
     train_members,
 )
@@ -48,6 +49,12 @@ from lazyjax.dynamics.sweep_run import Job, run_jobs
 from lazyjax.nets import Network, can_be_padded
 from lazyjax.trees import leaf_paths
 from lazyjax.typing import AnyArray
+
+# Half the time of compiling what initializes, which then runs for milliseconds more.
+_QUICK = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -129,19 +136,40 @@ class Work:
         ]
         return choose_buckets(widths, seconds, model.compile_seconds)
 
-    def members(self, indices: np.ndarray, widths: tuple[int, ...]) -> Members:
-        """Coordinates of members by number, for the program of a bucket."""
+    def members(
+        self,
+        indices: np.ndarray,
+        widths: tuple[int, ...],
+        inits: Sequence[jax.stages.Compiled],
+    ) -> Members:
+        """Members by number, for the program of a bucket.
+
+        Args:
+            indices: Their numbers.
+            widths: Of the bucket.
+            inits: What draws the start of a member, for each width.
+
+        Returns:
+            The members, on the host; members that share a start draw it once.
+        """
         at = dict(zip(AXES, np.unravel_index(indices, self.shape), strict=True))
-        of_width = np.asarray(self.axes["width"])[at["width"]]
-        values = {
-            name: np.asarray(self.axes[name], self.y.dtype)[at[name]]
-            for name in ("alpha", "learning_rate")
-        }
-        return Members(
-            key_data=self.key_data[at["width"], at["seed"]],
-            width_index=np.searchsorted(widths, of_width).astype(np.int32),
-            **values,
+        places = list(zip(at["width"].tolist(), at["seed"].tolist(), strict=True))
+        starts = {}
+        for width, seed in sorted(set(places)):
+            init = inits[widths.index(self.axes["width"][width])]
+            starts[width, seed] = jax.device_get(
+                init(self._placed_key(width, seed), self._placed_data[0])
+            )
+        start, about = jax.tree.map(
+            lambda *leaves: np.stack(leaves), *(starts[place] for place in places)
         )
+        alpha, rate = (
+            np.asarray(self.axes[name], self.y.dtype)[at[name]] for name in AXES[2:]
+        )
+        return Members(start=start, about=about, alpha=alpha, learning_rate=rate)
+
+    def _placed_key(self, width: int, seed: int) -> Array:
+        return jax.device_put(self.key_data[width, seed], self._shardings[1])
 
     @functools.cached_property
     def key_data(self) -> np.ndarray:
@@ -159,11 +187,13 @@ class Work:
     def fingerprint(self, groups: Sequence[Sequence[int]]) -> dict[str, Any]:
         """Everything that results depend on, by argument of `sweep`."""
         widest = Bucket((self.networks[self.axes["width"][-1]],))
-        member = jax.tree.map(
-            lambda leaf: leaf[0], self.members(np.zeros(1, int), widest.widths)
-        )
-        one = functools.partial(train_member, bucket=widest, settings=self.settings)
-        program = jax.jit(one).lower(member, self.x, self.y).as_text()
+        number = np.ones((), self.y.dtype)
+
+        def one(key: Array, number: Array, x: Array, y: Array) -> dict[str, Any]:
+            member = Members(*widest.init(0, key, x), number, number)
+            return train_member(member, x, y, bucket=widest, settings=self.settings)
+
+        program = jax.jit(one).lower(self.key, number, self.x, self.y).as_text()
         return {
             "jax": jax.__version__,
             "x": digest(np.asarray(self.x)),
@@ -233,18 +263,42 @@ class Work:
     ) -> Job:
         left = [call for call in calls.split(members) if not records.has(call)]
 
-        def arguments(call: np.ndarray) -> tuple[Any, ...]:
-            data = self.members(call, group)
+        bucket = Bucket(tuple(self.networks[width] for width in group))
+
+        def arguments(
+            call: np.ndarray, inits: list[jax.stages.Compiled]
+        ) -> tuple[Any, ...]:
+            data = self.members(call, group, inits)
             return jax.device_put(data, self._shardings[0]), *self._placed_data
 
-        def lower() -> jax.stages.Lowered:
-            return train_members.lower(
-                *arguments(left[0]),
-                bucket=Bucket(tuple(self.networks[width] for width in group)),
+        def lower() -> tuple[jax.stages.Lowered, list[jax.stages.Lowered]]:
+            inits = [
+                init_member.lower(
+                    self._placed_key(0, 0),
+                    self._placed_data[0],
+                    bucket=bucket,
+                    width_index=index,
+                    key_impl=jax.random.key_impl(self.key),
+                )
+                for index in range(len(group))
+            ]
+            number = jax.ShapeDtypeStruct((), self.y.dtype)
+            member = Members(*inits[-1].out_info, number, number)
+            members = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(
+                    (calls.size, *leaf.shape), leaf.dtype, sharding=self._shardings[0]
+                ),
+                member,
+            )
+            program = train_members.lower(
+                members,
+                *self._placed_data,
+                bucket=bucket,
                 settings=self.settings,
                 batch=calls.batch,
                 mesh=self._mesh,
             )
+            return program, inits
 
         def smaller(share: float) -> Job | None:
             fewer = calls.smaller(share)
@@ -252,7 +306,13 @@ class Work:
                 return None
             return self._job(group, members, fewer, records)
 
-        return Job(lower=lower, arguments=arguments, calls=left, smaller=smaller)
+        return Job(
+            lower=lower,
+            arguments=arguments,
+            options=_QUICK if self.devices[0].platform == "cpu" else None,
+            calls=left,
+            smaller=smaller,
+        )
 
     @functools.cached_property
     def _mesh(self) -> Mesh | None:
