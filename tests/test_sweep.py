@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ import optax
 import pytest
 
 import lazyjax
-from lazyjax.dynamics import observers, square_loss
+from lazyjax.dynamics import Sweep, observers, square_loss
 from lazyjax.dynamics.sweep_checkpoint import Checkpoint
 from lazyjax.dynamics.sweep_padding import optimizer_ignores_padding
 from tests.helpers.compare import assert_close, relative_error
@@ -31,17 +32,19 @@ STEPS = 8
 WATCH = (observers.ntk_eig_max, observers.parameter_distance)
 X32, Y32 = X.astype(np.float32), Y.astype(np.float32)
 
-sweep32 = functools.partial(
-    lazyjax.sweep,
-    lazyjax.Architecture(),
-    X32,
-    Y32,
-    widths=[4],
-    num_seeds=2,
-    key=KEY,
-    learning_rates=[0.1],
-    num_steps=5,
-)
+DEFAULTS: dict[str, Any] = {
+    "widths": [4],
+    "num_seeds": 2,
+    "key": KEY,
+    "learning_rates": [0.1],
+    "num_steps": 5,
+}
+
+
+def sweep32(network: Any = None, x: Any = X32, y: Any = Y32, **changes: Any) -> Sweep:
+    """A small sweep in single precision, but for some changes."""
+    network = network or lazyjax.Architecture()
+    return lazyjax.sweep(network, x, y, **(DEFAULTS | changes))
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +147,7 @@ def test_seeds_and_learning_rates_are_told_apart(swept):
 
 def test_sweep_in_little_memory_is_the_same():
     model = lazyjax.dynamics.CostModel(batch_bytes=2**30)
-    keywords = {"widths": [2, 4], "num_seeds": 7, "buckets": [[2, 4]]}
+    keywords: dict[str, Any] = {"widths": [2, 4], "num_seeds": 7, "buckets": [[2, 4]]}
     whole = sweep32(**keywords, cost_model=model)
     least = sweep32(**keywords, cost_model=model, memory="40KiB")
     assert_close(least.loss, whole.loss)
@@ -229,11 +232,10 @@ def test_checkpoint_of_another_sweep_is_refused(tmp_path):
         with pytest.raises(ValueError, match=f"another sweep: .*{name}"):
             go(resume=True, **changes)
     with pytest.raises(ValueError, match="made with another x"):
-        lazyjax.sweep(
+        sweep32(
             lazyjax.Architecture(),
             X32 + 1,
             Y32,
-            **sweep32.keywords,
             checkpoint=tmp_path,
             resume=True,
         )
@@ -298,11 +300,12 @@ def test_sweep_that_was_killed_goes_on_to_the_same_bits(tmp_path):
 
 
 def test_too_large_a_step_diverges_and_is_named_not_averaged():
-    result = lazyjax.sweep(
+    result = sweep32(
         lazyjax.Architecture(activation="softplus"),
         X32,
         Y32,
-        **sweep32.keywords | {"learning_rates": [0.01, 1e4], "num_steps": 40},
+        learning_rates=[0.01, 1e4],
+        num_steps=40,
     )
     wild, calm = result.sel(learning_rate=1e4), result.sel(learning_rate=0.01)
     assert (calm.diverged_at == -1).all()
@@ -319,11 +322,13 @@ def test_too_large_a_step_diverges_and_is_named_not_averaged():
 
 
 def test_one_example_one_unit_and_one_step_will_do():
-    result = lazyjax.sweep(
+    result = sweep32(
         lazyjax.Architecture(symmetrized=True),
         X32[:1],
         Y32[:1],
-        **sweep32.keywords | {"widths": [1], "num_seeds": 1, "num_steps": 1},
+        widths=[1],
+        num_seeds=1,
+        num_steps=1,
     )
     assert result.shape == (1, 1, 1, 1)
     assert np.isfinite(result.loss).all()
@@ -334,8 +339,11 @@ def test_one_example_one_unit_and_one_step_will_do():
 def test_equal_inputs_with_different_targets_keep_the_loss_they_must():
     x = np.repeat(X32[:1], 2, axis=0)
     y = np.array([[1.0], [-1.0]], np.float32)
-    result = lazyjax.sweep(
-        lazyjax.Architecture(), x, y, **sweep32.keywords | {"num_steps": 50}
+    result = sweep32(
+        lazyjax.Architecture(),
+        x,
+        y,
+        num_steps=50,
     )
     assert (result.loss >= 1 - 1e-6).all()  # half of 1 + 1
     assert (result.diverged_at == -1).all()
@@ -373,7 +381,7 @@ def test_equal_inputs_with_different_targets_keep_the_loss_they_must():
 def test_misuse_is_refused_with_the_name_of_the_argument(
     own_errors, changes, error, message
 ):
-    good = {"network": lazyjax.Architecture(), "x": X32, "y": Y32} | sweep32.keywords
+    good = {"network": lazyjax.Architecture(), "x": X32, "y": Y32} | DEFAULTS
     with pytest.raises(error, match=message):
         lazyjax.sweep(**(good | changes))
 
@@ -391,8 +399,8 @@ def test_networks_of_other_makers_have_a_program_for_each_width():
             width,
         )
 
-    keywords = sweep32.keywords | {"widths": [2, 3], "learning_rates": [0.001]}
-    result = lazyjax.sweep(linear, X32, Y32, **keywords, keep_params=True)
+    result = sweep32(linear, widths=[2, 3], learning_rates=[0.001], keep_params=True)
+    assert result.params is not None
     assert result.params[3]["w"].shape == (2, 1, 1, 4, 3)
     assert (result.loss[..., -1] < result.loss[..., 0]).all()
 
@@ -415,11 +423,11 @@ def test_progress_goes_to_standard_error(capsys):
 
 
 def test_named_observers_that_read_parameters_see_no_padding():
-    result = lazyjax.sweep(
+    result = sweep32(
         lazyjax.Architecture(),
         X32,
         Y32,
-        **sweep32.keywords | {"widths": [2, 3]},
+        widths=[2, 3],
         observe={"size": lambda s: jnp.asarray(s.params["layer_1"]["kernel"].size)},
         observe_at=[0],
     )

@@ -46,7 +46,7 @@ def sweep(
     keep_params: bool = False,
     buckets: Sequence[Sequence[int]] | None = None,
     memory: str | int = "4GiB",
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[jax.Device] | None = None,  # pyright: ignore[reportInvalidTypeForm]
     cost_model: CostModel | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
@@ -136,7 +136,7 @@ def sweep(
     check_floating("y", y)
     check_finite("y", y)
     check_at_least("num_steps", num_steps, 0)
-    if not jnp.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key):
+    if not jnp.issubdtype(getattr(key, "dtype", object), jax.dtypes.prng_key):
         raise TypeError(f"`key` must come from `jax.random.key`; got {key!r}.")
     if not callable(optimizer):
         raise TypeError(

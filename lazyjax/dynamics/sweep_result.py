@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -137,7 +138,7 @@ class Sweep:
     def _select(self, name: str, wanted: Label | Sequence[Label]) -> "Sweep":
         known = self.axes[name]
         is_one = np.ndim(wanted) == 0
-        chosen = [wanted] if is_one else list(wanted)  # pyright: ignore[reportArgumentType]
+        chosen: list[Any] = np.atleast_1d(np.asarray(wanted)).tolist()
         for label in chosen:
             if label not in known:
                 raise ValueError(

@@ -79,7 +79,7 @@ class Work:
     key: Array
     axes: dict[str, tuple]
     settings: Settings
-    devices: tuple[jax.Device, ...]
+    devices: tuple[jax.Device, ...]  # pyright: ignore[reportInvalidTypeForm]
     memory: int
     cost_model: CostModel
 
@@ -282,13 +282,13 @@ class Work:
                 )
                 for index in range(len(group))
             ]
-            number = jax.ShapeDtypeStruct((), self.y.dtype)
-            member = Members(*inits[-1].out_info, number, number)
+            number: Any = jax.ShapeDtypeStruct((), self.y.dtype)
+            start, about = inits[-1].out_info
             members = jax.tree.map(
                 lambda leaf: jax.ShapeDtypeStruct(
                     (calls.size, *leaf.shape), leaf.dtype, sharding=self._shardings[0]
                 ),
-                member,
+                Members(start, about, number, number),
             )
             program = train_members.lower(
                 members,

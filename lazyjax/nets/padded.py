@@ -111,7 +111,7 @@ class PaddedNetwork:
         padded = pad(params)
         if wide.architecture.symmetrized:
             padded = {"minus": padded, "plus": padded}
-        return padded, Narrow(variables[MULTIPLIERS], masks)
+        return padded, Narrow(dict(variables[MULTIPLIERS]), masks)
 
     def apply(
         self, params: Params, x: Float[AnyArray, "n *d"], narrow: Narrow, /
