@@ -114,6 +114,7 @@ def test_member_is_the_network_trained_alone(x64, swept, member):
     assert relative_error(other.loss, found.loss) > 1e-3
 
 
+@pytest.mark.compiler
 def test_member_does_not_depend_on_what_else_is_in_the_sweep(x64, swept):
     small = lazyjax.sweep(
         SPEC,
@@ -201,6 +202,7 @@ def test_sweep_leaves_no_threads_behind():
 # --- checkpoints --------------------------------------------------------------------
 
 
+@pytest.mark.compiler
 def test_resumed_sweep_repeats_nothing_and_is_the_same_to_the_bit(tmp_path, swept):
     go = functools.partial(sweep32, num_seeds=6, checkpoint=tmp_path / "run")
     model = lazyjax.dynamics.CostModel(
@@ -274,6 +276,7 @@ def go_on_until_killed(folder, num_calls):
     go_on(folder)
 
 
+@pytest.mark.compiler
 def test_sweep_that_was_killed_goes_on_to_the_same_bits(tmp_path):
     call = f"go_on_until_killed({str(tmp_path / 'cut')!r}, 5)"
     killed = subprocess.run(
