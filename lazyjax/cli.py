@@ -106,6 +106,75 @@ def quickstart(
 
 
 @app.command()
+def sweep(
+    out: Annotated[
+        Path, typer.Option(help="File to write, ending in .npz, .json or .csv.")
+    ] = Path("sweep.npz"),
+    widths: Annotated[str, typer.Option(help="Widths.")] = "16,64,256,1024",
+    alphas: Annotated[str, typer.Option(help="Output scales.")] = "1,10,100",
+    rates: Annotated[
+        str, typer.Option(help="Learning rates, times the largest stable one.")
+    ] = "0.5",
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of each width.")] = 4,
+    steps: Annotated[int, typer.Option(min=0, help="Steps of descent.")] = 500,
+    num_train: Annotated[int, typer.Option(min=1, help="Training images.")] = 100,
+    depth: Annotated[int, typer.Option(min=1, help="Hidden layers.")] = 1,
+    activation: Annotated[str, typer.Option(help="Activation.")] = "relu",
+    memory: Annotated[str, typer.Option(help="For programs, such as 4GiB.")] = "4GiB",
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Folder from which a sweep cut short goes on.")
+    ] = None,
+    x64: Annotated[
+        bool, typer.Option("--x64", help="Compute in double precision.")
+    ] = False,
+) -> None:
+    """Train networks of several widths, seeds, output scales and rates on real digits.
+
+    Fully connected networks that start at zero output, odd digits against even. A sweep
+    with a checkpoint goes on with what the folder holds.
+    """
+    _check_suffix(out)
+    if x64:
+        jax.config.update("jax_enable_x64", True)
+    with _one_line_errors():
+        spec = lazyjax.Architecture(
+            depth=depth, activation=activation, symmetrized=True
+        )
+        data = lazyjax.data.digits(num_train, num_test=0, classes="parity")
+        kernel = lazyjax.infinite_ntk(spec, data.x_train)
+        largest = 2 / float(jax.numpy.linalg.eigvalsh(kernel)[-1])
+        numbers = lambda text: [float(part) for part in text.split(",")]
+        result = lazyjax.sweep(
+            spec,
+            data.x_train,
+            data.y_train,
+            widths=[int(part) for part in widths.split(",")],
+            num_seeds=seeds,
+            key=jax.random.key(0),
+            alphas=numbers(alphas),
+            learning_rates=[largest * rate for rate in numbers(rates)],
+            num_steps=steps,
+            memory=memory,
+            checkpoint=checkpoint,
+            resume=checkpoint is not None,
+            progress=True,
+        )
+        result.save(out)
+    mean = result.mean()
+    print("width   alpha   learning rate   loss at the end   standard error   seeds")
+    for i, width in enumerate(mean.axes["width"]):
+        for j, alpha in enumerate(mean.axes["alpha"]):
+            for k, rate in enumerate(mean.axes["learning_rate"]):
+                loss, sem = mean.mean[i, j, k, -1], mean.standard_error[i, j, k, -1]
+                print(
+                    f"{width:>5}{alpha:>8g}{rate:>16.4g}{loss:>18.4g}{sem:>17.2g}"
+                    f"{mean.count[i, j, k]:>8}"
+                )
+    for text in (mean.explain(), f"wrote {out}"):
+        print(text, file=sys.stderr)
+
+
+@app.command()
 def experiments() -> None:
     """The experiments of the registry."""
     from lazyjax.experiments import EXPERIMENTS
@@ -132,6 +201,13 @@ def _check_folder(out: Path) -> None:
         problem = f"{taken[0]} is a folder."
     if problem:
         raise typer.BadParameter(problem, param_hint="--out")
+
+
+def _check_suffix(out: Path) -> None:
+    if out.suffix not in (".npz", ".json", ".csv"):
+        raise typer.BadParameter(
+            f"{out} does not end in .npz, .json or .csv.", param_hint="--out"
+        )
 
 
 @contextmanager

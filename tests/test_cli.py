@@ -183,3 +183,35 @@ def test_interrupt_of_a_real_run_exits_with_130_and_leaves_nothing(tmp_path):
     assert stderr.splitlines()[-1] == "lazyjax: interrupted, nothing written"
     assert "Traceback" not in stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_sweep_prints_means_and_writes_what_can_be_read_again(tmp_path):
+    out = tmp_path / "s.csv"
+    options = ("--widths", "2,4", "--seeds", 2, "--alphas", "1,10", "--steps", 5)
+    result = call("sweep", "--out", out, *options, "--rates", "0.5", "--num-train", 8)
+    assert result.exit_code == 0, result.output
+    loss = lazyjax.dynamics.Sweep.load(out).loss
+    assert loss.shape == (2, 2, 2, 1, 6)
+    rows = [line.split() for line in result.stdout.splitlines()[1:]]
+    assert [row[:2] for row in rows] == [[w, a] for w in "24" for a in ("1", "10")]
+    assert [float(row[3]) for row in rows] == pytest.approx(
+        loss[..., 0, -1].mean(1).ravel().tolist(), rel=1e-3
+    )
+    assert "loss: mean of all 8 members." in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--memory", "much"), "`memory` must be a positive number"),
+        (("--widths", "4,2"), "`widths` must be one or more increasing widths"),
+    ],
+)
+def test_sweep_refuses_misuse_in_one_line(options, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = call("sweep", "--num-train", 4, *options)
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert call("sweep", "--out", "s.parquet").exit_code == 2
+    assert list(tmp_path.iterdir()) == []

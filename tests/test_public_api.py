@@ -20,6 +20,7 @@ VERBS = [
     "ntk_diagonal",
     "ntk_operator",
     "ntk_plan",
+    "sweep",
     "taylor_expand",
     "train",
 ]

@@ -16,6 +16,8 @@ from lazyjax.architecture import NORMALIZATION_EPS, Architecture
 from lazyjax.nets.network import Apply, Init, Network, symmetrize
 from lazyjax.typing import Params, Readout
 
+MULTIPLIERS = "multipliers"  # collection of variables, beside "params"
+
 
 class Scale(NamedTuple):
     """How an array of parameters enters: `multiplier * (init_std * randomness)`."""
@@ -83,14 +85,24 @@ class _Affine(nn.Module):
             value = self.param(name, init, shape, h.dtype)
             return value if self.is_trained else jax.lax.stop_gradient(value)
 
+        def multiplier(name: str, value: float) -> float | Array:
+            # Recorded at initialization, so that `PaddedNetwork` can pass that of
+            # another width as data.
+            if self.is_initializing():
+                self.put_variable(MULTIPLIERS, name, jnp.asarray(value, h.dtype))
+            if self.has_variable(MULTIPLIERS, name):
+                return self.get_variable(MULTIPLIERS, name)
+            return value
+
         shape = (*self.taps, h.shape[-1], self.features)
         kernel = parameter("kernel", weight_init, shape)
-        z = self.weight.multiplier * self.linear_map(h, kernel)
+        z = multiplier("kernel", self.weight.multiplier) * self.linear_map(h, kernel)
         if self.bias is None:
             return z
         bias_init = nn.initializers.normal(self.bias.init_std)
         bias = parameter("bias", bias_init, (self.features,))
-        return z + (self.bias.multiplier * bias).reshape((1,) * (z.ndim - 1) + (-1,))
+        bias = multiplier("bias", self.bias.multiplier) * bias
+        return z + bias.reshape((1,) * (z.ndim - 1) + (-1,))
 
 
 def dense(
@@ -228,7 +240,7 @@ def network_of(
     check_at_least("width", width, 1)
     network = Network(
         init=Init(_ModuleInit(module)),
-        apply=Apply(_ModuleApply(module), check_fn),
+        apply=Apply(ModuleApply(module), check_fn),
         architecture=dataclasses.replace(architecture, symmetrized=False),
         width=width,
     )
@@ -286,8 +298,11 @@ class _ModuleInit:
 
 
 @dataclasses.dataclass(frozen=True)
-class _ModuleApply:
+class ModuleApply:
+    """Forward pass of a Flax module."""
+
     module: nn.Module
 
     def __call__(self, params: Params, x: Array) -> Array:
+        """Outputs of the module at `params`."""
         return cast(Array, self.module.apply({"params": params}, x))

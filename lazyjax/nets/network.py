@@ -119,7 +119,7 @@ def symmetrize(network: Network) -> Network:
     """
     return Network(
         init=_SymmetrizedInit(network.init),
-        apply=_SymmetrizedApply(network.apply),
+        apply=SymmetrizedApply(network.apply),
         architecture=dataclasses.replace(network.architecture, symmetrized=True),
         width=network.width,
     )
@@ -135,10 +135,13 @@ class _SymmetrizedInit:
 
 
 @dataclasses.dataclass(frozen=True)
-class _SymmetrizedApply:
+class SymmetrizedApply:
+    """Half the difference of two copies of `apply_fn`, times the root of 2."""
+
     apply_fn: ApplyFn
 
     def __call__(self, params: Any, x: AnyArray, /) -> Array:
+        """Outputs at the parameters of both copies."""
         x = jnp.asarray(x)
         plus = self.apply_fn(params["plus"], x)
         minus = self.apply_fn(params["minus"], x)
