@@ -12,12 +12,13 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree, Shaped
+from jaxtyping import Array, Float, PyTree, Shaped
 
+from lazyjax.dynamics.losses import square_loss
 from lazyjax.linalg import eigvalsh, gram_matrix
 from lazyjax.ntk import empirical_ntk
 from lazyjax.trees import tree_distance
-from lazyjax.typing import AnyArray, ApplyFn, Params
+from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,8 +30,9 @@ class Snapshot:
         params: Its parameters at this step.
         x: Training inputs.
         y: Training targets.
-        step: Number of updates so far.
+        step: Number of updates so far; under gradient flow, the time.
         start: Snapshot at step 0; `None` where this is it. Read it as `initial`.
+        loss_fn: Loss that is trained on.
 
     Example:
         >>> import jax.numpy as jnp
@@ -50,8 +52,9 @@ class Snapshot:
     params: Params
     x: Shaped[AnyArray, "n *d"]
     y: Float[AnyArray, "n k"]
-    step: int | Int[Array, ""] = 0
+    step: int | float | Shaped[Array, ""] = 0
     start: "Snapshot | None" = None
+    loss_fn: LossFn = square_loss
 
     @property
     def initial(self) -> "Snapshot":
@@ -78,7 +81,9 @@ class Snapshot:
         """Eigenvalues of `gram`, ascending."""
         return eigvalsh(self.gram)
 
-    def following(self, params: Params, step: int | Int[Array, ""]) -> "Snapshot":
+    def following(
+        self, params: Params, step: int | float | Shaped[Array, ""]
+    ) -> "Snapshot":
         """Snapshot of the same training run at a later step.
 
         What it evaluates at step 0 that is not known there yet, it keeps to itself: a
@@ -86,7 +91,7 @@ class Snapshot:
 
         Args:
             params: Parameters at that step.
-            step: Number of updates so far.
+            step: Number of updates so far, or time.
 
         Returns:
             The snapshot, whose `initial` is that of this one.
