@@ -11,7 +11,11 @@ from lazyjax import (
     nets as nets,
 )
 from lazyjax.architecture import Architecture as Architecture
-from lazyjax.dynamics import linearized as linearized, train as train
+from lazyjax.dynamics import (
+    gradient_flow as gradient_flow,
+    linearized as linearized,
+    train as train,
+)
 from lazyjax.infinite import (
     infinite_nngp as infinite_nngp,
     infinite_ntk as infinite_ntk,
