@@ -129,7 +129,7 @@ def initial_state(problem: Problem, *, settings: Settings) -> State:
 @functools.partial(jax.jit, static_argnames=("settings", "sees_start", "sees_end"))
 def run_segment(
     problem: Problem,
-    state: State,
+    state: State | None,
     start: Int[Array, ""],
     observed_at: Int[Array, "num_observed"],
     *,
@@ -141,7 +141,7 @@ def run_segment(
 
     Args:
         problem: Constants of the run.
-        state: State at `start`.
+        state: State at `start`; `None` is that of step 0.
         start: Number of updates so far.
         observed_at: Steps at which observers look, from `start` to the last.
         settings: What is compiled.
@@ -151,6 +151,8 @@ def run_segment(
     Returns:
         The state at the end, losses and observations.
     """
+    if state is None:
+        state = initial_state(problem, settings=settings)
     num_steps = settings.num_steps
     end = start + num_steps
     optimizer = optax.with_extra_args_support(settings.optimizer)

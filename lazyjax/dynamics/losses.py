@@ -228,7 +228,7 @@ class _Scaled:
         return self.loss_fn(self.alpha * f, y) / self.alpha**2
 
 
-def scaled(loss_fn: LossFn, alpha: float | Float[Array, ""]) -> LossFn:
+def scaled(loss_fn: LossFn, alpha: int | float | Float[Array, ""]) -> LossFn:
     r"""The loss $R(\alpha h) / \alpha^2$ of a network $h$ whose outputs are scaled.
 
     Trained on it, $\alpha h$ moves at the speed of $h$ on $R$, whatever $\alpha$, and is

@@ -18,7 +18,6 @@ from lazyjax.dynamics._loop import (
     Problem,
     Sampling,
     Settings,
-    initial_state,
     run_segment,
 )
 from lazyjax.dynamics._problem import checked_problem, named_observers
@@ -200,7 +199,7 @@ def train(
     else:
         segment = run_segment(
             problem,
-            initial_state(problem, settings=settings),
+            None,
             jnp.zeros((), jnp.int32),
             jnp.asarray(steps, jnp.int32),
             settings=settings,
