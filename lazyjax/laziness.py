@@ -396,12 +396,14 @@ class Prediction:
 
 
 _AT_MOST_ROOT = Prediction(exponent=-0.5, kind="at most")
+_AT_MOST_INVERSE = Prediction(exponent=-1.0, kind="at most")
 _INVERSE = Prediction(exponent=-1.0, kind="equal")
 
 # By width: "ntk" parameterization, fixed time, outputs of order 1 (Lee, Xiao et al. 2019,
 # arXiv:1902.06720; drifts measured there and elsewhere fall like 1 / width). By alpha:
 # h(w0) = 0, loss R(alpha h) / alpha^2, outputs alpha h (Chizat et al. 2019, Theorem
-# 2.2). Theorem numbers were not checked.
+# 2.2). Theorem numbers were not checked. Gap and drift of symmetrized networks fall like
+# 1 / alpha^2: their copies move oppositely, so that terms of even order cancel.
 PREDICTIONS: Mapping[str, Mapping[str, Prediction]] = types.MappingProxyType(
     {
         "width": types.MappingProxyType(
@@ -415,8 +417,8 @@ PREDICTIONS: Mapping[str, Mapping[str, Prediction]] = types.MappingProxyType(
         "alpha": types.MappingProxyType(
             {
                 "relative_parameter_distance": _INVERSE,
-                "ntk_drift": _INVERSE,
-                "linearization_gap": _INVERSE,
+                "ntk_drift": _AT_MOST_INVERSE,
+                "linearization_gap": _AT_MOST_INVERSE,
                 "kappa": _INVERSE,
             }
         ),

@@ -233,8 +233,11 @@ def test_predictions_are_compared_with_the_measured_exponent():
         law = scaling("ntk_drift", width, width**exponent, against="width")
         assert law.agrees() == verdict, exponent
     for exponent, verdict in {-1.0: True, -0.8: False, -1.2: False}.items():
-        law = scaling("ntk_drift", width, width**exponent, against="alpha")
+        law = scaling(
+            "relative_parameter_distance", width, width**exponent, against="alpha"
+        )
         assert law.agrees() == verdict, exponent
+    law = scaling("kappa", width, width**-1.2, against="alpha")
     assert law.agrees(allowance=0.3)
     assert "alpha^-1.20 (95% interval -1.20 to -1.20); predicted: equal -1." in (
         law.explain()

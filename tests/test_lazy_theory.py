@@ -16,7 +16,11 @@ from lazyjax.dynamics import (
     square_loss,
 )
 from lazyjax.infinite.predict import nngp_grams, ntk_grams, trained_ensemble
-from lazyjax.laziness import scaling
+from lazyjax.laziness import (
+    relative_distance,
+    relative_parameter_distance,
+    scaling,
+)
 from lazyjax.linalg import gram_matrix
 from tests.helpers.compare import assert_close, relative_error
 from tests.helpers.compilation import OPTIMIZED
@@ -49,7 +53,7 @@ def test_residuals_obey_the_exact_and_the_linearized_equation_of_berner():
     params = net.init(jax.random.key(0), x)
     seen = [observers.outputs, observers.ntk]
     flow = gradient_flow(
-        net.apply, params, x, y, stencils(), observe=seen, rtol=1e-11, atol=1e-11
+        net.apply, params, x, y, stencils(), observe=seen, rtol=1e-10, atol=1e-10
     )
     flow.raise_if_failed()
     f = np.asarray(flow.observations["outputs"])
@@ -64,16 +68,10 @@ def test_residuals_obey_the_exact_and_the_linearized_equation_of_berner():
     # The frozen kernel is told apart: this network is not linear.
     assert relative_error(derivative(f), -residuals @ gram0) > 1e-2
 
-    f0 = net.apply(params, x)
-    closed = linearized(ntk0, y, f0).gradient_flow(stencils())
-    linear = gradient_flow(
-        lazyjax.linearize(net.apply, params), params, x, y, stencils(),
-        observe=[observers.outputs], rtol=1e-11, atol=1e-11,
-    )  # fmt: skip
-    for f_linear in (closed, linear.observations["outputs"]):
-        residuals = (np.asarray(f_linear)[at_centres] - np.asarray(y))[:, :, 0]
-        assert relative_error(derivative(f_linear), -residuals @ gram0) < 1e-6
-    assert_close(linear.observations["outputs"], closed, 1e-8)
+    linear = linearized(ntk0, y, net.apply(params, x)).gradient_flow(stencils())
+    residuals = (np.asarray(linear)[at_centres] - np.asarray(y))[:, :, 0]
+    assert relative_error(derivative(linear), -residuals @ gram0) < 1e-6
+    assert relative_error(linear, f) > 1e-2
 
 
 # --- scaling with width and alpha -----------------------------------------------------
@@ -91,7 +89,7 @@ def gaps_by_width():
     """Widths, and gaps and drifts of networks on digits: one program for all."""
     data = lazyjax.data.digits(8, num_test=0, classes="parity")
     x, y = 3 * data.x_train, data.y_train
-    widths, num_seeds, largest = (16, 64, 256), 6, 256
+    widths, num_seeds, largest = (16, 64, 256), 5, 256
 
     def run(width, seed):
         mask = (jnp.arange(largest) < width).astype(x.dtype)[None]
@@ -100,19 +98,22 @@ def gaps_by_width():
             "kernel": jax.random.normal(key1, (64, largest)) / 8,
             "readout": jax.random.normal(key2, (largest, 1)),
         }
-        apply_fn = functools.partial(two_layer, mask)
-        model = lambda params, x: apply_fn(params, x)
+        model = lambda params, x: two_layer(mask, params, x)
+        kernel = functools.partial(lazyjax.empirical_ntk, model, method="jacobian")
         times = jnp.array([0.3, 1.0, 3.0])
-        seen = [observers.outputs, observers.ntk_drift]
-        flow = gradient_flow(model, params, x, y, times, observe=seen, rtol=1e-6)
-        ntk = lazyjax.empirical_ntk(model, params, x, method="jacobian")
-        linear = linearized(ntk, y, model(params, x)).gradient_flow(times)
+        flow = gradient_flow(
+            model, params, x, y, times, observe=[observers.outputs], rtol=1e-5
+        )
+        start, end = kernel(params, x), kernel(flow.params, x)
+        linear = linearized(start, y, model(params, x)).gradient_flow(times)
         gap = lazyjax.laziness.linearization_gap(flow.observations["outputs"], linear)
-        return gap, flow.observations["ntk_drift"][-1], flow.status
+        drift = relative_distance(*map(gram_matrix, (end, start)))
+        return gap, drift, flow.status
 
     grid = jnp.meshgrid(jnp.array(widths), jnp.arange(num_seeds), indexing="ij")
     flat = [axis.ravel() for axis in grid]
-    gap, drift, status = jax.jit(jax.vmap(run))(*flat)
+    go = jax.jit(jax.vmap(run), compiler_options=OPTIMIZED)
+    gap, drift, status = go(*flat)
     assert (status == 0).all()
     shape = (len(widths), num_seeds)
     return jnp.array(widths, float), gap.reshape(shape), drift.reshape(shape)
@@ -129,44 +130,65 @@ def test_gap_and_drift_fall_with_width_at_least_like_its_root():
         assert not constant.agrees()
 
 
-def test_gap_falls_like_one_over_alpha_from_zero_output():
-    data = lazyjax.data.digits(8, num_test=0, classes="parity")
+@functools.cache
+def laws_by_alpha(doubled):
+    """Exponents over four decades of alpha, from h(w0) = 0 reached in two ways."""
+    data = lazyjax.data.digits(6, num_test=0, classes="parity")
     x, y = data.x_train, data.y_train
-    net = lazyjax.nets.mlp(
-        width=32, depth=1, activation="tanh", w_std=1.5, symmetrized=True
-    )
-    params = net.init(jax.random.key(1), x)
-    assert jnp.max(jnp.abs(net.apply(params, x))) < 1e-15
+    net = lazyjax.nets.mlp(width=32, activation="tanh", w_std=1.5, symmetrized=doubled)
+    start = net.init(jax.random.key(1), x)
+    f0 = net.apply(start, x)
+    # Either the difference of two copies that both move, or that of one to its start.
+    h = net.apply if doubled else lambda params, x: net.apply(params, x) - f0
+    assert jnp.max(jnp.abs(h(start, x))) < 1e-15
     times = jnp.array([0.5, 2.0, 8.0])
-    ntk = lazyjax.empirical_ntk(net.apply, params, x)
+    ntk = lazyjax.empirical_ntk(net.apply, start, x)
     # From alpha h = 0 the linear model of alpha h does not depend on alpha.
     linear = linearized(ntk, y, 0 * y).gradient_flow(times)
-    seen = {
-        "outputs": observers.outputs,
-        "ntk_drift": observers.ntk_drift,
-        "relative_parameter_distance": observers.relative_parameter_distance,
-    }
 
     def measure(alpha):
         flow = gradient_flow(
-            net.apply, params, x, y, times,
-            loss_fn=scaled(square_loss, alpha), observe=seen, rtol=1e-10, atol=1e-14,
+            h, start, x, y, times, loss_fn=scaled(square_loss, alpha),
+            observe=[observers.outputs], rtol=1e-9, atol=1e-13,
         )  # fmt: skip
-        outputs = alpha * flow.observations["outputs"]
-        gap = lazyjax.laziness.linearization_gap(outputs, linear)
-        last = {name: flow.observations[name][-1] for name in list(seen)[1:]}
-        return {"linearization_gap": gap} | last, flow.status
+        kernels = (
+            lazyjax.empirical_ntk(net.apply, params, x, method="jacobian")
+            for params in (flow.params, start)
+        )
+        measured = {
+            "linearization_gap": lazyjax.laziness.linearization_gap(
+                alpha * flow.observations["outputs"], linear
+            ),
+            "ntk_drift": relative_distance(*map(gram_matrix, kernels)),
+            "relative_parameter_distance": relative_parameter_distance(
+                flow.params, start
+            ),
+        }
+        return measured, flow.status
 
     alphas = jnp.logspace(0.5, 4.5, 5)
     measured, status = jax.jit(jax.vmap(measure))(alphas)
     assert (status == 0).all()
-    for quantity, values in measured.items():
-        law = scaling(quantity, alphas, values, against="alpha")
+    return {
+        name: scaling(name, alphas, values, against="alpha")
+        for name, values in measured.items()
+    }
+
+
+def test_gap_drift_and_movement_fall_like_one_over_alpha_from_zero_output():
+    for law in laws_by_alpha(doubled=False).values():
         assert law.agrees(0.15), law.explain()
-        assert abs(float(law.fit.slope) + 1) <= 0.15
-        # Over every decade, not only on average.
-        steps = np.diff(np.log10(np.asarray(values))) / np.diff(np.log10(alphas))
-        assert (np.abs(steps + 1) < 0.3).all(), (quantity, steps)
+        assert abs(float(law.fit.slope) + 1) <= 0.15, law.explain()
+
+
+def test_gap_and_drift_of_doubled_networks_fall_like_one_over_alpha_squared():
+    # Both copies move oppositely, so that terms of even order cancel: theory's 1 / alpha
+    # is a bound that the doubling trick does not attain.
+    laws = laws_by_alpha(doubled=True)
+    for name, law in laws.items():
+        assert law.agrees(0.15), law.explain()
+        expected = -1 if name == "relative_parameter_distance" else -2
+        assert abs(float(law.fit.slope) - expected) <= 0.15, law.explain()
 
 
 def test_without_zero_output_a_large_alpha_does_not_fit_the_targets():
@@ -193,8 +215,8 @@ def ensemble(net, x, y, everywhere, num_seeds, time):
 
     def member(key):
         flow = gradient_flow(
-            net.apply, net.init(key, x), x, y, [time], observe=[look], rtol=1e-4,
-            atol=1e-4,
+            net.apply, net.init(key, x), x, y, [time], observe=[look], rtol=1e-3,
+            atol=1e-3,
         )  # fmt: skip
         return flow.observations["outputs_on_inputs"][0, :, 0], flow.status
 
@@ -206,11 +228,11 @@ def ensemble(net, x, y, everywhere, num_seeds, time):
 
 
 def test_ensemble_of_wide_networks_is_the_infinite_prediction():
-    num_seeds, time = 160, 1.0
+    num_seeds, time = 128, 1.0
     rng = np.random.default_rng(0)
     x, x_test, y = (jnp.asarray(rng.normal(size=s)) for s in ((4, 3), (3, 3), (4, 1)))
     everywhere = jnp.concatenate([x, x_test])
-    net = lazyjax.nets.mlp(width=1024, activation="erf", w_std=1.3, b_std=0.3)
+    net = lazyjax.nets.mlp(width=1024, activation="relu", w_std=1.3, b_std=0.3)
     outputs = ensemble(net, x, y, everywhere, num_seeds, time)
     nngp = nngp_grams(net.architecture, x, everywhere)
     ntk = ntk_grams(net.architecture, x, everywhere)

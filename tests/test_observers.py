@@ -194,9 +194,9 @@ def test_neurons_and_spectra_are_those_of_numpy(x64):
         assert_close(moved[name][1], np.array(columns), "other_algorithm")
         assert (np.asarray(moved[name][0]) == 0).all()
         for index, matrix in enumerate((start, end)):
-            expected = np.sqrt(np.linalg.eigvalsh(matrix.T @ matrix)[::-1])
-            rank = min(matrix.shape)
-            assert_close(spectra[name][index], expected[:rank], "other_algorithm")
+            small = matrix if len(matrix) <= len(matrix.T) else matrix.T
+            expected = np.sqrt(np.linalg.eigvalsh(small @ small.T)[::-1])
+            assert_close(spectra[name][index], expected, "other_algorithm")
     # All units together moved as far as the parameters.
     total = sum(np.sum(np.square(d[1])) for d in moved.values()) ** 0.5
     distance = np.sqrt(sum(np.sum((run.params[n] - params[n]) ** 2) for n in params))

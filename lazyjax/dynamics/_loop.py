@@ -151,8 +151,7 @@ def run_segment(
     Returns:
         The state at the end, losses and observations.
     """
-    if state is None:
-        state = initial_state(problem, settings=settings)
+    before = initial_state(problem, settings=settings) if state is None else state
     num_steps = settings.num_steps
     end = start + num_steps
     optimizer = optax.with_extra_args_support(settings.optimizer)
@@ -190,7 +189,7 @@ def run_segment(
 
     order = batches.first_order(start)
     losses = jnp.zeros(num_steps + 1, problem.target_loss.dtype)
-    carry = _Carry(state, losses, order)
+    carry = _Carry(before, losses, order)
     observations: dict[str, Any] = {}
     if not settings.observers or observed_at.size == 0:
         carry = advance(start, end, carry)

@@ -3,7 +3,7 @@ r"""The linear model under any loss, and in the space of parameters."""
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +57,14 @@ class LinearizedFlow(Explained):
     num_steps: Int[Array, "*batch"]
 
 
+class _Changes(NamedTuple):
+    """What is integrated, all from zero."""
+
+    f: Array
+    f_test: Array | None
+    dual: Array
+
+
 def linearized_flow(
     ntk: Float[AnyArray, "n n *kk"],
     y: Float[AnyArray, "n k"],
@@ -75,8 +83,8 @@ def linearized_flow(
     r"""Gradient flow of the linear model on any loss, as a differential equation.
 
     $\dot f = -H \nabla_f L(f)$, by way of dual variables that obey
-    $\dot a = -\nabla_f L(f_0 + H a) - \mu a$, so that nothing is inverted and singular
-    kernels are as good as others. For the square loss, `linearized` has closed forms.
+    $\dot a = -\nabla_f L(f) - \mu a$, so that nothing is inverted and singular kernels are
+    as good as others. For the square loss, `linearized` has closed forms.
 
     Args:
         ntk: Kernel on the training points, unnormalized, in a form of `linearized`.
@@ -147,23 +155,37 @@ def _compiled(
     solver: Any,
     max_steps: int,
 ) -> LinearizedFlow:
-    def outputs(kernel: Array, start: Array, dual: Array) -> Array:
+    def product(kernel: Array, dual: Array) -> Array:
         matrix = gram_matrix(kernel)
         columns = dual.reshape(matrix.shape[1], -1)
         change = jnp.matmul(matrix, columns, precision="highest")
-        return start + change.reshape(start.shape)
+        return change.reshape(-1, f0.shape[1])
 
-    def field(dual: Array) -> Array:
-        return -jax.grad(loss_fn)(outputs(ntk, f0, dual), y) - ridge * dual
+    # Changes of outputs are integrated beside the dual variables that they follow from:
+    # those of a singular kernel may grow for ever, and their errors with them.
+    def field(changes: _Changes) -> _Changes:
+        gradient = jax.grad(loss_fn)(f0 + changes.f, y)
+        on_test = None
+        if test_points is not None:
+            assert changes.f_test is not None
+            on_test = -product(test_points[0], gradient) - ridge * changes.f_test
+        return _Changes(
+            f=-product(ntk, gradient) - ridge * changes.f,
+            f_test=on_test,
+            dual=-gradient - ridge * changes.dual,
+        )
 
-    def look(dual: Array, time: Array) -> tuple[Array | None, ...]:
-        f = outputs(ntk, f0, dual)
-        f_test = None if test_points is None else outputs(*test_points, dual)
-        return f, f_test, dual, loss_fn(f, y)
+    def look(changes: _Changes, time: Array) -> tuple[Array | None, ...]:
+        f, f_test = f0 + changes.f, changes.f_test
+        if test_points is not None:
+            assert f_test is not None
+            f_test = test_points[1] + f_test
+        return f, f_test, changes.dual, loss_fn(f, y)
 
+    on_test = None if test_points is None else jnp.zeros_like(test_points[1])
     solution = solve(
         field,
-        jnp.zeros_like(f0),
+        _Changes(f=jnp.zeros_like(f0), f_test=on_test, dual=jnp.zeros_like(f0)),
         times,
         tolerances,
         look,

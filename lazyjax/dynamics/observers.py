@@ -240,7 +240,10 @@ def weight_spectra(snapshot: Snapshot) -> dict[str, Float[Array, " r"]]:
 @dataclasses.dataclass(frozen=True)
 class _ActivationStability:
     pre_activations_fn: Callable[[Params, Array], PyTree]
-    __name__: str = "activation_stability"
+
+    @property
+    def __name__(self) -> str:
+        return "activation_stability"
 
     def __call__(self, snapshot: Snapshot) -> PyTree[Float[Array, ""]]:
         now, before = (
@@ -297,7 +300,11 @@ class _OnInputs:
     observer: Observer
     x: AnyArray
     y: AnyArray | None
-    __name__: str
+
+    @property
+    def __name__(self) -> str:
+        of = self.observer
+        return f"{getattr(of, '__name__', type(of).__name__)}_on_inputs"
 
     def __call__(self, snapshot: Snapshot) -> PyTree[Any]:
         x = jnp.asarray(self.x)
@@ -347,8 +354,7 @@ def on_inputs(
     if not callable(observer):
         raise TypeError(f"`observer` must be callable; got {observer!r}.")
     check_batch("x", x)
-    name = getattr(observer, "__name__", type(observer).__name__)
-    return _OnInputs(observer, x, y, f"{name}_on_inputs")
+    return _OnInputs(observer, x, y)
 
 
 def _centred(matrix: Array) -> Array:
