@@ -138,6 +138,7 @@ def test_members_fail_each_by_itself_and_nan_is_no_solution():
     assert_close(runs.loss[2], go(2.0).loss, "other_algorithm")
 
 
+@pytest.mark.slow
 def test_an_implicit_solver_takes_fewer_steps_over_a_long_time(x64):
     params, x, y = linear_problem(np.float64)
     go = lambda solver: gradient_flow(linear, params, x, y, [200.0], solver=solver)

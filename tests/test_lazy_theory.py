@@ -132,7 +132,7 @@ def test_gap_and_drift_fall_with_width_at_least_like_its_root():
 
 @functools.cache
 def laws_by_alpha(doubled):
-    """Exponents over four decades of alpha, from h(w0) = 0 reached in two ways."""
+    """Exponents over decades of alpha, from h(w0) = 0 reached in two ways."""
     data = lazyjax.data.digits(6, num_test=0, classes="parity")
     x, y = data.x_train, data.y_train
     net = lazyjax.nets.mlp(width=32, activation="tanh", w_std=1.5, symmetrized=doubled)
@@ -166,7 +166,8 @@ def laws_by_alpha(doubled):
         }
         return measured, flow.status
 
-    alphas = jnp.logspace(0.5, 4.5, 5)
+    # Beyond, a gap that falls like 1 / alpha^2 is lost in rounding.
+    alphas = jnp.logspace(0.5, 3.0 if doubled else 4.5, 5)
     measured, status = jax.jit(jax.vmap(measure))(alphas)
     assert (status == 0).all()
     return {
@@ -181,6 +182,7 @@ def test_gap_drift_and_movement_fall_like_one_over_alpha_from_zero_output():
         assert abs(float(law.fit.slope) + 1) <= 0.15, law.explain()
 
 
+@pytest.mark.slow
 def test_gap_and_drift_of_doubled_networks_fall_like_one_over_alpha_squared():
     # Both copies move oppositely, so that terms of even order cancel: theory's 1 / alpha
     # is a bound that the doubling trick does not attain.

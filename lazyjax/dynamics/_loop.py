@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
@@ -166,12 +167,16 @@ def run_segment(
         updates, new_opt_state = optimizer.update(
             grads, opt_state, params, value=loss, grad=grads, value_fn=loss_at
         )
-        new = (optax.apply_updates(params, updates), new_opt_state)
         state = state.after(problem, step, loss)
-        keep = functools.partial(jnp.where, state.stopped_at >= 0)
-        params, opt_state = jax.tree.map(keep, (params, opt_state), new)
+        has_stopped = state.stopped_at >= 0
+        # Updates are dropped, not undone: that costs no copy of the parameters.
+        updates = jax.tree.map(lambda u: jnp.where(has_stopped, 0, u), updates)
+        keep = functools.partial(jnp.where, has_stopped)
+        state = state._replace(
+            params=optax.apply_updates(params, updates),
+            opt_state=jax.tree.map(keep, opt_state, new_opt_state),
+        )
         losses = jax.lax.dynamic_update_index_in_dim(losses, loss, step - start, 0)
-        state = state._replace(params=params, opt_state=opt_state)
         return _Carry(state, losses, order)
 
     def advance(first: Array, last: Array, carry: _Carry) -> _Carry:
@@ -191,7 +196,11 @@ def run_segment(
     losses = jnp.zeros(num_steps + 1, problem.target_loss.dtype)
     carry = _Carry(before, losses, order)
     observations: dict[str, Any] = {}
-    if not settings.observers or observed_at.size == 0:
+    if not settings.stops_early and (not settings.observers or not observed_at.size):
+        # A known number of steps, through which gradients can be taken.
+        bounds = np.int32(0), np.int32(num_steps)
+        carry = jax.lax.fori_loop(*bounds, lambda i, c: update(start + i, c), carry)
+    elif not settings.observers or not observed_at.size:
         carry = advance(start, end, carry)
     else:
         initial = Snapshot(
