@@ -11,7 +11,12 @@ from lazyjax import (
     nets as nets,
 )
 from lazyjax.architecture import Architecture as Architecture
-from lazyjax.dynamics import linearized as linearized, sweep as sweep, train as train
+from lazyjax.dynamics import (
+    gradient_flow as gradient_flow,
+    linearized as linearized,
+    sweep as sweep,
+    train as train,
+)
 from lazyjax.infinite import (
     infinite_nngp as infinite_nngp,
     infinite_nngp_of as infinite_nngp_of,

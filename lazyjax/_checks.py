@@ -65,6 +65,39 @@ def checked_bytes(name: str, value: object) -> int:
     return value
 
 
+def check_nonnegative(
+    name: str, value: object, *, infinity_allowed: bool = True
+) -> None:
+    """Check that every number in `value` is zero or positive, where values are known.
+
+    Raises:
+        ValueError: If one is negative or NaN, or infinite where that is not allowed.
+    """
+    try:
+        values = np.asarray(value)
+    except jax.errors.TracerArrayConversionError:
+        return
+    if not np.all((values >= 0) & (infinity_allowed | np.isfinite(values))):
+        expected = (
+            "zero or positive" if infinity_allowed else "finite, zero or positive"
+        )
+        raise ValueError(f"`{name}` must be {expected}; got {value}.")
+
+
+def check_positive(name: str, value: object) -> None:
+    """Check that a number is positive and finite, where its value is known.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    try:
+        number = np.asarray(value)
+    except jax.errors.TracerArrayConversionError:
+        return
+    if not np.all((number > 0) & np.isfinite(number)):
+        raise ValueError(f"`{name}` must be positive and finite; got {value}.")
+
+
 def check_array(name: str, array: object) -> None:
     """Check that `array` is an array.
 

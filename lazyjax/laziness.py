@@ -1,14 +1,31 @@
-"""How lazy training was: distances between kernels, and how they scale with width."""
+"""How lazy training is: what moves, how much, and how that scales with width or alpha."""
 
 import dataclasses
+import functools
 import math
+import types
+from collections.abc import Mapping
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key, Shaped
 
-from lazyjax._checks import check_floating
-from lazyjax.typing import AnyArray
+from lazyjax._checks import (
+    check_at_least,
+    check_batch,
+    check_choice,
+    check_floating,
+    check_network_output,
+    check_params,
+    check_positive,
+    check_targets,
+)
+from lazyjax._static import as_static
+from lazyjax.linalg import eigvalsh, gram_matrix
+from lazyjax.ntk import empirical_ntk
+from lazyjax.trees import tree_distance, tree_norm
+from lazyjax.typing import AnyArray, ApplyFn, Params
 
 
 def relative_distance(
@@ -33,6 +50,211 @@ def relative_distance(
         reference = jnp.broadcast_to(reference, ntk.shape)
     return jnp.linalg.norm(ntk - reference, axis=(-2, -1)) / jnp.linalg.norm(
         reference, axis=(-2, -1)
+    )
+
+
+def relative_parameter_distance(params: Params, start: Params) -> Float[Array, ""]:
+    r"""Movement $\lVert w - w_0 \rVert_2 / \lVert w_0 \rVert_2$ of all parameters.
+
+    Args:
+        params: The parameters $w$.
+        start: The parameters $w_0$, in the same structure.
+
+    Returns:
+        The movement; NaN if both are zero.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(relative_parameter_distance({"w": jnp.ones(4)}, {"w": 2 * jnp.ones(4)}))
+        0.5
+    """
+    return tree_distance(params, start) / tree_norm(start)
+
+
+def linearization_gap(
+    f: Float[AnyArray, "*times n k"], f_linear: Float[AnyArray, "*times n k"]
+) -> Float[Array, ""]:
+    r"""Largest distance $\max_t \lVert f(t) - f_{lin}(t) \rVert_2$ from the linear model.
+
+    Args:
+        f: Outputs of the network at some times, as seen by `observers.outputs`.
+        f_linear: Outputs of its linear model at the same times.
+
+    Returns:
+        The gap, a norm over examples and outputs; NaN if an output is.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> f = jnp.array([[[0.0], [0.0]], [[3.0], [4.0]]])
+        >>> float(linearization_gap(f, jnp.zeros((2, 2, 1))))
+        5.0
+    """
+    if f.shape != f_linear.shape or f.ndim < 2:
+        raise ValueError(
+            "`f` and `f_linear` must have the same shape (*times, n, k); got "
+            f"{f.shape} and {f_linear.shape}."
+        )
+    difference = jnp.asarray(f) - jnp.asarray(f_linear)
+    return jnp.max(jnp.linalg.norm(difference, axis=(-2, -1)))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Kappa:
+    r"""How far from lazy a network starts: an estimate, see `kappa`.
+
+    Attributes:
+        value: The criterion $\kappa$; the network is lazy if it is far below 1.
+        residual_norm: $\lVert \alpha h(w_0) - y \rVert$.
+        hessian_norm: Estimate of $\lVert D^2 h(w_0) \rVert$, from below.
+        jacobian_norm: $\lVert D h(w_0) \rVert$.
+        last_change: Relative growth of the estimate in the last round.
+    """
+
+    value: Float[Array, ""]
+    residual_norm: Float[Array, ""]
+    hessian_norm: Float[Array, ""]
+    jacobian_norm: Float[Array, ""]
+    last_change: Float[Array, ""]
+
+
+def kappa(
+    apply_fn: ApplyFn,
+    params: Params,
+    x: Shaped[AnyArray, "n *d"],
+    y: Float[AnyArray, "n k"],
+    *,
+    key: Key[Array, ""],
+    alpha: float | Float[AnyArray, ""] = 1.0,
+    num_rounds: int = 20,
+    num_starts: int = 4,
+) -> Kappa:
+    r"""Estimate of Chizat et al.'s criterion, of how far from lazy a network starts.
+
+    $$\kappa_{\alpha h}(w_0) = \frac{\lVert \alpha h(w_0) - y \rVert \,
+    \lVert D^2 h(w_0) \rVert}{\alpha \lVert D h(w_0) \rVert^2},$$
+
+    with Euclidean norms over all examples and outputs, and operator norms. That of
+    $D^2 h$ is the largest $\langle c, D^2 h(u, v) \rangle$ of unit vectors. It is sought
+    by power iteration on Hessian-vector products, $c$, $u$ and $v$ in turn, from several
+    random starts: every round grows it, so what is found is a lower bound that is
+    attained, and nothing says that it is the maximum. The norm of $D h$ is exact.
+
+    Args:
+        apply_fn: Network $h$, `(params, x) -> f`.
+        params: The point $w_0$.
+        x: Training inputs.
+        y: Training targets.
+        key: Source of the random starts.
+        alpha: Output scale $\alpha$.
+        num_rounds: Rounds of the iteration, two Hessian-vector products each.
+        num_starts: Random starts, of which the best counts.
+
+    Returns:
+        The estimate and its parts.
+
+    Raises:
+        ValueError: If an argument is empty, of the wrong shape, not finite or out of
+            range.
+        TypeError: If an argument is not of its kind.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> h = lambda w, x: x * w**2 / 2  # D h = w = 2 and D^2 h = 1 at w = 2
+        >>> one = jnp.ones((1, 1))
+        >>> it = kappa(h, 2 * one, one, jnp.zeros((1, 1)), key=jax.random.key(0))
+        >>> float(it.hessian_norm), float(it.value)
+        (1.0, 0.5)
+
+    References:
+        Chizat, Oyallon and Bach (2019), arXiv:1812.07956 (equation not checked).
+    """
+    check_at_least("num_rounds", num_rounds, 1)
+    check_at_least("num_starts", num_starts, 1)
+    check_positive("alpha", alpha)
+    check_params("params", params)
+    check_batch("x", x)
+    f = jax.eval_shape(apply_fn, params, jnp.asarray(x))
+    check_network_output(f, num_examples=x.shape[0])
+    check_targets("y", y, *f.shape)
+    return _kappa(
+        params,
+        jnp.asarray(x),
+        jnp.asarray(y),
+        key,
+        jnp.asarray(alpha, f.dtype),
+        apply_fn=as_static(apply_fn),
+        num_rounds=num_rounds,
+        num_starts=num_starts,
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("apply_fn", "num_rounds", "num_starts"))
+def _kappa(
+    params: Params,
+    x: Array,
+    y: Array,
+    key: Array,
+    alpha: Array,
+    *,
+    apply_fn: ApplyFn,
+    num_rounds: int,
+    num_starts: int,
+) -> Kappa:
+    h = lambda p: apply_fn(p, x)
+
+    def second_derivative(u: Params, v: Params) -> Array:
+        return jax.jvp(lambda p: jax.jvp(h, (p,), (u,))[1], (params,), (v,))[1]
+
+    def hessian_product(c: Array, v: Params) -> Params:
+        return jax.jvp(lambda p: jax.vjp(h, p)[1](c)[0], (params,), (v,))[1]
+
+    def one_round(_: int | Array, state: tuple) -> tuple:
+        u, v, _ = state
+        c, _ = _normalized(second_derivative(u, v))
+        u, _ = _normalized(hessian_product(c, v))
+        return u, *_normalized(hessian_product(c, u))
+
+    def estimate(key: Array) -> tuple[Array, Array]:
+        u, v = (
+            _normalized(_normal_like(of, params))[0] for of in jax.random.split(key)
+        )
+        start = (u, v, jnp.zeros_like(tree_norm(u)))
+        before = jax.lax.fori_loop(0, num_rounds - 1, one_round, start)
+        return before[-1], one_round(num_rounds, before)[-1]
+
+    before, norms = jax.lax.map(estimate, jax.random.split(key, num_starts))
+    best = jnp.argmax(norms)
+    hessian_norm = norms[best]
+    nonzero = jnp.where(hessian_norm > 0, hessian_norm, 1)
+    gram = gram_matrix(empirical_ntk(apply_fn, params, x))
+    jacobian_norm = jnp.sqrt(jnp.maximum(eigvalsh(gram)[-1], 0))
+    residual_norm = jnp.linalg.norm(alpha * h(params) - y)
+    return Kappa(
+        value=residual_norm * hessian_norm / (alpha * jacobian_norm**2),
+        residual_norm=residual_norm,
+        hessian_norm=hessian_norm,
+        jacobian_norm=jacobian_norm,
+        last_change=(hessian_norm - before[best]) / nonzero,
+    )
+
+
+def _normalized(tree: Params) -> tuple[Params, Array]:
+    """`tree` divided by its norm, and that norm; zero stays zero."""
+    norm = tree_norm(tree)
+    divisor = jnp.where(norm > 0, norm, 1)
+    return jax.tree.map(lambda leaf: leaf / divisor.astype(leaf.dtype), tree), norm
+
+
+def _normal_like(key: Array, tree: Params) -> Params:
+    leaves, treedef = jax.tree.flatten(tree)
+    keys = jax.random.split(key, len(leaves))
+    pairs = zip(keys, leaves, strict=True)
+    return treedef.unflatten(
+        [jax.random.normal(key, leaf.shape, leaf.dtype) for key, leaf in pairs]
     )
 
 
@@ -156,6 +378,138 @@ def log_log_slope(
         low=slope - half_width,
         high=slope + half_width,
         confidence=confidence,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What theory says about the power at which a quantity scales.
+
+    Attributes:
+        exponent: The exponent.
+        kind: Whether theory gives the exponent itself ("equal") or bounds it from above
+            ("at most").
+    """
+
+    exponent: float
+    kind: Literal["equal", "at most"]
+
+
+_AT_MOST_ROOT = Prediction(exponent=-0.5, kind="at most")
+_AT_MOST_INVERSE = Prediction(exponent=-1.0, kind="at most")
+_INVERSE = Prediction(exponent=-1.0, kind="equal")
+
+# By width: "ntk" parameterization, fixed time, outputs of order 1 (Lee, Xiao et al. 2019,
+# arXiv:1902.06720; drifts measured there and elsewhere fall like 1 / width). By alpha:
+# h(w0) = 0, loss R(alpha h) / alpha^2, outputs alpha h (Chizat et al. 2019, Theorem
+# 2.2). Theorem numbers were not checked. Gap and drift of symmetrized networks fall like
+# 1 / alpha^2: their copies move oppositely, so that terms of even order cancel.
+PREDICTIONS: Mapping[str, Mapping[str, Prediction]] = types.MappingProxyType(
+    {
+        "width": types.MappingProxyType(
+            {
+                "relative_parameter_distance": _AT_MOST_ROOT,
+                "ntk_drift": _AT_MOST_ROOT,
+                "linearization_gap": _AT_MOST_ROOT,
+                "kappa": _AT_MOST_ROOT,
+            }
+        ),
+        "alpha": types.MappingProxyType(
+            {
+                "relative_parameter_distance": _INVERSE,
+                "ntk_drift": _AT_MOST_INVERSE,
+                "linearization_gap": _AT_MOST_INVERSE,
+                "kappa": _INVERSE,
+            }
+        ),
+    }
+)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scaling:
+    """Power law of one quantity, measured and predicted.
+
+    Attributes:
+        fit: The measured law.
+        quantity: What scales.
+        against: What it scales with, "width" or "alpha".
+        predicted: What theory says.
+    """
+
+    fit: SlopeFit
+    quantity: str = dataclasses.field(metadata={"static": True})
+    against: str = dataclasses.field(metadata={"static": True})
+    predicted: Prediction = dataclasses.field(metadata={"static": True})
+
+    def agrees(self, allowance: float = 0.15) -> bool:
+        """Whether the measured exponent is as predicted; not if it is NaN.
+
+        Args:
+            allowance: By how much it may be off.
+
+        Returns:
+            The verdict.
+        """
+        excess = float(self.fit.slope) - self.predicted.exponent
+        is_low_enough = excess <= allowance
+        return is_low_enough and (
+            self.predicted.kind == "at most" or excess >= -allowance
+        )
+
+    def explain(self) -> str:
+        """Both exponents, in one sentence.
+
+        Returns:
+            The sentence, with the confidence interval.
+        """
+        fit, predicted = self.fit, self.predicted
+        return (
+            f"{self.quantity} scales like {self.against}^{fit.slope:.2f} "
+            f"({fit.confidence:.0%} interval {fit.low:.2f} to {fit.high:.2f}); "
+            f"predicted: {predicted.kind} {predicted.exponent:g}."
+        )
+
+
+def scaling(
+    quantity: str,
+    x: Float[AnyArray, "num_x"],
+    y: Float[AnyArray, "num_x *seeds"],
+    *,
+    against: Literal["width", "alpha"],
+    confidence: float = 0.95,
+) -> Scaling:
+    """Power law of a measure of laziness, beside the one that theory predicts.
+
+    Args:
+        quantity: One of `PREDICTIONS[against]`, such as "ntk_drift".
+        x: Widths or output scales.
+        y: The quantity at each, with a trailing axis over seeds if there are any.
+        against: What `x` holds.
+        confidence: Of the interval of the exponent.
+
+    Returns:
+        Both laws.
+
+    Raises:
+        ValueError: If a name is not one of the choices, or as for `log_log_slope`.
+        TypeError: If `x` or `y` is not floating point.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> alpha = jnp.array([1.0, 10.0, 100.0])
+        >>> it = scaling("linearization_gap", alpha, 3 / alpha, against="alpha")
+        >>> it.agrees()
+        True
+    """
+    check_choice("against", against, PREDICTIONS)
+    check_choice("quantity", quantity, PREDICTIONS[against])
+    return Scaling(
+        fit=log_log_slope(x, y, confidence=confidence),
+        quantity=quantity,
+        against=against,
+        predicted=PREDICTIONS[against][quantity],
     )
 
 

@@ -53,3 +53,24 @@ def eigvalsh(matrices: Float[Array, "*batch n n"]) -> Float[Array, "*batch n"]:
 @jax.custom_batching.sequential_vmap
 def _eigvalsh_of_one(matrix: Array) -> Array:
     return jnp.linalg.eigvalsh(matrix)
+
+
+def singular_values(matrices: Float[Array, "*batch n m"]) -> Float[Array, "*batch r"]:
+    """Singular values of matrices, decreasing; one matrix after the other.
+
+    Args:
+        matrices: One matrix, or several along leading axes; also under `vmap`.
+
+    Returns:
+        Their `r = min(n, m)` singular values.
+    """
+    if matrices.ndim == 2:
+        return _singular_values_of_one(matrices)
+    flat = matrices.reshape(-1, *matrices.shape[-2:])
+    values = jax.lax.map(_singular_values_of_one, flat)
+    return values.reshape(*matrices.shape[:-2], -1)
+
+
+@jax.custom_batching.sequential_vmap
+def _singular_values_of_one(matrix: Array) -> Array:
+    return jnp.linalg.svd(matrix, compute_uv=False)

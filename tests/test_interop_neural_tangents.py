@@ -14,6 +14,12 @@ import scipy.linalg
 
 import lazyjax
 from lazyjax import Architecture
+from lazyjax.infinite.predict import (
+    nngp_grams,
+    ntk_grams,
+    posterior,
+    trained_ensemble,
+)
 from lazyjax.interop.neural_tangents import load_neural_tangents
 from tests.helpers.compare import assert_close
 
@@ -146,6 +152,15 @@ def test_gradient_descent_mse_ensemble_has_mean_and_covariance_of_lee_et_al_2019
     covariance = k_test + gain @ k_train @ gain.T - mixed - mixed.T
     assert_close(at_time.mean, gain @ y, "other_algorithm")
     assert_close(at_time.covariance, covariance, "other_algorithm")
+
+    # And ours are the same: its loss is the mean over outputs too, ours the sum.
+    grams = nngp_grams(SPEC, x, x_test), ntk_grams(SPEC, x, x_test)
+    ours = trained_ensemble(*grams, y, time=7.0 / y.size)
+    assert_close(ours.mean, at_time.mean, 1e-6)
+    assert_close(ours.covariance, at_time.covariance, 1e-6)
+    ours = posterior(grams[0], y)
+    assert_close(ours.mean, at_end.mean, 1e-6)
+    assert_close(ours.covariance, at_end.covariance, 1e-6)
 
 
 def test_monte_carlo_kernel_is_the_mean_over_its_initializations(

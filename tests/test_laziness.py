@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from lazyjax.laziness import log_log_slope, mean_and_sem, relative_distance
+from lazyjax.laziness import (
+    PREDICTIONS,
+    kappa,
+    linearization_gap,
+    log_log_slope,
+    mean_and_sem,
+    relative_distance,
+    relative_parameter_distance,
+    scaling,
+)
+from tests.helpers import two_layer
 from tests.helpers.compare import assert_close
 
 WIDTHS = np.array([64.0, 128.0, 256.0, 512.0, 1024.0])
@@ -133,3 +143,118 @@ def test_relative_distance_is_not_symmetric():
     a, b = jnp.eye(2, dtype=jnp.float32), 2 * jnp.eye(2, dtype=jnp.float32)
     assert float(relative_distance(a, b)) == 0.5
     assert float(relative_distance(b, a)) == 1.0
+
+
+def test_movement_is_relative_to_the_start(dtype):
+    start = {"a": np.full(3, 2.0, dtype), "b": np.ones((2, 2), dtype)}
+    moved = {"a": np.full(3, 2.0, dtype), "b": np.full((2, 2), 3.0, dtype)}
+    actual = relative_parameter_distance(
+        jax.tree.map(jnp.asarray, moved), jax.tree.map(jnp.asarray, start)
+    )
+    assert_close(actual, np.asarray(4 / 16**0.5, dtype))
+
+
+def test_gap_is_the_largest_norm_over_time(dtype):
+    rng = np.random.default_rng(0)
+    f, f_linear = rng.normal(size=(2, 5, 3, 2)).astype(dtype)
+    expected = max(np.linalg.norm(a - b) for a, b in zip(f, f_linear, strict=True))
+    assert_close(linearization_gap(f, f_linear), np.asarray(expected, dtype))
+    f[2, 0, 0] = np.nan
+    assert np.isnan(linearization_gap(f, f_linear))
+
+
+# --- kappa ----------------------------------------------------------------------------
+
+KEY = jax.random.key(0)
+
+
+def hessians(params, x):
+    """Second derivatives of all outputs in all parameters, by central differences."""
+    names = list(params)
+    sizes = [params[name].size for name in names]
+    flat = np.concatenate([params[name].ravel() for name in names])
+
+    def jacobian(flat):
+        parts = np.split(flat, np.cumsum(sizes)[:-1])
+        tree = {
+            name: part.reshape(params[name].shape)
+            for name, part in zip(names, parts, strict=True)
+        }
+        return two_layer.oracle_jacobian(tree, x)
+
+    step, columns = 1e-5, []
+    for i in range(flat.size):
+        moved = step * np.eye(flat.size)[i]
+        columns.append((jacobian(flat + moved) - jacobian(flat - moved)) / (2 * step))
+    return np.stack(columns, axis=-1)  # (nk, p, p)
+
+
+def test_kappa_of_one_output_is_the_norm_of_its_hessian(x64):
+    params, x, y = two_layer.problem(n=1, k=1, width=4)
+    it = kappa(two_layer.apply, params, x, y, key=KEY, num_rounds=60)
+    hessian = np.linalg.norm(hessians(params, x)[0], 2)
+    jacobian = np.linalg.norm(two_layer.oracle_jacobian(params, x), 2)
+    residual = np.linalg.norm(two_layer.oracle_outputs(params, x) - y)
+    assert_close(it.hessian_norm, hessian, 1e-6)
+    assert_close(it.jacobian_norm, jacobian)
+    assert_close(it.residual_norm, residual)
+    assert_close(it.value, residual * hessian / jacobian**2, 1e-6)
+    assert 0 <= it.last_change < 1e-6
+
+
+def test_kappa_of_several_outputs_is_attained_and_no_sample_exceeds_it(x64):
+    params, x, y = two_layer.problem(n=3, k=2, width=3)
+    it = kappa(two_layer.apply, params, x, y, key=KEY, num_rounds=80, num_starts=8)
+    tensors = hessians(params, x)
+    # The norm is the largest, over unit vectors c, of that of sum_i c_i H_i.
+    draws = np.random.default_rng(0).normal(size=(3000, len(tensors)))
+    draws /= np.linalg.norm(draws, axis=1, keepdims=True)
+    best = max(np.linalg.norm(np.einsum("i,ijk->jk", c, tensors), 2) for c in draws)
+    assert it.hessian_norm >= best * (1 - 1e-6)
+    assert it.hessian_norm <= 1.2 * best  # samples come near
+    upper = np.linalg.norm(tensors.reshape(len(tensors), -1), 2)
+    assert it.hessian_norm <= upper * (1 + 1e-6)
+
+
+def test_kappa_of_a_linear_model_is_zero_and_falls_like_one_over_alpha(x64):
+    params, x, y = two_layer.problem(n=2, k=1, width=4)
+    assert kappa(lambda w, x: x @ w, np.ones((3, 1)), x, y, key=KEY).value == 0
+    small = {"V": params["V"], "a": 0 * params["a"]}  # zero output
+    go = lambda alpha: kappa(two_layer.apply, small, x, y, key=KEY, alpha=alpha)
+    values = [go(alpha).value for alpha in (1.0, 100.0)]
+    assert_close(values[1], values[0] / 100)
+    assert values[0] > 0
+
+
+def test_predictions_are_compared_with_the_measured_exponent():
+    width = jnp.asarray(WIDTHS, jnp.float32)
+    cases = {-0.5: True, -1.0: True, -0.3: False}
+    for exponent, verdict in cases.items():
+        law = scaling("ntk_drift", width, width**exponent, against="width")
+        assert law.agrees() == verdict, exponent
+    for exponent, verdict in {-1.0: True, -0.8: False, -1.2: False}.items():
+        law = scaling(
+            "relative_parameter_distance", width, width**exponent, against="alpha"
+        )
+        assert law.agrees() == verdict, exponent
+    law = scaling("kappa", width, width**-1.2, against="alpha")
+    assert law.agrees(allowance=0.3)
+    assert "alpha^-1.20 (95% interval -1.20 to -1.20); predicted: equal -1." in (
+        law.explain()
+    )
+    assert not scaling("kappa", width, 0 * width, against="alpha").agrees()  # NaN
+    assert set(PREDICTIONS["width"]) == set(PREDICTIONS["alpha"])
+
+
+def test_misuse_of_measures_is_refused_by_name(own_errors):
+    params, x, y = two_layer.problem(np.float32)
+    with pytest.raises(ValueError, match=r"`y` must have shape \(5, 2\)"):
+        kappa(two_layer.apply, params, x, y[:1], key=KEY)
+    with pytest.raises(ValueError, match="`alpha` must be positive"):
+        kappa(two_layer.apply, params, x, y, key=KEY, alpha=0.0)
+    with pytest.raises(ValueError, match="`num_rounds` must be at least 1"):
+        kappa(two_layer.apply, params, x, y, key=KEY, num_rounds=0)
+    with pytest.raises(ValueError, match="must have the same shape"):
+        linearization_gap(y, y[:1])
+    with pytest.raises(ValueError, match="`quantity` must be one of"):
+        scaling("drift", WIDTHS, WIDTHS, against="width")

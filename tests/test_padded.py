@@ -19,6 +19,7 @@ IMAGES = np.random.default_rng(1).normal(size=(3, 4, 4, 2))
 # cos, softplus and sigmoid do not send zero to zero: padded units need their masks.
 CASES = {
     "mlp": (VECTORS, {"depth": 2, "b_std": 0.3}),
+    "scaled": (VECTORS, {"output_scale": 3.0}),
     "one unit": (VECTORS, {"depth": 1, "activation": "tanh"}),
     "linear model": (VECTORS, {"depth": 0}),
     "cos": (VECTORS, {"depth": 2, "activation": "cos", "b_std": 0.3}),
@@ -110,7 +111,9 @@ def test_networks_that_cannot_be_padded_are_refused():
     sloping = lazyjax.nets.mlp(width=4, activation=lambda u: jnp.sqrt(jnp.abs(u)))
     good = lazyjax.nets.mlp(width=4)
     own = Network(good.init, lambda p, x: x, good.architecture, 4)
-    for network in (infinite_at_zero, sloping, own):
+    normalized = lazyjax.nets.mlp(width=4, normalization="layer")
+    recurrent = lazyjax.nets.rnn(width=4)
+    for network in (infinite_at_zero, sloping, own, normalized, recurrent):
         assert not can_be_padded(network)
         with pytest.raises(ValueError, match="`network` cannot be padded"):
             PaddedNetwork(network)
@@ -124,3 +127,5 @@ def test_build_returns_what_the_functions_return():
     spec = lazyjax.Architecture(kind="cnn", depth=2, head="average")
     assert build(spec, width=3) == lazyjax.nets.cnn(width=3, depth=2, head="average")
     assert build(lazyjax.Architecture(), width=3) == lazyjax.nets.mlp(width=3)
+    recurrent = lazyjax.Architecture(kind="rnn")
+    assert build(recurrent, width=3) == lazyjax.nets.rnn(width=3)

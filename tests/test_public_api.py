@@ -9,6 +9,7 @@ import lazyjax
 VERBS = [
     "empirical_nngp",
     "empirical_ntk",
+    "gradient_flow",
     "infinite_nngp",
     "infinite_nngp_of",
     "infinite_ntk",

@@ -303,6 +303,20 @@ def test_a_mapped_constant_may_be_closed_over():
     assert_close(together[1], jnp.stack([eig_max for _, eig_max in alone]))
 
 
+def test_gradients_are_taken_through_a_run(x64):
+    params, x, y = linear_problem(n=3, d=3, k=1)
+
+    def final_loss(rate):
+        optimizer = optax.inject_hyperparams(optax.sgd)(rate)
+        run = train(linear, params, x, y, optimizer=optimizer, num_steps=5)
+        return run.loss[-1]
+
+    slope = jax.grad(final_loss)(0.05)
+    numeric = (final_loss(0.05 + 1e-6) - final_loss(0.05 - 1e-6)) / 2e-6
+    assert_close(slope, numeric, 1e-6)  # as central differences allow
+    assert slope < 0
+
+
 def test_parameters_of_the_caller_are_left_alone():
     params, x, y = jax.tree.map(jnp.asarray, linear_problem(np.float32))
     before = np.array(params["w"])

@@ -4,19 +4,40 @@ For the loss $L = \tfrac12 \lVert f - y \rVert^2$, summed over examples and outp
 a constant kernel $H$, the outputs obey $\dot f = -H (f - y)$ under gradient flow and
 $f \leftarrow f - \eta H (f - y)$ under gradient descent. A loss $c L$ has the same
 trajectory at `time / c` and `learning_rate / c`.
+
+All dynamics are of the form $w = w_0 + J^\top a$ with dual variables $a$ `(n, k)`, so that
+$f = f_0 + H a$ on training points and $f^* = f^*_0 + \Theta^* a$ on others.
 """
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from typing import Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
-from lazyjax._checks import check_batch, check_finite, check_floating, check_targets
+from lazyjax._checks import check_nonnegative
+from lazyjax.dynamics._linear_checks import check_kernel_problem, check_test_points
+from lazyjax.dynamics._linear_filters import (
+    Filter,
+    descent_filter,
+    flow_filter,
+    heavy_ball_filter,
+)
 from lazyjax.linalg import gram_matrix
 from lazyjax.typing import AnyArray
+
+_Dynamics: TypeAlias = Literal["flow", "descent", "heavy ball"]
+_Quantity: TypeAlias = Literal["outputs", "loss", "dual"]
+
+
+class _Rates(NamedTuple):
+    """Numbers that dynamics depend on, beside the time or step."""
+
+    ridge: Array
+    learning_rate: Array
+    momentum: Array
 
 
 @jax.tree_util.register_dataclass
@@ -58,6 +79,19 @@ class Linearized:
         return self.eig_max * (self.eigenvalues.shape[-1] * eps)
 
     @property
+    def rank(self) -> Int[Array, "*batch"]:
+        """Number of eigenvalues above `eig_cutoff`; the others cannot be learned."""
+        is_positive = self.eigenvalues > self.eig_cutoff[..., None]
+        return jnp.sum(is_positive, axis=-1)
+
+    @property
+    def condition(self) -> Float[Array, "*batch"]:
+        """Largest over smallest eigenvalue, infinite if `rank` is not full."""
+        is_regular = self.rank == self.eigenvalues.shape[-1]
+        smallest = jnp.where(is_regular, self.eigenvalues[..., 0], 1)
+        return jnp.where(is_regular, self.eig_max / smallest, jnp.inf)
+
+    @property
     def max_learning_rate(self) -> Float[Array, "*batch"]:
         r"""Learning rate $2 / \lambda_{\max}(H)$, beyond which descent diverges."""
         return 2 / self.eig_max
@@ -66,6 +100,7 @@ class Linearized:
         self,
         time: float | Shaped[AnyArray, "*times"],
         *,
+        ridge: float | Float[AnyArray, ""] = 0.0,
         ntk_test_train: Float[AnyArray, "n_test n *kk"] | None = None,
         f0_test: Float[AnyArray, "n_test k"] | None = None,
     ) -> Float[Array, "*times n_out k"]:
@@ -77,6 +112,8 @@ class Linearized:
 
         Args:
             time: One or more times, 0 to infinity.
+            ridge: Weight $\mu$ of the penalty $\tfrac\mu2 \lVert w - w_0 \rVert^2$, with
+                which the flow ends at $f_0 + H (H + \mu)^{-1} (y - f_0)$.
             ntk_test_train: Kernel $\Theta^*$ of test against training points, in the
                 form that `linearized` was given; asks for outputs on the test points.
             f0_test: Outputs on the test points at time 0.
@@ -85,7 +122,7 @@ class Linearized:
             Outputs on the training points, or on the test points if they are given.
 
         Raises:
-            ValueError: If `time` is negative or NaN, or shapes do not fit.
+            ValueError: If `time` or `ridge` is negative or NaN, or shapes do not fit.
             TypeError: If dtypes differ.
 
         Example:
@@ -97,19 +134,21 @@ class Linearized:
             [0.75, 0.5]
             >>> flow.gradient_flow(jnp.inf)[:, 0].tolist()
             [1.0, 1.0]
+            >>> flow.gradient_flow(jnp.inf, ridge=1.0)[:, 0].tolist()
+            [0.666667, 0.5]
 
         References:
             Lee, Xiao et al. (2019), arXiv:1902.06720, Section 2.2 (number not checked).
         """
-        _check_nonnegative("time", time)
-        times = jnp.asarray(time, self.eigenvalues.dtype)
-        return self._flow(times, self._test_points(ntk_test_train, f0_test))
+        test_points = self._test_points(ntk_test_train, f0_test)
+        return self._at_times("outputs", time, ridge, test_points)
 
     def gradient_descent(
         self,
         step: int | Int[AnyArray, "*steps"],
         learning_rate: float | Float[AnyArray, ""],
         *,
+        ridge: float | Float[AnyArray, ""] = 0.0,
         ntk_test_train: Float[AnyArray, "n_test n *kk"] | None = None,
         f0_test: Float[AnyArray, "n_test k"] | None = None,
     ) -> Float[Array, "*steps n_out k"]:
@@ -122,6 +161,7 @@ class Linearized:
         Args:
             step: One or more numbers of updates.
             learning_rate: Step size $\eta$.
+            ridge: Weight of the penalty, as in `gradient_flow`.
             ntk_test_train: Kernel of test against training points, in the form that
                 `linearized` was given; asks for outputs on the test points.
             f0_test: Outputs on the test points at step 0.
@@ -130,7 +170,7 @@ class Linearized:
             Outputs on the training points, or on the test points if they are given.
 
         Raises:
-            ValueError: If `step` or `learning_rate` is negative, or shapes do not fit.
+            ValueError: If a number is negative, or shapes do not fit.
             TypeError: If `step` is not an integer, or dtypes differ.
 
         Example:
@@ -141,12 +181,57 @@ class Linearized:
             >>> flow.gradient_descent(jnp.array([0, 1, 2]), 0.25)[..., 0].tolist()
             [[0.0, 0.0], [0.5, 0.25], [0.75, 0.4375]]
         """
-        steps, rate = self._checked_descent(step, learning_rate)
         test_points = self._test_points(ntk_test_train, f0_test)
-        return self._descent(steps, rate, test_points)
+        return self._at_steps("outputs", step, learning_rate, None, ridge, test_points)
+
+    def heavy_ball(
+        self,
+        step: int | Int[AnyArray, "*steps"],
+        learning_rate: float | Float[AnyArray, ""],
+        momentum: float | Float[AnyArray, ""],
+        *,
+        ridge: float | Float[AnyArray, ""] = 0.0,
+        ntk_test_train: Float[AnyArray, "n_test n *kk"] | None = None,
+        f0_test: Float[AnyArray, "n_test k"] | None = None,
+    ) -> Float[Array, "*steps n_out k"]:
+        r"""Outputs of the linear model after `step` updates with momentum.
+
+        $w_{s+1} = w_s - \eta \nabla L(w_s) + \beta (w_s - w_{s-1})$ from
+        $w_{-1} = w_0$, which is `optax.sgd(eta, momentum=beta)`. It is stable while
+        $\eta < (1 + \beta)\,$`max_learning_rate`.
+
+        Args:
+            step: One or more numbers of updates.
+            learning_rate: Step size $\eta$.
+            momentum: The $\beta$, at least 0.
+            ridge: Weight of the penalty, as in `gradient_flow`.
+            ntk_test_train: Kernel of test against training points, in the form that
+                `linearized` was given; asks for outputs on the test points.
+            f0_test: Outputs on the test points at step 0.
+
+        Returns:
+            Outputs on the training points, or on the test points if they are given.
+
+        Raises:
+            ValueError: If a number is negative, or shapes do not fit.
+            TypeError: If `step` is not an integer, or dtypes differ.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> ball = linearized(jnp.ones((1, 1)), jnp.ones((1, 1)), jnp.zeros((1, 1)))
+            >>> ball.heavy_ball(jnp.arange(4), 0.5, 0.5)[:, 0, 0].tolist()
+            [0.0, 0.5, 1.0, 1.25]
+        """
+        test_points = self._test_points(ntk_test_train, f0_test)
+        return self._at_steps(
+            "outputs", step, learning_rate, momentum, ridge, test_points
+        )
 
     def gradient_flow_loss(
-        self, time: float | Shaped[AnyArray, "*times"]
+        self,
+        time: float | Shaped[AnyArray, "*times"],
+        *,
+        ridge: float | Float[AnyArray, ""] = 0.0,
     ) -> Float[Array, "*times"]:
         r"""Training loss $\tfrac12 \lVert f(t) - y \rVert^2$ under gradient flow.
 
@@ -155,165 +240,218 @@ class Linearized:
 
         Args:
             time: One or more times, 0 to infinity.
+            ridge: Weight of the penalty, which is not part of the loss.
 
         Returns:
             The loss, summed over examples and outputs.
         """
-        _check_nonnegative("time", time)
-        return self._flow_loss(jnp.asarray(time, self.eigenvalues.dtype))
+        return self._at_times("loss", time, ridge)
 
     def gradient_descent_loss(
         self,
         step: int | Int[AnyArray, "*steps"],
         learning_rate: float | Float[AnyArray, ""],
+        *,
+        ridge: float | Float[AnyArray, ""] = 0.0,
     ) -> Float[Array, "*steps"]:
         r"""Training loss $\tfrac12 \lVert f - y \rVert^2$ after `step` updates.
 
         Args:
             step: One or more numbers of updates.
             learning_rate: Step size $\eta$.
+            ridge: Weight of the penalty, which is not part of the loss.
 
         Returns:
             The loss, summed over examples and outputs; accurate as that of
             `gradient_flow_loss`.
         """
-        return self._descent_loss(*self._checked_descent(step, learning_rate))
+        return self._at_steps("loss", step, learning_rate, None, ridge)
 
-    @jax.jit
-    def _flow(self, times: Array, test_points: tuple[Array, Array] | None) -> Array:
-        if test_points is None:
-            return self._outputs_at(times, self._flow_progress)
-        return self._outputs_at(times, self._flow_integral, test_points)
-
-    @jax.jit
-    def _descent(
-        self, steps: Array, rate: Array, test_points: tuple[Array, Array] | None
-    ) -> Array:
-        if test_points is None:
-            return self._outputs_at(steps, lambda s: self._descent_progress(s, rate))
-        integral = lambda s: self._descent_integral(s, rate)
-        return self._outputs_at(steps, integral, test_points)
-
-    @jax.jit
-    def _flow_loss(self, times: Array) -> Array:
-        return self._loss_at(times, lambda time: jnp.exp(-self._rates(time)))
-
-    @jax.jit
-    def _descent_loss(self, steps: Array, rate: Array) -> Array:
-        scaled = rate * self.eigenvalues
-        return self._loss_at(steps, lambda s: _power_of_one_minus(scaled, s))
-
-    def _outputs_at(
+    def heavy_ball_loss(
         self,
-        points: Array,
-        filter_fn: Callable[[Array], Array],
+        step: int | Int[AnyArray, "*steps"],
+        learning_rate: float | Float[AnyArray, ""],
+        momentum: float | Float[AnyArray, ""],
+        *,
+        ridge: float | Float[AnyArray, ""] = 0.0,
+    ) -> Float[Array, "*steps"]:
+        r"""Training loss $\tfrac12 \lVert f - y \rVert^2$ after updates with momentum.
+
+        Args:
+            step: One or more numbers of updates.
+            learning_rate: Step size $\eta$.
+            momentum: The $\beta$.
+            ridge: Weight of the penalty, which is not part of the loss.
+
+        Returns:
+            The loss, summed over examples and outputs.
+        """
+        return self._at_steps("loss", step, learning_rate, momentum, ridge)
+
+    def gradient_flow_dual(
+        self,
+        time: float | Shaped[AnyArray, "*times"],
+        *,
+        ridge: float | Float[AnyArray, ""] = 0.0,
+    ) -> Float[Array, "*times n k"]:
+        """Dual variables under gradient flow, from which `dual_params` makes parameters.
+
+        Args:
+            time: One or more times, 0 to infinity.
+            ridge: Weight of the penalty.
+
+        Returns:
+            The dual variables; of a singular kernel at infinite time, the smallest.
+        """
+        return self._at_times("dual", time, ridge)
+
+    def gradient_descent_dual(
+        self,
+        step: int | Int[AnyArray, "*steps"],
+        learning_rate: float | Float[AnyArray, ""],
+        *,
+        ridge: float | Float[AnyArray, ""] = 0.0,
+    ) -> Float[Array, "*steps n k"]:
+        """Dual variables after `step` updates, for `dual_params`.
+
+        Args:
+            step: One or more numbers of updates.
+            learning_rate: Step size.
+            ridge: Weight of the penalty.
+
+        Returns:
+            The dual variables.
+        """
+        return self._at_steps("dual", step, learning_rate, None, ridge)
+
+    def heavy_ball_dual(
+        self,
+        step: int | Int[AnyArray, "*steps"],
+        learning_rate: float | Float[AnyArray, ""],
+        momentum: float | Float[AnyArray, ""],
+        *,
+        ridge: float | Float[AnyArray, ""] = 0.0,
+    ) -> Float[Array, "*steps n k"]:
+        """Dual variables after `step` updates with momentum, for `dual_params`.
+
+        Args:
+            step: One or more numbers of updates.
+            learning_rate: Step size.
+            momentum: Its factor.
+            ridge: Weight of the penalty.
+
+        Returns:
+            The dual variables.
+        """
+        return self._at_steps("dual", step, learning_rate, momentum, ridge)
+
+    def _at_times(
+        self,
+        quantity: _Quantity,
+        time: float | AnyArray,
+        ridge: float | AnyArray,
         test_points: tuple[Array, Array] | None = None,
     ) -> Array:
-        """Outputs whose coefficients are those of the error, times `filter_fn`."""
-        readout, f0 = self.eigenvectors, self.f0
-        if test_points is not None:
-            ntk_test_train, f0 = test_points
-            readout = jnp.matmul(
-                gram_matrix(ntk_test_train), self.eigenvectors, precision="highest"
-            )
-
-        def outputs(point: Array) -> Array:
-            weighted = filter_fn(point)[:, None] * self.coefficients
-            change = jnp.matmul(readout, weighted, precision="highest")
-            return f0 + change.reshape(f0.shape)
-
-        return _map_over(outputs, points)
-
-    def _loss_at(self, points: Array, filter_fn: Callable[[Array], Array]) -> Array:
-        """Loss whose coefficients are those of the error, times `filter_fn`."""
-
-        def loss(point: Array) -> Array:
-            left = filter_fn(point)[:, None] * self.coefficients
-            return jnp.sum(jnp.square(left)) / 2
-
-        return _map_over(loss, points)
-
-    def _rates(self, time: Array) -> Array:
-        r"""$\lambda t$; at infinite time infinity or, up to the cutoff, zero."""
-        finite = self.eigenvalues * jnp.where(jnp.isinf(time), 0, time)
-        infinite = jnp.where(self.eigenvalues > self.eig_cutoff, jnp.inf, 0)
-        return jnp.where(jnp.isinf(time), infinite.astype(finite.dtype), finite)
-
-    def _flow_progress(self, time: Array) -> Array:
-        r"""Share $1 - e^{-\lambda t}$ of each coefficient that is learned."""
-        return -jnp.expm1(-self._rates(time))
-
-    def _flow_integral(self, time: Array) -> Array:
-        r"""$(1 - e^{-\lambda t}) / \lambda$, which is $t$ at $\lambda = 0$."""
-        rates = self._rates(time)
-        at_zero = jnp.where(jnp.isinf(time), 0, time)
-        return self._over_eigenvalues(rates, self._flow_progress(time), at_zero)
-
-    def _descent_progress(self, step: Array, rate: Array) -> Array:
-        r"""Share $1 - (1 - \eta \lambda)^s$ of each coefficient that is learned."""
-        scaled = rate * self.eigenvalues
-        count = step.astype(scaled.dtype)
-        # Below 1, so that a tiny product is not lost in 1 - product.
-        slow = -jnp.expm1(count * jnp.log1p(-jnp.where(scaled < 1, scaled, 0)))
-        return jnp.where(scaled < 1, slow, 1 - _power_of_one_minus(scaled, step))
-
-    def _descent_integral(self, step: Array, rate: Array) -> Array:
-        r"""$(1 - (1 - \eta \lambda)^s) / \lambda$, which is $\eta s$ at $\lambda = 0$."""
-        progress = self._descent_progress(step, rate)
-        at_zero = rate * step.astype(rate.dtype)
-        return self._over_eigenvalues(rate * self.eigenvalues, progress, at_zero)
-
-    def _over_eigenvalues(self, rates: Array, progress: Array, at_zero: Array) -> Array:
-        # Where the rate underflows, so would the progress: the limit is exact there.
-        positive = rates > jnp.finfo(rates.dtype).tiny
-        return jnp.where(
-            positive, progress / jnp.where(positive, self.eigenvalues, 1), at_zero
+        check_nonnegative("time", time)
+        times = jnp.asarray(time, self.eigenvalues.dtype)
+        rates = self._checked_rates(ridge, 0.0, 0.0)
+        return self._evaluate(
+            times, rates, test_points, dynamics="flow", quantity=quantity
         )
 
-    def _checked_descent(
-        self, step: int | AnyArray, learning_rate: float | AnyArray
-    ) -> tuple[Array, Array]:
+    def _at_steps(
+        self,
+        quantity: _Quantity,
+        step: int | AnyArray,
+        learning_rate: float | AnyArray,
+        momentum: float | AnyArray | None,
+        ridge: float | AnyArray,
+        test_points: tuple[Array, Array] | None = None,
+    ) -> Array:
         steps = jnp.asarray(step)
         if not jnp.issubdtype(steps.dtype, jnp.integer):
             raise TypeError(f"`step` must hold integers; got dtype {steps.dtype}.")
-        _check_nonnegative("step", steps)
-        _check_nonnegative("learning_rate", learning_rate, infinity_allowed=False)
-        return steps, jnp.asarray(learning_rate, self.eigenvalues.dtype)
+        check_nonnegative("step", steps)
+        dynamics = "descent" if momentum is None else "heavy ball"
+        rates = self._checked_rates(
+            ridge, learning_rate, 0.0 if momentum is None else momentum
+        )
+        return self._evaluate(
+            steps, rates, test_points, dynamics=dynamics, quantity=quantity
+        )
 
-    def _test_points(
-        self, ntk_test_train: AnyArray | None, f0_test: AnyArray | None
-    ) -> tuple[Array, Array] | None:
-        """Both arguments, checked; `None` if the training points are meant."""
+    def _checked_rates(
+        self,
+        ridge: float | AnyArray,
+        learning_rate: float | AnyArray,
+        momentum: float | AnyArray,
+    ) -> _Rates:
         if self.f0.ndim != 2:
             raise ValueError(
                 f"`Linearized` with batch axes {self.f0.shape[:-2]} must be called "
                 "under `jax.vmap`."
             )
-        if ntk_test_train is None and f0_test is None:
-            return None
-        if ntk_test_train is None or f0_test is None:
-            missing = "ntk_test_train" if ntk_test_train is None else "f0_test"
-            raise ValueError(
-                "`ntk_test_train` and `f0_test` must be given together; "
-                f"`{missing}` is missing."
+        values = {
+            "ridge": ridge,
+            "learning_rate": learning_rate,
+            "momentum": momentum,
+        }
+        for name, value in values.items():
+            check_nonnegative(name, value, infinity_allowed=False)
+        dtype = self.eigenvalues.dtype
+        return _Rates(**{k: jnp.asarray(v, dtype) for k, v in values.items()})
+
+    @functools.partial(jax.jit, static_argnames=("dynamics", "quantity"))
+    def _evaluate(
+        self,
+        points: Array,
+        rates: _Rates,
+        test_points: tuple[Array, Array] | None,
+        *,
+        dynamics: _Dynamics,
+        quantity: _Quantity,
+    ) -> Array:
+        """A quantity at every scalar of `points`, whose axes come first."""
+        shifted = self.eigenvalues + rates.ridge
+        learning_rate, momentum = rates.learning_rate, rates.momentum
+
+        def filter_at(point: Array) -> Filter:
+            if dynamics == "flow":
+                return flow_filter(shifted, point, self.eig_cutoff)
+            if dynamics == "descent":
+                return descent_filter(shifted, point, learning_rate)
+            return heavy_ball_filter(shifted, point, learning_rate, momentum)
+
+        readout, start = self.eigenvectors, self.f0
+        if quantity == "dual":
+            start = jnp.zeros_like(self.f0)
+        if test_points is not None:
+            ntk_test_train, start = test_points
+            readout = jnp.matmul(
+                gram_matrix(ntk_test_train), self.eigenvectors, precision="highest"
             )
-        n, k = self.f0.shape
-        m, n_test = self.eigenvalues.shape[0], ntk_test_train.shape[0]
-        forms = {(n_test, n, k, k): n * k, (n_test, n): n}
-        shapes = [shape for shape, size in forms.items() if size == m]
-        if ntk_test_train.shape not in shapes:
-            raise ValueError(
-                f"`ntk_test_train` must have shape {' or '.join(map(str, shapes))}, in "
-                f"the form of the training kernel; got {ntk_test_train.shape}."
-            )
-        check_targets("f0_test", f0_test, n_test, k)
-        for name, array in {
-            "ntk_test_train": ntk_test_train,
-            "f0_test": f0_test,
-        }.items():
-            _check_dtype(name, array, self.f0.dtype)
-        check_finite("ntk_test_train", ntk_test_train)
-        return jnp.asarray(ntk_test_train), jnp.asarray(f0_test)
+
+        def at(point: Array) -> Array:
+            decay, integral = filter_at(point)
+            if quantity == "loss":
+                # Of a run that diverged both are infinite, of opposite signs.
+                adds = (rates.ridge > 0) & jnp.isfinite(decay)
+                share = decay + jnp.where(adds, rates.ridge * integral, 0)
+                return jnp.sum(jnp.square(share[:, None] * self.coefficients)) / 2
+            is_on_train = quantity == "outputs" and test_points is None
+            weights = self.eigenvalues * integral if is_on_train else integral
+            combined = weights[:, None] * self.coefficients
+            change = jnp.matmul(readout, combined, precision="highest")
+            return start + change.reshape(start.shape)
+
+        values = jax.vmap(at)(points.reshape(-1))
+        return values.reshape(points.shape + values.shape[1:])
+
+    def _test_points(
+        self, ntk_test_train: AnyArray | None, f0_test: AnyArray | None
+    ) -> tuple[Array, Array] | None:
+        size = self.eigenvalues.shape[-1]
+        return check_test_points(ntk_test_train, f0_test, self.f0, gram_size=size)
 
 
 def linearized(
@@ -352,22 +490,7 @@ def linearized(
         >>> [round(loss, 4) for loss in flow.gradient_flow_loss(jnp.arange(3.0)).tolist()]
         [0.5, 0.1693, 0.0785]
     """
-    for name, array in {"ntk": ntk, "y": y, "f0": f0}.items():
-        check_floating(name, array)
-        _check_dtype(name, array, ntk.dtype)
-    check_batch("ntk", ntk)
-    if y.ndim != 2:
-        raise ValueError(
-            f"`y` must have shape (n, k), one column per output; got {y.shape}."
-        )
-    n, k = y.shape
-    if ntk.shape not in ((n, n), (n, n, k, k)):
-        raise ValueError(
-            f"`ntk` must have shape {(n, n, k, k)}, or {(n, n)} if all outputs share "
-            f"it, to fit `y` of shape {y.shape}; got {ntk.shape}."
-        )
-    check_batch("y", y)
-    check_targets("f0", f0, n, k)
+    check_kernel_problem(ntk, y, f0)
     result, asymmetry, scale = _decomposed(*map(jnp.asarray, (ntk, y, f0)))
     tolerance = float(jnp.finfo(ntk.dtype).eps) ** 0.5
     if _known_false(asymmetry <= tolerance * scale):
@@ -397,43 +520,6 @@ def _decomposed(ntk: Array, y: Array, f0: Array) -> tuple[Linearized, Array, Arr
         eig_min=eigenvalues[0],
     )
     return result, jnp.linalg.norm(gram - gram.T), jnp.linalg.norm(gram)
-
-
-def _map_over(fn: Callable[[Array], Array], points: Array) -> Array:
-    """`fn` at every scalar of `points`, whose axes come first."""
-    values = jax.vmap(fn)(points.reshape(-1))
-    return values.reshape(points.shape + values.shape[1:])
-
-
-def _power_of_one_minus(z: Array, step: Array) -> Array:
-    """`(1 - z) ** step` for `z >= 0`, accurate when `1 - z` is near 1 or -1."""
-    log = jnp.where(
-        z < 1, jnp.log1p(-jnp.where(z < 1, z, 0)), jnp.log1p(jnp.maximum(z, 1) - 2)
-    )
-    magnitude = jnp.where(step == 0, 1, jnp.exp(step.astype(z.dtype) * log))
-    return jnp.where((z > 1) & (step % 2 == 1), -magnitude, magnitude)
-
-
-def _check_dtype(name: str, array: AnyArray, dtype: jnp.dtype) -> None:
-    if array.dtype != dtype:
-        raise TypeError(
-            f"`{name}` must have the dtype of the training kernel and outputs, {dtype};"
-            f" got {array.dtype}."
-        )
-
-
-def _check_nonnegative(
-    name: str, value: object, *, infinity_allowed: bool = True
-) -> None:
-    try:
-        values = np.asarray(value)
-    except jax.errors.TracerArrayConversionError:
-        return
-    if not np.all((values >= 0) & (infinity_allowed | np.isfinite(values))):
-        expected = (
-            "zero or positive" if infinity_allowed else "finite, zero or positive"
-        )
-        raise ValueError(f"`{name}` must be {expected}; got {value}.")
 
 
 def _known_false(condition: Array) -> bool:

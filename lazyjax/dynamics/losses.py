@@ -1,7 +1,25 @@
-"""Losses, as sums over examples and outputs."""
+r"""Losses, as sums over examples and outputs.
 
+Losses of the margin $z = y f$, for labels $y = \pm 1$, belong to the family of Zou et
+al. (2018) as far as they are convex, decrease to 0, and satisfy
+
+$$-\ell'(z) \ge \min(a_0, a_1 \ell(z)^p), \quad p \le 1, \qquad
+  |\ell'| \le \rho, \qquad \ell'' \le \lambda,$$
+
+with the constants of `ZOU_ASSUMPTIONS` (their paper's statement was not checked).
+"""
+
+import dataclasses
+import math
+import types
+from collections.abc import Mapping
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from lazyjax._checks import check_positive
+from lazyjax.typing import LossFn
 
 
 def square_loss(f: Float[Array, "n k"], y: Float[Array, "n k"]) -> Float[Array, ""]:
@@ -24,3 +42,218 @@ def square_loss(f: Float[Array, "n k"], y: Float[Array, "n k"]) -> Float[Array, 
         2.5
     """
     return jnp.sum(jnp.square(f - y)) / 2
+
+
+def cross_entropy_loss(
+    f: Float[Array, "n k"], y: Float[Array, "n k"]
+) -> Float[Array, ""]:
+    r"""Cross-entropy $-\sum_{ia} y_{ia} \log \operatorname{softmax}(f_i)_a$.
+
+    Args:
+        f: Outputs, the logits of `k >= 2` classes.
+        y: Probabilities of the classes, such as one-hot rows.
+
+    Returns:
+        The loss, summed over examples.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> round(cross_entropy_loss(jnp.zeros((1, 4)), jnp.eye(4)[:1]).item(), 4)
+        1.3863
+    """
+    return -jnp.sum(y * jax.nn.log_softmax(f, axis=1))
+
+
+def logistic_loss(f: Float[Array, "n k"], y: Float[Array, "n k"]) -> Float[Array, ""]:
+    r"""Logistic loss $\sum \log(1 + e^{-y f})$ of labels $y = \pm 1$.
+
+    All assumptions of Zou et al. hold. For one output it is `cross_entropy_loss` of two
+    classes with logits 0 and `f`. No finite parameters attain its infimum 0.
+
+    Args:
+        f: Outputs.
+        y: Labels, -1 or +1.
+
+    Returns:
+        The loss, summed over examples and outputs.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> round(logistic_loss(jnp.zeros((1, 1)), jnp.ones((1, 1))).item(), 4)
+        0.6931
+    """
+    return jnp.sum(jax.nn.softplus(-y * f))
+
+
+def exponential_loss(
+    f: Float[Array, "n k"], y: Float[Array, "n k"]
+) -> Float[Array, ""]:
+    r"""Exponential loss $\sum e^{-y f}$ of labels $y = \pm 1$.
+
+    Of the assumptions of Zou et al., neither $\ell'$ nor $\ell''$ is bounded.
+
+    Args:
+        f: Outputs.
+        y: Labels, -1 or +1.
+
+    Returns:
+        The loss, summed over examples and outputs.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> exponential_loss(jnp.zeros((3, 1)), jnp.ones((3, 1))).item()
+        3.0
+    """
+    return jnp.sum(jnp.exp(-y * f))
+
+
+def smoothed_hinge_loss(
+    f: Float[Array, "n k"], y: Float[Array, "n k"]
+) -> Float[Array, ""]:
+    r"""Hinge loss of labels $y = \pm 1$, its kink smoothed over a unit of the margin.
+
+    $\ell(z)$ is 0 for $z \ge 1$, $(1 - z)^2 / 2$ for $0 \le z \le 1$ and
+    $\tfrac12 - z$ for $z \le 0$. The assumptions of Zou et al. hold, but for one: beyond
+    margin 1 it does not decrease, being 0 already.
+
+    Args:
+        f: Outputs.
+        y: Labels, -1 or +1.
+
+    Returns:
+        The loss, summed over examples and outputs.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> f = jnp.array([[2.0], [0.5], [-1.0]])
+        >>> smoothed_hinge_loss(f, jnp.ones((3, 1))).item()
+        1.625
+    """
+    short = jnp.maximum(1 - y * f, 0)
+    return jnp.sum(jnp.where(short < 1, short**2 / 2, short - 0.5))
+
+
+def squared_hinge_loss(
+    f: Float[Array, "n k"], y: Float[Array, "n k"]
+) -> Float[Array, ""]:
+    r"""Squared hinge loss $\tfrac12 \sum \max(0, 1 - y f)^2$ of labels $y = \pm 1$.
+
+    Of the assumptions of Zou et al., $\ell'$ is not bounded, and beyond margin 1 it does
+    not decrease, being 0 already.
+
+    Args:
+        f: Outputs.
+        y: Labels, -1 or +1.
+
+    Returns:
+        The loss, summed over examples and outputs.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> f = jnp.array([[2.0], [0.5], [-1.0]])
+        >>> squared_hinge_loss(f, jnp.ones((3, 1))).item()
+        2.125
+    """
+    return jnp.sum(jnp.maximum(1 - y * f, 0) ** 2) / 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MarginAssumptions:
+    r"""Constants of a margin loss in the assumptions of Zou et al.; see the module.
+
+    Attributes:
+        floor: The $a_0$.
+        factor: The $a_1$.
+        power: The $p$.
+        lipschitz: The least $\rho$, infinite if there is none.
+        smoothness: The least $\lambda$, infinite if there is none.
+        is_strictly_decreasing: Whether the loss falls everywhere, so that it is nowhere
+            0.
+    """
+
+    floor: float
+    factor: float
+    power: float
+    lipschitz: float
+    smoothness: float
+    is_strictly_decreasing: bool
+
+
+# Logistic: -l' = 1 - exp(-l) >= (1 - 1/e) min(1, l). Hinges: -l' = sqrt(2 l) where
+# quadratic. Each is checked by a test on a grid.
+ZOU_ASSUMPTIONS: Mapping[LossFn, MarginAssumptions] = types.MappingProxyType(
+    {
+        logistic_loss: MarginAssumptions(
+            floor=0.5,
+            factor=0.5,
+            power=1.0,
+            lipschitz=1.0,
+            smoothness=0.25,
+            is_strictly_decreasing=True,
+        ),
+        exponential_loss: MarginAssumptions(
+            floor=1.0,
+            factor=1.0,
+            power=1.0,
+            lipschitz=math.inf,
+            smoothness=math.inf,
+            is_strictly_decreasing=True,
+        ),
+        smoothed_hinge_loss: MarginAssumptions(
+            floor=1.0,
+            factor=2**0.5,
+            power=0.5,
+            lipschitz=1.0,
+            smoothness=1.0,
+            is_strictly_decreasing=False,
+        ),
+        squared_hinge_loss: MarginAssumptions(
+            floor=1.0,
+            factor=2**0.5,
+            power=0.5,
+            lipschitz=math.inf,
+            smoothness=1.0,
+            is_strictly_decreasing=False,
+        ),
+    }
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scaled:
+    loss_fn: LossFn
+    alpha: float | Float[Array, ""]
+
+    def __call__(self, f: Float[Array, "n k"], y: Float[Array, "n k"], /) -> Array:
+        return self.loss_fn(self.alpha * f, y) / self.alpha**2
+
+
+def scaled(loss_fn: LossFn, alpha: int | float | Float[Array, ""]) -> LossFn:
+    r"""The loss $R(\alpha h) / \alpha^2$ of a network $h$ whose outputs are scaled.
+
+    Trained on it, $\alpha h$ moves at the speed of $h$ on $R$, whatever $\alpha$, and is
+    lazier the larger $\alpha$ is if $h$ starts near 0. The factor $\alpha$ is in the
+    loss only: outputs that observers see are those of $h$.
+
+    Args:
+        loss_fn: The loss $R$.
+        alpha: Output scale. For a number, equal arguments give equal losses, so that a
+            compiled program is used again; under `jax.vmap` it may be traced.
+
+    Returns:
+        The scaled loss.
+
+    Raises:
+        ValueError: If `alpha` is known and not positive and finite.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> scaled(square_loss, 10.0)(jnp.ones((1, 1)), jnp.zeros((1, 1))).item()
+        0.5
+
+    References:
+        Chizat, Oyallon and Bach (2019), arXiv:1812.07956 (equation number not checked).
+    """
+    check_positive("alpha", alpha)
+    # Numbers of NumPy would promote outputs of lower precision.
+    return _Scaled(loss_fn, float(alpha) if isinstance(alpha, float | int) else alpha)

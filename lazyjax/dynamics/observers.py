@@ -11,13 +11,16 @@ import functools
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree, Shaped
+from jaxtyping import Array, Float, PyTree, Shaped
 
-from lazyjax.linalg import eigvalsh, gram_matrix
+from lazyjax._checks import check_batch
+from lazyjax.dynamics.losses import square_loss
+from lazyjax.linalg import eigvalsh, gram_matrix, singular_values
 from lazyjax.ntk import empirical_ntk
-from lazyjax.trees import tree_distance
-from lazyjax.typing import AnyArray, ApplyFn, Params
+from lazyjax.trees import leaf_paths, tree_distance, tree_norm
+from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,8 +32,9 @@ class Snapshot:
         params: Its parameters at this step.
         x: Training inputs.
         y: Training targets.
-        step: Number of updates so far.
+        step: Number of updates so far; under gradient flow, the time.
         start: Snapshot at step 0; `None` where this is it. Read it as `initial`.
+        loss_fn: Loss that is trained on.
 
     Example:
         >>> import jax.numpy as jnp
@@ -50,8 +54,9 @@ class Snapshot:
     params: Params
     x: Shaped[AnyArray, "n *d"]
     y: Float[AnyArray, "n k"]
-    step: int | Int[Array, ""] = 0
+    step: int | float | Shaped[Array, ""] = 0
     start: "Snapshot | None" = None
+    loss_fn: LossFn = square_loss
 
     @property
     def initial(self) -> "Snapshot":
@@ -78,7 +83,9 @@ class Snapshot:
         """Eigenvalues of `gram`, ascending."""
         return eigvalsh(self.gram)
 
-    def following(self, params: Params, step: int | Int[Array, ""]) -> "Snapshot":
+    def following(
+        self, params: Params, step: int | float | Shaped[Array, ""]
+    ) -> "Snapshot":
         """Snapshot of the same training run at a later step.
 
         What it evaluates at step 0 that is not known there yet, it keeps to itself: a
@@ -86,7 +93,7 @@ class Snapshot:
 
         Args:
             params: Parameters at that step.
-            step: Number of updates so far.
+            step: Number of updates so far, or time.
 
         Returns:
             The snapshot, whose `initial` is that of this one.
@@ -111,6 +118,17 @@ def residual_norm(snapshot: Snapshot) -> Float[Array, ""]:
 def parameter_distance(snapshot: Snapshot) -> Float[Array, ""]:
     r"""Distance $\lVert w - w(0) \rVert_2$ over all parameters."""
     return tree_distance(snapshot.params, snapshot.initial.params)
+
+
+def relative_parameter_distance(snapshot: Snapshot) -> Float[Array, ""]:
+    r"""Distance $\lVert w - w(0) \rVert_2 / \lVert w(0) \rVert_2$ of all parameters."""
+    start = snapshot.initial.params
+    return tree_distance(snapshot.params, start) / tree_norm(start)
+
+
+def loss(snapshot: Snapshot) -> Float[Array, ""]:
+    """Loss on all training inputs, also where training is by minibatches."""
+    return snapshot.loss_fn(snapshot.outputs, jnp.asarray(snapshot.y))
 
 
 def ntk(snapshot: Snapshot) -> Float[Array, "n n k k"]:
@@ -159,3 +177,203 @@ def ntk_drift_norm(snapshot: Snapshot) -> Float[Array, ""]:
     """
     change = eigvalsh(snapshot.gram - snapshot.initial.gram)
     return jnp.max(jnp.abs(change))
+
+
+def target_alignment(snapshot: Snapshot) -> Float[Array, ""]:
+    r"""Centred alignment of the kernel with the targets, between 0 and 1 for one output.
+
+    $\langle K_c, Y_c \rangle_F / (\lVert K_c \rVert_F \lVert Y_c \rVert_F)$ with
+    $K = \sum_a H_{\cdot a, \cdot a}$ (the kernel's trace over outputs), $Y = y y^\top$ and
+    $M_c = C M C$, $C = 1 - \mathbb{1} \mathbb{1}^\top / n$.
+
+    Args:
+        snapshot: Network at one step.
+
+    Returns:
+        The alignment; NaN if all targets, or all rows of the kernel, are the same.
+
+    References:
+        Cortes, Mohri and Rostamizadeh (2012), JMLR 13, Definition 4 (number not
+        checked).
+    """
+    kernel = _centred(jnp.trace(snapshot.ntk, axis1=2, axis2=3))
+    targets = jnp.asarray(snapshot.y)
+    targets = targets - jnp.mean(targets, axis=0, keepdims=True)
+    gram = jnp.matmul(targets, targets.T, precision="highest")
+    norms = jnp.linalg.norm(kernel) * jnp.linalg.norm(gram)
+    return jnp.sum(kernel * gram) / norms
+
+
+def neuron_distances(snapshot: Snapshot) -> dict[str, Float[Array, " units"]]:
+    r"""Distance $\lVert w_r - w_r(0) \rVert_2$ of every unit's incoming weights.
+
+    Proofs in the manner of Du et al. need the largest of the first layer to be small.
+
+    Args:
+        snapshot: Network at one step.
+
+    Returns:
+        The distances, by the path of each array of two or more axes, of which the last
+        counts units; biases are left out.
+    """
+    moved = jax.tree.map(jnp.subtract, snapshot.params, snapshot.initial.params)
+    return {
+        path: jnp.linalg.norm(matrix, axis=0)
+        for path, matrix in _matrices(moved).items()
+    }
+
+
+def weight_spectra(snapshot: Snapshot) -> dict[str, Float[Array, " r"]]:
+    """Singular values of every weight matrix, decreasing.
+
+    Args:
+        snapshot: Network at one step.
+
+    Returns:
+        The values, by the path of each array of two or more axes, taken as a matrix
+        with one column per entry of the last axis.
+    """
+    matrices = _matrices(snapshot.params)
+    return {path: singular_values(matrix) for path, matrix in matrices.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class _ActivationStability:
+    pre_activations_fn: Callable[[Params, Array], PyTree]
+
+    @property
+    def __name__(self) -> str:
+        return "activation_stability"
+
+    def __call__(self, snapshot: Snapshot) -> PyTree[Float[Array, ""]]:
+        now, before = (
+            self.pre_activations_fn(of.params, jnp.asarray(of.x))
+            for of in (snapshot, snapshot.initial)
+        )
+        return jax.tree.map(_share_unchanged, now, before)
+
+
+def activation_stability(
+    pre_activations_fn: Callable[[Params, Array], PyTree],
+) -> Observer:
+    """Observer of the share of gates, unit by example, that are as they were at step 0.
+
+    A gate is the sign of a pre-activation, positive or not. In the lazy regime the
+    share tends to 1.
+
+    Args:
+        pre_activations_fn: Pre-activations `(params, x) -> pytree of arrays`, such as
+            one array for each hidden layer.
+
+    Returns:
+        The observer, which sees one share for each array. It is called
+        "activation_stability".
+
+    Raises:
+        TypeError: If `pre_activations_fn` is not callable.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> gates = activation_stability(lambda w, x: x @ w)
+        >>> start = Snapshot(
+        ...     apply_fn=lambda w, x: jnp.maximum(x @ w, 0),
+        ...     params=jnp.array([[1.0, 1.0]]),
+        ...     x=jnp.ones((1, 1)),
+        ...     y=jnp.ones((1, 2)),
+        ... )
+        >>> gates(start.following(jnp.array([[2.0, -1.0]]), step=1)).item()
+        0.5
+
+    References:
+        Chizat, Oyallon and Bach (2019), arXiv:1812.07956, "stability of activations"
+        (section not checked).
+    """
+    if not callable(pre_activations_fn):
+        raise TypeError(
+            f"`pre_activations_fn` must be callable; got {pre_activations_fn!r}."
+        )
+    return _ActivationStability(pre_activations_fn)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _OnInputs:
+    observer: Observer
+    x: AnyArray
+    y: AnyArray | None
+
+    @property
+    def __name__(self) -> str:
+        of = self.observer
+        return f"{getattr(of, '__name__', type(of).__name__)}_on_inputs"
+
+    def __call__(self, snapshot: Snapshot) -> PyTree[Any]:
+        x = jnp.asarray(self.x)
+        if self.y is not None:
+            y = jnp.asarray(self.y)
+        else:
+            f = jax.eval_shape(snapshot.apply_fn, snapshot.params, x)
+            y = jnp.full(f.shape, jnp.nan, f.dtype)
+        initial = dataclasses.replace(snapshot.initial, x=x, y=y)
+        if snapshot.start is None:
+            return self.observer(initial)
+        moved = initial.following(snapshot.params, snapshot.step)
+        return self.observer(moved)
+
+
+def on_inputs(
+    observer: Observer,
+    x: Shaped[AnyArray, "n *d"],
+    y: Float[AnyArray, "n k"] | None = None,
+) -> Observer:
+    """The observer, looking at other inputs than those that are trained on.
+
+    Args:
+        observer: Such as `outputs`, `ntk` or `ntk_drift`.
+        x: The inputs: test inputs, or a fixed probe set.
+        y: Their targets; `None` means NaN, for observers that do not use them.
+
+    Returns:
+        The observer, called as `observer` with "_on_inputs" added. Keep it to use a
+        compiled program again.
+
+    Raises:
+        TypeError: If `observer` is not callable.
+        ValueError: If `x` is not a batch.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> start = Snapshot(
+        ...     apply_fn=lambda w, x: x @ w,
+        ...     params=jnp.ones((1, 1)),
+        ...     x=jnp.ones((1, 1)),
+        ...     y=jnp.ones((1, 1)),
+        ... )
+        >>> on_inputs(outputs, jnp.array([[3.0], [4.0]]))(start)[:, 0].tolist()
+        [3.0, 4.0]
+    """
+    if not callable(observer):
+        raise TypeError(f"`observer` must be callable; got {observer!r}.")
+    check_batch("x", x)
+    return _OnInputs(observer, x, y)
+
+
+def _centred(matrix: Array) -> Array:
+    rows = matrix - jnp.mean(matrix, axis=0, keepdims=True)
+    return rows - jnp.mean(rows, axis=1, keepdims=True)
+
+
+def _matrices(params: Params) -> dict[str, Array]:
+    """Arrays of two or more axes, by path, as matrices with the last axis as columns."""
+    leaves = jax.tree.leaves(params)
+    return {
+        path: jnp.asarray(leaf).reshape(-1, leaf.shape[-1])
+        for path, leaf in zip(leaf_paths(params), leaves, strict=True)
+        if leaf.ndim >= 2
+    }
+
+
+def _share_unchanged(now: Array, before: Array) -> Array:
+    unchanged = (now > 0) == (before > 0)
+    # NaN is no pattern: it makes the share NaN, not a change.
+    share = jnp.mean(unchanged.astype(now.dtype))
+    return jnp.where(jnp.all(jnp.isfinite(now)), share, jnp.nan)

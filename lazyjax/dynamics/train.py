@@ -1,7 +1,7 @@
 r"""Training with optax in one compiled program, observed at chosen steps."""
 
 import dataclasses
-import functools
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,18 +9,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PyTree, Shaped
+from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 
-from lazyjax._checks import (
-    check_at_least,
-    check_batch,
-    check_network_output,
-    check_params,
-    check_targets,
-)
+from lazyjax._checks import check_at_least, check_choice
 from lazyjax._static import as_static
+from lazyjax.dynamics._checkpoint import run_with_checkpoints
+from lazyjax.dynamics._loop import (
+    Problem,
+    Sampling,
+    Settings,
+    run_segment,
+)
+from lazyjax.dynamics._problem import checked_problem, named_observers
 from lazyjax.dynamics.losses import square_loss
-from lazyjax.dynamics.observers import Observer, Snapshot
+from lazyjax.dynamics.observers import Observer
 from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params
 
 
@@ -32,17 +34,42 @@ class Run:
     Attributes:
         params: Parameters after the last step.
         loss: Loss at every step, from before the first update to after the last:
-            `num_steps + 1` values.
+            `num_steps + 1` values; with minibatches, on that of each step.
         observed_at: Steps at which the observers looked.
         observations: What each observer saw, by name, stacked along those steps.
-        diverged_at: First step at which the loss was not finite; -1 if there was none.
+        stopped_at: First step at which a stop rule held; from there on parameters and
+            loss stay as they are. -1 if there was none.
+        diverged_at: First step at which the loss was not finite, or above `max_loss`;
+            -1 if there was none.
     """
 
     params: Params
     loss: Float[Array, "*batch num_losses"]
     observed_at: Int[Array, "*batch num_observed"]
     observations: dict[str, PyTree[Any]]
+    stopped_at: Int[Array, "*batch"]
     diverged_at: Int[Array, "*batch"]
+
+    def explain(self) -> str:
+        """How the run ended, in one sentence.
+
+        Returns:
+            The sentence, with counts if there are several runs.
+        """
+        num_steps = self.loss.shape[-1] - 1
+        diverged, stopped = np.ravel(self.diverged_at), np.ravel(self.stopped_at)
+        if diverged.size > 1:
+            reached = np.sum((stopped >= 0) & (diverged < 0))
+            return (
+                f"Of {diverged.size} runs of at most {num_steps} steps, "
+                f"{np.sum(diverged >= 0)} diverged and {reached} reached the target."
+            )
+        if diverged[0] >= 0:
+            return f"The loss diverged at step {diverged[0]} of {num_steps}."
+        loss = float(np.ravel(self.loss)[-1])
+        if stopped[0] >= 0:
+            return f"The loss reached its target at step {stopped[0]}: {loss:.3g}."
+        return f"The run took all {num_steps} steps; the last loss is {loss:.3g}."
 
 
 def train(
@@ -54,15 +81,23 @@ def train(
     optimizer: optax.GradientTransformation,
     num_steps: int,
     loss_fn: LossFn = square_loss,
+    batch_size: int | None = None,
+    key: Key[Array, ""] | None = None,
+    sampling: Sampling = "shuffle",
+    target_loss: float | Float[AnyArray, ""] | None = None,
+    max_loss: float | Float[AnyArray, ""] | None = None,
     observe: Sequence[Observer] | Mapping[str, Observer] = (),
     observe_at: Sequence[int] | Int[AnyArray, "num_observed"] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int | None = None,
 ) -> Run:
-    r"""Full-batch training of `apply_fn` from `params`, in one compiled program.
+    r"""Training of `apply_fn` from `params`, in one compiled program.
 
     With `optax.sgd` it is gradient descent $w \leftarrow w - \eta \nabla L(w)$ on
     $L = \tfrac12 \lVert f - y \rVert^2$, summed over examples and outputs. A loss
     $c L$ has the same run at `learning_rate / c`. The step is stable for the linear
-    model while $\eta < 2 / \lambda_{\max}(H)$.
+    model while $\eta < 2 / \lambda_{\max}(H)$. Trained on `linearize(apply_fn, params)`,
+    it is the linear model's own run, for any optimizer and loss.
 
     Observers see the network between updates and change nothing; several of them share
     one evaluation of the outputs and the kernel. `params` is not overwritten. Seeds
@@ -79,19 +114,34 @@ def train(
             that use them.
         num_steps: Number of updates.
         loss_fn: Loss `(f, y) -> scalar`.
+        batch_size: Number of examples of a minibatch; `None` means all, in order. The
+            loss is that of the minibatch alone: one that is a sum over examples, as all
+            of ours, has gradients smaller by `batch_size / n` on average.
+        key: Source of the minibatches; must be given with `batch_size`.
+        sampling: "shuffle" draws a new order of the examples for each epoch of
+            `n // batch_size` steps and takes them in turn (what is left over is left
+            out of that epoch); "replacement" draws every example of every minibatch
+            independently.
+        target_loss: The run stops before the first update whose loss is at most this.
+        max_loss: A larger loss counts as divergence; `None` means no finite one does.
         observe: Observers, known by their `__name__`, or a mapping from names; see
             `lazyjax.dynamics.observers`.
         observe_at: Increasing steps, from 0 to `num_steps`, at which the observers
             look; `None` means the first and the last.
+        checkpoint: Folder to keep the run in. A call with the same arguments goes on
+            from what is there, with the same result to the bit. The arrays and numbers
+            of the problem are compared with those kept; functions cannot be.
+        checkpoint_every: Number of steps between checkpoints; must divide `num_steps`.
 
     Returns:
         The trained parameters, all losses and all observations. Divergence is a result
-        (`diverged_at`), not an error.
+        (`diverged_at`), not an error: the run stops there.
 
     Raises:
         TypeError: If an argument is not of its kind, or not floating point.
         ValueError: If `x` or `y` is empty, of the wrong shape or not finite, the output
-            is not `(n, k)`, or `num_steps`, `observe` or `observe_at` is out of range.
+            is not `(n, k)`, a number is out of range, arguments that belong together
+            are not given together, or `checkpoint` holds another run.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -110,152 +160,99 @@ def train(
         >>> run.observations["ntk_eig_min"].tolist(), run.diverged_at.item()
         ([1.0, 1.0], -1)
     """
-    for name, function in {"apply_fn": apply_fn, "loss_fn": loss_fn}.items():
-        if not callable(function):
-            raise TypeError(f"`{name}` must be callable; got {function!r}.")
     if not isinstance(optimizer, optax.GradientTransformation):
         raise TypeError(
             "`optimizer` must be an optax gradient transformation, such as "
             f"`optax.sgd(0.1)`; got {optimizer!r}."
         )
     check_at_least("num_steps", num_steps, 0)
-    observers = _named(observe)
-    observed_at = _checked_steps(observe_at, num_steps)
-    check_params("params", params)
-    params = jax.tree.map(_strongly_typed, params)
-    x, y = _strongly_typed(x), _strongly_typed(y)
-    check_batch("x", x)
-    _check_problem(apply_fn, params, x, y, loss_fn)
-    return _compiled(
-        params,
-        x,
-        y,
-        jnp.asarray(observed_at, jnp.int32),
+    check_choice("sampling", sampling, ("shuffle", "replacement"))
+    observers = named_observers(observe)
+    steps = _checked_steps(observe_at, num_steps)
+    params, x, y, loss_dtype = checked_problem(apply_fn, params, x, y, loss_fn)
+    _check_batches(batch_size, key, x.shape[0])
+    settings = Settings(
         apply_fn=as_static(apply_fn),
         optimizer=_static_optimizer(optimizer),
         loss_fn=as_static(loss_fn),
-        observers=tuple((name, as_static(fn)) for name, fn in observers.items()),
+        observers=observers,
         num_steps=num_steps,
-        from_start=int(observed_at[0]) == 0,
-        to_end=int(observed_at[-1]) == num_steps,
+        batch_size=batch_size,
+        sampling=sampling,
+        stops_early=target_loss is not None or max_loss is not None,
     )
-
-
-@functools.partial(
-    jax.jit,
-    static_argnames=(
-        "apply_fn",
-        "optimizer",
-        "loss_fn",
-        "observers",
-        "num_steps",
-        "from_start",
-        "to_end",
-    ),
-)
-def _compiled(
-    params: Params,
-    x: Array,
-    y: Array,
-    observed_at: Array,
-    *,
-    apply_fn: ApplyFn,
-    optimizer: optax.GradientTransformation,
-    loss_fn: LossFn,
-    observers: tuple[tuple[str, Observer], ...],
-    num_steps: int,
-    from_start: bool,
-    to_end: bool,
-) -> Run:
-    """The whole run; `from_start` and `to_end` say which ends `observed_at` holds."""
-    optimizer = optax.with_extra_args_support(optimizer)
-
-    def loss_at(params: Params) -> Array:
-        return loss_fn(apply_fn(params, x), y)
-
-    def update(step: Array, state: tuple) -> tuple:
-        params, opt_state, losses = state
-        loss, grads = jax.value_and_grad(loss_at)(params)
-        updates, opt_state = optimizer.update(
-            grads, opt_state, params, value=loss, grad=grads, value_fn=loss_at
-        )
-        losses = jax.lax.dynamic_update_index_in_dim(losses, loss, step, 0)
-        return optax.apply_updates(params, updates), opt_state, losses
-
-    def look(snapshot: Snapshot) -> dict[str, Any]:
-        return {name: jax.tree.map(jnp.asarray, fn(snapshot)) for name, fn in observers}
-
-    loss_dtype = jax.eval_shape(loss_at, params).dtype
-    losses = jnp.zeros(num_steps + 1, loss_dtype)
-    state = (params, optimizer.init(params), losses)
-    observations: dict[str, Any] = {}
-    if not observers:
-        state = jax.lax.fori_loop(0, num_steps, update, state)
-    else:
-        initial = Snapshot(
-            apply_fn=apply_fn, params=params, x=x, y=y, step=jnp.zeros((), jnp.int32)
-        )
-        # Looking before the loop, even if step 0 is not asked for, evaluates what the
-        # observers need of the start once and outside; what they do not, XLA drops.
-        first = look(initial)
-
-        def interval(state: tuple, ends: tuple[Array, Array]) -> tuple:
-            state = jax.lax.fori_loop(*ends, update, state)
-            return state, look(initial.following(state[0], ends[1]))
-
-        seen = [jax.tree.map(lambda leaf: leaf[None], first)] if from_start else []
-        stops = observed_at[1:] if from_start else observed_at
-        if stops.size:
-            starts = jnp.concatenate([jnp.zeros(1, jnp.int32), stops[:-1]])
-            state, later = jax.lax.scan(interval, state, (starts, stops))
-            seen.append(later)
-        if not to_end:
-            state = jax.lax.fori_loop(observed_at[-1], num_steps, update, state)
-        observations = jax.tree.map(lambda *parts: jnp.concatenate(parts), *seen)
-    params, _, losses = state
-    losses = losses.at[num_steps].set(loss_at(params))
-    bad = ~jnp.isfinite(losses)
-    first_bad = jnp.argmax(bad).astype(jnp.int32)
-    return Run(
+    problem = Problem(
         params=params,
-        loss=losses,
-        observed_at=observed_at,
-        observations=observations,
-        diverged_at=jnp.where(jnp.any(bad), first_bad, -1),
+        x=x,
+        y=y,
+        key=key,
+        target_loss=_as_limit("target_loss", target_loss, -jnp.inf, loss_dtype),
+        max_loss=_as_limit("max_loss", max_loss, jnp.inf, loss_dtype),
+    )
+    if checkpoint is not None or checkpoint_every is not None:
+        _check_checkpoint(checkpoint, checkpoint_every, num_steps)
+        assert checkpoint is not None
+        assert checkpoint_every is not None
+        segment = run_with_checkpoints(
+            problem, steps, settings, path=checkpoint, every=checkpoint_every
+        )
+    else:
+        segment = run_segment(
+            problem,
+            None,
+            jnp.zeros((), jnp.int32),
+            jnp.asarray(steps, jnp.int32),
+            settings=settings,
+            sees_start=int(steps[0]) == 0,
+            sees_end=int(steps[-1]) == num_steps,
+        )
+    return Run(
+        params=segment.state.params,
+        loss=segment.loss,
+        observed_at=jnp.asarray(steps, jnp.int32),
+        observations=segment.observations,
+        stopped_at=segment.state.stopped_at,
+        diverged_at=segment.state.diverged_at,
     )
 
 
-def _named(
-    observe: Sequence[Observer] | Mapping[str, Observer],
-) -> dict[str, Observer]:
-    if isinstance(observe, Mapping):
-        pairs = list(observe.items())
-    elif isinstance(observe, Sequence):
-        pairs = [(getattr(fn, "__name__", None), fn) for fn in observe]
-    else:
-        raise TypeError(
-            "`observe` must be a sequence of observers or a mapping from names to "
-            f"them; got {observe!r}."
+def _check_batches(batch_size: int | None, key: object, num_examples: int) -> None:
+    if (batch_size is None) != (key is None):
+        missing = "key" if key is None else "batch_size"
+        raise ValueError(
+            f"`batch_size` and `key` must be given together; `{missing}` is missing."
         )
-    named: dict[str, Observer] = {}
-    for name, fn in pairs:
-        if not callable(fn):
-            raise TypeError(
-                "`observe` must hold functions of a snapshot, such as "
-                f"`observers.ntk_eig_min`; got {fn!r}."
-            )
-        if not isinstance(name, str):
-            raise TypeError(
-                f"`observe` must name every observer, and {fn!r} has no name of its "
-                "own; pass a mapping {name: observer}."
-            )
-        if name in named:
-            raise ValueError(
-                f"`observe` must not name two observers alike; got {name!r} twice. Pass "
-                "a mapping {name: observer}."
-            )
-        named[name] = fn
-    return named
+    if batch_size is None:
+        return
+    check_at_least("batch_size", batch_size, 1)
+    if batch_size > num_examples:
+        raise ValueError(
+            f"`batch_size` must be at most the number of examples, {num_examples}; got "
+            f"{batch_size}."
+        )
+
+
+def _as_limit(
+    name: str, value: float | AnyArray | None, default: float, dtype: jnp.dtype
+) -> Array:
+    limit = jnp.asarray(default if value is None else value)
+    if limit.ndim:
+        raise ValueError(f"`{name}` must be one number; got shape {limit.shape}.")
+    return limit.astype(dtype)
+
+
+def _check_checkpoint(path: object, every: int | None, num_steps: int) -> None:
+    if path is None or every is None:
+        missing = "checkpoint" if path is None else "checkpoint_every"
+        raise ValueError(
+            "`checkpoint` and `checkpoint_every` must be given together; "
+            f"`{missing}` is missing."
+        )
+    check_at_least("checkpoint_every", every, 1)
+    if num_steps % every:
+        raise ValueError(
+            f"`checkpoint_every` must divide `num_steps` = {num_steps}; got {every}."
+        )
 
 
 def _checked_steps(
@@ -275,30 +272,6 @@ def _checked_steps(
             f"{num_steps} or earlier; got {observe_at!r}."
         )
     return steps
-
-
-def _check_problem(
-    apply_fn: ApplyFn, params: Params, x: Array, y: Array, loss_fn: LossFn
-) -> None:
-    f = jax.eval_shape(apply_fn, params, x)
-    check_network_output(f, num_examples=x.shape[0])
-    check_targets("y", y, *f.shape)
-    if y.dtype != f.dtype:
-        raise TypeError(
-            f"`y` must have the dtype of the outputs, {f.dtype}; got {y.dtype}."
-        )
-    loss = jax.eval_shape(loss_fn, f, y)
-    if getattr(loss, "shape", None) != () or not jnp.issubdtype(
-        loss.dtype, jnp.floating
-    ):
-        raise TypeError(
-            f"`loss_fn` must return a real floating-point scalar; got {loss}."
-        )
-
-
-def _strongly_typed(leaf: AnyArray) -> Array:
-    # Weakly typed leaves would change type in the loop, and compile once more.
-    return jax.lax.convert_element_type(leaf, jnp.asarray(leaf).dtype)
 
 
 def _static_optimizer(

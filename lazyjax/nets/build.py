@@ -7,8 +7,15 @@ from lazyjax.nets.cnn import cnn, conv_resnet
 from lazyjax.nets.mlp import mlp
 from lazyjax.nets.network import Network
 from lazyjax.nets.resnet import resnet
+from lazyjax.nets.rnn import rnn
 
-_FACTORIES = {"mlp": mlp, "resnet": resnet, "cnn": cnn, "conv_resnet": conv_resnet}
+_FACTORIES = {
+    "mlp": mlp,
+    "resnet": resnet,
+    "cnn": cnn,
+    "conv_resnet": conv_resnet,
+    "rnn": rnn,
+}
 
 
 def build(architecture: Architecture, *, width: int) -> Network:

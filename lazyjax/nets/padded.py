@@ -162,8 +162,8 @@ def can_be_padded(network: Network) -> bool:
         network: One of them.
 
     Returns:
-        True for those of `lazyjax.nets`, unless their activation or its derivative is
-        not finite at zero.
+        True for those of `lazyjax.nets`, unless they are recurrent, normalize over
+        units, or their activation or its derivative is not finite at zero.
     """
     return _obstacle(network) is None
 
@@ -175,6 +175,8 @@ def _obstacle(network: Network) -> str | None:
         return "it is not made by a function of `lazyjax.nets`"
     if network.architecture.kind not in _KINDS:
         return f"its kind, {network.architecture.kind!r}, is not one of {_KINDS}"
+    if network.architecture.normalization != "none":
+        return "it normalizes over hidden units, padding included"
     if not np.isfinite(_activation_at_zero(network)).all():
         return "its activation, or the derivative, is not finite at zero"
     return None

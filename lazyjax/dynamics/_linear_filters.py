@@ -1,0 +1,158 @@
+r"""What linear dynamics do to one eigendirection of the kernel, in closed form.
+
+In a direction of rate $\lambda$ (eigenvalue plus ridge) all of them have a *decay* $p$,
+the share of an initial residual that is left, and an *integral* $q = (1 - p) / \lambda$,
+the sum of what the gradients were. Both are computed by themselves, so that neither
+loses accuracy where $p$ or $\lambda$ is small.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+class Filter(NamedTuple):
+    """Decay and integral of every direction.
+
+    Attributes:
+        decay: The $p$.
+        integral: The $q$.
+    """
+
+    decay: Float[Array, " m"]
+    integral: Float[Array, " m"]
+
+
+def flow_filter(
+    rates: Float[Array, " m"], time: Float[Array, ""], cutoff: Float[Array, ""]
+) -> Filter:
+    r"""Gradient flow: $p = e^{-\lambda t}$.
+
+    Args:
+        rates: The $\lambda$.
+        time: The $t$, which may be infinite.
+        cutoff: At infinite time, directions up to this rate do not move at all.
+
+    Returns:
+        The filter.
+    """
+    is_end = jnp.isinf(time)
+    finite_time = jnp.where(is_end, 0, time)
+    at_end = jnp.where(rates > cutoff, jnp.inf, 0).astype(rates.dtype)
+    exponents = jnp.where(is_end, at_end, rates * finite_time)
+    progress = -jnp.expm1(-exponents)
+    integral = _over_rates(rates, exponents, progress, finite_time)
+    return Filter(jnp.exp(-exponents), integral)
+
+
+def descent_filter(
+    rates: Float[Array, " m"], step: Int[Array, ""], learning_rate: Float[Array, ""]
+) -> Filter:
+    r"""Gradient descent: $p = (1 - \eta \lambda)^s$.
+
+    Args:
+        rates: The $\lambda$.
+        step: The $s$.
+        learning_rate: The $\eta$.
+
+    Returns:
+        The filter.
+    """
+    scaled = learning_rate * rates
+    count = step.astype(scaled.dtype)
+    decay = _power_of_one_minus(scaled, step)
+    # Below 1, so that a tiny product is not lost in 1 - product.
+    slow = -jnp.expm1(count * jnp.log1p(-jnp.where(scaled < 1, scaled, 0)))
+    progress = jnp.where(scaled < 1, slow, 1 - decay)
+    return Filter(decay, _over_rates(rates, scaled, progress, learning_rate * count))
+
+
+def heavy_ball_filter(
+    rates: Float[Array, " m"],
+    step: Int[Array, ""],
+    learning_rate: Float[Array, ""],
+    momentum: Float[Array, ""],
+) -> Filter:
+    r"""Heavy ball: $p_{s+1} = (1 + \beta - \eta \lambda) p_s - \beta p_{s-1}$.
+
+    $p_0 = p_{-1} = 1$, and $q_{s+1} = (1 + \beta - \eta \lambda) q_s - \beta q_{s-1} +
+    \eta$ from $q_0 = q_{-1} = 0$. Powers of the matrix of both recurrences are taken by
+    squaring, without regard to whether its roots are real, complex or equal.
+
+    Args:
+        rates: The $\lambda$.
+        step: The $s$.
+        learning_rate: The $\eta$.
+        momentum: The $\beta$.
+
+    Returns:
+        The filter.
+    """
+    zero, one = jnp.zeros_like(rates), jnp.ones_like(rates)
+    diagonal = one + momentum - learning_rate * rates
+    matrix = jnp.stack(
+        [
+            jnp.stack([diagonal, -momentum * one, one], axis=-1),
+            jnp.stack([one, zero, zero], axis=-1),
+            jnp.stack([zero, zero, one], axis=-1),
+        ],
+        axis=-2,
+    )
+    # The corner counts the constant 1: powers of the block without it are those of p.
+    homogeneous = _matrix_power(matrix[:, :2, :2], step)
+    affine = _matrix_power(matrix, step)
+    return Filter(
+        homogeneous[:, 0, 0] + homogeneous[:, 0, 1], learning_rate * affine[:, 0, 2]
+    )
+
+
+def _over_rates(
+    rates: Array, exponents: Array, progress: Array, at_zero: Array
+) -> Array:
+    # Where the exponent underflows, so would the progress: the limit is exact there.
+    positive = exponents > jnp.finfo(rates.dtype).tiny
+    return jnp.where(positive, progress / jnp.where(positive, rates, 1), at_zero)
+
+
+def _power_of_one_minus(z: Array, step: Array) -> Array:
+    """`(1 - z) ** step` for `z >= 0`, accurate when `1 - z` is near 1 or -1."""
+    log = jnp.where(
+        z < 1, jnp.log1p(-jnp.where(z < 1, z, 0)), jnp.log1p(jnp.maximum(z, 1) - 2)
+    )
+    magnitude = jnp.where(step == 0, 1, jnp.exp(step.astype(z.dtype) * log))
+    return jnp.where((z > 1) & (step % 2 == 1), -magnitude, magnitude)
+
+
+def _matrix_power(matrices: Float[Array, "m r r"], step: Array) -> Array:
+    """Powers by squaring; what overflows becomes infinite, not NaN."""
+
+    # The exponent of each power's scale is kept apart.
+    def product(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
+        values = jnp.sum(a[0][:, :, :, None] * b[0][:, None, :, :], axis=2)
+        largest = jnp.max(jnp.abs(values), axis=(1, 2))
+        # Powers of two, by which nothing is rounded; a matrix of zeros stays so.
+        exponent = jnp.ceil(jnp.log2(jnp.where(largest > 0, largest, 1)))
+        scaled = values * jnp.exp2(-exponent)[:, None, None]
+        return scaled, a[1] + b[1] + exponent
+
+    def bit(carry: tuple) -> tuple:
+        left, base, power = carry
+        multiplied = product(power, base)
+        is_set = left % 2 == 1
+        power = jax.tree.map(
+            lambda new, old: jnp.where(is_set, new, old), multiplied, power
+        )
+        return left // 2, product(base, base), power
+
+    size = matrices.shape[-1]
+    eye = jnp.broadcast_to(jnp.eye(size, dtype=matrices.dtype), matrices.shape)
+    no_exponent = jnp.zeros(matrices.shape[0], matrices.dtype)
+    carry = (step, (matrices, no_exponent), (eye, no_exponent))
+    _, _, (values, exponent) = jax.lax.while_loop(lambda c: c[0] > 0, bit, carry)
+    # In two factors: one alone may overflow where the product does not.
+    half = jnp.floor(exponent / 2)
+    factors = jnp.exp2(half), jnp.exp2(exponent - half)
+    scaled = values * factors[0][:, None, None] * factors[1][:, None, None]
+    return jnp.where(values == 0, 0, scaled)

@@ -1,0 +1,301 @@
+"""The compiled loop of training: updates, minibatches, stop rules, observers."""
+
+import dataclasses
+import functools
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+
+from lazyjax.dynamics.observers import Observer, Snapshot
+from lazyjax.typing import ApplyFn, LossFn, Params
+
+Sampling: TypeAlias = Literal["shuffle", "replacement"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """All that a program is compiled for.
+
+    Attributes:
+        apply_fn: Network.
+        optimizer: From optax.
+        loss_fn: Loss.
+        observers: Names and functions.
+        num_steps: Number of updates.
+        batch_size: Examples of a minibatch; `None` for all of them.
+        sampling: How minibatches are drawn.
+        stops_early: Whether the loop ends once every run that is mapped has stopped.
+    """
+
+    apply_fn: ApplyFn
+    optimizer: optax.GradientTransformation
+    loss_fn: LossFn
+    observers: tuple[tuple[str, Observer], ...]
+    num_steps: int
+    batch_size: int | None
+    sampling: Sampling
+    stops_early: bool
+
+
+class Problem(NamedTuple):
+    """Arrays that do not change during a run.
+
+    Attributes:
+        params: Parameters at step 0.
+        x: Training inputs.
+        y: Training targets.
+        key: Source of minibatches.
+        target_loss: Loss at which the run stops; may be negative infinity.
+        max_loss: Loss beyond which it has diverged; may be infinity.
+    """
+
+    params: Params
+    x: Array
+    y: Array
+    key: Key[Array, ""] | None
+    target_loss: Float[Array, ""]
+    max_loss: Float[Array, ""]
+
+
+class State(NamedTuple):
+    """All that the rest of a run depends on, beside the problem and the step.
+
+    Attributes:
+        params: Parameters.
+        opt_state: State of the optimizer.
+        stopped_at: First step at which a stop rule held, or -1.
+        diverged_at: First step at which the loss was not finite or too large, or -1.
+        stopped_loss: Loss at the first of these; 0 before.
+    """
+
+    params: Params
+    opt_state: PyTree
+    stopped_at: Int[Array, ""]
+    diverged_at: Int[Array, ""]
+    stopped_loss: Float[Array, ""]
+
+    def after(self, problem: Problem, step: Array, loss: Array) -> "State":
+        """This state, with the loss at `step` known to the stop rules."""
+        diverges = ~jnp.isfinite(loss) | (loss > problem.max_loss)
+        is_new = (self.stopped_at < 0) & (diverges | (loss <= problem.target_loss))
+        step = jnp.asarray(step, jnp.int32)
+        return self._replace(
+            stopped_at=jnp.where(is_new, step, self.stopped_at),
+            diverged_at=jnp.where(is_new & diverges, step, self.diverged_at),
+            stopped_loss=jnp.where(is_new, loss, self.stopped_loss),
+        )
+
+
+class Segment(NamedTuple):
+    """What came of some steps of a run.
+
+    Attributes:
+        state: State after the last.
+        loss: Loss before every update, and after the last.
+        observations: What each observer saw, stacked.
+    """
+
+    state: State
+    loss: Float[Array, "num_losses"]
+    observations: dict[str, PyTree[Any]]
+
+
+class _Carry(NamedTuple):
+    state: State
+    losses: Array
+    order: Array | None
+
+
+@functools.partial(jax.jit, static_argnames="settings")
+def initial_state(problem: Problem, *, settings: Settings) -> State:
+    """State at step 0.
+
+    Args:
+        problem: Constants of the run.
+        settings: What is compiled.
+
+    Returns:
+        The state.
+    """
+    never = jnp.full((), -1, jnp.int32)
+    opt_state = settings.optimizer.init(problem.params)
+    no_loss = jnp.zeros_like(problem.target_loss)
+    return State(problem.params, opt_state, never, never, no_loss)
+
+
+@functools.partial(jax.jit, static_argnames=("settings", "sees_start", "sees_end"))
+def run_segment(
+    problem: Problem,
+    state: State | None,
+    start: Int[Array, ""],
+    observed_at: Int[Array, "num_observed"],
+    *,
+    settings: Settings,
+    sees_start: bool,
+    sees_end: bool,
+) -> Segment:
+    """Run of `settings.num_steps` steps from `start`.
+
+    Args:
+        problem: Constants of the run.
+        state: State at `start`; `None` is that of step 0.
+        start: Number of updates so far.
+        observed_at: Steps at which observers look, from `start` to the last.
+        settings: What is compiled.
+        sees_start: Whether `start` is one of those steps; only allowed at step 0.
+        sees_end: Whether the last step is.
+
+    Returns:
+        The state at the end, losses and observations.
+    """
+    before = initial_state(problem, settings=settings) if state is None else state
+    num_steps = settings.num_steps
+    end = start + num_steps
+    optimizer = optax.with_extra_args_support(settings.optimizer)
+    batches = _Batches(problem, settings)
+
+    def update(step: Array, carry: _Carry) -> _Carry:
+        state, losses, order = carry
+        params, opt_state = state.params, state.opt_state
+        order = batches.order_at(step, order)
+        loss_at = batches.loss_fn(step, order)
+        loss, grads = jax.value_and_grad(loss_at)(params)
+        updates, new_opt_state = optimizer.update(
+            grads, opt_state, params, value=loss, grad=grads, value_fn=loss_at
+        )
+        state = state.after(problem, step, loss)
+        has_stopped = state.stopped_at >= 0
+        # Updates are dropped, not undone: that costs no copy of the parameters.
+        updates = jax.tree.map(lambda u: jnp.where(has_stopped, 0, u), updates)
+        keep = functools.partial(jnp.where, has_stopped)
+        state = state._replace(
+            params=optax.apply_updates(params, updates),
+            opt_state=jax.tree.map(keep, opt_state, new_opt_state),
+        )
+        losses = jax.lax.dynamic_update_index_in_dim(losses, loss, step - start, 0)
+        return _Carry(state, losses, order)
+
+    def advance(first: Array, last: Array, carry: _Carry) -> _Carry:
+        if not settings.stops_early:
+            return jax.lax.fori_loop(first, last, update, carry)
+        goes_on = lambda at: (at[0] < last) & ~_everywhere(at[1].state.stopped_at >= 0)
+        body = lambda at: (at[0] + 1, update(*at))
+        return jax.lax.while_loop(goes_on, body, (first, carry))[1]
+
+    def look(snapshot: Snapshot) -> dict[str, Any]:
+        return {
+            name: jax.tree.map(jnp.asarray, fn(snapshot))
+            for name, fn in settings.observers
+        }
+
+    order = batches.first_order(start)
+    losses = jnp.zeros(num_steps + 1, problem.target_loss.dtype)
+    carry = _Carry(before, losses, order)
+    observations: dict[str, Any] = {}
+    if not settings.stops_early and (not settings.observers or not observed_at.size):
+        # A known number of steps, through which gradients can be taken.
+        bounds = np.int32(0), np.int32(num_steps)
+        carry = jax.lax.fori_loop(*bounds, lambda i, c: update(start + i, c), carry)
+    elif not settings.observers or not observed_at.size:
+        carry = advance(start, end, carry)
+    else:
+        initial = Snapshot(
+            apply_fn=settings.apply_fn,
+            params=problem.params,
+            x=problem.x,
+            y=problem.y,
+            step=jnp.zeros((), jnp.int32),
+            loss_fn=settings.loss_fn,
+        )
+        # Looking before the loop, even if step 0 is not asked for, evaluates what the
+        # observers need of the start once and outside; what they do not, XLA drops.
+        first = look(initial)
+
+        def interval(carry: _Carry, ends: tuple[Array, Array]) -> tuple:
+            carry = advance(*ends, carry)
+            return carry, look(initial.following(carry.state.params, ends[1]))
+
+        seen = [jax.tree.map(lambda leaf: leaf[None], first)] if sees_start else []
+        stops = observed_at[1:] if sees_start else observed_at
+        if stops.size:
+            starts = jnp.concatenate([start[None], stops[:-1]])
+            carry, later = jax.lax.scan(interval, carry, (starts, stops))
+            seen.append(later)
+        if not sees_end:
+            carry = advance(observed_at[-1], end, carry)
+        observations = jax.tree.map(lambda *parts: jnp.concatenate(parts), *seen)
+
+    state, losses, order = carry
+    order = batches.order_at(end, order)
+    loss = batches.loss_fn(end, order)(state.params)
+    state = state.after(problem, end, loss)
+    steps = start + jnp.arange(num_steps + 1, dtype=jnp.int32)
+    is_over = (state.stopped_at >= 0) & (steps > state.stopped_at)
+    losses = jnp.where(is_over, state.stopped_loss, losses.at[num_steps].set(loss))
+    return Segment(state, losses, observations)
+
+
+class _Batches:
+    """The loss as a function of parameters, on the examples of each step."""
+
+    def __init__(self, problem: Problem, settings: Settings) -> None:
+        self.problem = problem
+        self.settings = settings
+        self.num_examples = problem.x.shape[0]
+        self.per_epoch = self.num_examples // (settings.batch_size or 1)
+
+    @property
+    def _has_order(self) -> bool:
+        settings = self.settings
+        return settings.batch_size is not None and settings.sampling == "shuffle"
+
+    def _permutation(self, step: Array) -> Array:
+        assert self.problem.key is not None
+        of_epoch = jax.random.fold_in(self.problem.key, step // self.per_epoch)
+        return jax.random.permutation(of_epoch, self.num_examples)
+
+    def first_order(self, start: Array) -> Array | None:
+        """Order of examples in the epoch of `start`, if there is one."""
+        return self._permutation(start) if self._has_order else None
+
+    def order_at(self, step: Array, order: Array | None) -> Array | None:
+        """Order at `step`, given that of the step before: new with each epoch."""
+        if order is None:
+            return None
+        return jax.lax.cond(
+            step % self.per_epoch == 0, self._permutation, lambda _: order, step
+        )
+
+    def loss_fn(self, step: Array, order: Array | None) -> Any:
+        """Loss on the examples of `step`."""
+        (_, x, y, key, *_), settings = self.problem, self.settings
+        size = settings.batch_size
+        if size is not None:
+            assert key is not None
+            if order is None:
+                of_step = jax.random.fold_in(key, step)
+                chosen = jax.random.randint(of_step, (size,), 0, self.num_examples)
+            else:
+                first = step % self.per_epoch * size
+                chosen = jax.lax.dynamic_slice_in_dim(order, first, size)
+            x, y = x[chosen], y[chosen]
+        return lambda params: settings.loss_fn(settings.apply_fn(params, x), y)
+
+
+@jax.custom_batching.custom_vmap
+def _everywhere(condition: Bool[Array, ""]) -> Bool[Array, ""]:
+    """Whether `condition` holds in all runs that are mapped: one number for all."""
+    # A loop with one condition stays one loop, whose buffers are not copied each step.
+    return condition
+
+
+@_everywhere.def_vmap
+def _(
+    axis_size: int, in_batched: list[bool], condition: Array
+) -> tuple[Bool[Array, ""], bool]:
+    del axis_size, in_batched
+    return _everywhere(jnp.all(condition, axis=0)), False
