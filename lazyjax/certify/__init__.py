@@ -8,3 +8,18 @@ from lazyjax.certify.certificate import (
     Verdict as Verdict,
     below as below,
 )
+from lazyjax.certify.flow_descent import (
+    existence as existence,
+    gradient_descent as gradient_descent,
+    gradient_flow as gradient_flow,
+)
+from lazyjax.certify.local_bounds import (
+    Block as Block,
+    LocalBounds as LocalBounds,
+    local_bounds as local_bounds,
+)
+from lazyjax.certify.logistic import logistic_flow as logistic_flow
+from lazyjax.certify.warm_start import (
+    WarmStart as WarmStart,
+    warm_start as warm_start,
+)
