@@ -1,6 +1,17 @@
 """Convergence arguments from the literature, confronted with networks and data."""
 
-from lazyjax.certify import du2019 as du2019
+from lazyjax.certify import (
+    allen_zhu2019 as allen_zhu2019,
+    arora2019 as arora2019,
+    bounds as bounds,
+    chatterjee2022 as chatterjee2022,
+    chizat2019 as chizat2019,
+    du2019 as du2019,
+    du2019b as du2019b,
+    liu2022 as liu2022,
+    oymak2019 as oymak2019,
+    zou2018 as zou2018,
+)
 from lazyjax.certify.certificate import (
     Assumption as Assumption,
     Certificate as Certificate,

@@ -187,7 +187,7 @@ def requirements(
                 Assumption(
                     name="positive kernel",
                     statement="lambda = lambda_min(K^(H)) > 0",
-                    holds=eig_min > n * np.finfo(np.float64).eps,
+                    holds=bool(eig_min > n * np.finfo(np.float64).eps),
                     detail=f"lambda = {eig_min:.3g}",
                 ),
             ),

@@ -63,7 +63,7 @@ def num_parameters(
         TypeError: If a count is not an integer.
 
     Example:
-        >>> num_parameters(10, depth=2, num_features=3)  # 30 + 100 + 10
+        >>> num_parameters(10.0, depth=2, num_features=3)  # 30 + 100 + 10
         140.0
     """
     check_at_least("depth", depth, 1)

@@ -7,6 +7,7 @@ those of different classes at a distance $\phi$ (Zou et al.).
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float
@@ -17,6 +18,9 @@ from lazyjax.typing import AnyArray
 
 # Inputs that were normalized in single precision have unit norm to about this.
 _NORM_TOLERANCE = 1e-6
+
+# Entries of a matrix of distances that are held at once.
+_BLOCK = 2**22
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -184,9 +188,9 @@ def _smallest_angle(
     return _least(2 * np.arcsin(np.minimum(chord / 2, 1)), pairs)
 
 
-def _candidates(n: int, gap_fn) -> np.ndarray:
+def _candidates(n: int, gap_fn: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """For each row the other row of the smallest gap, if there is one at all."""
-    block = max(1, 2**22 // n)
+    block = max(1, _BLOCK // n)
     pairs = []
     for start in range(0, n, block):
         i = np.arange(start, min(n, start + block))
