@@ -347,19 +347,14 @@ def _read_npz(path: Path, num_train: int | None) -> tuple[np.ndarray, np.ndarray
     Raises:
         ValueError: If the file cannot be read, or is not what is expected.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError(f"{path} must be an .npz file; it holds one array.")
-            missing = [name for name in ("X", "y") if name not in file]
-            if missing:
-                raise ValueError(
-                    f"{path} must hold arrays X and y; it lacks {' and '.join(missing)} "
-                    f"and has {', '.join(file.files) or 'none'}."
-                )
-            arrays = {name: file[name] for name in ("X", "y")}
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+    arrays = _arrays(path)
+    missing = [name for name in ("X", "y") if name not in arrays]
+    if missing:
+        raise ValueError(
+            f"{path} must hold arrays X and y; it lacks {' and '.join(missing)} and has "
+            f"{', '.join(arrays) or 'none'}."
+        )
+    arrays = {name: arrays[name] for name in ("X", "y")}
     for name, array in arrays.items():
         if not (
             np.issubdtype(array.dtype, np.floating)
@@ -386,6 +381,28 @@ def _read_npz(path: Path, num_train: int | None) -> tuple[np.ndarray, np.ndarray
     if num_train is not None and num_train > len(x):
         raise ValueError(f"--num-train must be at most {len(x)}; got {num_train}.")
     return x[:num_train].reshape(len(x[:num_train]), -1), y[:num_train]
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an .npz file; never unpickled.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The arrays by name.
+
+    Raises:
+        ValueError: If it cannot be read, or is no such file.
+    """
+    try:
+        file = np.load(path, allow_pickle=False)
+        if isinstance(file, np.ndarray):
+            raise ValueError("it must be an .npz file, and holds one array only")
+        with file:
+            return {name: file[name] for name in file.files}
+    except (EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
 
 
 @contextmanager

@@ -484,6 +484,7 @@ def problem():
         x, y = unit_rows(3, 8, seed=2), signs(3)
 
         def start(width, **options):
+            options = {"input_scaling": "none", "w_std": 12.0} | options
             net = mlp(width=width, activation="tanh", **options)
             return net, net.init(jax.random.key(0), jnp.asarray(x))
 
@@ -498,7 +499,7 @@ def verdicts(comparison):
 def test_conditions_side_by_side_differ_where_they_should(problem, x64):
     x, y, start = problem
     seen = {}
-    for width in (16, 64, 256, 1024, 4096, 16384):
+    for width in (64, 1024, 4096, 65536, 2**19):
         found = compare(*start(width, symmetrized=True), x, y)
         # Both layers vanish at zero: critical, whatever the start.
         assert verdict(found.polyak) == "REFUTED"
@@ -528,14 +529,15 @@ def test_only_a_linear_model_satisfies_the_inequality_everywhere(problem, x64):
 
 def test_adversary_refutes_small_networks_and_not_certified_ones(problem, x64):
     x, y, start = problem
-    net, params = start(8)
+    net, params = start(8, w_std=1.0)
+    # Targets out of reach of any ball that does not hold the critical point at zero.
+    far = 30 * y
     found = adversary.refute(
-        net.apply, params, x, y, key=jax.random.key(0), num_steps=40
+        net.apply, params, x, far, key=jax.random.key(0), num_steps=40
     )
     assert verdict(found) == "REFUTED"
-    assert verdict(chatterjee2022.flow_theorem(_bounds(net, params, x, y))) != (
-        "CERTIFIED"
-    )
+    proven = chatterjee2022.flow_theorem(_bounds(net, params, x, far))
+    assert proven.verdict is Verdict.INCONCLUSIVE
     net, params = start(4096, symmetrized=True)
     proven = chatterjee2022.flow_theorem(_bounds(net, params, x, y))
     assert proven.is_certified

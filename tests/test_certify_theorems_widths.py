@@ -1,6 +1,7 @@
 """What theorems on wide networks assume and ask for, and what they say along a run."""
 
 import math
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,12 @@ from tests.helpers.compare import assert_close
 def unit_rows(n, d, seed=0):
     x = np.random.default_rng(seed).standard_normal((n, d))
     return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def arc_cosine(x):
+    rho = np.clip(x @ x.T, -1, 1)
+    np.fill_diagonal(rho, 1)
+    return rho * (np.pi - np.arccos(rho)) / (2 * np.pi)
 
 
 # Separation
@@ -96,7 +103,8 @@ def test_one_input_and_one_class_are_separated():
 def test_blocks_of_rows_do_not_change_the_outcome(monkeypatch):
     x = unit_rows(30, 4)
     whole = separation(x)
-    monkeypatch.setattr("lazyjax.certify.separation._BLOCK", 7 * 30)
+    module = sys.modules["lazyjax.certify.separation"]
+    monkeypatch.setattr(module, "_BLOCK", 7 * 30)
     assert separation(x) == whole
 
 
@@ -156,15 +164,15 @@ def test_requirements_of_du2019_are_ordered_and_tell_what_fails(x64):
 
 
 def test_smallest_eigenvalue_at_infinite_width_is_as_known_for_random_inputs():
-    """Means over random unit inputs, n = 20."""
+    """Means over random unit inputs, n = 20; those known are of few draws themselves."""
     for num_features, known in ((10, 0.118), (100, 0.346)):
-        found = [
-            arora2019.complexity(
-                unit_rows(20, num_features, s), np.ones((20, 1))
-            ).eig_min
-            for s in range(8)
-        ]
-        assert abs(np.mean(found) - known) < 0.05 * known
+        found, plain = [], []
+        for seed in range(8):
+            x = unit_rows(20, num_features, seed)
+            found.append(arora2019.complexity(x, np.ones((20, 1))).eig_min)
+            plain.append(np.linalg.eigvalsh(arc_cosine(x))[0])
+        assert_close(found, plain, 1e-9)
+        assert abs(np.mean(found) - known) < 0.15 * known
 
 
 # Du et al. (2019b)
@@ -194,7 +202,8 @@ def test_kinked_activations_are_not_those_of_du2019b():
     (needed,) = du2019b.requirements(np.eye(2), du2019b.architecture(activation="relu"))
     assert needed.applies is False
     names = [a.name for a in needed.assumptions if a.holds is False]
-    assert names == ["smooth activation"]
+    assert "smooth activation" in names
+    assert needed.width is None
 
 
 def test_equal_inputs_need_infinite_width():
@@ -209,9 +218,7 @@ def test_equal_inputs_need_infinite_width():
 def test_complexity_agrees_with_an_explicit_inverse():
     x = unit_rows(8, 12)
     y = np.random.default_rng(1).standard_normal((8, 2))
-    rho = np.clip(x @ x.T, -1, 1)
-    np.fill_diagonal(rho, 1)
-    inverse = np.linalg.inv(rho * (np.pi - np.arccos(rho)) / (2 * np.pi))
+    inverse = np.linalg.inv(arc_cosine(x))
     found = arora2019.complexity(x, y)
     expected = [np.sqrt(2 * y[:, a] @ inverse @ y[:, a] / 8) for a in range(2)]
     assert_close(found.value, expected, 1e-6)

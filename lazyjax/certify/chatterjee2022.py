@@ -36,7 +36,7 @@ from lazyjax.certify.local_bounds import LocalBounds
 from lazyjax.certify.rounding import Interval, interval
 
 # In units of the smallest radius that could do.
-_GRID = tuple(1 + np.geomspace(0.01, 63.0, 96))
+_GRID = tuple(1 + np.geomspace(0.01, 63.0, 64))
 _EPSILONS = tuple(np.linspace(0.05, 0.95, 19))
 # A smaller radius has a better rate, so long as the criterion is not met by a hair.
 _ENOUGH = 0.1
@@ -208,8 +208,9 @@ def descent_theorem(
             f"`learning_rate` must be positive and finite; got {learning_rate!r}."
         )
     attempts = [
-        _Descent(bounds, point, epsilon, learning_rate)
+        _Descent(point, epsilon, learning_rate, _loss(bounds), smoothness)
         for point in _points(bounds, radius)
+        for smoothness in (_smoothness(bounds, point.radius),)
         for epsilon in _EPSILONS
     ]
     best = max(attempts, key=lambda attempt: attempt.rank)
@@ -291,23 +292,20 @@ class _Descent:
 
     def __init__(
         self,
-        bounds: LocalBounds,
         point: _Point,
         epsilon: float,
         learning_rate: float | None,
+        loss: Interval,
+        smoothness: Interval,
     ) -> None:
-        self.point, self.epsilon = point, float(epsilon)
+        self.point, self.epsilon, self.smoothness = point, float(epsilon), smoothness
         kept = 1.0 - interval(self.epsilon)
-        r, alpha = interval(point.radius), point.alpha
-        self.needed = 4.0 * _loss(bounds)
-        self.has = kept * kept * (r * r) * alpha
-        known = math.isfinite(point.radius)
-        whole = interval(bounds.lipschitz(point.radius) if known else math.inf)
-        norm = interval(bounds.jacobian_norm) + whole * r
-        self.smoothness = norm * norm + whole * bounds.residual.high
-        self.largest_step = (2.0 * interval(self.epsilon) / self.smoothness).low
+        r = interval(point.radius)
+        self.needed = 4.0 * loss
+        self.has = kept * kept * (r * r) * point.alpha
+        self.largest_step = (2.0 * interval(self.epsilon) / smoothness).low
         self.step = self.largest_step if learning_rate is None else learning_rate
-        self.rate = (kept * alpha * self.step).low
+        self.rate = (kept * point.alpha * self.step).low
         self.margin = _relative(self.needed, self.has)
 
     @property
@@ -316,6 +314,13 @@ class _Descent:
         if self.margin > 0 and fits and self.rate > 0:
             return True, self.rate
         return False, -math.inf if math.isnan(self.margin) else self.margin
+
+
+def _smoothness(bounds: LocalBounds, radius: float) -> Interval:
+    """Lipschitz constant of the gradient along steps in a ball; its upper end."""
+    whole = interval(bounds.lipschitz(radius) if math.isfinite(radius) else math.inf)
+    norm = interval(bounds.jacobian_norm) + whole * radius
+    return norm * norm + whole * bounds.residual.high
 
 
 def _loss(bounds: LocalBounds) -> Interval:

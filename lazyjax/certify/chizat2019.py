@@ -91,7 +91,10 @@ def lazy_theorem(bounds: LocalBounds, *, tolerance: float = 0.1) -> Certificate:
     gap = flow["linearization_gap"]
     close = below("close", "gap to the linearized model < tolerance |r0|", gap, limit)
     relative = 1 - gap / limit if limit > 0 and math.isfinite(gap) else -math.inf
-    kappa = bounds.residual.high * bounds.lipschitz(0.0) / bounds.jacobian_norm**2
+    kappa = math.inf
+    if bounds.jacobian_norm > 0:
+        bent = bounds.residual.high * bounds.lipschitz(0.0)
+        kappa = bent / bounds.jacobian_norm**2
     return dataclasses.replace(
         flow,
         theorem="laziness after Chizat, Oyallon and Bach (2019)",

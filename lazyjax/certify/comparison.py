@@ -91,12 +91,18 @@ def compare(
     Example:
         >>> import jax, lazyjax
         >>> data = lazyjax.data.sphere(4, 32, key=jax.random.key(0))
-        >>> net = lazyjax.nets.mlp(width=2048, activation="tanh", symmetrized=True)
+        >>> net = lazyjax.nets.mlp(
+        ...     width=4096,
+        ...     activation="tanh",
+        ...     w_std=12.0,
+        ...     input_scaling="none",
+        ...     symmetrized=True,
+        ... )
         >>> params = net.init(jax.random.key(1), data.x_train)
         >>> print(compare(net, params, data.x_train, data.y_train).explain())
         REFUTED      Polyak-Lojasiewicz inequality for all parameters
-        CERTIFIED    PL* condition of Liu, Zhu and Belkin (2022)
-        CERTIFIED    gradient descent by Oymak and Soltanolkotabi (2019)
+        INCONCLUSIVE PL* condition of Liu, Zhu and Belkin (2022)
+        INCONCLUSIVE gradient descent by Oymak and Soltanolkotabi (2019)
         CERTIFIED    Chatterjee's criterion (2022), gradient flow
         CERTIFIED    gradient flow from bounds at the start
         INCONCLUSIVE Lojasiewicz inequality

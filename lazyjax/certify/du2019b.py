@@ -102,8 +102,8 @@ def last_hidden_kernel(
     Example:
         >>> import numpy as np
         >>> last_hidden_kernel(np.eye(2), architecture(depth=3)).round(6)
-        array([[0.318459, 0.291377],
-               [0.291377, 0.318459]])
+        array([[0.318459, 0.285199],
+               [0.285199, 0.318459]])
     """
     with jax.enable_x64(True):
         return np.asarray(infinite_ntk(described, np.asarray(x, np.float64)))
@@ -123,7 +123,8 @@ def requirements(
         failure: Accepted probability of failure, between 0 and 1.
 
     Returns:
-        One requirement, an order of magnitude.
+        One requirement, an order of magnitude; without a width if the activation is
+        known to be none of theirs.
 
     Raises:
         TypeError: If `x` is not floating point.
@@ -147,17 +148,22 @@ def requirements(
     check_choice("described.kind", spec.kind, get_args(Network))
     found = separation(x)
     n, depth = x.shape[0], spec.depth
-    eig_min = float(np.linalg.eigvalsh(last_hidden_kernel(x, spec))[0])
-    with np.errstate(divide="ignore"):
-        ratio = float(n / np.float64(max(eig_min, 0.0)))
-    concentration = ratio**2 * math.log(depth * n / failure)
+    smooth = _smooth(spec.activation)
+    # Of other activations the theorem says nothing, so that no width is given.
+    eig_min = 0.0
+    if smooth.holds is not False:
+        eig_min = float(np.linalg.eigvalsh(last_hidden_kernel(x, spec))[0])
+    with np.errstate(divide="ignore", over="ignore"):
+        ratio = n / np.float64(max(eig_min, 0.0))
+        concentration = ratio**2 * math.log(depth * n / failure)
+        quartic = ratio**4
     if spec.kind == "mlp":
         theorem = f"Du et al. (2019b), fully connected, H = {depth}"
         formula = (
             "2^O(H) max(n^4/lambda^4, n/delta, n^2 log(H n/delta)/lambda^2), "
             "without 2^O(H)"
         )
-        width = max(ratio**4, n / failure, concentration)
+        width = max(quartic, n / failure, concentration)
         learning_rate = eig_min / n**2
     else:
         is_conv = spec.kind == "conv_resnet"
@@ -170,20 +176,20 @@ def requirements(
         if is_conv:
             formula += " poly(pixels), without poly(pixels)"
         width = max(
-            ratio**4 / depth**6, (ratio / depth) ** 2, n / failure, concentration
+            quartic / depth**6, (ratio / depth) ** 2, n / failure, concentration
         )
         learning_rate = eig_min * (depth / n) ** 2
     return (
         Requirement(
             theorem=theorem,
             formula=formula,
-            width=width,
+            width=None if smooth.holds is False else float(width),
             depth=depth,
             is_explicit=False,
             assumptions=(
                 found.unit_norm,
                 found.not_parallel,
-                _smooth(spec.activation),
+                smooth,
                 Assumption(
                     name="positive kernel",
                     statement="lambda = lambda_min(K^(H)) > 0",

@@ -22,6 +22,7 @@ import dataclasses
 import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
@@ -30,7 +31,14 @@ from lazyjax._checks import check_at_least, check_batch, check_floating, check_t
 from lazyjax.certify import chatterjee2022
 from lazyjax.certify.activation_bounds import ROUNDING, SMOOTH_ACTIVATIONS
 from lazyjax.certify.certificate import Assumption, Certificate, below
-from lazyjax.certify.local_bounds import Block, local_bounds
+from lazyjax.certify.dense_layers import layers_of
+from lazyjax.certify.lipschitz import deep
+from lazyjax.certify.local_bounds import (
+    Block,
+    Lipschitz,
+    evaluations_of,
+    local_bounds,
+)
 from lazyjax.certify.matrix_bounds import (
     eig_min_lower,
     frobenius_upper,
@@ -240,15 +248,42 @@ def _params(
     values = [0.0] + [hidden_weight] * (depth - 1) + [output_weight]
     params = {
         f"layer_{i}": {
-            "kernel": jnp.full(shape, value, dtype),
-            "bias": jnp.zeros(shape[1], dtype),
+            "kernel": np.full(shape, value, dtype),
+            "bias": np.zeros(shape[1], dtype),
         }
         for i, (shape, value) in enumerate(zip(shapes, values, strict=True), start=1)
     }
     # All inputs have one output: the first layer does not tell them apart.
-    output = network.apply(params, jnp.zeros((1, x.shape[1]), dtype))[0]
-    params[f"layer_{depth + 1}"]["bias"] = -output
+    with jax.enable_x64(True):
+        exact = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params)
+        output = network.apply(exact, jnp.zeros((1, x.shape[1])))[0]
+    params[f"layer_{depth + 1}"]["bias"] = -np.asarray(output).astype(dtype)
     return params
+
+
+def _with_zero_inputs(network: Network, params: Params, x: np.ndarray) -> Lipschitz:
+    """Lipschitz constant of the whole Jacobian, where hidden units are zero.
+
+    Spectral norms of such inputs of a layer are bounded by those of their rows.
+
+    Args:
+        network: The network, of at least two hidden layers.
+        params: The start.
+        x: Inputs.
+
+    Returns:
+        The constant, as a function of the radius.
+    """
+    (evaluation,) = evaluations_of(layers_of(network, params), x, UNIT_ROUNDOFF)
+    constants = deep(evaluation)
+    root = interval(float(len(x))).sqrt()
+    layers = tuple(
+        dataclasses.replace(
+            layer, inputs=min(layer.inputs, (root * layer.one_input).high)
+        )
+        for layer in constants.layers
+    )
+    return dataclasses.replace(constants, layers=layers).at
 
 
 def _certificates(
@@ -279,6 +314,10 @@ def _certificates(
         lipschitz=lambda radius: 0.0 if radius <= reach.radius else math.inf,
     )
     bounds = dataclasses.replace(bounds, blocks=(block,))
+    if network.architecture.depth > 1:
+        inputs = np.asarray(x, np.float64)
+        lipschitz = _with_zero_inputs(network, params, inputs)
+        bounds = dataclasses.replace(bounds, lipschitz=lipschitz)
     flow = chatterjee2022.flow_theorem(bounds, radius=reach.radius)
     descent = chatterjee2022.descent_theorem(bounds, radius=reach.radius)
     return tuple(

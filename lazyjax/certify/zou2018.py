@@ -153,14 +153,11 @@ def check_loss(
     if not low < high:
         raise ValueError(f"`low` must be below `high`; got {low} and {high}.")
     z = np.linspace(low, high, num_points)
-    with jax.enable_x64(True):
-        value, slope, curvature = (np.asarray(v) for v in _derivatives(loss_fn)(z))
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        positive = np.maximum(value, 0.0)
-        needed = np.minimum(family.alpha0, family.alpha1 * positive**family.power)
-        ratios = np.where(needed > 0, -slope / needed, np.inf)
-    at = int(np.argmin(np.where(np.isnan(ratios), -np.inf, ratios)))
-    ratio = float(ratios[at])
+    value, slope, curvature = _derivatives(loss_fn, z)
+    at = _least_ratio(family, value, slope)[0]
+    # Once more about the least: it may be at a kink between two points of the grid.
+    fine = np.linspace(z[max(at - 1, 0)], z[min(at + 1, num_points - 1)], num_points)
+    fine_at, ratio = _least_ratio(family, *_derivatives(loss_fn, fine)[:2])
     lipschitz, smoothness = (
         float(np.max(np.abs(slope))),
         float(np.max(np.abs(curvature))),
@@ -198,7 +195,7 @@ def check_loss(
     )
     return LossCheck(
         ratio=ratio,
-        ratio_at=float(z[at]),
+        ratio_at=float(fine[fine_at]),
         lipschitz=lipschitz,
         smoothness=smoothness,
         assumptions=tuple(
@@ -208,10 +205,28 @@ def check_loss(
     )
 
 
-def _derivatives(loss_fn: MarginLoss) -> Callable:
+def _derivatives(
+    loss_fn: MarginLoss, z: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Values and two derivatives of an elementwise loss, in double precision."""
     slope_fn = jax.grad(lambda z: jnp.sum(loss_fn(z)))
     curvature_fn = jax.grad(lambda z: jnp.sum(slope_fn(z)))
-    return jax.jit(lambda z: (loss_fn(z), slope_fn(z), curvature_fn(z)))
+    with jax.enable_x64(True):
+        found = jax.jit(lambda z: (loss_fn(z), slope_fn(z), curvature_fn(z)))(z)
+    value, slope, curvature = (np.asarray(array) for array in found)
+    return value, slope, curvature
+
+
+def _least_ratio(
+    family: LossFamily, value: np.ndarray, slope: np.ndarray
+) -> tuple[int, float]:
+    """Where the condition on the gradient is nearest to failing, and its ratio."""
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        size = np.maximum(value, 0.0) ** family.power
+        needed = np.minimum(family.alpha0, family.alpha1 * size)
+        ratios = np.where(needed > 0, -slope / needed, np.inf)
+    at = int(np.argmin(np.where(np.isnan(ratios), -np.inf, ratios)))
+    return at, float(ratios[at])
 
 
 @jax.tree_util.register_dataclass
