@@ -212,7 +212,7 @@ def certify(
         x, y = _examples(data, num_train, seed)
         with _one_line_errors():
             from lazyjax import certify as certificates
-            from lazyjax.certify.bounds import network_at
+            from lazyjax.certify.widths import network_at
 
             with _bad_usage():
                 network = network_at(
@@ -259,7 +259,7 @@ def bounds(
         x, y = _examples(data, num_train, seed)
         with _one_line_errors(), _progress() as show:
             from lazyjax import report
-            from lazyjax.certify.bounds import BYTES_PER_PARAMETER, width_table
+            from lazyjax.certify.widths import BYTES_PER_PARAMETER, width_table
 
             with _bad_usage():
                 found = width_table(

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lazyjax import cli
-from lazyjax.certify import Certificate, bounds
+from lazyjax.certify import Certificate, widths
 
 
 def call(*arguments):
@@ -164,7 +164,7 @@ def test_bounds_prints_a_table_and_exits_with_0(easy):
 def table():
     with jax.enable_x64(True):
         x, y = unit_rows(4, 32), np.array([[1.0], [-1.0], [1.0], [-1.0]])
-        return bounds.width_table(x, y, key=jax.random.key(0), max_width=256)
+        return widths.width_table(x, y, key=jax.random.key(0), max_width=256)
 
 
 def test_theorems_ask_for_far_more_than_what_does(table):
@@ -207,15 +207,15 @@ def test_smallest_width_is_found_to_an_eighth(least):
         tried.append(width)
         return width >= least
 
-    found = bounds._smallest(holds, 100, is_fine=True)
+    found = widths._smallest(holds, 100, is_fine=True)
     assert least <= found <= max(least * 9 / 8, least + 1)
     assert max(tried) <= 100
-    assert bounds._smallest(lambda width: False, 100, is_fine=True) is None
-    coarse = bounds._smallest(holds, 100, is_fine=False)
+    assert widths._smallest(lambda width: False, 100, is_fine=True) is None
+    coarse = widths._smallest(holds, 100, is_fine=False)
     assert coarse == min(2 ** int(np.ceil(np.log2(least))), 100)
 
 
 def test_numbers_without_bound_are_said_to_be_so():
-    assert bounds.order_of_magnitude(float("inf")) == "infinite"
-    assert bounds.order_of_magnitude(99999.0) == "99999"
-    assert bounds.order_of_magnitude(1e5) == "1e+05"
+    assert widths.order_of_magnitude(float("inf")) == "infinite"
+    assert widths.order_of_magnitude(99999.0) == "99999"
+    assert widths.order_of_magnitude(1e5) == "1e+05"

@@ -12,11 +12,11 @@ import math
 
 import numpy as np
 
+from lazyjax.certify.bounds import Lipschitz, LocalBounds
 from lazyjax.certify.certificate import Assumption, Quantity, below
-from lazyjax.certify.local_bounds import Lipschitz, LocalBounds
 from lazyjax.certify.rounding import Interval, interval
 
-_GRID = 1 + np.linspace(0, 1, 41) ** 2
+_GRID = tuple(float(s) for s in 1 + 1e-9 + np.linspace(0, 1, 41) ** 2)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class Ball:
     @property
     def holds(self) -> bool:
         """Whether the path stays in the ball."""
-        return (
+        return bool(
             self.sigma > 0
             and self.condition.high < 0.5
             and self.sigma_end.low > 0
@@ -72,14 +72,14 @@ def smallest_ball(sigma: float, demand: float, lipschitz: Lipschitz) -> Ball:
         The ball; if none holds, that of the largest radius, whose margin is negative.
     """
     shortest = demand / sigma if sigma > 0 else math.inf
-    ball = _ball(sigma, demand, lipschitz, shortest * (2 + 1e-9))
-    if not ball.holds:
-        return ball
     for step in _GRID:
-        trial = _ball(sigma, demand, lipschitz, shortest * (step + 1e-9))
-        if trial.holds:
-            ball = trial
+        ball = _ball(sigma, demand, lipschitz, shortest * step)
+        if ball.holds:
             break
+        if not ball.condition.high < 0.5:  # nor will it for a larger radius
+            return _ball(sigma, demand, lipschitz, shortest * _GRID[-1])
+    else:
+        return ball
     for _ in range(3):
         trial = _ball(sigma, demand, lipschitz, ball.length.high * (1 + 1e-12))
         if not (trial.holds and trial.radius <= ball.radius):

@@ -1,394 +1,369 @@
-r"""Widths that theorems ask for, beside widths that do: certified, and seen to converge.
-
-Theorems about random starts of large width hold for all data with some separation, and
-pay for it: their widths are astronomical. A certificate for the start at hand needs less
-by many orders of magnitude, and training to zero loss less again.
-"""
+"""What the theorems need to know of a network near one point of parameter space."""
 
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Float
 
-from lazyjax._checks import check_at_least, check_batch, check_floating, check_targets
-from lazyjax.certify import (
-    allen_zhu2019,
-    arora2019,
-    du2019,
-    du2019b,
-    positive_start,
-    zou2018,
+from lazyjax._checks import check_choice
+from lazyjax.certify import matrix_bounds
+from lazyjax.certify.activation_bounds import SMOOTH_ACTIVATIONS
+from lazyjax.certify.certificate import Assumption, Rigor
+from lazyjax.certify.dense_layers import (
+    SYMMETRIZED_SCALE,
+    Layers,
+    check_features,
+    data_of,
+    layers_of,
 )
-from lazyjax.certify.certificate import Certificate, Rigor
-from lazyjax.certify.flow_descent import gradient_flow
-from lazyjax.certify.local_bounds import local_bounds
-from lazyjax.certify.requirement import Requirement, num_parameters
-from lazyjax.dynamics import train
-from lazyjax.nets import Network, mlp
-from lazyjax.typing import Activation, AnyArray, Params, Trained
+from lazyjax.certify.evaluation import (
+    Evaluation,
+    Kernel,
+    evaluate,
+    kernel,
+    layer_kernel,
+)
+from lazyjax.certify.lipschitz import TwoLayer, lipschitz_of
+from lazyjax.certify.rounding import (
+    UNIT_ROUNDOFF,
+    Interval,
+    gamma,
+    raised,
+    unit_roundoff,
+)
+from lazyjax.nets import Network
+from lazyjax.typing import AnyArray, Params
 
-BYTES_PER_PARAMETER = 4
-"""Memory of a parameter in single precision."""
+PREMISES = (
+    "The network is that of real numbers: parameters, data and multipliers as stored, "
+    "exact arithmetic.",
+    "NumPy computes matrix products in float64 as sums of products, in any order.",
+    "NumPy's and C's elementary functions are within 4 units in the last place.",
+)
 
-
-def network_at(
-    width: int,
-    *,
-    depth: int = 1,
-    activation: Activation = "softplus",
-    w_std: float | None = None,
-    trained: Trained | None = None,
-) -> Network:
-    """Fully connected network whose starts need little width to be certified.
-
-    The output starts at zero, and the first layer is for inputs of about unit norm.
-
-    Args:
-        width: Units of each hidden layer.
-        depth: Number of hidden layers.
-        activation: Activation.
-        w_std: Standard deviation of weights; `None` means 3 for one hidden layer, else 1.
-        trained: Layers trained; `None` means the first for one hidden layer, else all.
-
-    Returns:
-        The network.
-
-    Raises:
-        ValueError: If a number is out of range or a name unknown.
-        TypeError: If a count is not an integer.
-
-    Example:
-        >>> network_at(8).architecture.trained
-        'first'
-    """
-    check_at_least("depth", depth, 1)
-    is_shallow = depth == 1
-    return mlp(
-        width=width,
-        depth=depth,
-        activation=activation,
-        w_std=(3.0 if is_shallow else 1.0) if w_std is None else w_std,
-        trained=("first" if is_shallow else "all") if trained is None else trained,
-        input_scaling="none",
-        readout="sign" if is_shallow else "normal",
-        symmetrized=True,
-    )
+Lipschitz = Callable[[float], float]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WidthTable:
-    """Widths asked for and widths that do.
+class Block:
+    r"""The Jacobian for some of the parameters: $K \succeq J_B J_B^\top$.
 
     Attributes:
-        requirements: What theorems ask for.
-        certified: Smallest width found whose start is certified; `None` if none is, up
-            to the largest tried.
-        certificate: Its certificate of gradient flow, or that of the largest width.
-        converged: Smallest power of two at which gradient descent was seen to converge;
-            `None` if there is none up to the largest tried.
-        max_width: Largest width tried.
-        depth: Number of hidden layers of the networks tried.
-        activation: Their activation.
-        num_examples: Number of examples.
-        num_features: Number of features.
-        num_outputs: Number of outputs.
+        name: Which parameters.
+        sigma_min: Lower bound of its smallest singular value at the centre.
+        lipschitz: Upper bound of its Lipschitz constant in the ball of all trained
+            parameters, as a nondecreasing function of the radius.
     """
 
-    requirements: tuple[Requirement, ...]
-    certified: int | None
-    certificate: Certificate
-    converged: int | None
-    max_width: int
-    depth: int
-    activation: str
-    num_examples: int
-    num_features: int
-    num_outputs: int
-
-    def num_parameters(self, width: float, depth: int | None = None) -> float:
-        """Weights of a network of that width for these data.
-
-        Args:
-            width: Units of each hidden layer.
-            depth: Number of hidden layers; `None` for that of the networks tried.
-
-        Returns:
-            The number, of one copy.
-        """
-        return num_parameters(
-            width,
-            depth=self.depth if depth is None else depth,
-            num_features=self.num_features,
-            num_outputs=self.num_outputs,
-        )
-
-    def rows(self) -> list[list[str]]:
-        """Cells of a table: name, width, parameters, memory, assumptions."""
-        rows = [self._row(needed) for needed in self.requirements]
-        none = f"none up to {self.max_width}"
-        for name, width in (
-            ("smallest certified start, gradient flow", self.certified),
-            ("smallest seen to converge, gradient descent", self.converged),
-        ):
-            cells = [none, "", ""] if width is None else self._sizes(width, self.depth)
-            rows.append([name, *cells, ""])
-        return rows
-
-    def _row(self, needed: Requirement) -> list[str]:
-        failing = [a.name for a in needed.assumptions if a.holds is not True]
-        outcome = f"not met: {', '.join(failing)}" if failing else "met"
-        if needed.width is None:
-            return [needed.theorem, needed.formula, "", "", outcome]
-        mark = "" if needed.is_explicit else "~"
-        cells = [mark + cell for cell in self._sizes(needed.width, needed.depth)]
-        return [needed.theorem, *cells, outcome]
-
-    def _sizes(self, width: float, depth: int) -> list[str]:
-        count = self.num_parameters(width, depth)
-        memory = BYTES_PER_PARAMETER * count
-        return [order_of_magnitude(width), order_of_magnitude(count), _in_bytes(memory)]
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything, as what JSON can hold; the certificate as its own JSON's data."""
-
-        def size(width: float | None, depth: int | None = None) -> dict[str, Any]:
-            if width is None:
-                return {"width": None, "parameters": None, "bytes": None}
-            count = self.num_parameters(width, depth)
-            return {
-                "width": width,
-                "parameters": count,
-                "bytes": BYTES_PER_PARAMETER * count,
-            }
-
-        return {
-            "num_examples": self.num_examples,
-            "num_features": self.num_features,
-            "depth": self.depth,
-            "activation": self.activation,
-            "max_width": self.max_width,
-            "theorems": [
-                {
-                    "theorem": needed.theorem,
-                    "formula": needed.formula,
-                    "is_explicit": needed.is_explicit,
-                    "source": needed.source,
-                    "depth": needed.depth,
-                    "applies": needed.applies,
-                    "assumptions": [
-                        dataclasses.asdict(assumption)
-                        for assumption in needed.assumptions
-                    ],
-                    "max_learning_rate": needed.max_learning_rate,
-                    **size(needed.width, needed.depth),
-                }
-                for needed in self.requirements
-            ],
-            "certified": size(self.certified),
-            "converged": size(self.converged),
-        }
+    name: str
+    sigma_min: float
+    lipschitz: Lipschitz
 
 
-def width_table(
-    x: Float[AnyArray, "n d"],
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LocalBounds:
+    r"""Bounds at and around one point, for $L = \tfrac12 \lVert r\rVert^2$.
+
+    Made by `local_bounds` for networks; for other models, fill the fields with bounds
+    of your own.
+
+    Attributes:
+        residual: Bounds of $\lVert r \rVert$, $r = f - y$.
+        jacobian_norm: Upper bound of $\lVert J \rVert$.
+        lipschitz: Upper bound of the Lipschitz constant of $J$ in balls, as a
+            nondecreasing function of the radius.
+        blocks: Lower bounds of the smallest singular value; at least one.
+        newton_norm: Upper bound of $\lVert J^+ r \rVert$, for the first block.
+        rigor: "proof" if rounding is accounted for, else "float".
+        conflict: Statement that two equal inputs have different targets.
+        premises: What the bounds rest on.
+    """
+
+    residual: Interval
+    jacobian_norm: float
+    lipschitz: Lipschitz
+    blocks: tuple[Block, ...]
+    newton_norm: float
+    rigor: Rigor = "proof"
+    conflict: Assumption | None = None
+    premises: tuple[str, ...] = ()
+
+
+def local_bounds(
+    network: Network,
+    params: Params,
+    x: Float[AnyArray, "n *d"],
     y: Float[AnyArray, "n k"],
     *,
-    key: Key[Array, ""],
-    depth: int = 1,
-    activation: str = "softplus",
-    failure: float = 0.1,
-    max_width: int = 16384,
-    num_steps: int = 2000,
-    relative_loss: float = 1e-3,
     rigor: Rigor = "proof",
-    progress: Callable[[float, str], None] | None = None,
-) -> WidthTable:
-    r"""Widths that theorems ask for on these data, beside those that do.
+) -> LocalBounds:
+    r"""Bounds for a fully connected network with a smooth activation.
 
     Args:
+        network: From `lazyjax.nets.mlp`, with an activation of
+            `lazyjax.certify.activation_bounds`.
+        params: Its parameters.
         x: Training inputs.
         y: Training targets.
-        key: Source of randomness, for one start of each width.
-        depth: Number of hidden layers.
-        activation: A smooth activation, of the networks tried.
-        failure: Accepted probability of failure, in the theorems.
-        max_width: Largest width to try.
-        num_steps: Steps of gradient descent, at $1/\lambda_{\max}$ of the first kernel.
-        relative_loss: Loss, relative to that at the start, that counts as convergence.
-        rigor: Of the certificate.
-        progress: Called with the share done and what comes next.
+        rigor: "proof" to account for rounding, "float" to save time.
 
     Returns:
-        The table. Whether a width is certified depends on the start: the smallest was
-        found by doubling and bisection, as if larger ones always were.
+        The bounds.
 
     Raises:
-        TypeError: If an argument is not of its kind.
-        ValueError: If shapes do not fit, or a number is out of range.
+        ValueError: If the network is of another kind, or arguments do not fit.
+        TypeError: If an array is not floating point.
+
+    Cost: The kernel is formed layer by layer, never the Jacobian: of order
+        $(nk)^2 m + n m^2$ per layer and $(nk)^3$ once, and $nkm$ numbers of memory.
 
     Example:
-        >>> import jax, lazyjax
-        >>> data = lazyjax.data.sphere(4, 32, key=jax.random.key(0))
-        >>> table = width_table(
-        ...     data.x_train, data.y_train, key=jax.random.key(1), max_width=64
-        ... )
-        >>> table.converged <= table.certified <= 64
-        True
+        >>> import jax, jax.numpy as jnp, lazyjax
+        >>> net = lazyjax.nets.mlp(width=8, depth=0)
+        >>> x = 2 * jnp.eye(2)
+        >>> params = jax.tree.map(jnp.zeros_like, net.init(jax.random.key(0), x))
+        >>> bounds = local_bounds(net, params, x, jnp.array([[3.0], [4.0]]))
+        >>> round(bounds.residual.high, 6), round(bounds.blocks[0].sigma_min, 6)
+        (5.0, 1.414214)
     """
-    check_floating("x", x)
-    check_batch("x", x)
-    if x.ndim != 2:
-        raise ValueError(f"`x` must have shape (n, d); got {x.shape}.")
-    check_targets("y", y, x.shape[0], y.shape[1] if y.ndim == 2 else 1)
-    if y.shape[1] != 1:
-        raise ValueError(f"`y` must have one column; got shape {y.shape}.")
-    check_at_least("max_width", max_width, 1)
-    check_at_least("num_steps", num_steps, 1)
-    if not 0 < relative_loss < 1:
+    check_choice("rigor", rigor, ("proof", "float"))
+    copies = layers_of(network, params)
+    inputs, targets = data_of(network, x, y)
+    check_features(copies, inputs)
+    reason = smooth(copies)
+    if reason.holds is not True:
         raise ValueError(
-            f"`relative_loss` must be between 0 and 1; got {relative_loss!r}."
+            "`network` must have a smooth activation with known constants, "
+            f"{', '.join(SMOOTH_ACTIVATIONS)}; got {copies[0].activation!r}."
         )
-    progress = progress or (lambda share, message: None)
-    progress(0.0, "evaluating theorems")
-    needed = theorem_requirements(x, y, depth=depth, failure=failure)
-    x, y = jnp.asarray(x), jnp.asarray(y, x.dtype)
+    unit = unit_roundoff(rigor)
+    with np.errstate(all="ignore"):  # what overflows certifies nothing
+        evaluations = evaluations_of(copies, inputs, unit)
+        return _bounds(evaluations, inputs, targets, rigor)
 
-    def start(width: int) -> tuple[Network, Params]:
-        network = network_at(width, depth=depth, activation=activation)
-        return network, network.init(jax.random.fold_in(key, width), x)
 
-    found: dict[int, Certificate] = {}
-
-    def is_certified(width: int) -> bool:
-        progress(0.1 + 0.5 * math.log1p(len(found)) / 4, f"certifying width {width}")
-        if width not in found:
-            found[width] = gradient_flow(*start(width), x, y, rigor=rigor)
-        return found[width].is_certified
-
-    def has_converged(width: int) -> bool:
-        progress(0.6, f"training width {width}")
-        network, params = start(width)
-        bounds = local_bounds(network, params, x, y, rigor="float")
-        if not bounds.jacobian_norm > 0:
-            return False
-        run = train(
-            network.apply,
-            params,
-            x,
-            y,
-            optimizer=optax.sgd(1 / bounds.jacobian_norm**2),
-            num_steps=num_steps,
-        )
-        return bool(run.loss[-1] <= relative_loss * run.loss[0])
-
-    certified = _smallest(is_certified, max_width, is_fine=True)
-    converged = _smallest(has_converged, max_width, is_fine=False)
-    progress(1.0, "done")
-    return WidthTable(
-        requirements=needed,
-        certified=certified,
-        certificate=found[max(found) if certified is None else certified],
-        converged=converged,
-        max_width=max_width,
-        depth=depth,
-        activation=activation,
-        num_examples=x.shape[0],
-        num_features=x.shape[1],
-        num_outputs=y.shape[1],
+def smooth(copies: tuple[Layers, ...]) -> Assumption:
+    """The assumption that activations are smooth, with known constants."""
+    phi, depth = copies[0].activation, copies[0].depth
+    known = depth == 0 or (isinstance(phi, str) and phi in SMOOTH_ACTIVATIONS)
+    return Assumption(
+        name="smooth",
+        statement="the activation's derivative is bounded and Lipschitz",
+        # Of functions nothing is known; the names that are not listed are not smooth.
+        holds=True if known else (None if callable(phi) else False),
+        detail="no hidden layer" if depth == 0 else str(phi),
     )
 
 
-def theorem_requirements(
-    x: Float[AnyArray, "n d"],
-    y: Float[AnyArray, "n 1"],
-    *,
-    depth: int = 1,
-    failure: float = 0.1,
-) -> tuple[Requirement, ...]:
-    """What all theorems on random starts ask for, and the one on positive starts.
+def evaluations_of(
+    copies: tuple[Layers, ...], inputs: Float[np.ndarray, "n d"], unit: float
+) -> tuple[Evaluation, ...]:
+    """Evaluations of all copies of a network; copies that are equal, once."""
+    first = evaluate(copies[0], inputs, unit)
+    return tuple(
+        first if _equal(copy, copies[0]) else evaluate(copy, inputs, unit)
+        for copy in copies
+    )
 
-    Args:
-        x: Training inputs.
-        y: Training targets.
-        depth: Number of hidden layers, of theorems on deep networks.
-        failure: Accepted probability of failure.
 
-    Returns:
-        The requirements.
+def output_of(evaluations: tuple[Evaluation, ...]) -> tuple[np.ndarray, float]:
+    """Outputs of a network, symmetrized or not, and the norm of their error."""
+    unit = evaluations[0].unit
+    errors = [float(np.linalg.norm(e.output.error)) for e in evaluations]
+    if len(evaluations) == 1:
+        value, error = evaluations[0].output.value, errors[0]
+    else:
+        plus, minus = evaluations
+        size = [
+            matrix_bounds.frobenius_upper(e.output.value, unit) for e in evaluations
+        ]
+        value = (plus.output.value - minus.output.value) * SYMMETRIZED_SCALE
+        error = (sum(errors) + gamma(4, unit) * sum(size)) * SYMMETRIZED_SCALE
+    return value, float(raised(error, value.size + 8, unit))
 
-    Raises:
-        TypeError: If an argument is not of its kind.
-        ValueError: If shapes do not fit, or a number is out of range.
 
-    Example:
-        >>> import numpy as np
-        >>> found = theorem_requirements(np.eye(2), np.array([[1.0], [-1.0]]))
-        >>> all(needed.applies for needed in found)
-        True
-    """
-    deep = [
-        needed
-        for network in ("mlp", "resnet")
-        for needed in du2019b.requirements(
-            x, du2019b.architecture(network, depth=depth), failure=failure
-        )
+def kernel_of(evaluations: tuple[Evaluation, ...], layer: int | None = None) -> Kernel:
+    """Kernel of a network, symmetrized or not, or the part of one of its layers."""
+    parts = [
+        kernel(e) if layer is None else layer_kernel(e, layer) for e in evaluations
     ]
-    return (
-        *du2019.requirements(x, y, failure=failure),
-        *arora2019.requirements(x, failure=failure),
-        *deep,
-        *allen_zhu2019.requirements(x, depth=depth, num_outputs=y.shape[1]),
-        *zou2018.requirements(x, y, depth=depth),
-        *positive_start.requirements(x, depth=depth),
+    if len(parts) == 1:
+        return parts[0]
+    total = parts[0] + parts[1]
+    # Halving is exact; the errors have room for one more rounding of a sum.
+    return Kernel(total.value / 2, total.error / 2)
+
+
+def lipschitz_fn(evaluations: tuple[Evaluation, ...]) -> Lipschitz:
+    """Lipschitz constant of the Jacobian, as a function of the radius."""
+    constants = [lipschitz_of(e) for e in _distinct(evaluations)]
+    return _largest([c.at for c in constants], len(evaluations))
+
+
+@dataclasses.dataclass(frozen=True)
+class Residual:
+    r"""Computed residual $f - y$ and what it tells of the exact one.
+
+    Attributes:
+        value: The computed residual.
+        error: Upper bound of the norm of its error.
+        norm: Bounds of the norm of the exact one.
+    """
+
+    value: Float[np.ndarray, "n k"]
+    error: float
+    norm: Interval
+
+
+def residual_of(
+    evaluations: tuple[Evaluation, ...], targets: Float[np.ndarray, "n k"]
+) -> Residual:
+    """Residual of a network, symmetrized or not."""
+    unit = evaluations[0].unit
+    output, error = output_of(evaluations)
+    value = output - targets
+    rounded = gamma(1, unit) * float(np.linalg.norm(value))
+    error = float(raised(error + rounded, value.size + 4, unit))
+    low = matrix_bounds.frobenius_lower(value, unit) - error
+    high = matrix_bounds.frobenius_upper(value, unit) + error
+    norm = Interval(max(low, 0.0) * (1 - 4 * unit), raised(high, 2, unit))
+    return Residual(value, error, norm)
+
+
+def _bounds(
+    evaluations: tuple[Evaluation, ...],
+    inputs: np.ndarray,
+    targets: np.ndarray,
+    rigor: Rigor,
+) -> LocalBounds:
+    unit = evaluations[0].unit
+    residual = residual_of(evaluations, targets)
+    gram = kernel_of(evaluations)
+    sigma_min = sigma_min_lower(gram, unit)
+    constants = [lipschitz_of(e) for e in _distinct(evaluations)]
+    lipschitz = _largest([c.at for c in constants], len(evaluations))
+    blocks = [Block(name="all", sigma_min=sigma_min, lipschitz=lipschitz)]
+    layers = evaluations[0].network.layers
+    first = [c.of_first_layer for c in constants if isinstance(c, TwoLayer)]
+    if first and all(layer.is_trained for layer in layers):
+        alone = sigma_min_lower(kernel_of(evaluations, layer=0), unit)
+        of_first = _largest(first, len(evaluations))
+        blocks.append(Block(name="first layer", sigma_min=alone, lipschitz=of_first))
+    return LocalBounds(
+        residual=residual.norm,
+        jacobian_norm=sigma_max_upper(gram, unit),
+        lipschitz=lipschitz,
+        blocks=tuple(blocks),
+        newton_norm=newton_norm_upper(
+            gram, residual.value.reshape(-1), residual.error, sigma_min, unit
+        ),
+        rigor=rigor,
+        conflict=conflict_of(inputs, targets),
+        premises=premises_of(rigor),
     )
 
 
-def _smallest(
-    holds: Callable[[int], bool], max_width: int, *, is_fine: bool
-) -> int | None:
-    """Smallest power of two that holds; if `is_fine`, bisected to an eighth of it."""
-    width = 1
-    while not holds(width):
-        if width >= max_width:
-            return None
-        width = min(2 * width, max_width)
-    low, high = (width + 1) // 2, width
-    while is_fine and high - low > max(1, high // 8):
-        middle = (low + high) // 2
-        if holds(middle):
-            high = middle
-        else:
-            low = middle
-    return high
+def premises_of(rigor: Rigor) -> tuple[str, ...]:
+    """What bounds of this rigor rest on."""
+    return PREMISES if rigor == "proof" else PREMISES[:1]
 
 
-def order_of_magnitude(width: float) -> str:
-    """A number in at most eight characters, as its power of ten if that is large.
+def sigma_min_lower(gram: Kernel, unit: float) -> float:
+    """Lower bound of the smallest singular value of the Jacobian with this kernel."""
+    square = matrix_bounds.eig_min_lower(gram.value, unit) - gram.error
+    if not square > 0:
+        return 0.0
+    return math.sqrt(square * (1 - 4 * unit)) * (1 - 4 * unit)
+
+
+def sigma_max_upper(gram: Kernel, unit: float) -> float:
+    """Upper bound of the largest singular value of the Jacobian with this kernel."""
+    square = max(matrix_bounds.eig_max_upper(gram.value, unit), 0) + gram.error
+    return math.sqrt(raised(square, 2, unit)) * (1 + 4 * unit)
+
+
+def newton_norm_upper(
+    gram: Kernel,
+    residual: Float[np.ndarray, "nk"],
+    error: float,
+    sigma_min: float,
+    unit: float,
+) -> float:
+    r"""Upper bound of $\lVert J^+ r\rVert$ for $r$ within `error` of `residual`.
+
+    For any $q$ it is at most $(q^\top K q)^{1/2} + \lVert r - K q\rVert / \sigma_{\min}$,
+    and $q$ is taken to be $K^{-1} r$ in floating point.
 
     Args:
-        width: The number.
+        gram: Kernel.
+        residual: Computed residual.
+        error: Bound of its error.
+        sigma_min: Lower bound of the smallest singular value.
+        unit: Unit roundoff.
 
     Returns:
-        The text.
-
-    Example:
-        >>> order_of_magnitude(340.0), order_of_magnitude(3.2e17)
-        ('340', '3e+17')
+        The bound; infinity if the kernel is not known to be invertible.
     """
-    if not np.isfinite(width):
-        return "infinite"
-    return f"{width:.0f}" if width < 1e5 else f"{width:.0e}"
+    if not sigma_min > 0:
+        return math.inf
+    try:
+        q = np.linalg.solve(gram.value, residual)
+    except np.linalg.LinAlgError:
+        return math.inf
+    count = len(q) + 4
+    q_norm = matrix_bounds.frobenius_upper(q, unit)
+    size = matrix_bounds.frobenius_upper(gram.value, unit) * q_norm
+    image = gram.value @ q
+    off = matrix_bounds.frobenius_upper(residual - image, unit)
+    r_norm = matrix_bounds.frobenius_upper(residual, unit)
+    rounded = gamma(count, unit) * (size + r_norm)
+    left = raised(off + rounded + error + gram.error * q_norm, 12, unit)
+    square = (
+        abs(float(q @ image))
+        + (gamma(2 * count, unit) * size + gram.error * q_norm) * q_norm
+    )
+    root = math.sqrt(raised(square, count + 12, unit))
+    return float(raised(root + left / sigma_min, 6, unit))
 
 
-def _in_bytes(count: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB", "PiB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1024
-    return f"{count:.0e} EiB" if math.isfinite(count) else "infinite"
+def _largest(constants: list[Lipschitz], num_copies: int) -> Lipschitz:
+    r"""Constant of $(g(w_1) - g(w_2))/\sqrt2$ from those of $g$, or that of $g$."""
+    if num_copies == 1:
+        return constants[0]
+    return lambda radius: float(
+        raised(
+            max(fn(radius) for fn in constants) * SYMMETRIZED_SCALE, 4, UNIT_ROUNDOFF
+        )
+    )
+
+
+def _distinct(evaluations: tuple[Evaluation, ...]) -> tuple[Evaluation, ...]:
+    is_one = all(e is evaluations[0] for e in evaluations)
+    return evaluations[:1] if is_one else evaluations
+
+
+def _equal(one: Layers, other: Layers) -> bool:
+    if one is other:
+        return True
+    return all(
+        np.array_equal(a.weight, b.weight) and np.array_equal(a.bias, b.bias)
+        for a, b in zip(one.layers, other.layers, strict=True)
+    )
+
+
+def conflict_of(inputs: np.ndarray, targets: np.ndarray) -> Assumption | None:
+    """The first two equal inputs with different targets, if there are any."""
+    seen: dict[bytes, int] = {}
+    for i, row in enumerate(inputs + 0.0):  # -0.0 equals 0.0
+        j = seen.setdefault(row.tobytes(), i)
+        if not np.array_equal(targets[i], targets[j]):
+            return Assumption(
+                name="conflict",
+                statement="two equal inputs have different targets, which no parameters "
+                "fit",
+                holds=True,
+                detail=f"examples {j} and {i}",
+            )
+    return None

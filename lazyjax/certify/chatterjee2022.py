@@ -31,8 +31,8 @@ import math
 
 import numpy as np
 
+from lazyjax.certify.bounds import LocalBounds
 from lazyjax.certify.certificate import Assumption, Certificate, Quantity, Rigor, below
-from lazyjax.certify.local_bounds import LocalBounds
 from lazyjax.certify.rounding import Interval, interval
 
 # In units of the smallest radius that could do.
@@ -138,7 +138,7 @@ def flow_theorem(
             bounds contradict each other.
 
     Example:
-        >>> from lazyjax.certify.local_bounds import Block, LocalBounds
+        >>> from lazyjax.certify.bounds import Block, LocalBounds
         >>> from lazyjax.certify.rounding import Interval
         >>> constant = lambda radius: 0.2
         >>> bounds = LocalBounds(

@@ -39,8 +39,8 @@ from lazyjax._checks import (
     check_targets,
 )
 from lazyjax.certify.ball import smallest_ball
+from lazyjax.certify.bounds import LocalBounds
 from lazyjax.certify.certificate import Assumption, Certificate, Quantity, below
-from lazyjax.certify.local_bounds import LocalBounds
 from lazyjax.certify.rounding import Interval, interval
 from lazyjax.certify.theorems import flow_theorem
 from lazyjax.trees import tree_norm
@@ -66,7 +66,7 @@ def lazy_theorem(bounds: LocalBounds, *, tolerance: float = 0.1) -> Certificate:
         ValueError: If `tolerance` is not positive.
 
     Example:
-        >>> from lazyjax.certify.local_bounds import Block, LocalBounds
+        >>> from lazyjax.certify.bounds import Block, LocalBounds
         >>> from lazyjax.certify.rounding import Interval
         >>> constant = lambda radius: 0.01
         >>> bounds = LocalBounds(
@@ -131,7 +131,7 @@ def horizon_theorem(bounds: LocalBounds, time: float) -> Certificate:
         ValueError: If `time` is not positive and finite.
 
     Example:
-        >>> from lazyjax.certify.local_bounds import Block, LocalBounds
+        >>> from lazyjax.certify.bounds import Block, LocalBounds
         >>> from lazyjax.certify.rounding import Interval
         >>> constant = lambda radius: 0.01
         >>> bounds = LocalBounds(
@@ -235,7 +235,7 @@ def scales(bounds: LocalBounds, target_norm: float) -> Scales:
         ValueError: If `target_norm` is not positive and finite.
 
     Example:
-        >>> from lazyjax.certify.local_bounds import Block, LocalBounds
+        >>> from lazyjax.certify.bounds import Block, LocalBounds
         >>> from lazyjax.certify.rounding import Interval
         >>> constant = lambda radius: 0.5
         >>> bounds = LocalBounds(

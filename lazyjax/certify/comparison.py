@@ -19,15 +19,15 @@ import numpy as np
 from jaxtyping import Float
 
 from lazyjax.certify import chatterjee2022, liu2022, oymak2019, theorems
-from lazyjax.certify.certificate import Assumption, Certificate, Quantity, Rigor, below
-from lazyjax.certify.dense_layers import data_of, layers_of
-from lazyjax.certify.local_bounds import (
+from lazyjax.certify.bounds import (
     LocalBounds,
     evaluations_of,
     kernel_of,
     local_bounds,
     residual_of,
 )
+from lazyjax.certify.certificate import Assumption, Certificate, Quantity, Rigor, below
+from lazyjax.certify.dense_layers import data_of, layers_of
 from lazyjax.nets import Network
 from lazyjax.typing import AnyArray, Params
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float
 
-from lazyjax.certify import local_bounds as local, matrix_bounds
+from lazyjax.certify import bounds as local, matrix_bounds
 from lazyjax.certify.activation_bounds import PIECEWISE_ACTIVATIONS
 from lazyjax.certify.certificate import Assumption, Rigor
 from lazyjax.certify.dense_layers import SYMMETRIZED_SCALE, Layers

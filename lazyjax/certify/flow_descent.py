@@ -3,14 +3,15 @@
 import math
 from collections.abc import Callable
 
+import numpy as np
 from jaxtyping import Float
 
 from lazyjax._checks import check_choice
 from lazyjax.certify import relu, theorems
+from lazyjax.certify.bounds import LocalBounds, conflict_of, local_bounds, smooth
 from lazyjax.certify.certificate import Assumption, Certificate, Rigor
 from lazyjax.certify.dense_layers import check_features, data_of, layers_of
 from lazyjax.certify.flips import FlipBounds, flip_bounds, supported
-from lazyjax.certify.local_bounds import LocalBounds, conflict_of, local_bounds, smooth
 from lazyjax.nets import Network
 from lazyjax.typing import AnyArray, Params
 
@@ -221,7 +222,8 @@ def _certificate(
     if is_smooth.holds:
         return of_smooth(local_bounds(network, params, x, y, rigor=rigor))
     if has_flips.holds and of_flips is not None:
-        return of_flips(flip_bounds(copies, inputs, targets, rigor))
+        with np.errstate(all="ignore"):  # what overflows certifies nothing
+            return of_flips(flip_bounds(copies, inputs, targets, rigor))
     options: tuple[Assumption, ...] = (is_smooth,)
     if of_flips is not None:
         options += (has_flips,)

@@ -17,8 +17,8 @@ import math
 
 import numpy as np
 
+from lazyjax.certify.bounds import Block, LocalBounds
 from lazyjax.certify.certificate import Assumption, Certificate, Quantity, below
-from lazyjax.certify.local_bounds import Block, LocalBounds
 from lazyjax.certify.rounding import interval
 
 _GRID = tuple(np.geomspace(1.0, 64.0, 97))
@@ -34,7 +34,7 @@ def descent_theorem(bounds: LocalBounds) -> Certificate:
         The certificate, for the smallest radius on a grid that will do.
 
     Example:
-        >>> from lazyjax.certify.local_bounds import Block, LocalBounds
+        >>> from lazyjax.certify.bounds import Block, LocalBounds
         >>> from lazyjax.certify.rounding import Interval
         >>> constant = lambda radius: 0.01
         >>> bounds = LocalBounds(

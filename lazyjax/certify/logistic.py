@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lazyjax._checks import check_choice
-from lazyjax.certify import local_bounds as local
+from lazyjax.certify import bounds as local
 from lazyjax.certify.activation_bounds import ROUNDING
 from lazyjax.certify.ball import ball_assumptions, ball_quantities, smallest_ball
 from lazyjax.certify.certificate import Certificate, Quantity, Rigor

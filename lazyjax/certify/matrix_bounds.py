@@ -25,7 +25,7 @@ def row_norms_upper(
 
 def frobenius_upper(matrix: Float[np.ndarray, "*shape"], unit: float) -> float:
     """Upper bound of the root of the sum of squares of all entries."""
-    return float(row_norms_upper(matrix.reshape(-1), unit))
+    return float(row_norms_upper(matrix.reshape(1, -1), unit)[0])
 
 
 def frobenius_lower(matrix: Float[np.ndarray, "*shape"], unit: float) -> float:
@@ -139,16 +139,23 @@ def perron_upper(matrix: Float[np.ndarray, "n n"], unit: float) -> float:
 
 def _eig_min_by_cholesky(matrix: np.ndarray, shift: float, unit: float) -> float:
     """Lower bound of the smallest eigenvalue, if that minus `shift` has a factor."""
-    n = len(matrix)
-    diagonal = np.arange(n)
     shifted = matrix.copy()
-    shifted[diagonal, diagonal] -= shift
+    shifted[np.diag_indices_from(shifted)] -= shift
     try:
         factor = np.linalg.cholesky(shifted)
     except np.linalg.LinAlgError:
         return -math.inf
     if not np.all(np.isfinite(factor)):
         return -math.inf
+    return _eig_min_by_factor(matrix, factor, shift, unit)
+
+
+def _eig_min_by_factor(
+    matrix: np.ndarray, factor: np.ndarray, shift: float, unit: float
+) -> float:
+    """Lower bound of the smallest eigenvalue from any matrix that may be a factor."""
+    n = len(matrix)
+    diagonal = np.arange(n)
     residual = matrix - symmetric(factor @ factor.T)
     cancelled = np.max(np.abs(np.diagonal(residual))) + abs(shift)
     residual[diagonal, diagonal] -= shift

@@ -23,8 +23,8 @@ import math
 
 import numpy as np
 
+from lazyjax.certify.bounds import LocalBounds
 from lazyjax.certify.certificate import Assumption, Certificate, Quantity, below
-from lazyjax.certify.local_bounds import LocalBounds
 from lazyjax.certify.rounding import interval
 
 _SHARES = tuple(np.linspace(0.02, 0.98, 49))
@@ -41,7 +41,7 @@ def descent_theorem(bounds: LocalBounds) -> Certificate:
         is the best over the grid.
 
     Example:
-        >>> from lazyjax.certify.local_bounds import Block, LocalBounds
+        >>> from lazyjax.certify.bounds import Block, LocalBounds
         >>> from lazyjax.certify.rounding import Interval
         >>> constant = lambda radius: 0.05
         >>> bounds = LocalBounds(

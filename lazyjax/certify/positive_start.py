@@ -30,15 +30,15 @@ from jaxtyping import Float
 from lazyjax._checks import check_at_least, check_batch, check_floating, check_targets
 from lazyjax.certify import chatterjee2022
 from lazyjax.certify.activation_bounds import ROUNDING, SMOOTH_ACTIVATIONS
-from lazyjax.certify.certificate import Assumption, Certificate, below
-from lazyjax.certify.dense_layers import layers_of
-from lazyjax.certify.lipschitz import deep
-from lazyjax.certify.local_bounds import (
+from lazyjax.certify.bounds import (
     Block,
     Lipschitz,
     evaluations_of,
     local_bounds,
 )
+from lazyjax.certify.certificate import Assumption, Certificate, below
+from lazyjax.certify.dense_layers import layers_of
+from lazyjax.certify.lipschitz import deep
 from lazyjax.certify.matrix_bounds import (
     eig_min_lower,
     frobenius_upper,

@@ -8,8 +8,13 @@ $u = 0$ the same formulas give plain floating-point values.
 
 import dataclasses
 import math
+from collections.abc import Iterable
+from typing import TypeVar
 
 import numpy as np
+
+# A number, or an array of them.
+Numbers = TypeVar("Numbers", float, np.ndarray)
 
 UNIT_ROUNDOFF = 2.0**-53
 
@@ -32,21 +37,19 @@ def gamma(count: int, unit: float) -> float:
     return total / (1 - total) if total < 0.5 else math.inf
 
 
-def raised(value: np.ndarray | float, count: int, unit: float) -> np.ndarray:
+def raised(value: Numbers, count: int, unit: float) -> Numbers:
     """Upper bound of a nonnegative number that was computed with `count` roundings."""
     if unit == 0:
-        return np.asarray(value, np.float64)
-    flushed = (count + 1) * SMALLEST_NORMAL
-    return np.asarray(value) * (1 + gamma(count + 2, unit)) + flushed
+        return value
+    return value * (1 + gamma(count + 2, unit)) + (count + 1) * SMALLEST_NORMAL
 
 
-def lowered(value: np.ndarray | float, count: int, unit: float) -> np.ndarray:
+def lowered(value: float, count: int, unit: float) -> float:
     """Lower bound of a nonnegative number that was computed with `count` roundings."""
     if unit == 0:
-        return np.asarray(value, np.float64)
-    flushed = (count + 1) * SMALLEST_NORMAL
-    below = np.asarray(value) * (1 - gamma(count + 2, unit)) - flushed
-    return np.maximum(below, 0)
+        return value
+    below = value * (1 - gamma(count + 2, unit)) - (count + 1) * SMALLEST_NORMAL
+    return max(below, 0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +61,8 @@ class Interval:
         high: Upper bound.
     """
 
-    low: float
-    high: float
+    low: float | int
+    high: float | int
 
     def __post_init__(self) -> None:
         low, high = float(self.low), float(self.high)
@@ -68,21 +71,21 @@ class Interval:
         object.__setattr__(self, "low", low)
         object.__setattr__(self, "high", high)
 
-    def __add__(self, other: "Interval | float") -> "Interval":
+    def __add__(self, other: "Interval | float | int") -> "Interval":
         other = interval(other)
         return _outward(self.low + other.low, self.high + other.high)
 
     def __neg__(self) -> "Interval":
         return Interval(-self.high, -self.low)
 
-    def __sub__(self, other: "Interval | float") -> "Interval":
+    def __sub__(self, other: "Interval | float | int") -> "Interval":
         return self + (-interval(other))
 
-    def __mul__(self, other: "Interval | float") -> "Interval":
+    def __mul__(self, other: "Interval | float | int") -> "Interval":
         other = interval(other)
         return _hull(a * b for a in _ends(self) for b in _ends(other))
 
-    def __truediv__(self, other: "Interval | float") -> "Interval":
+    def __truediv__(self, other: "Interval | float | int") -> "Interval":
         other = interval(other)
         if not (other.low > 0 or other.high < 0):
             return Interval(math.nan, math.nan)
@@ -91,10 +94,10 @@ class Interval:
     __radd__ = __add__
     __rmul__ = __mul__
 
-    def __rsub__(self, other: float) -> "Interval":
+    def __rsub__(self, other: float | int) -> "Interval":
         return interval(other) - self
 
-    def __rtruediv__(self, other: float) -> "Interval":
+    def __rtruediv__(self, other: float | int) -> "Interval":
         return interval(other) / self
 
     def sqrt(self) -> "Interval":
@@ -115,7 +118,7 @@ class Interval:
         return _widened(_expm1(self.low), _expm1(self.high))
 
 
-def interval(value: "Interval | float") -> Interval:
+def interval(value: "Interval | float | int") -> Interval:
     """A float as the interval of itself; intervals as they are."""
     return value if isinstance(value, Interval) else Interval(value, value)
 
@@ -124,7 +127,7 @@ def _ends(value: Interval) -> tuple[float, float]:
     return value.low, value.high
 
 
-def _hull(values) -> Interval:
+def _hull(values: Iterable[float]) -> Interval:
     values = list(values)
     if any(map(math.isnan, values)):  # `min` and `max` may overlook one
         return Interval(math.nan, math.nan)

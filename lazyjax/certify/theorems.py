@@ -28,8 +28,8 @@ from lazyjax.certify.ball import (
     smallest_ball,
     zero_distance,
 )
+from lazyjax.certify.bounds import Block, LocalBounds
 from lazyjax.certify.certificate import Assumption, Certificate, Quantity
-from lazyjax.certify.local_bounds import Block, LocalBounds
 from lazyjax.certify.rounding import Interval, interval
 
 _EPSILONS = tuple(np.linspace(0.05, 0.95, 19))

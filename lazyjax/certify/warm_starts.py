@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lazyjax._checks import check_at_least, check_choice
+from lazyjax.certify.bounds import smooth
 from lazyjax.certify.certificate import Certificate, Rigor
 from lazyjax.certify.dense_layers import (
     SYMMETRIZED_SCALE,
@@ -25,7 +26,6 @@ from lazyjax.certify.dense_layers import (
 from lazyjax.certify.evaluation import Evaluation, LayerNorms, evaluate, kernel
 from lazyjax.certify.flips import supported
 from lazyjax.certify.flow_descent import gradient_flow
-from lazyjax.certify.local_bounds import smooth
 from lazyjax.nets import Network
 from lazyjax.typing import AnyArray, Params
 
@@ -101,7 +101,8 @@ def warm_start(
             "`network` must be one that `gradient_flow` has a theorem for; got "
             f"activation {copies[0].activation!r}, {copies[0].depth} hidden layers."
         )
-    trained, residuals = _trained(copies, inputs, targets, num_steps)
+    with np.errstate(all="ignore"):  # a step that overflows is not taken
+        trained, residuals = _trained(copies, inputs, targets, num_steps)
     result = _params(params, trained, network.architecture.symmetrized)
     return WarmStart(
         params=result,
