@@ -34,7 +34,9 @@ def frobenius_upper(matrix: Float[np.ndarray, "*shape"], unit: float) -> float:
 def frobenius_lower(matrix: Float[np.ndarray, "*shape"], unit: float) -> float:
     """Lower bound of the root of the sum of squares of all entries."""
     flat = matrix.reshape(-1)
-    return float(np.sqrt(lowered(flat @ flat, flat.size + 1, unit)) * (1 - 4 * unit))
+    return float(
+        np.sqrt(lowered(float(flat @ flat), flat.size + 1, unit)) * (1 - 4 * unit)
+    )
 
 
 def symmetric_norm_upper(matrix: Float[np.ndarray, "n n"], unit: float) -> float:

@@ -355,7 +355,7 @@ def check_residual_norm():
     for targets in (np.zeros_like(found.output.value), found.output.value):
         residual = bounds.residual_of((found,), targets)
         shift = np.vectorize(lambda v: Decimal(float(v)))(targets)
-        true = sum(v * v for v in (outputs - shift).ravel()).sqrt()
+        true = sum((v * v for v in (outputs - shift).ravel()), Decimal(0)).sqrt()
         assert Decimal(residual.norm.low) <= true <= Decimal(residual.norm.high)
 
 

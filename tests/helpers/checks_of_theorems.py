@@ -4,6 +4,7 @@
 
 import math
 from decimal import Decimal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,7 +88,7 @@ def check_zero_distance():
 def check_gap_and_drift():
     """One parameter: K = (sigma - lambda w)^2, so drift 2 sigma lambda s + ... is near."""
     bounds = scalar_bounds(2.0, 0.5, 1.0)
-    certificate = theorems.flow_theorem(bounds)
+    certificate: Any = theorems.flow_theorem(bounds)
     s = certificate.radius
     largest = 2 * 2.0 * 0.5 * s + (0.5 * s) ** 2
     assert certificate["kernel_drift"] == pytest.approx(largest, rel=1e-9)
@@ -109,7 +110,7 @@ def check_gap_and_drift():
 def check_flow_rate():
     """The loss of the sharp model falls at the rate promised, and not much faster."""
     bounds = scalar_bounds(2.0, 0.5, 3.0)
-    certificate = theorems.flow_theorem(bounds)
+    certificate: Any = theorems.flow_theorem(bounds)
     mu = math.sqrt(4 - 3)
     assert certificate.rate == pytest.approx(2 * mu**2, rel=1e-9)
     assert certificate.rate <= 2 * mu**2
@@ -118,7 +119,7 @@ def check_flow_rate():
 def check_descent_step_and_rate():
     """Curvature of the worst model of these bounds, and the rate at its end."""
     bounds = scalar_bounds(2.0, 0.5, 1.0)
-    certificate = theorems.descent_theorem(bounds)
+    certificate: Any = theorems.descent_theorem(bounds)
     epsilon = certificate["epsilon"]
     s = root_of(2.0, 0.5, 1.0 / (1 - epsilon))
     assert certificate.radius == pytest.approx(s, rel=1e-9)
@@ -131,7 +132,7 @@ def check_descent_step_and_rate():
     assert rate * (1 - 1e-9) <= certificate.rate <= rate * (1 + 1e-12)
     over = theorems.descent_theorem(bounds, learning_rate=2.0 / (2.0**2 + 0.5) * 1.01)
     assert not over.is_certified
-    inexact = theorems.descent_theorem(bounds, gradient_error=0.2)
+    inexact: Any = theorems.descent_theorem(bounds, gradient_error=0.2)
     epsilon = inexact["epsilon"]
     s = root_of(2.0, 0.5, 1.2 / 0.8 / (1 - epsilon))
     largest = 2 * epsilon * 0.8 / (((2 + 0.5 * s) ** 2 + 0.5) * 1.2**2)
@@ -144,7 +145,7 @@ def check_descent_step_and_rate():
 def check_existence_radius():
     """Newton and Kantorovich are sharp on the same quadratic."""
     for h in (0.1, 0.499):
-        certificate = theorems.existence_theorem(scalar_bounds(1.0, 2.0, h / 2.0))
+        certificate: Any = theorems.existence_theorem(scalar_bounds(1.0, 2.0, h / 2.0))
         assert certificate.is_certified
         root = root_of(1.0, 2.0, h / 2.0)
         assert root * (1 - 1e-13) <= certificate.radius <= root * (1 + 1e-9)
