@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,6 +15,7 @@ from lazyjax.certify.flips import flip_bounds
 from lazyjax.nets import mlp
 from tests.helpers import certified_runs
 from tests.helpers.certified_runs import KINDS
+from tests.helpers.compare import assert_close
 
 NUM_STEPS = 60
 # Fractions of the residual that flow can just be certified for.
@@ -104,6 +107,25 @@ def check_family(family: str, per_cell: int, first_seed: int = 0) -> tuple[int, 
             equal = np.array_equal(p.y[0], p.y[1])
             assert (certificate.verdict is Verdict.REFUTED) == (not equal)
     return counts[0], counts[1]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_runs_is_the_network_that_users_have(family):
+    network, (p, *_) = problems_of(family, 1)
+    batch, copies = certified_runs.start_of(network, [p])
+    loss, gradient = batch.loss_and_gradient(copies)
+
+    def loss_of(params):
+        return jnp.sum((network.apply(params, jnp.asarray(p.x)) - p.y) ** 2) / 2
+
+    with jax.enable_x64(True):
+        params = jax.tree.map(jnp.asarray, p.params)
+        value, grads = jax.value_and_grad(loss_of)(params)
+    assert_close(loss[0], value, 1e-9)
+    # In the order of the arrays: by size, as one holds lists and the other a tree.
+    norms = [np.linalg.norm(v) for v in certified_runs.leaves(gradient)]
+    expected = [np.linalg.norm(v) for v in jax.tree.leaves(grads)]
+    assert_close(np.sort(norms), np.sort(expected), 1e-9)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
