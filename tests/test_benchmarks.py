@@ -18,6 +18,7 @@ import pytest
 
 from benchmarks import (
     _harness,
+    certify,
     empirical_ntk,
     infinite_ntk,
     networks,
@@ -435,3 +436,11 @@ def test_infinite_kernel_is_right_and_a_wrong_one_is_not_timed(case: str) -> Non
     assert _harness.check("lazyjax", result, entries, limit) <= limit
     with pytest.raises(_harness.WrongAnswerError):
         _harness.check("wrong", 1.0001 * result, entries, limit)
+
+
+@pytest.mark.parametrize("case", certify.TOY)
+def test_certificates_of_toy_cases_are_measured(case):
+    row = certify.measure(case, certify.TOY[case], num_calls=1)
+    assert row["case"] == case
+    assert row["median_s"] > 0
+    assert row["peak_bytes"] >= 0

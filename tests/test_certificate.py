@@ -126,7 +126,7 @@ def test_malformed_certificates_are_refused(changes, message):
 @pytest.mark.usefixtures("own_errors")
 def test_bounds_are_one_of_four():
     with pytest.raises(ValueError, match="`bound` must be one of"):
-        Quantity(name="q", value=1.0, bound="above")
+        Quantity(**{"name": "q", "value": 1.0, "bound": "above"})
 
 
 def test_quantities_are_found_by_name():

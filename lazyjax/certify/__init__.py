@@ -34,6 +34,7 @@ from lazyjax.certify.flow_descent import (
     gradient_descent as gradient_descent,
     gradient_flow as gradient_flow,
 )
+from lazyjax.certify.lazy_gap import LazyGap as LazyGap, lazy_gap as lazy_gap
 from lazyjax.certify.logistic import logistic_flow as logistic_flow
 from lazyjax.certify.warm_starts import (
     WarmStart as WarmStart,

@@ -56,7 +56,7 @@ def _tanh_derivative(u: np.ndarray) -> np.ndarray:
 
 def _erf(u: np.ndarray) -> np.ndarray:
     # NumPy has none; that of the C library is called number by number.
-    return np.frompyfunc(math.erf, 1, 1)(u).astype(np.float64)
+    return np.asarray(np.frompyfunc(math.erf, 1, 1)(u), np.float64)
 
 
 def _erf_derivative(u: np.ndarray) -> np.ndarray:

@@ -16,7 +16,8 @@ from lazyjax.certify.bounds import Lipschitz, LocalBounds
 from lazyjax.certify.certificate import Assumption, Quantity, below
 from lazyjax.certify.rounding import Interval, interval
 
-_GRID = tuple(float(s) for s in 1 + 1e-9 + np.linspace(0, 1, 41) ** 2)
+# Radii are larger than roots in plain floats by this much, which rounding is within.
+_SLACK = 1e-9
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,10 +59,10 @@ class Ball:
 
 
 def smallest_ball(sigma: float, demand: float, lipschitz: Lipschitz) -> Ball:
-    r"""The ball of smallest radius on a grid, between $C/\sigma$ and $2C/\sigma$.
+    r"""The ball of smallest radius, between $C/\sigma$ and $2C/\sigma$, in effect.
 
-    No root is outside of that range. Where the root is within the radius, it is a valid
-    radius itself, with a smaller constant; so the ball is shrunk in the end.
+    No root is outside of that range. As roots grow with the radius, replacing one by
+    the other goes up to the smallest radius that its root fits in, and down to it.
 
     Args:
         sigma: Lower bound of the smallest singular value at the centre.
@@ -72,20 +73,31 @@ def smallest_ball(sigma: float, demand: float, lipschitz: Lipschitz) -> Ball:
         The ball; if none holds, that of the largest radius, whose margin is negative.
     """
     shortest = demand / sigma if sigma > 0 else math.inf
-    for step in _GRID:
-        ball = _ball(sigma, demand, lipschitz, shortest * step)
-        if ball.holds:
+    radius, found = shortest, shortest * (2 + _SLACK)
+    for _ in range(40):
+        root = _root(sigma, demand, lipschitz, radius)
+        if math.isnan(root):
             break
-        if not ball.condition.high < 0.5:  # nor will it for a larger radius
-            return _ball(sigma, demand, lipschitz, shortest * _GRID[-1])
-    else:
-        return ball
-    for _ in range(3):
-        trial = _ball(sigma, demand, lipschitz, ball.length.high * (1 + 1e-12))
-        if not (trial.holds and trial.radius <= ball.radius):
+        if root <= radius:
+            found = radius
             break
-        ball = trial
-    return ball
+        # As far again, which is beyond the next roots if they come nearer by halves.
+        farther = root + (root - radius) + _SLACK * root
+        is_too_far = math.isnan(_root(sigma, demand, lipschitz, farther))
+        radius = root * (1 + _SLACK) if is_too_far else farther
+    for _ in range(8):
+        root = _root(sigma, demand, lipschitz, found)
+        if root < found:
+            found = root * (1 + _SLACK)
+    return _ball(sigma, demand, lipschitz, found)
+
+
+def _root(sigma: float, demand: float, lipschitz: Lipschitz, radius: float) -> float:
+    """Length of the path for the constant at `radius`, in plain floats; NaN if none."""
+    if not math.isfinite(radius):
+        return math.nan
+    square = sigma * sigma - 2 * lipschitz(radius) * demand
+    return 2 * demand / (sigma + math.sqrt(square)) if square > 0 else math.nan
 
 
 def _ball(sigma: float, demand: float, lipschitz: Lipschitz, radius: float) -> Ball:

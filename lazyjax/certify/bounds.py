@@ -41,6 +41,7 @@ PREMISES = (
     "exact arithmetic.",
     "NumPy computes matrix products in float64 as sums of products, in any order.",
     "NumPy's and C's elementary functions are within 4 units in the last place.",
+    "No product that matters is so small that it underflows (below 1e-290).",
 )
 
 Lipschitz = Callable[[float], float]

@@ -14,6 +14,9 @@ from lazyjax.certify.rounding import gamma, lowered, raised
 # Above this size the largest eigenvalue is guessed by power iteration, not computed.
 _LARGE = 1500
 
+# Shifts are at least this, so that zero has a Cholesky factor as well.
+_LEAST_SLACK = 1e-280
+
 
 def row_norms_upper(
     matrix: Float[np.ndarray, "*rows columns"], unit: float
@@ -31,7 +34,9 @@ def frobenius_upper(matrix: Float[np.ndarray, "*shape"], unit: float) -> float:
 def frobenius_lower(matrix: Float[np.ndarray, "*shape"], unit: float) -> float:
     """Lower bound of the root of the sum of squares of all entries."""
     flat = matrix.reshape(-1)
-    return float(np.sqrt(lowered(flat @ flat, flat.size + 1, unit)) * (1 - 4 * unit))
+    return float(
+        np.sqrt(lowered(float(flat @ flat), flat.size + 1, unit)) * (1 - 4 * unit)
+    )
 
 
 def symmetric_norm_upper(matrix: Float[np.ndarray, "n n"], unit: float) -> float:
@@ -54,7 +59,9 @@ def gram_and_error(
     """
     norms = row_norms_upper(matrix, unit)
     # The error is below gamma times an outer product, entry by entry.
-    error = raised(gamma(matrix.shape[1], unit) * (norms @ norms), len(norms) + 2, unit)
+    error = raised(
+        gamma(matrix.shape[1], unit) * (norms @ norms), matrix.size + 2, unit
+    )
     return symmetric(matrix @ matrix.T), float(error)
 
 
@@ -88,7 +95,7 @@ def eig_min_lower(matrix: Float[np.ndarray, "n n"], unit: float) -> float:
     if unit == 0:
         return guess
     scale = float(np.sum(np.abs(np.diagonal(matrix)))) + abs(guess)
-    slack = len(matrix) * unit * scale
+    slack = len(matrix) * unit * scale + _LEAST_SLACK
     for _ in range(16):
         shift = guess - slack
         bound = _eig_min_by_cholesky(matrix, shift, unit)
@@ -162,7 +169,7 @@ def _eig_min_by_factor(
     rounded = gamma(n, unit) * frobenius_upper(factor, unit) ** 2
     subtracted = gamma(2, unit) * cancelled
     error = symmetric_norm_upper(residual, unit) * (1 + gamma(2, unit))
-    total = raised(error + rounded + subtracted, 8, unit)
+    total = raised(error + rounded + subtracted, n * n + 8, unit)
     return math.nextafter(shift - float(total), -math.inf)
 
 

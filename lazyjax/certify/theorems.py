@@ -32,8 +32,7 @@ from lazyjax.certify.bounds import Block, LocalBounds
 from lazyjax.certify.certificate import Assumption, Certificate, Quantity
 from lazyjax.certify.rounding import Interval, interval
 
-_EPSILONS = tuple(np.linspace(0.05, 0.95, 19))
-_EPSILONS_OF_STEP = tuple(np.geomspace(1e-6, 0.99, 60))
+_EPSILONS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75)
 
 
 def flow_theorem(bounds: LocalBounds, *, radius: float | None = None) -> Certificate:
@@ -114,7 +113,10 @@ def descent_theorem(
         raise ValueError(
             f"`learning_rate` must be positive and finite; got {learning_rate!r}."
         )
-    epsilons = _EPSILONS if learning_rate is None else _EPSILONS_OF_STEP
+    epsilons = _EPSILONS
+    if learning_rate is not None:
+        least = learning_rate * bounds.jacobian_norm**2 / 2
+        epsilons = np.geomspace(min(1.0001 * least, 0.98), 0.99, 20).tolist()
     attempts = [
         _Descent(bounds, block, epsilon, learning_rate, gradient_error)
         for block in bounds.blocks
