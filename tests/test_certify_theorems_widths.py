@@ -154,7 +154,8 @@ def test_units_near_their_kink_are_as_few_as_the_derivation_says():
 
 def test_requirements_of_du2019_are_ordered_and_tell_what_fails(x64):
     found = du2019.requirements(unit_rows(10, 20))
-    literal, start, start_eig_min, flow, descent = (needed.width for needed in found)
+    widths = np.array([needed.width for needed in found], np.float64)
+    literal, start, start_eig_min, flow, descent = widths
     assert start_eig_min < start < flow < descent
     assert literal > 1e8
     assert [needed.is_explicit for needed in found] == [False, True, True, True, True]
@@ -209,6 +210,7 @@ def test_kinked_activations_are_not_those_of_du2019b():
 def test_equal_inputs_need_infinite_width():
     (needed,) = du2019b.requirements(np.ones((2, 1)), du2019b.architecture(depth=1))
     assert needed.applies is False
+    assert needed.width is not None
     assert needed.width > 1e50
 
 
@@ -459,7 +461,7 @@ def test_widths_of_deep_theorems_have_the_quoted_degrees():
         (allen_zhu,) = allen_zhu2019.requirements(x, depth=depth)
         classes, zou = zou2018.requirements(x, y, depth=depth)
         assert classes.width is None
-        return np.log([allen_zhu.width, zou.width])
+        return np.log(np.array([allen_zhu.width, zou.width], np.float64))
 
     assert_close(widths(8, 2) - widths(4, 2), np.log(2) * np.array([24, 8]))
     assert_close(widths(4, 4) - widths(4, 2), np.log(2) * np.array([12, 12]))

@@ -153,6 +153,8 @@ def horizon_theorem(bounds: LocalBounds, time: float) -> Certificate:
         raise ValueError(f"`time` must be positive and finite; got {time!r}.")
     residual = bounds.residual.high
     shortest = time * bounds.jacobian_norm * residual
+    radius = 0.0
+    constant = beta = moved = Interval(math.nan, math.nan)
     # No radius below the shortest will do; the constant may need more of it.
     for step in _STEPS:
         radius = max(shortest * float(step) * (1 + 1e-9), 1e-300)

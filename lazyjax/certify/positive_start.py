@@ -306,7 +306,7 @@ def _certificates(
     )
     sigma = reach.sigma_min(output_weight)
     if checks[1].holds is not True:
-        return tuple(_failed(checks, dynamics) for dynamics in ("flow", "descent"))
+        return _failed(checks, "flow"), _failed(checks, "descent")
     bounds = local_bounds(network, params, x, y)
     block = Block(
         name="first layer of a positive start",
@@ -320,14 +320,15 @@ def _certificates(
         bounds = dataclasses.replace(bounds, lipschitz=lipschitz)
     flow = chatterjee2022.flow_theorem(bounds, radius=reach.radius)
     descent = chatterjee2022.descent_theorem(bounds, radius=reach.radius)
-    return tuple(
-        dataclasses.replace(
+
+    def from_start(found: Certificate) -> Certificate:
+        return dataclasses.replace(
             found,
             theorem=f"{found.theorem}, from a positive start",
             assumptions=(*checks, *found.assumptions),
         )
-        for found in (flow, descent)
-    )
+
+    return from_start(flow), from_start(descent)
 
 
 def requirements(
