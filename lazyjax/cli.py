@@ -1,13 +1,16 @@
 """Command line: the one place that prints, exits and configures JAX."""
 
+import enum
 import os
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import jax
+import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import (
@@ -31,6 +34,57 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+certify_app = typer.Typer()
+app.add_typer(certify_app, name="certify")
+
+_Data = Annotated[
+    str,
+    typer.Option(
+        help="digits (odd against even), or an .npz file with arrays X and y."
+    ),
+]
+_NumTrain = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="First examples to use.  [default: 20 digits, or all of a file]"
+    ),
+]
+_Depth = Annotated[int, typer.Option(min=1, help="Number of hidden layers.")]
+_Activation = Annotated[str, typer.Option(help="Name of the activation.")]
+_Seed = Annotated[
+    int, typer.Option(min=0, max=2**31 - 1, help="Chooses digits and start.")
+]
+_Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+
+
+class _Kind(enum.StrEnum):
+    MLP = "mlp"
+
+
+class _Trained(enum.StrEnum):
+    FIRST = "first"
+    ALL = "all"
+
+
+class _Start(enum.StrEnum):
+    INIT = "init"
+    TRAINED = "trained"
+
+
+class _Dynamics(enum.StrEnum):
+    FLOW = "flow"
+    DESCENT = "descent"
+
+
+class _Rigor(enum.StrEnum):
+    PROOF = "proof"
+    FLOAT = "float"
+
+
+_RigorOption = Annotated[
+    _Rigor, typer.Option(help="Whether rounding is accounted for.")
+]
 
 
 def _print_version(is_asked: bool) -> bool:
@@ -183,9 +237,250 @@ def experiments() -> None:
         print(f"{name}: {experiment.title}. {experiment.source}.")
 
 
+@certify_app.callback(invoke_without_command=True)
+def certify(
+    context: typer.Context,
+    data: _Data = "digits",
+    num_train: _NumTrain = None,
+    architecture: Annotated[
+        _Kind, typer.Option(help="Kind of network; fully connected ones only.")
+    ] = _Kind.MLP,
+    depth: _Depth = 1,
+    activation: _Activation = "softplus",
+    width: Annotated[int, typer.Option(min=1, help="Units per hidden layer.")] = 4096,
+    w_std: Annotated[
+        float | None,
+        typer.Option(
+            help="Standard deviation of weights.  [default: 3 at depth 1, else 1]"
+        ),
+    ] = None,
+    trained: Annotated[
+        _Trained | None,
+        typer.Option(help="Layers trained.  [default: first at depth 1, else all]"),
+    ] = None,
+    start: Annotated[
+        _Start, typer.Option(help="Certify at initialization, or after training.")
+    ] = _Start.INIT,
+    dynamics: Annotated[
+        _Dynamics, typer.Option(help="Gradient flow or gradient descent.")
+    ] = _Dynamics.FLOW,
+    rigor: _RigorOption = _Rigor.PROOF,
+    seed: _Seed = 0,
+    as_json: _Json = False,
+) -> None:
+    """Whether gradient descent is certain to reach zero loss on these data.
+
+    Exits with 0 if certified, 1 if not, 2 for bad usage. The network's output starts at
+    zero; with one hidden layer, random signs are on top.
+    """
+    del architecture  # one kind so far
+    if context.invoked_subcommand is not None:
+        _refuse_options(context)
+        return
+    with jax.enable_x64(True):
+        x, y = _examples(data, num_train, seed)
+        with _one_line_errors():
+            from lazyjax import certify as certificates
+            from lazyjax.certify.widths import network_at
+
+            with _bad_usage():
+                network = network_at(
+                    width,
+                    depth=depth,
+                    activation=activation,
+                    w_std=w_std,
+                    trained=None if trained is None else trained.value,
+                )
+            params = network.init(jax.random.key(seed), x)
+            if start is _Start.TRAINED:
+                with _bad_usage():
+                    params = certificates.warm_start(network, params, x, y).params
+            certify_fn = {
+                _Dynamics.FLOW: certificates.gradient_flow,
+                _Dynamics.DESCENT: certificates.gradient_descent,
+            }[dynamics]
+            found = certify_fn(network, params, x, y, rigor=rigor.value)
+    print(found.to_json() if as_json else found.explain())
+    context.exit(0 if found.is_certified else 1)
+
+
+@certify_app.command()
+def bounds(
+    data: _Data = "digits",
+    num_train: _NumTrain = None,
+    depth: _Depth = 1,
+    activation: _Activation = "softplus",
+    max_width: Annotated[
+        int, typer.Option(min=1, help="Largest width to try.")
+    ] = 16384,
+    num_steps: Annotated[
+        int, typer.Option(min=1, help="Steps of gradient descent to see convergence.")
+    ] = 2000,
+    failure: Annotated[
+        float, typer.Option(help="Accepted probability of failure, in theorems.")
+    ] = 0.1,
+    rigor: _RigorOption = _Rigor.PROOF,
+    seed: _Seed = 0,
+    as_json: _Json = False,
+) -> None:
+    """Widths that theorems ask for, beside the smallest certified and seen to converge."""
+    with jax.enable_x64(True):
+        x, y = _examples(data, num_train, seed)
+        with _one_line_errors(), _progress() as show:
+            from lazyjax import report
+            from lazyjax.certify.widths import BYTES_PER_PARAMETER, width_table
+
+            with _bad_usage():
+                found = width_table(
+                    x,
+                    y,
+                    key=jax.random.key(seed),
+                    depth=depth,
+                    activation=activation,
+                    failure=failure,
+                    max_width=max_width,
+                    num_steps=num_steps,
+                    rigor=rigor.value,
+                    progress=show,
+                )
+    if as_json:
+        print(report.json_bytes(found.to_json()).decode(), end="")
+        return
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=150)
+    console.print(
+        report.table(
+            f"Width of {found.num_examples} examples with {found.num_features} features",
+            ["", "width", "parameters", "memory", "assumptions"],
+            found.rows(),
+            caption=(
+                "~ orders of magnitude: constants are not specified. Memory is "
+                f"{BYTES_PER_PARAMETER} bytes per parameter. Theorems are on random "
+                f"starts that fail with probability {failure:g} at most; below are "
+                f"{found.activation} networks of depth {found.depth}."
+            ),
+        )
+    )
+
+
 def main() -> None:
-    """Entry point; exits with 0 done, 1 failed, 2 bad usage, 130 interrupted."""
+    """Entry point; exits with 0 done, 1 failed, 2 bad usage, 130 interrupted.
+
+    For `certify`, 0 is certified and 1 is not certified.
+    """
     app()
+
+
+def _refuse_options(context: typer.Context) -> None:
+    """Refuse options that stand before a subcommand, which would not see them."""
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise typer.BadParameter(
+                "options of `certify bounds` come after `bounds`.",
+                param_hint=f"--{name.replace('_', '-')}",
+            )
+
+
+def _examples(
+    data: str, num_train: int | None, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and targets in float64."""
+    if data == "digits":
+        with _one_line_errors():
+            from lazyjax.data import digits
+
+            with _bad_usage("--num-train"):
+                found = digits(
+                    20 if num_train is None else num_train,
+                    num_test=0,
+                    classes="parity",
+                    key=jax.random.key(seed),
+                )
+        return np.asarray(found.x_train), np.asarray(found.y_train)
+    with _bad_usage("--data"):
+        return _read_npz(Path(data), num_train)
+
+
+def _read_npz(path: Path, num_train: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Arrays of a file.
+
+    Args:
+        path: The file.
+        num_train: How many rows to keep; `None` for all.
+
+    Returns:
+        X, flattened, and y.
+
+    Raises:
+        ValueError: If the file cannot be read, or is not what is expected.
+    """
+    arrays = _arrays(path)
+    missing = [name for name in ("X", "y") if name not in arrays]
+    if missing:
+        raise ValueError(
+            f"{path} must hold arrays X and y; it lacks {' and '.join(missing)} and has "
+            f"{', '.join(arrays) or 'none'}."
+        )
+    arrays = {name: arrays[name] for name in ("X", "y")}
+    for name, array in arrays.items():
+        if not (
+            np.issubdtype(array.dtype, np.floating)
+            or np.issubdtype(array.dtype, np.integer)
+            or array.dtype == bool
+        ):
+            raise ValueError(f"{name} must hold real numbers; got dtype {array.dtype}.")
+        if not np.all(np.isfinite(array)):
+            raise ValueError(f"{name} must be finite; it has NaN or infinite values.")
+    x, y = (arrays[name].astype(np.float64) for name in ("X", "y"))
+    if x.ndim < 2 or x.size == 0:
+        raise ValueError(
+            f"X must have shape (n, d), a row for each example; got {x.shape}."
+        )
+    if y.ndim == 1:
+        y = y[:, None]
+    if y.ndim != 2 or len(y) != len(x) or y.size == 0:
+        raise ValueError(
+            f"y must have shape ({len(x)},) or ({len(x)}, 1), a row for each of X; got "
+            f"{arrays['y'].shape}."
+        )
+    if y.shape[1] != 1:
+        raise ValueError(f"y must have one column; got shape {arrays['y'].shape}.")
+    if num_train is not None and num_train > len(x):
+        raise ValueError(f"--num-train must be at most {len(x)}; got {num_train}.")
+    return x[:num_train].reshape(len(x[:num_train]), -1), y[:num_train]
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an .npz file; never unpickled.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The arrays by name.
+
+    Raises:
+        ValueError: If it cannot be read, or is no such file.
+    """
+    try:
+        file = np.load(path, allow_pickle=False)
+        if isinstance(file, np.ndarray):
+            raise ValueError("it must be an .npz file, and holds one array only")
+        with file:
+            return {name: file[name] for name in file.files}
+    except (EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+@contextmanager
+def _bad_usage(option: str | None = None) -> Iterator[None]:
+    """What arguments cause inside, as bad usage."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise typer.BadParameter(str(error), param_hint=option) from error
 
 
 def _check_folder(out: Path) -> None:

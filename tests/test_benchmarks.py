@@ -19,6 +19,7 @@ import pytest
 from benchmarks import (
     _contest,
     _harness,
+    certify,
     empirical_ntk,
     infinite_ntk,
     networks,
@@ -487,3 +488,11 @@ def test_peers_of_infinite_kernels_take_part_if_they_are_there(
     assert (infinite_ntk.BRIDGE in methods) is is_installed
     assert methods[0] == infinite_ntk.OWN
     assert methods[-1] == infinite_ntk.BASELINE
+
+
+@pytest.mark.parametrize("case", certify.TOY)
+def test_certificates_of_toy_cases_are_measured(case):
+    row = certify.measure(case, certify.TOY[case], num_calls=1)
+    assert row["case"] == case
+    assert row["median_s"] > 0
+    assert row["peak_bytes"] >= 0

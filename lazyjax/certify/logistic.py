@@ -1,0 +1,152 @@
+r"""Gradient flow on the logistic loss, until it is as small as one asks for.
+
+With $L = \tfrac1n \sum_i \ell_i$, $\ell_i = \log(1 + e^{-y_i f_i})$, zero loss is never
+attained. The gradient in $f$ has entries $(1 - e^{-\ell_i})/n$ up to sign, of which the
+sum is at least $(1 - e^{-nL})/n$. So the loss falls by at least $\sigma_{\min}(J)
+n^{-3/2} (1 - e^{-nL})$ per length of path, and it reaches $\epsilon$ once
+
+$$\int_0^s \sigma_{\min}(J) \ge C = \sqrt n\, \log\frac{e^{n L_0} - 1}{e^{n\epsilon} - 1}.$$
+
+This is the condition of `lazyjax.certify.ball` with $C$ in place of the residual.
+"""
+
+import math
+
+import numpy as np
+from jaxtyping import Float
+
+from lazyjax._checks import check_choice
+from lazyjax.certify import bounds as local
+from lazyjax.certify.activation_bounds import ROUNDING
+from lazyjax.certify.ball import ball_assumptions, ball_quantities, smallest_ball
+from lazyjax.certify.certificate import Certificate, Quantity, Rigor
+from lazyjax.certify.dense_layers import check_features, data_of, layers_of
+from lazyjax.certify.rounding import Interval, interval, raised, unit_roundoff
+from lazyjax.nets import Network
+from lazyjax.typing import AnyArray, Params
+
+
+def logistic_flow(
+    network: Network,
+    params: Params,
+    x: Float[AnyArray, "n *d"],
+    y: Float[AnyArray, "n k"],
+    *,
+    target_loss: float,
+    rigor: Rigor = "proof",
+) -> Certificate:
+    r"""Whether gradient flow on the mean logistic loss is certain to reach a loss.
+
+    Args:
+        network: From `lazyjax.nets.mlp`, with a smooth activation and one output.
+        params: The start.
+        x: Training inputs.
+        y: Labels, $-1$ or $1$.
+        target_loss: The mean loss $\epsilon > 0$ to reach.
+        rigor: "proof" accounts for rounding in all numbers, "float" does not.
+
+    Returns:
+        The certificate; its quantity "time" bounds the time that it takes. Radii are
+        about $n$ times worse than for the square loss.
+
+    Raises:
+        ValueError: If the network is of another kind, a label is not $\pm 1$, or an
+            argument is out of range.
+        TypeError: If an array is not floating point.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, lazyjax
+        >>> net = lazyjax.nets.mlp(width=1, depth=0)
+        >>> x, y = jnp.eye(2), jnp.array([[1.0], [-1.0]])
+        >>> params = net.init(jax.random.key(0), x)
+        >>> logistic_flow(net, params, x, y, target_loss=0.01).verdict.name
+        'CERTIFIED'
+    """
+    check_choice("rigor", rigor, ("proof", "float"))
+    if not 0 < target_loss < math.inf:
+        raise ValueError(
+            f"`target_loss` must be positive and finite; got {target_loss!r}."
+        )
+    copies = layers_of(network, params)
+    inputs, labels = data_of(network, x, y)
+    check_features(copies, inputs)
+    if labels.shape[1] != 1 or not np.all(np.abs(labels) == 1):
+        raise ValueError("`y` must have one column of -1 and 1.")
+    bounds = local.local_bounds(network, params, x, y, rigor=rigor)
+    unit = unit_roundoff(rigor)
+    output, error = local.output_of(local.evaluations_of(copies, inputs, unit))
+    start = total_loss_upper(output, labels, error, unit)
+    target = (interval(target_loss) * len(labels)).low
+    demand = demand_of(start, target, len(labels))
+    balls = [
+        (smallest_ball(block.sigma_min, demand, block.lipschitz), block)
+        for block in bounds.blocks
+    ]
+    ball, _ = max(balls, key=lambda pair: (pair[0].holds, pair[0].sigma_end.low))
+    fall = _antiderivative(start) - _antiderivative(target)
+    n_sq, mu = interval(len(labels)) * len(labels), ball.sigma_end
+    time = (n_sq * fall / (mu * mu)).high
+    return Certificate(
+        theorem="gradient flow on the logistic loss",
+        conclusion=f"gradient flow reaches a mean logistic loss of {target_loss:g}",
+        assumptions=ball_assumptions(ball, "sqrt(n) log(...)"),
+        margin=ball.margin,
+        quantities=(
+            *(q for q in ball_quantities(ball, bounds) if q.name != "residual"),
+            Quantity(
+                name="total_loss",
+                value=start,
+                bound="upper",
+                meaning="sum of losses at the start",
+            ),
+            Quantity(
+                name="demand",
+                value=demand,
+                bound="upper",
+                meaning="sqrt(n) log((exp(n L0) - 1) / (exp(n target) - 1))",
+            ),
+            Quantity(
+                name="time",
+                value=math.inf if math.isnan(time) else max(time, 0.0),
+                bound="upper",
+                meaning="time until the loss is reached",
+            ),
+        ),
+        dynamics="flow",
+        radius=ball.length.high,
+        rigor=rigor,
+        premises=bounds.premises,
+    )
+
+
+def total_loss_upper(
+    output: Float[np.ndarray, "n 1"],
+    labels: Float[np.ndarray, "n 1"],
+    error: float,
+    unit: float,
+) -> float:
+    """Upper bound of the sum of losses, for outputs within `error` of those given."""
+    losses = np.logaddexp(0, -labels * output)
+    own = ROUNDING * float(np.sum(1 + np.abs(output))) if unit else 0.0
+    # Each loss is 1-Lipschitz in its output.
+    total = float(np.sum(losses)) + own + math.sqrt(len(output)) * error
+    return float(raised(total, len(output) + 8, unit))
+
+
+def demand_of(start: float, target: float, num_examples: int) -> float:
+    """Upper bound of $C$, for sums of losses at the start and in the end."""
+    fall = _log_expm1(interval(start)) - _log_expm1(interval(target))
+    demand = (interval(num_examples).sqrt() * fall).high
+    return math.inf if math.isnan(demand) else max(demand, 0.0)
+
+
+def _log_expm1(value: Interval) -> Interval:
+    """log(exp(a) - 1), without overflow."""
+    return value + (-(-value).expm1()).log()
+
+
+def _antiderivative(value: float) -> Interval:
+    """Of 1/(1 - exp(-a))^2."""
+    a = interval(value)
+    small = -(-a).expm1()  # 1 - exp(-a)
+    return _log_expm1(a) - (1 - small) / small
