@@ -72,7 +72,7 @@ def _size(sigma: float, lipschitz, condition: float) -> float:
         return 1.0
     size = condition
     for _ in range(12):
-        constant = lipschitz(size / sigma)
+        constant = lipschitz(2 * size / sigma)  # no path is longer
         size = 0.5 * size + 0.5 * min(
             condition * sigma**2 / 2 / (constant + 1e-12), 1e6
         )
