@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -102,8 +103,9 @@ def test_certified_and_refuted_at_once_is_an_error():
 
 
 def test_the_verdict_cannot_be_set():
+    result: Any = certificate()
     with pytest.raises(dataclasses.FrozenInstanceError):
-        certificate().verdict = Verdict.CERTIFIED
+        result.verdict = Verdict.CERTIFIED
     with pytest.raises(TypeError):
         certificate(verdict=Verdict.CERTIFIED)
 

@@ -16,7 +16,7 @@ from lazyjax.nets import mlp, resnet
 
 def two_layer(m, d, *, n, activation, std, seed=0, x=None, y=None):
     """Frozen signs over sqrt(m), weights N(0, std^2), symmetrized: m units in all."""
-    if x is None:
+    if x is None or y is None:
         data = sphere(n, d, key=jax.random.key(seed), dtype=np.float32)
         x, y = np.asarray(data.x_train), np.asarray(data.y_train)
     network = mlp(

@@ -63,6 +63,7 @@ def problems_of(family: str, per_cell: int, first_seed: int = 0):
 def certificates_of(network, problems) -> tuple[list[Any], list[Any]]:
     """Of flow and descent, from the same bounds, as they take most of the time."""
     flow, descent = [], []
+    theorem: Any
     for p in problems:
         if network.architecture.activation == "relu":
             copies, theorem = layers_of(network, p.params), relu

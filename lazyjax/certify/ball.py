@@ -73,12 +73,12 @@ def smallest_ball(sigma: float, demand: float, lipschitz: Lipschitz) -> Ball:
         The ball; if none holds, that of the largest radius, whose margin is negative.
     """
     shortest = demand / sigma if sigma > 0 else math.inf
-    radius, found = shortest, shortest * (2 + _SLACK)
+    radius, found = shortest * (1 + _SLACK), shortest * (2 + _SLACK)
     for _ in range(40):
         root = _root(sigma, demand, lipschitz, radius)
         if math.isnan(root):
             break
-        if root <= radius:
+        if root * (1 + _SLACK / 2) <= radius:
             found = radius
             break
         # As far again, which is beyond the next roots if they come nearer by halves.
@@ -87,7 +87,7 @@ def smallest_ball(sigma: float, demand: float, lipschitz: Lipschitz) -> Ball:
         radius = root * (1 + _SLACK) if is_too_far else farther
     for _ in range(8):
         root = _root(sigma, demand, lipschitz, found)
-        if root < found:
+        if root * (1 + _SLACK) < found:
             found = root * (1 + _SLACK)
     return _ball(sigma, demand, lipschitz, found)
 

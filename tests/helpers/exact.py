@@ -104,6 +104,7 @@ def network(layers, name: str, factor: float, x: np.ndarray):
 def _one(layers, name, factor, row):
     h = [Decimal(float(v)) for v in row]
     inputs, slopes = [], []
+    z: list[Decimal] = []
     for number, layer in enumerate(layers):
         inputs.append(h)
         scale, bias_scale = Decimal(layer.scale), Decimal(layer.bias_scale)
