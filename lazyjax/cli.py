@@ -7,11 +7,12 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import numpy as np
 import typer
+import typer.core
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -35,8 +36,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-certify_app = typer.Typer()
-app.add_typer(certify_app, name="certify")
+
+class _CertifyUnlessNamed(typer.core.TyperGroup):
+    """A group whose first command runs where none is named."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Name the first command, unless the arguments begin with one."""
+        if not args or args[0] not in self.commands:
+            args = [next(iter(self.commands)), *args]
+        return super().parse_args(ctx, args)
+
+
+certify_app = typer.Typer(cls=_CertifyUnlessNamed)
+app.add_typer(
+    certify_app,
+    name="certify",
+    help="Whether gradient descent is certain to reach zero loss.",
+)
 
 _Data = Annotated[
     str,
@@ -237,9 +253,10 @@ def experiments() -> None:
         print(f"{name}: {experiment.title}. {experiment.source}.")
 
 
-@certify_app.callback(invoke_without_command=True)
+@certify_app.command(
+    "network", epilog="See also: lazyjax certify bounds, a table of widths."
+)
 def certify(
-    context: typer.Context,
     data: _Data = "digits",
     num_train: _NumTrain = None,
     architecture: Annotated[
@@ -274,9 +291,6 @@ def certify(
     zero; with one hidden layer, random signs are on top.
     """
     del architecture  # one kind so far
-    if context.invoked_subcommand is not None:
-        _refuse_options(context)
-        return
     with jax.enable_x64(True):
         x, y = _examples(data, num_train, seed)
         with _one_line_errors():
@@ -301,7 +315,7 @@ def certify(
             }[dynamics]
             found = certify_fn(network, params, x, y, rigor=rigor.value)
     print(found.to_json() if as_json else found.explain())
-    context.exit(0 if found.is_certified else 1)
+    sys.exit(0 if found.is_certified else 1)
 
 
 @certify_app.command()
@@ -370,17 +384,6 @@ def main() -> None:
     For `certify`, 0 is certified and 1 is not certified.
     """
     app()
-
-
-def _refuse_options(context: typer.Context) -> None:
-    """Refuse options that stand before a subcommand, which would not see them."""
-    for name in context.params:
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
-            raise typer.BadParameter(
-                "options of `certify bounds` come after `bounds`.",
-                param_hint=f"--{name.replace('_', '-')}",
-            )
 
 
 def _examples(

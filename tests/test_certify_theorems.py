@@ -31,7 +31,7 @@ from tests.helpers.compare import assert_close
 
 
 def bounds_of(residual, sigma=1.0, lipschitz: Any = 0.0, norm=None, *, of_block=None):
-    constant = (lambda radius: lipschitz) if not callable(lipschitz) else lipschitz
+    constant: Any = lipschitz if callable(lipschitz) else lambda radius: lipschitz
     return LocalBounds(
         residual=Interval(residual, residual),
         jacobian_norm=sigma if norm is None else norm,
@@ -249,7 +249,7 @@ def test_criterion_at_a_given_radius_is_exact_where_bounds_are_attained():
     residual, sigma, lipschitz = 0.2, 1.0, 1.0
     bounds = bounds_of(residual, sigma, lipschitz)
     for radius in np.linspace(0.05, 1.2, 24):
-        alpha = 2 * max(sigma - lipschitz * radius, 0) ** 2
+        alpha = 2 * max(sigma - lipschitz * float(radius), 0.0) ** 2
         found = chatterjee2022.flow_theorem(
             bounds, radius=float(radius), alpha_upper=alpha
         )

@@ -129,7 +129,7 @@ def test_bad_files_are_bad_usage_in_words(file, name, command):
         (["--start", "warm"], "--start"),
         (["--num-train", "0"], "--num-train"),
         (["--num-train", "99999"], "--num-train"),
-        (["--width", "8", "bounds"], "come after `bounds`"),
+        (["--width", "8", "bounds"], "unexpected extra argument"),
         (["bounds", "--failure", "2"], "`failure` must be between 0 and 1"),
     ],
 )

@@ -136,7 +136,9 @@ class WidthTable:
             ("smallest certified start, gradient flow", self.certified),
             ("smallest seen to converge, gradient descent", self.converged),
         ):
-            cells = [none, "", ""] if width is None else self._sizes(width, self.depth)
+            cells = [none, "", ""]
+            if width is not None:
+                cells = self._sizes(float(width), self.depth)
             rows.append([name, *cells, ""])
         return rows
 
@@ -157,10 +159,10 @@ class WidthTable:
     def to_json(self) -> dict[str, Any]:
         """Everything, as what JSON can hold; the certificate as its own JSON's data."""
 
-        def size(width: float | None, depth: int | None = None) -> dict[str, Any]:
+        def size(width: float | int | None, depth: int | None = None) -> dict[str, Any]:
             if width is None:
                 return {"width": None, "parameters": None, "bytes": None}
-            count = self.num_parameters(width, depth)
+            count = self.num_parameters(float(width), depth)
             return {
                 "width": width,
                 "parameters": count,

@@ -83,6 +83,7 @@ class _Affine(nn.Module):
 
         def parameter(name: str, init: Any, shape: tuple[int, ...]) -> Array:
             value = self.param(name, init, shape, h.dtype)
+            value = jnp.asarray(value)  # parameters may be NumPy's
             return value if self.is_trained else jax.lax.stop_gradient(value)
 
         def multiplier(name: str, value: float) -> float | Array:
