@@ -101,7 +101,7 @@ def test_stricter_theorems_imply_laxer_ones():
     """PL* or Oymak's implies Chatterjee's criterion, and that the certificate of flow."""
     rng = np.random.default_rng(0)
     counts = dict.fromkeys(("liu", "oymak", "chatterjee", "flow"), 0)
-    for _ in range(80):
+    for _ in range(40):
         bounds = random_bounds(rng)
         liu = liu2022.descent_theorem(bounds)
         oymak = oymak2019.descent_theorem(bounds)
@@ -122,7 +122,7 @@ def test_stricter_theorems_imply_laxer_ones():
         counts["chatterjee"] += chatterjee.is_certified
         counts["flow"] += flow.is_certified
     # All differ somewhere, and none is vacuous.
-    assert 3 < counts["liu"] < counts["chatterjee"] < counts["flow"] < 80
+    assert 3 < counts["liu"] < counts["chatterjee"] < counts["flow"] < 40
     assert 3 < counts["oymak"] < counts["chatterjee"]
 
 
@@ -148,7 +148,7 @@ def sharp_descent(residual, sigma, lipschitz, step, num_steps):
 def test_certified_descent_keeps_its_promise_where_bounds_are_attained(theorem):
     rng = np.random.default_rng(1)
     seen = 0
-    for _ in range(25):
+    for _ in range(9):
         sigma, lipschitz = 10 ** rng.uniform(-1, 1, 2)
         residual = 10 ** rng.uniform(-2.5, -0.3) * sigma**2 / lipschitz
         found = theorem(bounds_of(residual, sigma, lipschitz))
