@@ -204,6 +204,9 @@ def sweep(
     with a checkpoint goes on with what the folder holds.
     """
     _check_suffix(out)
+    of_widths = _numbers(int, widths, "--widths")
+    of_alphas = _numbers(float, alphas, "--alphas")
+    of_rates = _numbers(float, rates, "--rates")
     if x64:
         jax.config.update("jax_enable_x64", True)
     with _one_line_errors():
@@ -213,16 +216,15 @@ def sweep(
         data = lazyjax.data.digits(num_train, num_test=0, classes="parity")
         kernel = lazyjax.infinite_ntk(spec, data.x_train)
         largest = 2 / float(jax.numpy.linalg.eigvalsh(kernel)[-1])
-        numbers = lambda text: [float(part) for part in text.split(",")]
         result = lazyjax.sweep(
             spec,
             data.x_train,
             data.y_train,
-            widths=[int(part) for part in widths.split(",")],
+            widths=of_widths,
             num_seeds=seeds,
             key=jax.random.key(0),
-            alphas=numbers(alphas),
-            learning_rates=[largest * rate for rate in numbers(rates)],
+            alphas=of_alphas,
+            learning_rates=[largest * rate for rate in of_rates],
             num_steps=steps,
             memory=memory,
             checkpoint=checkpoint,
@@ -264,7 +266,7 @@ def certify(
     ] = _Kind.MLP,
     depth: _Depth = 1,
     activation: _Activation = "softplus",
-    width: Annotated[int, typer.Option(min=1, help="Units per hidden layer.")] = 4096,
+    width: Annotated[int, typer.Option(min=1, help="Units per hidden layer.")] = 16384,
     w_std: Annotated[
         float | None,
         typer.Option(
@@ -499,6 +501,15 @@ def _check_folder(out: Path) -> None:
         problem = f"{taken[0]} is a folder."
     if problem:
         raise typer.BadParameter(problem, param_hint="--out")
+
+
+def _numbers(kind: Callable[[str], Any], text: str, option: str) -> list[Any]:
+    """Numbers of a list with commas, or bad usage of that option."""
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError:
+        message = f"must be numbers with commas between them; got {text!r}."
+        raise typer.BadParameter(message, param_hint=option) from None
 
 
 def _check_suffix(out: Path) -> None:

@@ -215,3 +215,12 @@ def test_sweep_refuses_misuse_in_one_line(options, message, tmp_path, monkeypatc
     assert len(result.stderr.strip().splitlines()) == 1
     assert call("sweep", "--out", "s.parquet").exit_code == 2
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--widths", "--alphas", "--rates"])
+def test_sweep_refuses_what_is_no_list_of_numbers(option, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = call("sweep", option, "1,two")
+    assert result.exit_code == 2
+    assert f"{option}: must be numbers with commas between them" in result.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -393,4 +393,4 @@ def _in_bytes(count: float) -> str:
         if count < 1000:
             return f"{count:.3g} {unit}"
         count /= 1024
-    return f"{count:.0e} EiB" if math.isfinite(count) else "infinite"
+    return f"{order_of_magnitude(count)} EiB" if math.isfinite(count) else "infinite"
