@@ -194,3 +194,14 @@ def test_data_that_are_not_finite_are_refused(changes):
     data[name] = changes[name](data[name])
     with pytest.raises(ValueError, match=f"`{name}` must be finite"):
         certify.gradient_flow(network, p.params, data["x"], data["y"])
+
+
+def test_residual_of_plain_floats_is_a_number_whatever_the_order_of_its_sums():
+    """Sums of squares in two orders may differ by an ulp, in either direction."""
+    network, problems = problems_of("softplus, first layer", 1)
+    p = problems[0]
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        y = p.y + rng.standard_normal(p.y.shape)
+        bounds = certify.local_bounds(network, p.params, p.x, y, rigor="float")
+        assert 0 < bounds.residual.low <= bounds.residual.high

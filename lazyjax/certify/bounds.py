@@ -229,8 +229,10 @@ def residual_of(
     error = float(raised(error + rounded, value.size + 4, unit))
     low = matrix_bounds.frobenius_lower(value, unit) - error
     high = matrix_bounds.frobenius_upper(value, unit) + error
-    norm = Interval(max(low, 0.0) * (1 - 4 * unit), raised(high, 2, unit))
-    return Residual(value, error, norm)
+    high = float(raised(high, 2, unit))
+    # As plain floating-point values, the two may be an ulp on the wrong sides.
+    low = min(max(low, 0.0) * (1 - 4 * unit), high)
+    return Residual(value, error, Interval(low, high))
 
 
 def _bounds(
