@@ -31,6 +31,8 @@ from benchmarks.peers import infinite_runner, nt_bridge_runner, worker
 from benchmarks.peers.lazyjax_runner import LazyjaxRunner
 from benchmarks.workloads import WORKLOADS, Site, Workload
 
+pytestmark = pytest.mark.once
+
 FEW = _harness.Budget(num_calls=2, num_warmups=1)
 PEAK = roofline.Cost(1e12, 1e11)
 

@@ -16,6 +16,8 @@ from lazyjax.certify.certificate import (
     below,
 )
 
+pytestmark = pytest.mark.once
+
 INF, NAN = math.inf, math.nan
 
 

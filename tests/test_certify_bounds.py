@@ -26,6 +26,8 @@ from lazyjax.certify.bounds import Kernel
 from lazyjax.certify.rounding import Interval
 from tests.helpers.bound_checks import CHECKS
 
+pytestmark = pytest.mark.once
+
 U = rounding.UNIT_ROUNDOFF
 
 

@@ -12,6 +12,8 @@ from lazyjax.infinite import infinite_ntk
 from lazyjax.nets import mlp
 from tests.helpers.compare import assert_close
 
+pytestmark = pytest.mark.once
+
 EIG_MIN, RATE, NUM_STEPS = 0.4, 0.25, 40
 
 

@@ -13,6 +13,8 @@ from lazyjax.certify import Verdict
 from lazyjax.data import digits, sphere
 from lazyjax.nets import mlp, resnet
 
+pytestmark = pytest.mark.once
+
 
 def two_layer(m, d, *, n, activation, std, seed=0, x=None, y=None):
     """Frozen signs over sqrt(m), weights N(0, std^2), symmetrized: m units in all."""

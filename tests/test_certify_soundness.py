@@ -17,6 +17,8 @@ from tests.helpers import certified_runs
 from tests.helpers.certified_runs import KINDS
 from tests.helpers.compare import assert_close
 
+pytestmark = pytest.mark.once
+
 NUM_STEPS = 60
 # Fractions of the residual that flow can just be certified for.
 CONDITIONS = (0.2, 0.8, 0.98, 1.02, 1.5)

@@ -29,6 +29,8 @@ from lazyjax.certify.rounding import Interval
 from lazyjax.nets import mlp
 from tests.helpers.compare import assert_close
 
+pytestmark = pytest.mark.once
+
 
 def bounds_of(residual, sigma=1.0, lipschitz: Any = 0.0, norm=None, *, of_block=None):
     constant: Any = lipschitz if callable(lipschitz) else lambda radius: lipschitz

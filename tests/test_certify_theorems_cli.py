@@ -10,6 +10,8 @@ from typer.testing import CliRunner
 from lazyjax import cli
 from lazyjax.certify import Certificate, widths
 
+pytestmark = pytest.mark.once
+
 
 def call(*arguments):
     return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])

@@ -11,6 +11,8 @@ from lazyjax.certify import Verdict, adversary
 from lazyjax.certify.positive_start import positive_init
 from tests.helpers.compare import assert_close
 
+pytestmark = pytest.mark.once
+
 
 def verdict(certificate):
     return certificate.verdict.name

@@ -21,6 +21,8 @@ from lazyjax.certify.separation import separation
 from lazyjax.data import digits, sphere
 from tests.helpers.compare import assert_close
 
+pytestmark = pytest.mark.once
+
 
 def unit_rows(n, d, seed=0):
     x = np.random.default_rng(seed).standard_normal((n, d))

@@ -11,6 +11,8 @@ from sklearn.datasets import load_digits
 from lazyjax.data import Dataset, digits, minimum_angle, sphere
 from tests.helpers.compare import assert_close
 
+pytestmark = pytest.mark.once
+
 KEY = jax.random.key(0)
 MAKERS = {
     "pair": lambda **kw: digits(30, num_test=21, classes=(3, 8), **kw),

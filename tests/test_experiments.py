@@ -21,7 +21,7 @@ from lazyjax.experiments.du2019 import SIZES, Size
 from lazyjax.laziness import SlopeFit
 from tests.helpers.compare import assert_close
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.once]
 
 TINY = Size(widths=(8, 16), num_seeds=2, num_train=12, num_steps=30, num_observed=4)
 

@@ -418,6 +418,7 @@ FINITE: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("case", FINITE)
 def test_mean_kernel_of_wide_networks_is_the_infinite_one(case: str) -> None:
     options = {"depth": 2, **FINITE[case]}
@@ -433,6 +434,7 @@ def test_mean_kernel_of_wide_networks_is_the_infinite_one(case: str) -> None:
     assert_mean_is(kernels, np.asarray(truth, "f8"))
 
 
+@pytest.mark.once
 def test_mean_product_of_outputs_is_the_gaussian_process_kernel() -> None:
     x = images(2, 4, 4, 2, dtype=jnp.float32)
     net = lazyjax.nets.conv_resnet(width=32, depth=3, head="average", w_std=1.5)
@@ -440,7 +442,14 @@ def test_mean_product_of_outputs_is_the_gaussian_process_kernel() -> None:
     assert_mean_is(samples(net, x, 4000, lazyjax.empirical_nngp), truth)
 
 
-@pytest.mark.parametrize("case", ["average", "pool_then_flatten", "residual"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "residual",
+        pytest.param("average", marks=pytest.mark.slow),
+        pytest.param("pool_then_flatten", marks=pytest.mark.slow),
+    ],
+)
 def test_blocks_do_not_change_the_kernel(
     case: str, x64: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -456,6 +465,7 @@ def test_blocks_do_not_change_the_kernel(
     assert_close(in_blocks[0], in_blocks[0].T, "exact")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("case", ["average", "flatten"])
 def test_gradients_are_finite_at_equal_and_empty_images(
     case: str, dtype: jnp.dtype

@@ -11,6 +11,8 @@ from lazyjax import Architecture, infinite_nngp, infinite_ntk
 from lazyjax._checks import checked_bytes
 from tests.helpers.compare import assert_close
 
+pytestmark = pytest.mark.once
+
 
 def inputs(n: int, *shape: int, seed: int = 0) -> jax.Array:
     rng = np.random.default_rng(seed)

@@ -11,6 +11,8 @@ import pytest
 from lazyjax import Architecture, data, infinite_nngp, infinite_ntk
 from tests.helpers.compare import assert_close, relative_error
 
+pytestmark = pytest.mark.once
+
 EPS = float(jnp.finfo(jnp.float32).eps)
 
 

@@ -13,6 +13,8 @@ from lazyjax import Architecture, infinite_nngp, infinite_ntk
 from tests.helpers.compare import assert_close, relative_error
 from tests.test_width_limit import assert_mean_is, samples
 
+pytestmark = pytest.mark.once
+
 
 def sequences(n: int, *shape: int, seed: int = 0, dtype: Any = jnp.float64) -> Any:
     return jnp.asarray(np.random.default_rng(seed).normal(size=(n, *shape)), dtype)

@@ -25,7 +25,7 @@ from lazyjax.linalg import gram_matrix
 from tests.helpers.compare import assert_close, relative_error
 from tests.helpers.compilation import OPTIMIZED
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.once]
 
 # --- Berner's two equations -----------------------------------------------------------
 

@@ -343,6 +343,7 @@ def odd_params(width: int) -> dict[str, tuple[int, ...]]:
     }
 
 
+@pytest.mark.once
 def test_mean_kernel_of_wide_networks_is_the_lifted_one() -> None:
     x = jnp.asarray(np.random.default_rng(2).normal(size=(2, 6, 2)), jnp.float32)
     shapes = odd_params(96)

@@ -10,6 +10,8 @@ import pytest
 import lazyjax
 from tests.helpers.compare import assert_close
 
+pytestmark = pytest.mark.once
+
 KEY = jax.random.key(3)
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 import jupytext
 import pytest
 
+pytestmark = pytest.mark.once
+
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 SOURCES = sorted(NOTEBOOKS.glob("*.py"))
 

@@ -12,6 +12,8 @@ from lazyjax.nets import Network, PaddedNetwork, build, can_be_padded
 from lazyjax.trees import tree_norm
 from tests.helpers.compare import assert_close, relative_error
 
+pytestmark = pytest.mark.once
+
 KEY = jax.random.key(3)
 VECTORS = np.random.default_rng(0).normal(size=(3, 4))
 IMAGES = np.random.default_rng(1).normal(size=(3, 4, 4, 2))

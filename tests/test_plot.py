@@ -6,9 +6,12 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from lazyjax import plot
 from lazyjax.laziness import log_log_slope
+
+pytestmark = pytest.mark.once
 
 WIDTHS = np.array([64, 128, 256])
 

@@ -21,6 +21,8 @@ from lazyjax.infinite.predict import (
 )
 from tests.helpers.compare import assert_close, relative_error
 
+pytestmark = pytest.mark.once
+
 SPEC = Architecture(depth=2, w_std=1.5, b_std=0.1)
 
 

@@ -15,6 +15,8 @@ from rich.console import Console
 
 from lazyjax.report import json_bytes, table, to_json, with_error, write_files
 
+pytestmark = pytest.mark.once
+
 
 def strict(text):
     def refuse(token):

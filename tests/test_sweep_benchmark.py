@@ -6,6 +6,8 @@ import pytest
 from benchmarks import sweep
 from tests.helpers.compare import assert_close, relative_error
 
+pytestmark = pytest.mark.once
+
 
 def test_careful_loop_and_sweep_train_the_same_networks():
     problem = sweep.Problem(sweep.SIZES["toy"])

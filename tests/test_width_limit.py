@@ -10,6 +10,8 @@ import lazyjax
 from tests.helpers.compare import relative_error
 from tests.helpers.compilation import OPTIMIZED
 
+pytestmark = pytest.mark.once
+
 OPTIONS = [
     {"depth": 1, "activation": "relu", "parameterization": "ntk"},
     {"depth": 2, "activation": "erf", "parameterization": "ntk", "b_std": 0.5},
