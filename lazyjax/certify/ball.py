@@ -137,27 +137,36 @@ def ball_assumptions(ball: Ball, demand: str) -> tuple[Assumption, ...]:
     )
 
 
-def ball_quantities(ball: Ball, bounds: LocalBounds) -> tuple[Quantity, ...]:
-    """Numbers of the ball and of what it was made from."""
+def start_quantities(
+    residual: Interval, sigma_min: float, jacobian_norm: float
+) -> tuple[Quantity, ...]:
+    """What is known at the start."""
     return (
         Quantity(
             name="residual",
-            value=bounds.residual.high,
+            value=residual.high,
             bound="upper",
             meaning="|f - y| at the start",
         ),
         Quantity(
             name="sigma_min",
-            value=ball.sigma,
+            value=sigma_min,
             bound="lower",
             meaning="smallest singular value of the Jacobian at the start",
         ),
         Quantity(
             name="jacobian_norm",
-            value=bounds.jacobian_norm,
+            value=jacobian_norm,
             bound="upper",
             meaning="largest singular value of the Jacobian at the start",
         ),
+    )
+
+
+def ball_quantities(ball: Ball, bounds: LocalBounds) -> tuple[Quantity, ...]:
+    """Numbers of the ball and of what it was made from."""
+    return (
+        *start_quantities(bounds.residual, ball.sigma, bounds.jacobian_norm),
         Quantity(
             name="lipschitz",
             value=ball.lipschitz,

@@ -30,6 +30,7 @@ from lazyjax.certify.rounding import (
     UNIT_ROUNDOFF,
     Interval,
     gamma,
+    interval,
     raised,
     unit_roundoff,
 )
@@ -90,6 +91,47 @@ class LocalBounds:
     rigor: Rigor = "proof"
     conflict: Assumption | None = None
     premises: tuple[str, ...] = ()
+
+    @classmethod
+    def from_constants(
+        cls,
+        residual: float,
+        *,
+        sigma_min: float,
+        jacobian_norm: float,
+        lipschitz: float | Lipschitz,
+    ) -> "LocalBounds":
+        r"""Bounds of a model of which these constants are known.
+
+        Args:
+            residual: $\lVert r \rVert$.
+            sigma_min: Lower bound of the smallest singular value of $J$.
+            jacobian_norm: Upper bound of $\lVert J \rVert$.
+            lipschitz: Upper bound of the Lipschitz constant of $J$, everywhere or as a
+                nondecreasing function of the radius of a ball.
+
+        Returns:
+            The bounds, with $\lVert J^+ r \rVert \le \lVert r \rVert / \sigma_{\min}$.
+
+        Example:
+            >>> bounds = LocalBounds.from_constants(
+            ...     1.0, sigma_min=2.0, jacobian_norm=3.0, lipschitz=0.1
+            ... )
+            >>> round(bounds.newton_norm, 6)
+            0.5
+        """
+        at = lipschitz if callable(lipschitz) else lambda radius: lipschitz
+        if sigma_min > 0:
+            newton = (interval(residual) / sigma_min).high
+        else:
+            newton = math.inf if residual else 0.0
+        return cls(
+            residual=Interval(residual, residual),
+            jacobian_norm=jacobian_norm,
+            lipschitz=at,
+            blocks=(Block(name="all", sigma_min=sigma_min, lipschitz=at),),
+            newton_norm=newton,
+        )
 
 
 def local_bounds(

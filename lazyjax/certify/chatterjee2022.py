@@ -138,15 +138,9 @@ def flow_theorem(
             bounds contradict each other.
 
     Example:
-        >>> from lazyjax.certify.bounds import Block, LocalBounds
-        >>> from lazyjax.certify.rounding import Interval
-        >>> constant = lambda radius: 0.2
-        >>> bounds = LocalBounds(
-        ...     residual=Interval(1.0, 1.0),
-        ...     jacobian_norm=2.0,
-        ...     lipschitz=constant,
-        ...     blocks=(Block(name="all", sigma_min=1.0, lipschitz=constant),),
-        ...     newton_norm=1.0,
+        >>> from lazyjax.certify import LocalBounds
+        >>> bounds = LocalBounds.from_constants(
+        ...     1.0, sigma_min=1.0, jacobian_norm=2.0, lipschitz=0.2
         ... )
         >>> certificate = flow_theorem(bounds)
         >>> certificate.verdict.name, bool(1 < certificate.radius < 3)

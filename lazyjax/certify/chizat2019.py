@@ -66,15 +66,9 @@ def lazy_theorem(bounds: LocalBounds, *, tolerance: float = 0.1) -> Certificate:
         ValueError: If `tolerance` is not positive.
 
     Example:
-        >>> from lazyjax.certify.bounds import Block, LocalBounds
-        >>> from lazyjax.certify.rounding import Interval
-        >>> constant = lambda radius: 0.01
-        >>> bounds = LocalBounds(
-        ...     residual=Interval(1.0, 1.0),
-        ...     jacobian_norm=2.0,
-        ...     lipschitz=constant,
-        ...     blocks=(Block(name="all", sigma_min=1.0, lipschitz=constant),),
-        ...     newton_norm=1.0,
+        >>> from lazyjax.certify import LocalBounds
+        >>> bounds = LocalBounds.from_constants(
+        ...     1.0, sigma_min=1.0, jacobian_norm=2.0, lipschitz=0.01
         ... )
         >>> certificate = lazy_theorem(bounds)
         >>> certificate.verdict.name, round(certificate["kappa"], 4)
@@ -131,15 +125,9 @@ def horizon_theorem(bounds: LocalBounds, time: float) -> Certificate:
         ValueError: If `time` is not positive and finite.
 
     Example:
-        >>> from lazyjax.certify.bounds import Block, LocalBounds
-        >>> from lazyjax.certify.rounding import Interval
-        >>> constant = lambda radius: 0.01
-        >>> bounds = LocalBounds(
-        ...     residual=Interval(1.0, 1.0),
-        ...     jacobian_norm=2.0,
-        ...     lipschitz=constant,
-        ...     blocks=(Block(name="all", sigma_min=0.0, lipschitz=constant),),
-        ...     newton_norm=float("inf"),
+        >>> from lazyjax.certify import LocalBounds
+        >>> bounds = LocalBounds.from_constants(
+        ...     1.0, sigma_min=0.0, jacobian_norm=2.0, lipschitz=0.01
         ... )
         >>> certificate = horizon_theorem(bounds, 0.5)
         >>> certificate.verdict.name, round(certificate["linearization_gap"], 3)
@@ -237,15 +225,9 @@ def scales(bounds: LocalBounds, target_norm: float) -> Scales:
         ValueError: If `target_norm` is not positive and finite.
 
     Example:
-        >>> from lazyjax.certify.bounds import Block, LocalBounds
-        >>> from lazyjax.certify.rounding import Interval
-        >>> constant = lambda radius: 0.5
-        >>> bounds = LocalBounds(
-        ...     residual=Interval(0.0, 0.0),
-        ...     jacobian_norm=2.0,
-        ...     lipschitz=constant,
-        ...     blocks=(Block(name="all", sigma_min=1.0, lipschitz=constant),),
-        ...     newton_norm=0.0,
+        >>> from lazyjax.certify import LocalBounds
+        >>> bounds = LocalBounds.from_constants(
+        ...     0.0, sigma_min=1.0, jacobian_norm=2.0, lipschitz=0.5
         ... )
         >>> found = scales(bounds, 1.0)
         >>> round(found.theirs, 6), round(found.sharper, 6)

@@ -34,15 +34,9 @@ def descent_theorem(bounds: LocalBounds) -> Certificate:
         The certificate, for the smallest radius on a grid that will do.
 
     Example:
-        >>> from lazyjax.certify.bounds import Block, LocalBounds
-        >>> from lazyjax.certify.rounding import Interval
-        >>> constant = lambda radius: 0.01
-        >>> bounds = LocalBounds(
-        ...     residual=Interval(1.0, 1.0),
-        ...     jacobian_norm=2.0,
-        ...     lipschitz=constant,
-        ...     blocks=(Block(name="all", sigma_min=1.0, lipschitz=constant),),
-        ...     newton_norm=1.0,
+        >>> from lazyjax.certify import LocalBounds
+        >>> bounds = LocalBounds.from_constants(
+        ...     1.0, sigma_min=1.0, jacobian_norm=2.0, lipschitz=0.01
         ... )
         >>> descent_theorem(bounds).verdict.name
         'CERTIFIED'

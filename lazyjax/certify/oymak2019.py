@@ -41,15 +41,9 @@ def descent_theorem(bounds: LocalBounds) -> Certificate:
         is the best over the grid.
 
     Example:
-        >>> from lazyjax.certify.bounds import Block, LocalBounds
-        >>> from lazyjax.certify.rounding import Interval
-        >>> constant = lambda radius: 0.05
-        >>> bounds = LocalBounds(
-        ...     residual=Interval(1.0, 1.0),
-        ...     jacobian_norm=2.0,
-        ...     lipschitz=constant,
-        ...     blocks=(Block(name="all", sigma_min=1.0, lipschitz=constant),),
-        ...     newton_norm=1.0,
+        >>> from lazyjax.certify import LocalBounds
+        >>> bounds = LocalBounds.from_constants(
+        ...     1.0, sigma_min=1.0, jacobian_norm=2.0, lipschitz=0.05
         ... )
         >>> certificate = descent_theorem(bounds)
         >>> certificate.verdict.name, round(certificate["alpha"], 2)

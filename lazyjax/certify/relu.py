@@ -27,6 +27,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from lazyjax.certify.ball import start_quantities
 from lazyjax.certify.certificate import Certificate, Quantity, below
 from lazyjax.certify.flips import FlipBounds
 from lazyjax.certify.rounding import interval
@@ -202,24 +203,7 @@ def _certificate(best: _Attempt, radius: float | None) -> Certificate:
 def _quantities(best: _Attempt) -> tuple[Quantity, ...]:
     bounds = best.bounds
     return (
-        Quantity(
-            name="residual",
-            value=bounds.residual.high,
-            bound="upper",
-            meaning="|f - y| at the start",
-        ),
-        Quantity(
-            name="sigma_min",
-            value=bounds.sigma_min,
-            bound="lower",
-            meaning="smallest singular value of the Jacobian at the start",
-        ),
-        Quantity(
-            name="jacobian_norm",
-            value=bounds.jacobian_norm,
-            bound="upper",
-            meaning="largest singular value of the Jacobian at the start",
-        ),
+        *start_quantities(bounds.residual, bounds.sigma_min, bounds.jacobian_norm),
         Quantity(
             name="unit_radius",
             value=best.reach,
