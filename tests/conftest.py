@@ -1,5 +1,6 @@
 """How the whole suite runs JAX, and the fixtures that every test file may use."""
 
+import itertools
 import os
 from collections.abc import Callable, Iterator
 
@@ -19,6 +20,8 @@ os.environ.setdefault("XLA_FLAGS", " ".join(FAST_COMPILATION))
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+_tests_done = itertools.count(1)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -40,6 +43,18 @@ def bounded_memory() -> Iterator[None]:
     """Let go of a file's programs after it: they came to 4 GiB in each worker."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def bounded_mappings() -> Iterator[None]:
+    """Let go of programs within a long file too.
+
+    Each program maps memory, and Linux allows a process 65530 maps: after some 1300
+    tests of the whole product of modes, the next program to be compiled crashed.
+    """
+    yield
+    if next(_tests_done) % 500 == 0:
+        jax.clear_caches()
 
 
 @pytest.fixture(params=["float32", "float64"])
