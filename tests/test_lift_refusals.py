@@ -241,7 +241,7 @@ def test_networks_without_a_known_limit_are_refused_by_operation_and_line(
 ) -> None:
     params = shapes_of(**PARAMS)
     pattern = (
-        rf"(?s){operation or '`'}.*at .*test_lift.py:\d+ in .*({reason}).*monte_carlo"
+        rf"(?s){operation or '`'}.*at .*test_lift_refusals.py:\d+ in .*({reason}).*monte_carlo"
     )
     with pytest.raises(ValueError, match=pattern):
         lazyjax.infinite_ntk_of(apply_fn, params, jnp.asarray(X), variances=VARIANCES)
@@ -297,7 +297,7 @@ def test_images_without_a_known_limit_are_refused(
     params = shapes_of(
         filter=(2, 6), last=(24, 1), depthwise=(3, 3, 1, 6), out=(6, 1), rows=(5, 5)
     )
-    with pytest.raises(ValueError, match=rf"`{operation}` \(at .*test_lift.*{reason}"):
+    with pytest.raises(ValueError, match=rf"`{operation}` \(at .*test_lift_refusals.*{reason}"):
         lazyjax.infinite_ntk_of(apply_fn, params, jnp.asarray(IMAGES), variances=1.0)
 
 
@@ -312,7 +312,7 @@ def test_batch_normalization_is_refused() -> None:
         given = {"params": params, "batch_stats": variables["batch_stats"]}
         return module.apply(given, x, mutable=["batch_stats"])[0]  # pyright: ignore
 
-    with pytest.raises(ValueError, match=r"test_lift.*interact"):
+    with pytest.raises(ValueError, match=r"test_lift_refusals.*interact"):
         lazyjax.infinite_ntk_of(apply_fn, variables["params"], x, variances=1.0)
 
 

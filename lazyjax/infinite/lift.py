@@ -17,8 +17,8 @@ from lazyjax._checks import (
     check_same_features,
 )
 from lazyjax._static import as_static
-from lazyjax.infinite._lift import lift
-from lazyjax.infinite._lift_steps import facts_of, kernels_of
+from lazyjax.infinite.lifting.derive import lift
+from lazyjax.infinite.lifting.steps import facts_of, kernels_of
 from lazyjax.infinite.tiles import gram, pairwise
 from lazyjax.trees import leaf_paths
 from lazyjax.typing import AnyArray, ApplyFn, Params

@@ -7,7 +7,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 
 from lazyjax._jaxpr import aval_of
-from lazyjax.infinite._lift_axes import (
+from lazyjax.infinite.lifting.axes import (
     Axes,
     Axis,
     axis_of,
@@ -16,7 +16,7 @@ from lazyjax.infinite._lift_axes import (
     reshaped,
     transposed,
 )
-from lazyjax.infinite._lift_values import Constant, Known, RefusalError
+from lazyjax.infinite.lifting.values import Constant, Known, RefusalError
 
 ROWS = "lets examples of a batch interact, or tells them apart by their place"
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lazyjax._jaxpr import aval_of
-from lazyjax.infinite._lift_axes import (
+from lazyjax.infinite.lifting.axes import (
     Axes,
     axis_of,
     broadcast,
@@ -20,11 +20,11 @@ from lazyjax.infinite._lift_axes import (
     sizes,
     transposed,
 )
-from lazyjax.infinite._lift_functions import Elementwise, applied
-from lazyjax.infinite._lift_known import ROWS, check_same_rows, is_constant_along
-from lazyjax.infinite._lift_pixels import PixelMap, take, window_sums
-from lazyjax.infinite._lift_steps import Apart
-from lazyjax.infinite._lift_values import (
+from lazyjax.infinite.lifting.functions import Elementwise, applied
+from lazyjax.infinite.lifting.known import ROWS, check_same_rows, is_constant_along
+from lazyjax.infinite.lifting.pixels import PixelMap, take, window_sums
+from lazyjax.infinite.lifting.steps import Apart
+from lazyjax.infinite.lifting.values import (
     Constant,
     Hidden,
     Known,

@@ -18,10 +18,10 @@ from jaxtyping import Array, Bool, Float
 from lazyjax._jaxpr import evaluate
 from lazyjax.infinite import layers
 from lazyjax.infinite._closed_forms import safe_sqrt
-from lazyjax.infinite._lift_functions import left_over
-from lazyjax.infinite._lift_pixels import PixelMap
 from lazyjax.infinite.dual import dual_mean
 from lazyjax.infinite.layers import Kernels, Scales
+from lazyjax.infinite.lifting.functions import left_over
+from lazyjax.infinite.lifting.pixels import PixelMap
 from lazyjax.typing import Activation
 
 

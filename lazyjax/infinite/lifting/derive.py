@@ -12,11 +12,11 @@ from jaxtyping import Array
 
 from lazyjax._checks import check_network_output
 from lazyjax._jaxpr import aval_of, called, evaluate, opened, source_lines
-from lazyjax.infinite._lift_axes import Atom, AxesError, axis_of, sizes
-from lazyjax.infinite._lift_known import elementwise_axes, known_axes
-from lazyjax.infinite._lift_rules import ELEMENTWISE, Rules
-from lazyjax.infinite._lift_steps import KnownStep, Program
-from lazyjax.infinite._lift_values import (
+from lazyjax.infinite.lifting.axes import Atom, AxesError, axis_of, sizes
+from lazyjax.infinite.lifting.known import elementwise_axes, known_axes
+from lazyjax.infinite.lifting.rules import ELEMENTWISE, Rules
+from lazyjax.infinite.lifting.steps import KnownStep, Program
+from lazyjax.infinite.lifting.values import (
     Constant,
     Hidden,
     Known,
@@ -26,7 +26,7 @@ from lazyjax.infinite._lift_values import (
     Value,
     Weight,
 )
-from lazyjax.infinite._lift_weights import Leaves, Meetings
+from lazyjax.infinite.lifting.weights import Leaves, Meetings
 from lazyjax.trees import leaf_paths
 
 _CUSTOM_CALLS = ("custom_jvp_call", "custom_vjp_call")

@@ -8,14 +8,14 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from lazyjax.infinite._lift_axes import Axes
-from lazyjax.infinite._lift_functions import (
+from lazyjax.infinite.lifting.axes import Axes
+from lazyjax.infinite.lifting.functions import (
     Elementwise,
     Recognized,
     is_smooth,
     recognize,
 )
-from lazyjax.infinite._lift_steps import (
+from lazyjax.infinite.lifting.steps import (
     Activate,
     Apart,
     Combine,

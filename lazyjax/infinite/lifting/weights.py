@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Array
 
 from lazyjax._jaxpr import aval_of
-from lazyjax.infinite._lift_axes import (
+from lazyjax.infinite.layers import Scales
+from lazyjax.infinite.lifting.axes import (
     Axes,
     Axis,
     axis_of,
@@ -18,9 +19,9 @@ from lazyjax.infinite._lift_axes import (
     positions,
     sizes,
 )
-from lazyjax.infinite._lift_known import ROWS
-from lazyjax.infinite._lift_pixels import PixelMap, filter_sums
-from lazyjax.infinite._lift_steps import (
+from lazyjax.infinite.lifting.known import ROWS
+from lazyjax.infinite.lifting.pixels import PixelMap, filter_sums
+from lazyjax.infinite.lifting.steps import (
     Apart,
     Bias,
     Moments,
@@ -28,7 +29,7 @@ from lazyjax.infinite._lift_steps import (
     Weigh,
     summed_pixels,
 )
-from lazyjax.infinite._lift_values import (
+from lazyjax.infinite.lifting.values import (
     Hidden,
     Known,
     RefusalError,
@@ -37,7 +38,6 @@ from lazyjax.infinite._lift_values import (
     Weight,
     added,
 )
-from lazyjax.infinite.layers import Scales
 
 
 class Leaves:

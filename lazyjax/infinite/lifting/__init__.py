@@ -1,0 +1,1 @@
+"""Infinite-width kernels read from the program of a network."""
