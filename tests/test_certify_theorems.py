@@ -103,7 +103,7 @@ def test_stricter_theorems_imply_laxer_ones():
     """PL* or Oymak's implies Chatterjee's criterion, and that the certificate of flow."""
     rng = np.random.default_rng(0)
     counts = dict.fromkeys(("liu", "oymak", "chatterjee", "flow"), 0)
-    for _ in range(40):
+    for _ in range(25):
         bounds = random_bounds(rng)
         liu = liu2022.descent_theorem(bounds)
         oymak = oymak2019.descent_theorem(bounds)
@@ -124,7 +124,7 @@ def test_stricter_theorems_imply_laxer_ones():
         counts["chatterjee"] += chatterjee.is_certified
         counts["flow"] += flow.is_certified
     # All differ somewhere, and none is vacuous.
-    assert 3 < counts["liu"] < counts["chatterjee"] < counts["flow"] < 40
+    assert 3 < counts["liu"] < counts["chatterjee"] < counts["flow"] < 25
     assert 3 < counts["oymak"] < counts["chatterjee"]
 
 

@@ -240,9 +240,7 @@ def test_networks_without_a_known_limit_are_refused_by_operation_and_line(
     apply_fn: Any, operation: str | None, reason: str, x64: None
 ) -> None:
     params = shapes_of(**PARAMS)
-    pattern = (
-        rf"(?s){operation or '`'}.*at .*test_lift_refusals.py:\d+ in .*({reason}).*monte_carlo"
-    )
+    pattern = rf"(?s){operation or '`'}.*at .*test_lift_refusals.py:\d+ in .*({reason}).*monte_carlo"
     with pytest.raises(ValueError, match=pattern):
         lazyjax.infinite_ntk_of(apply_fn, params, jnp.asarray(X), variances=VARIANCES)
 
@@ -297,7 +295,9 @@ def test_images_without_a_known_limit_are_refused(
     params = shapes_of(
         filter=(2, 6), last=(24, 1), depthwise=(3, 3, 1, 6), out=(6, 1), rows=(5, 5)
     )
-    with pytest.raises(ValueError, match=rf"`{operation}` \(at .*test_lift_refusals.*{reason}"):
+    with pytest.raises(
+        ValueError, match=rf"`{operation}` \(at .*test_lift_refusals.*{reason}"
+    ):
         lazyjax.infinite_ntk_of(apply_fn, params, jnp.asarray(IMAGES), variances=1.0)
 
 
