@@ -72,7 +72,8 @@ class Architecture:
         kind: See above.
         depth: Number $H$ of hidden layers; 0 is a linear model, for "mlp" only.
         activation: Name of an activation, or an elementwise function of one array.
-        w_std: Standard deviation of weights, before division by $\sqrt{\text{fan-in}}$.
+        w_std: Standard deviation of weights, before division by $\sqrt{\text{fan-in}}$;
+            `2**0.5` is the start of He et al. (2015), the usual one of "relu".
         b_std: Standard deviation of biases; 0 means that the network has none.
         parameterization: See above.
         num_outputs: Number of outputs $k$.

@@ -60,8 +60,8 @@ def infinite_ntk(
 
     Raises:
         ValueError: If no limit is known of the network, `width` is missing or needless,
-            the batches differ in features,
-            one is empty or not finite, or `memory` is too little for one pair.
+            the batches differ in features, one is empty or not finite, or `memory` is
+            too little for one pair.
         TypeError: If `architecture` is not an `Architecture`, or a batch not floating
             point.
 
@@ -132,8 +132,7 @@ def infinite_nngp(
 
     Raises:
         ValueError: If no limit is known of the network, the batches differ in features,
-            one is empty or not finite, or
-            `memory` is too little for one pair.
+            one is empty or not finite, or `memory` is too little for one pair.
         TypeError: If `architecture` is not an `Architecture`, or a batch not floating
             point.
 
