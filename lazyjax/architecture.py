@@ -15,6 +15,7 @@ from lazyjax.typing import (
     Normalization,
     Padding,
     Parameterization,
+    Pooling,
     Readout,
     Trained,
 )
@@ -54,18 +55,31 @@ class Architecture:
       $h_t^l = \phi(W^l h_t^{l-1} + R^l h_{t-1}^l + b^l)$ from $h_t^0 = x_t$ and
       $h_0^l = 0$, with the same weights at all times, entries of $R^l$ of variance
       `recurrent_std**2 / width`; the output layer reads the last time.
+    - "block_resnet": residual in blocks of two convolutions, as ResNet-18 is: after the
+      first layer, layers $l$ and $l + 1$ make
+      $h^{l+1} = \phi(S h^{l-1} + c z^{l+1})$ of $z^{l+1} = W^{l+1} \phi(W^l h^{l-1})$,
+      with $c$ = `residual_scale`. $S$ is the identity or, where the block changes the
+      size of images or the number of channels, a convolution by filters of 1 pixel,
+      which is trained with layer $l + 1$.
+    - "vit": vision transformer, inputs (height, width, channels). Layer 1 embeds patches
+      and adds their positions; the next `depth` layers are blocks of attention and of
+      a network with one hidden layer of 4 times the width; layer `depth + 2` is the
+      output, which reads tokens as `head` says it of pixels.
+
+    The last two, and max pooling, have no infinite-width kernel here.
 
     Attributes:
         kind: See above.
         depth: Number $H$ of hidden layers; 0 is a linear model, for "mlp" only.
         activation: Name of an activation, or an elementwise function of one array.
-        w_std: Standard deviation of weights, before division by $\sqrt{\text{fan-in}}$.
+        w_std: Standard deviation of weights, before division by $\sqrt{\text{fan-in}}$;
+            `2**0.5` is the start of He et al. (2015), the usual one of "relu".
         b_std: Standard deviation of biases; 0 means that the network has none.
         parameterization: See above.
         num_outputs: Number of outputs $k$.
         trained: Which layers are trained: "all", the "first", the "last", that before
             it ("last_hidden"), or a tuple of layers counted from 1, of which the last
-            is `depth + 1`; the others are constants and get zero gradients.
+            is `num_layers`; the others are constants and get zero gradients.
         input_scaling: "fan_in" divides the first layer by $\sqrt d$ like the others;
             "none" does not, which is the convention of Du et al. (2019), Arora et al.
             (2019) and others for inputs of unit norm.
@@ -79,22 +93,28 @@ class Architecture:
             the first layer only, as in Du et al. (2019b).
         normalization: Of pre-activations of hidden layers: "layer" subtracts their
             mean over units and divides by their standard deviation over units, at each
-            pixel, with 1e-6 added to the variance and no parameters of its own.
+            pixel, with 1e-6 added to the variance and no parameters of its own. In a
+            "vit", of what each branch and the output layer read.
         residual_scale: The $c$ of residual networks.
         recurrent_std: Of recurrent weights, before division by the root of the width;
             they are trained with their layer.
         output_scale: The $\alpha$ above, by which training becomes lazy as it grows
             (Chizat, Oyallon and Bach 2019); kernels are $\alpha^2$ times as large.
+        width_factors: Channels of each hidden layer, as multiples of the width; empty
+            means 1. For "cnn" and "block_resnet".
         filter_shape: Extent of convolutions along each spatial axis.
         strides: Stride of each hidden layer, along all spatial axes; empty means 1.
         padding: Of convolutions: "SAME" (zeros), "VALID" (none) or "CIRCULAR".
-        pool_after: Hidden layers whose images are averaged over windows of 2 pixels
+        pool_after: Hidden layers whose images are pooled over windows of 2 pixels
             along each axis, with stride 2; odd ends are dropped.
+        pooling: What pooling takes of a window, "average" or "max".
         head: What the output layer reads: all pixels ("flatten") or their mean
             ("average", global average pooling).
         pixel_scaling: Whether fan-in counts the pixels of a filter, and of the image
             that is flattened, times the channels ("fan_in"), or only the channels
             ("none", as in Du et al. 2019b).
+        patch_size: Pixels of a patch of a "vit" along each axis.
+        num_heads: Heads of attention of a "vit", which share the width.
 
     Raises:
         ValueError: If a field is not one of its choices, out of range, or without
@@ -119,12 +139,16 @@ class Architecture:
     residual_scale: float = 0.5
     recurrent_std: float = 1.0
     output_scale: float = 1.0
+    width_factors: tuple[int, ...] = ()
     filter_shape: tuple[int, ...] = (3, 3)
     strides: tuple[int, ...] = ()
     padding: Padding = "SAME"
     pool_after: tuple[int, ...] = ()
+    pooling: Pooling = "average"
     head: Head = "flatten"
     pixel_scaling: InputScaling = "fan_in"
+    patch_size: int = 4
+    num_heads: int = 4
 
     def __post_init__(self) -> None:
         check_choice("kind", self.kind, get_args(Kind))
@@ -146,6 +170,7 @@ class Architecture:
         )
         check_choice("normalization", self.normalization, get_args(Normalization))
         check_choice("padding", self.padding, get_args(Padding))
+        check_choice("pooling", self.pooling, get_args(Pooling))
         check_choice("head", self.head, get_args(Head))
         check_choice("pixel_scaling", self.pixel_scaling, get_args(InputScaling))
         self._check_layers()
@@ -159,33 +184,44 @@ class Architecture:
         else:
             check_choice("trained", self.trained, get_args(Trained))
         _check_members("pool_after", self.pool_after, self.depth)
-        for size in self.filter_shape:
-            check_at_least("filter_shape", size, 1)
-        for stride in self.strides:
-            check_at_least("strides", stride, 1)
+        check_at_least("patch_size", self.patch_size, 1)
+        check_at_least("num_heads", self.num_heads, 1)
+        for name in ("filter_shape", "strides", "width_factors"):
+            for number in getattr(self, name):
+                check_at_least(name, number, 1)
         if len(self.filter_shape) not in (1, 2):
             raise ValueError(
                 f"`filter_shape` must have 1 or 2 entries; got {self.filter_shape}."
             )
-        if self.strides and len(self.strides) != self.depth:
-            raise ValueError(
-                f"`strides` must have one entry for each of {self.depth} hidden layers; "
-                f"got {self.strides}."
-            )
+        for name in ("strides", "width_factors"):
+            entries = getattr(self, name)
+            if entries and len(entries) != self.depth:
+                raise ValueError(
+                    f"`{name}` must have one entry for each of {self.depth} hidden "
+                    f"layers; got {entries}."
+                )
 
     def _check_fields_of_kind(self) -> None:
-        """Refuse what would be ignored, and residual images of two sizes.
+        """Refuse what would be ignored, and sums of images of two sizes.
 
         Raises:
             ValueError: If there is such a field.
         """
-        idle = () if self.is_residual else ("residual_scale",)
+        idle = set() if self.is_convolutional else {*_CONVOLUTIONAL_FIELDS}
+        if not (self.is_residual or self.kind == "block_resnet"):
+            idle |= {"residual_scale"}
         if self.kind != "rnn":
-            idle = (*idle, "recurrent_std")
-        if not self.is_convolutional:
-            idle = (*idle, *_CONVOLUTIONAL_FIELDS)
+            idle |= {"recurrent_std"}
+        if self.kind not in ("cnn", "block_resnet"):
+            idle |= {"width_factors"}
+        if self.kind == "block_resnet":
+            idle |= {"normalization"}
+        if self.kind == "vit":
+            idle -= {"head", "pixel_scaling"}
+        else:
+            idle |= {"patch_size", "num_heads"}
         defaults = {f.name: f.default for f in dataclasses.fields(self)}
-        for name in idle:
+        for name in sorted(idle):
             if getattr(self, name) != defaults[name]:
                 raise ValueError(
                     f"`{name}` has no meaning for kind {self.kind!r}; got "
@@ -199,21 +235,48 @@ class Architecture:
                     "the size of images, for sums of layers; got "
                     f"{self.strides}, {self.pool_after} and {self.padding!r}."
                 )
+        if self.kind == "block_resnet":
+            if self.pool_after or self.padding == "VALID":
+                raise ValueError(
+                    "`pool_after` and `padding` of a 'block_resnet' must leave the size "
+                    "of images to `strides`, for sums of layers; got "
+                    f"{self.pool_after} and {self.padding!r}."
+                )
+            if self.depth % 2 == 0:
+                raise ValueError(
+                    "`depth` of a 'block_resnet' must be odd, a layer and blocks of two; "
+                    f"got {self.depth}."
+                )
 
     @property
     def num_layers(self) -> int:
-        """Number of weight matrices, `depth + 1`."""
-        return self.depth + 1
+        """Number of layers of weights: `depth + 1`, or `depth + 2` for a "vit"."""
+        return self.depth + (2 if self.kind == "vit" else 1)
 
     @property
     def is_convolutional(self) -> bool:
         """Whether layers are convolutions of images."""
-        return self.kind in ("cnn", "conv_resnet")
+        return self.kind in ("cnn", "conv_resnet", "block_resnet")
 
     @property
     def is_residual(self) -> bool:
-        """Whether layers add to the one before."""
+        """Whether each layer adds to the one before."""
         return self.kind in ("resnet", "conv_resnet")
+
+    @property
+    def why_no_limit(self) -> str | None:
+        """Why no kernel of its infinite width is known here; `None` if one is."""
+        if self.pooling == "max":
+            return (
+                'a maximum over pixels has no known mean; `pooling="average"` has one'
+            )
+        return {
+            "block_resnet": (
+                "the activation of a sum with units that are not Gaussian has no known "
+                "mean; kind 'conv_resnet' has one"
+            ),
+            "vit": "attention multiplies hidden values with each other",
+        }.get(self.kind)
 
     def is_trained(self, layer: int) -> bool:
         """Whether weight layer `layer`, counted from 1, is trained."""
@@ -222,13 +285,17 @@ class Architecture:
         return {
             "all": True,
             "first": layer == 1,
-            "last_hidden": layer == self.depth,
+            "last_hidden": layer == self.num_layers - 1,
             "last": layer == self.num_layers,
         }[self.trained]
 
     def stride(self, layer: int) -> int:
         """Stride of hidden layer `layer`, counted from 1."""
         return self.strides[layer - 1] if self.strides else 1
+
+    def width_factor(self, layer: int) -> int:
+        """Units of hidden layer `layer`, counted from 1, as a multiple of the width."""
+        return self.width_factors[layer - 1] if self.width_factors else 1
 
     def activation_factor(self, layer: int) -> float:
         r"""What multiplies $\phi$ in hidden layer `layer`, counted from 1.
@@ -301,6 +368,7 @@ _CONVOLUTIONAL_FIELDS = (
     "strides",
     "padding",
     "pool_after",
+    "pooling",
     "head",
     "pixel_scaling",
 )

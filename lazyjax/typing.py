@@ -16,13 +16,16 @@ LossFn: TypeAlias = Callable[[Float[Array, "n k"], Float[Array, "n k"]], Scalar]
 
 Outputs: TypeAlias = Literal["full", "diagonal", "trace", "pseudo"] | int
 Method: TypeAlias = Literal["auto", "structured", "jacobian", "vjp"]
-Kind: TypeAlias = Literal["mlp", "resnet", "cnn", "conv_resnet", "rnn"]
+Kind: TypeAlias = Literal[
+    "mlp", "resnet", "cnn", "conv_resnet", "rnn", "block_resnet", "vit"
+]
 Parameterization: TypeAlias = Literal["ntk", "standard", "mup"]
 Trained: TypeAlias = Literal["all", "first", "last_hidden", "last"]
 InputScaling: TypeAlias = Literal["fan_in", "none"]
 Readout: TypeAlias = Literal["normal", "sign"]
 Padding: TypeAlias = Literal["SAME", "VALID", "CIRCULAR"]
 Head: TypeAlias = Literal["flatten", "average"]
+Pooling: TypeAlias = Literal["average", "max"]
 ActivationScale: TypeAlias = Literal["none", "unit"]
 Normalization: TypeAlias = Literal["none", "layer"]
 

@@ -59,8 +59,9 @@ def infinite_ntk(
         The kernel of each output.
 
     Raises:
-        ValueError: If `width` is missing or needless, the batches differ in features,
-            one is empty or not finite, or `memory` is too little for one pair.
+        ValueError: If no limit is known of the network, `width` is missing or needless,
+            the batches differ in features, one is empty or not finite, or `memory` is
+            too little for one pair.
         TypeError: If `architecture` is not an `Architecture`, or a batch not floating
             point.
 
@@ -130,8 +131,8 @@ def infinite_nngp(
         The covariance of each output.
 
     Raises:
-        ValueError: If the batches differ in features, one is empty or not finite, or
-            `memory` is too little for one pair.
+        ValueError: If no limit is known of the network, the batches differ in features,
+            one is empty or not finite, or `memory` is too little for one pair.
         TypeError: If `architecture` is not an `Architecture`, or a batch not floating
             point.
 
@@ -170,6 +171,12 @@ def _checked_batches(
         raise TypeError(
             "`architecture` must be an Architecture, such as `network.architecture`; "
             f"got {type(architecture).__name__}."
+        )
+    if architecture.why_no_limit is not None:
+        raise ValueError(
+            "`architecture` has no infinite-width kernel here: "
+            f"{architecture.why_no_limit}. `lazyjax.monte_carlo_ntk` averages the kernels "
+            "of finite networks."
         )
     for name, x in (("x1", x1), ("x2", x2)):
         if x is not None:

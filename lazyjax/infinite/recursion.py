@@ -322,11 +322,12 @@ def layer_scales(
     if architecture.parameterization != "standard":
         return Scales(w_sq, b_sq, w_sq, b_sq, is_trained=True)
     # The gradient is that in W itself: every weight of a unit counts with 1.
-    channels = width
     if layer == 1:
         is_unscaled = architecture.input_scaling == "none"
         channels = 1 if is_unscaled else _num_channels(architecture, shape)
-    assert channels is not None
+    else:
+        assert width is not None
+        channels = width * architecture.width_factor(layer - 1)
     own = float(channels * num_summed)
     return Scales(w_sq, b_sq, own, float(b_sq > 0), is_trained=True)
 

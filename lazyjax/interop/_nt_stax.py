@@ -129,8 +129,10 @@ class _Layers:
         if spec.parameterization == "mup" and self.kernel == "nngp" and layer > 1:
             # At its start, the readout of infinitely many units is zero.
             w_std *= layer < spec.num_layers
+        is_hidden = layer < spec.num_layers
+        width = self.width or 1  # which counts in "standard" only
         weights = weights_fn(
-            self.width or 1,  # which counts in "standard" only
+            width * spec.width_factor(layer) if is_hidden else width,
             W_std=w_std,
             b_std=float(spec.b_std) or None,
             parameterization="standard" if is_standard else "ntk",

@@ -145,6 +145,27 @@ def dense(
     return architecture.output_scale * z if is_scaled else z
 
 
+def projection(
+    architecture: Architecture,
+    layer: int,
+    width: int,
+    features: int,
+    h: Float[Array, "*batch fan_in"],
+    name: str,
+) -> Float[Array, "*batch features"]:
+    """One of several arrays of weights in hidden layer `layer`, by name."""
+    return _Affine(
+        features=features,
+        taps=(),
+        weight=weight_scale(architecture, layer, h.shape[-1], width),
+        bias=bias_scale(architecture, layer, width),
+        readout="normal",
+        is_trained=architecture.is_trained(layer),
+        linear_map=jnp.matmul,
+        name=name,
+    )(h)
+
+
 def convolution(
     architecture: Architecture,
     layer: int,
@@ -156,25 +177,51 @@ def convolution(
     Args:
         architecture: Description of the network.
         layer: The layer.
-        width: Channels that come out.
+        width: Width of the network.
         h: Its input, channels last.
 
     Returns:
         Pre-activations.
     """
+    return _convolution(
+        architecture, layer, width, h, architecture.stride(layer), f"layer_{layer}"
+    )
+
+
+def shortcut(
+    architecture: Architecture,
+    layer: int,
+    width: int,
+    h: Float[Array, "n *space fan_in"],
+    stride: int,
+) -> Float[Array, "n *windows features"]:
+    """Convolution by filters of 1 pixel, to the channels of hidden layer `layer`."""
+    ones = (1,) * len(architecture.filter_shape)
+    single = dataclasses.replace(architecture, filter_shape=ones)
+    return _convolution(single, layer, width, h, stride, f"shortcut_{layer}")
+
+
+def _convolution(
+    architecture: Architecture,
+    layer: int,
+    width: int,
+    h: Array,
+    stride: int,
+    name: str,
+) -> Array:
     is_unscaled = layer == 1 and architecture.input_scaling == "none"
     fan_in = 1 if is_unscaled else h.shape[-1]
     if architecture.pixel_scaling == "fan_in":
         fan_in *= math.prod(architecture.filter_shape)
     return _Affine(
-        features=width,
+        features=width * architecture.width_factor(layer),
         taps=architecture.filter_shape,
         weight=weight_scale(architecture, layer, fan_in, width),
         bias=bias_scale(architecture, layer, width),
         readout="normal",
         is_trained=architecture.is_trained(layer),
-        linear_map=_Convolve(architecture, architecture.stride(layer)),
-        name=f"layer_{layer}",
+        linear_map=_Convolve(architecture, stride),
+        name=name,
     )(h)
 
 
@@ -189,12 +236,41 @@ def normalized(
     return centered * jax.lax.rsqrt(variance + NORMALIZATION_EPS)
 
 
-def mean_pool(h: Float[Array, "n *space c"]) -> Float[Array, "n *windows c"]:
-    """Mean over windows of 2 along every spatial axis, stride 2; odd ends are dropped."""
+def pool(
+    architecture: Architecture, h: Float[Array, "n *space c"]
+) -> Float[Array, "n *windows c"]:
+    """Windows of 2 along every spatial axis, stride 2, pooled; odd ends are dropped.
+
+    Returns:
+        The smaller images.
+
+    Raises:
+        ValueError: If an axis has only one pixel.
+    """
+    if 1 in h.shape[1:-1]:
+        raise ValueError(
+            "`x` is too small: an axis of 1 pixel cannot be pooled. Leave layers out of "
+            f"`pool_after`, which is {architecture.pool_after}, or give larger images."
+        )
     window = (1, *(2,) * (h.ndim - 2), 1)
-    zero = np.zeros((), h.dtype)  # a known zero, which can be differentiated
+    # What is known at tracing can be differentiated.
+    if architecture.pooling == "max":
+        least = np.full((), -np.inf, h.dtype)
+        return jax.lax.reduce_window(h, least, jax.lax.max, window, window, "VALID")
+    zero = np.zeros((), h.dtype)
     total = jax.lax.reduce_window(h, zero, jax.lax.add, window, window, "VALID")
     return total / math.prod(window)
+
+
+def read_out(
+    architecture: Architecture, width: int, h: Float[Array, "n *space c"]
+) -> Float[Array, "n k"]:
+    """Output layer of an image, or of a row of tokens, as `architecture.head` says."""
+    if architecture.head == "average":
+        h = jnp.mean(h, axis=tuple(range(1, h.ndim - 1)))
+        return dense(architecture, architecture.num_layers, width, h)
+    flat, num_pixels = h.reshape(h.shape[0], -1), math.prod(h.shape[1:-1])
+    return dense(architecture, architecture.num_layers, width, flat, num_pixels)
 
 
 @dataclasses.dataclass(frozen=True)

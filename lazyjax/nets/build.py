@@ -3,11 +3,13 @@
 import dataclasses
 
 from lazyjax.architecture import Architecture
+from lazyjax.nets.block_resnet import block_resnet
 from lazyjax.nets.cnn import cnn, conv_resnet
 from lazyjax.nets.mlp import mlp
 from lazyjax.nets.network import Network
 from lazyjax.nets.resnet import resnet
 from lazyjax.nets.rnn import rnn
+from lazyjax.nets.vit import vit_of
 
 _FACTORIES = {
     "mlp": mlp,
@@ -15,6 +17,7 @@ _FACTORIES = {
     "cnn": cnn,
     "conv_resnet": conv_resnet,
     "rnn": rnn,
+    "block_resnet": block_resnet,
 }
 
 
@@ -38,9 +41,11 @@ def build(architecture: Architecture, *, width: int) -> Network:
         >>> build(spec, width=8) == lazyjax.nets.resnet(width=8, depth=2)
         True
     """
+    if architecture.kind == "vit":  # whose function has other defaults
+        return vit_of(architecture, width)
     if architecture.kind not in _FACTORIES:
         raise ValueError(
-            f"`architecture` must be of a kind in {tuple(_FACTORIES)}; got "
+            f"`architecture` must be of a kind in {(*_FACTORIES, 'vit')}; got "
             f"{architecture.kind!r}."
         )
     options = {

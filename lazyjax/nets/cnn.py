@@ -1,10 +1,8 @@
 """Convolutional networks, plain and residual."""
 
-import math
 from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lazyjax.activations import activation_fn
@@ -12,10 +10,10 @@ from lazyjax.architecture import Architecture
 from lazyjax.nets._layers import (
     check_image,
     convolution,
-    dense,
-    mean_pool,
     network_of,
     normalized,
+    pool,
+    read_out,
 )
 from lazyjax.nets.network import Network
 
@@ -99,10 +97,5 @@ class _CNN(nn.Module):
             branch = spec.activation_factor(layer) * phi(z)
             h = h + branch if spec.is_residual and layer > 1 else branch
             if layer in spec.pool_after:
-                h = mean_pool(h)
-        space = tuple(range(1, h.ndim - 1))
-        if spec.head == "average":
-            return dense(spec, spec.num_layers, self.width, jnp.mean(h, axis=space))
-        flat = h.reshape(h.shape[0], -1)
-        num_pixels = math.prod(h.shape[1:-1])
-        return dense(spec, spec.num_layers, self.width, flat, num_pixels)
+                h = pool(spec, h)
+        return read_out(spec, self.width, h)

@@ -22,7 +22,7 @@ from lazyjax.nets._layers import MULTIPLIERS, ModuleApply
 from lazyjax.nets.network import Apply, Network, SymmetrizedApply
 from lazyjax.typing import AnyArray, Params
 
-_KINDS = ("mlp", "resnet", "cnn", "conv_resnet")
+_KINDS = ("mlp", "resnet", "cnn", "conv_resnet", "block_resnet")
 
 
 @jax.tree_util.register_dataclass
@@ -162,8 +162,8 @@ def can_be_padded(network: Network) -> bool:
         network: One of them.
 
     Returns:
-        True for those of `lazyjax.nets`, unless they are recurrent, normalize over
-        units, or their activation or its derivative is not finite at zero.
+        True for those of `lazyjax.nets`, unless they are recurrent or transformers,
+        normalize over units, or their activation or its derivative is not finite at zero.
     """
     return _obstacle(network) is None
 
