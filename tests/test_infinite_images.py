@@ -340,7 +340,7 @@ def test_one_pixel_makes_convolutions_fully_connected(x64: None) -> None:
             assert_close(infinite_ntk(conv, x), infinite_ntk(plain, x))
 
 
-@pytest.mark.parametrize("kind", get_args(Kind))
+@pytest.mark.parametrize("kind", sorted({*get_args(Kind)} - {"block_resnet", "vit"}))
 def test_kernels_of_single_layers_add_up_for_every_kind(kind: Any, x64: None) -> None:
     x = images(2, 4, 2)
     fields: dict[str, Any] = {"kind": kind, "depth": 2, "b_std": 0.2}

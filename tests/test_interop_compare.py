@@ -311,16 +311,33 @@ def test_every_field_of_an_architecture_is_translated_or_refused() -> None:
         "input_scaling",
         "kind",
         "normalization",
+        "num_heads",  # refused, with its kind
         "num_outputs",  # each output has the same kernel
         "output_scale",
         "parameterization",
+        "patch_size",  # refused, with its kind
+        "pooling",  # refused if there is no limit
         "readout",  # so has either distribution
         "recurrent_std",  # refused, with its kind
         "residual_scale",
         "symmetrized",  # refused
         "trained",
         "w_std",
+        "width_factors",
     }
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"kind": "vit"},
+        {"kind": "block_resnet", "depth": 3},
+        {"kind": "cnn", "pooling": "max", "pool_after": (1,)},
+    ],
+)
+def test_networks_without_a_limit_are_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"`architecture(\.kind)?`"):
+        compare(Architecture(**fields), IMAGES[0])
 
 
 def test_where_elu_differs_theirs_is_the_one_that_is_off() -> None:

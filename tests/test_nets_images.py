@@ -13,6 +13,8 @@ import lazyjax
 from lazyjax.nets import block_resnet, build, can_be_padded, resnet18, vgg11, vit
 from tests.helpers.compare import assert_close, relative_error
 
+pytestmark = pytest.mark.once
+
 KEY = jax.random.key(3)
 PARAMETERIZATIONS = ("ntk", "standard", "mup")
 IMAGES = np.random.default_rng(0).normal(size=(3, 8, 8, 1))
@@ -163,7 +165,13 @@ def test_networks_compute_their_formulas(x64, case):
     assert_close(net.apply(params, IMAGES), numpy_forward(weights, IMAGES), 1e-12)
 
 
-@pytest.mark.parametrize("case", SMALL)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=pytest.mark.slow if case == "resnet18" else ())
+        for case in SMALL
+    ],
+)
 def test_parameterizations_are_one_function_at_the_start(x64, case):
     """Keys are the same, so that the weights are, but for the root of mup's width."""
     outputs = {}
