@@ -189,13 +189,13 @@ left.set(
 )
 left.legend(frameon=False, fontsize="small")
 for axis, of_limit, of_networks, what in (
-    (middle, predicted, mean, "mean"),
-    (right, deviation, spread, "standard deviation"),
+    (middle, predicted, mean, "Mean on each test digit"),
+    (right, deviation, spread, "Standard deviation"),
 ):
     axis.plot(of_limit, of_networks, "o", ms=3, alpha=0.7)
     axis.axline((of_limit.mean(), of_limit.mean()), slope=1, color="k", lw=0.8)
     axis.set(
-        title=f"100 test digits: {what} of the output",
+        title=what,
         xlabel="predicted at infinite width",
         ylabel=f"of {NUM_TRAINED} trained networks",
     )
