@@ -43,9 +43,9 @@ from lazyjax.infinite import predict
 from lazyjax.interop.flax import from_linen
 
 IS_FAST = bool(os.environ.get("LAZYJAX_FAST"))  # smaller, for continuous integration
-WIDTHS = (32, 512) if IS_FAST else (32, 128, 512, 2048)
+WIDTHS = (32, 256) if IS_FAST else (32, 128, 512, 2048)
 NUM_SEEDS = 8
-NUM_TRAINED = 16 if IS_FAST else 64
+TRAINED_WIDTH, NUM_TRAINED = (128, 8) if IS_FAST else (1024, 64)
 
 data = lazyjax.data.digits(60, num_test=100, classes="parity")
 x, y = data.x_train, data.y_train
@@ -110,13 +110,13 @@ KINDS = {
     ),
 }
 
-error = {}
+error, laws = {}, {}
 for kind, (build, inputs) in KINDS.items():
     limit = lazyjax.infinite_ntk(build(32).architecture, inputs)
     rows = []
     for width in WIDTHS:
         net = build(width)
-        keys = jax.random.split(jax.random.key(1), NUM_SEEDS)
+        key = jax.random.fold_in(jax.random.key(1), width)
 
         def one(key, net=net, inputs=inputs, limit=limit):
             kernel = lazyjax.empirical_ntk(
@@ -124,19 +124,23 @@ for kind, (build, inputs) in KINDS.items():
             )
             return lazyjax.laziness.relative_distance(kernel, limit)
 
-        rows.append(jax.lax.map(jax.jit(one), keys))
+        rows.append(jax.lax.map(jax.jit(one), jax.random.split(key, NUM_SEEDS)))
     error[kind] = jnp.stack(rows)
-    print(kind, " ".join(f"{value:.3f}" for value in error[kind].mean(1)))
+    laws[kind] = lazyjax.laziness.log_log_slope(jnp.asarray(WIDTHS, float), error[kind])
+    fit = laws[kind]
+    print(f"{kind:16s} ~ width^{fit.slope:.2f} (95%: {fit.low:.2f} to {fit.high:.2f})")
 
 # %% [markdown]
 # ## What the limit predicts of trained networks
 #
-# An ensemble of networks of width 256 is trained by gradient descent, all members in one
-# compiled program. The limit gives the distribution of their outputs on digits none of
+# An ensemble of networks is trained by gradient descent, all members in one compiled
+# program. The limit gives the distribution of their outputs on digits none of
 # them saw, without training any.
 
 # %%
-net = lazyjax.nets.mlp(width=256, depth=2, activation="erf", w_std=1.5, b_std=0.1)
+net = lazyjax.nets.mlp(
+    width=TRAINED_WIDTH, depth=1, activation="erf", w_std=1.5, b_std=0.1
+)
 nngp = predict.nngp_grams(net.architecture, x, data.x_test)
 ntk = predict.ntk_grams(net.architecture, x, data.x_test)
 rate = float(1 / jnp.linalg.eigvalsh(ntk.train)[-1])
@@ -160,43 +164,41 @@ def member(key):
 
 outputs = member(jax.random.split(jax.random.key(2), NUM_TRAINED))
 mean, spread = outputs.mean(0), outputs.std(0, ddof=1)
-right = jnp.mean(jnp.sign(limit.mean[:, 0]) == data.y_test[:, 0])
-print(f"the limit is right on {right:.0%} of the test digits")
-correlation = jnp.corrcoef(mean, limit.mean[:, 0])[0, 1]
-print(f"its mean and that of the ensemble are correlated by {correlation:.4f}")
+predicted, deviation = limit.mean[:, 0], jnp.sqrt(limit.variance)
+is_right = jnp.sign(predicted) == data.y_test[:, 0]
+correlation = jnp.corrcoef(mean, predicted)[0, 1]
+ratio = jnp.mean(spread) / jnp.mean(deviation)
+print(f"The limit is right on {is_right.mean():.0%} of the test digits.")
+print(f"Correlation of its mean with that of the ensemble: {correlation:.4f}")
+print(f"Spread of the ensemble over the one predicted: {ratio:.2f}")
 
 # %% [markdown]
 # ## The picture
 
 # %%
-figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+figure, (left, middle, right) = plt.subplots(
+    1, 3, figsize=(11, 3.5), layout="constrained"
+)
 for kind, values in error.items():
-    left.loglog(WIDTHS, values.mean(1), "o-", label=kind)
+    left.loglog(WIDTHS, values.mean(1), "o-", label=f"{kind}: {laws[kind].slope:.2f}")
 left.loglog(WIDTHS, 0.9 * np.array(WIDTHS) ** -0.5, "k:", label="slope $-1/2$")
 left.set(
-    title="Distance from the infinite-width kernel",
+    title="Kernel: distance from its limit",
     xlabel="width",
     ylabel=r"$\|H - H^\infty\| / \|H^\infty\|$",
 )
-left.legend(frameon=False)
-order = np.argsort(limit.mean[:, 0])
-center, deviation = limit.mean[order, 0], jnp.sqrt(limit.variance[order])
-right.fill_between(
-    range(100), center - 2 * deviation, center + 2 * deviation, alpha=0.2, lw=0
-)
-right.plot(center, label="infinite width, ±2 standard deviations")
-right.errorbar(
-    range(100),
-    mean[order],
-    2 * spread[order],
-    fmt=".",
-    color="tab:orange",
-    lw=0.6,
-    ms=4,
-    label=f"{NUM_TRAINED} trained networks, the same",
-)
-right.set(title="Digits not trained on", xlabel="test digit, sorted", ylabel="output")
-right.legend(frameon=False)
+left.legend(frameon=False, fontsize="small")
+for axis, of_limit, of_networks, what in (
+    (middle, predicted, mean, "Mean on each test digit"),
+    (right, deviation, spread, "Standard deviation"),
+):
+    axis.plot(of_limit, of_networks, "o", ms=3, alpha=0.7)
+    axis.axline((of_limit.mean(), of_limit.mean()), slope=1, color="k", lw=0.8)
+    axis.set(
+        title=what,
+        xlabel="predicted at infinite width",
+        ylabel=f"of {NUM_TRAINED} trained networks",
+    )
 
 # %% [markdown]
 # ## What the claim rests on
@@ -206,7 +208,6 @@ for values in error.values():
     assert np.all(np.diff(values.mean(1)) < 0)  # falls with every widening
     fall = float(values[0].mean() / values[-1].mean())
     assert fall > 0.5 * (WIDTHS[-1] / WIDTHS[0]) ** 0.5
-sem = np.sqrt(limit.variance / NUM_TRAINED)
-distance = (mean - limit.mean[:, 0]) / sem
-print(f"root mean square of (mean - limit) / standard error: {distance.std():.2f}")
-assert np.corrcoef(mean, limit.mean[:, 0])[0, 1] > 0.98
+assert correlation > 0.98
+# A few narrow networks, as continuous integration trains, scatter more.
+assert abs(ratio - 1) < (0.6 if IS_FAST else 0.2)
