@@ -43,7 +43,7 @@ from lazyjax.infinite import predict
 from lazyjax.interop.flax import from_linen
 
 IS_FAST = bool(os.environ.get("LAZYJAX_FAST"))  # smaller, for continuous integration
-WIDTHS = (32, 256) if IS_FAST else (32, 128, 512, 2048)
+WIDTHS = (32, 512) if IS_FAST else (32, 128, 512, 2048)
 NUM_SEEDS = 8
 TRAINED_WIDTH, NUM_TRAINED = (128, 8) if IS_FAST else (1024, 64)
 

@@ -167,10 +167,10 @@ left.set(
 left.legend(frameon=False)
 asked = sorted(
     (
-        (needed.width, needed.theorem.replace("the same", "Du et al. (2019)"))
+        (needed.width, needed.theorem)
         for needed in table.requirements
         if needed.applies and needed.width and needed.width > 1
-        if "its step" not in needed.theorem  # of a proof, no theorem by itself
+        if ", step (B" not in needed.theorem  # of a proof, no theorem by itself
     ),
     reverse=True,
 )

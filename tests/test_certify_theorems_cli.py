@@ -185,7 +185,7 @@ def test_theorems_ask_for_far_more_than_what_does(table):
 def test_rows_mark_what_has_no_constant(table):
     rows = {row[0]: row for row in table.rows()}
     assert rows["Du et al. (2019), two-layer ReLU"][1].startswith("~")
-    explicit = rows["the same for gradient flow, with constants"]
+    explicit = rows["Du et al. (2019) for gradient flow, with constants"]
     assert explicit[1][0].isdigit()
     assert explicit[-1] == "met"
     assert all(len(row) == 5 for row in rows.values())

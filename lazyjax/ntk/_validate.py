@@ -45,12 +45,19 @@ def check_network(
 
     Raises:
         TypeError: If the output is not one real floating-point array.
-        ValueError: If the output is not `(n, k)`, `outputs` does not fit it, or it does
-            not depend on `params`.
+        ValueError: If the output is not `(n, k)` for any `n`, `outputs` does not fit it,
+            or it does not depend on `params`.
     """
     f = jax.eval_shape(apply_fn, params, x)
     check_network_output(f, num_examples=x.shape[0])
     check_outputs(outputs, f.shape[1])
+    alone = jax.eval_shape(apply_fn, params, x[:1]).shape
+    if alone != (1, f.shape[1]):
+        raise ValueError(
+            f"`apply_fn` must return one row for each row of `x`; for one row it returned "
+            f"shape {alone}. Does it close over an array for a whole batch, such as "
+            "outputs at the start? Compute it inside, from its own `x`."
+        )
     _check_depends_on_params(apply_fn, params, x)
 
 

@@ -239,3 +239,12 @@ def test_what_is_not_an_array_is_refused(method):
         ntk(linear, W, X, [[1.0, 2.0, 3.0]], method=method)
     with pytest.raises((TypeError, ValueError), match="`apply_fn`"):
         ntk(W, linear, X, method=method)
+
+
+def test_outputs_that_close_over_a_batch_are_refused(method):
+    x = jnp.ones((3, 2))
+    at_start = x @ jnp.ones((2, 1))
+    with pytest.raises(ValueError, match=r"for one row it returned shape \(3, 1\)"):
+        lazyjax.empirical_ntk(
+            lambda w, x: x @ w - at_start, jnp.ones((2, 1)), x, method=method
+        )
