@@ -168,7 +168,7 @@ def test_networks_compute_their_formulas(x64, case):
 @pytest.mark.parametrize(
     "case",
     [
-        pytest.param(case, marks=pytest.mark.slow if case == "resnet18" else ())
+        pytest.param(case, marks=() if case == "vgg11" else pytest.mark.slow)
         for case in SMALL
     ],
 )
