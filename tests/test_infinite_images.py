@@ -259,6 +259,7 @@ def described(case: str) -> tuple[tuple[int, ...], Architecture]:
     return shape, Architecture(**{"kind": "cnn", "depth": 2, **options})
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("case", CASES)
 def test_kernels_agree_with_loops_over_pixels(case: str, x64: None) -> None:
     shape, spec = described(case)

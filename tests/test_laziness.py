@@ -21,6 +21,8 @@ from lazyjax.laziness import (
 from tests.helpers import two_layer
 from tests.helpers.compare import assert_close
 
+pytestmark = pytest.mark.once
+
 WIDTHS = np.array([64.0, 128.0, 256.0, 512.0, 1024.0])
 
 

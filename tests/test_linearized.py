@@ -13,6 +13,8 @@ from lazyjax.dynamics import linearized, square_loss
 from lazyjax.linalg import gram_matrix
 from tests.helpers.compare import assert_close, relative_error
 
+pytestmark = pytest.mark.once
+
 SHARED = [False, True]
 
 

@@ -14,6 +14,8 @@ from lazyjax.dynamics import dual_params, linearized, losses, observers, train
 from tests.helpers import two_layer
 from tests.helpers.compare import assert_close, relative_error
 
+pytestmark = pytest.mark.once
+
 STEPS = np.array([0, 1, 2, 7, 40])
 
 

@@ -10,6 +10,8 @@ from lazyjax.dynamics import losses, scaled, square_loss, train
 from tests.helpers import two_layer
 from tests.helpers.compare import assert_close, relative_error
 
+pytestmark = pytest.mark.once
+
 MARGIN_LOSSES = {
     losses.logistic_loss: lambda z: np.log1p(np.exp(-z)),
     losses.exponential_loss: lambda z: np.exp(-z),

@@ -11,6 +11,8 @@ from lazyjax.linalg import gram_matrix
 from tests.helpers import two_layer
 from tests.helpers.compare import assert_close
 
+pytestmark = pytest.mark.once
+
 LEARNING_RATE = 0.1
 SGD = optax.sgd(LEARNING_RATE)
 ALL = [

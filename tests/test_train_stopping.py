@@ -12,6 +12,8 @@ from lazyjax.dynamics import _checkpoint, observers, train
 from tests.helpers import two_layer
 from tests.helpers.compare import assert_close
 
+pytestmark = pytest.mark.once
+
 SGD = optax.sgd(0.05)
 N, BATCH = 7, 2  # three minibatches an epoch, and one example left over
 
