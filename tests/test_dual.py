@@ -30,6 +30,8 @@ from lazyjax.infinite.dual import (
 )
 from tests.helpers.compare import assert_close, relative_error
 
+pytestmark = pytest.mark.once
+
 _sigmoid = scipy.special.expit
 _normal_cdf = scipy.special.ndtr
 _normal_pdf = lambda u: np.exp(-(u**2) / 2) / np.sqrt(2 * np.pi)
