@@ -16,6 +16,7 @@ from lazyjax._checks import (
     check_batch,
     check_choice,
     check_floating,
+    check_network_output,
     check_params,
     check_positive,
     check_targets,
@@ -23,7 +24,6 @@ from lazyjax._checks import (
 from lazyjax._static import as_static
 from lazyjax.linalg import eigvalsh, gram_matrix
 from lazyjax.ntk import empirical_ntk
-from lazyjax.ntk._validate import check_network
 from lazyjax.trees import tree_distance, tree_norm
 from lazyjax.typing import AnyArray, ApplyFn, Params
 
@@ -177,8 +177,8 @@ def kappa(
     check_positive("alpha", alpha)
     check_params("params", params)
     check_batch("x", x)
-    check_network(apply_fn, params, jnp.asarray(x), "full")
     f = jax.eval_shape(apply_fn, params, jnp.asarray(x))
+    check_network_output(f, num_examples=x.shape[0])
     check_targets("y", y, *f.shape)
     return _kappa(
         params,

@@ -50,11 +50,7 @@ def block_resnet(*, width: int, **options: Any) -> Network:
     References:
         He, Zhang, Ren and Sun (2016), arXiv:1512.03385 (equation numbers not checked).
     """
-    return block_resnet_of(Architecture(**{"kind": "block_resnet", **options}), width)
-
-
-def block_resnet_of(architecture: Architecture, width: int) -> Network:
-    """Network of blocks that `architecture` describes, at one width."""
+    architecture = Architecture(**{"kind": "block_resnet", **options})
     module = _BlockResNet(architecture, width)
     return network_of(module, architecture, width, check_image)
 

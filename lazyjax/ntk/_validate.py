@@ -51,23 +51,24 @@ def check_network(
     f = jax.eval_shape(apply_fn, params, x)
     check_network_output(f, num_examples=x.shape[0])
     check_outputs(outputs, f.shape[1])
-    alone = jax.eval_shape(apply_fn, params, x[:1]).shape
-    if alone != (1, f.shape[1]):
+    alone = jax.eval_shape(apply_fn, params, x[:1])
+    if alone.shape != (1, f.shape[1]):
         raise ValueError(
             f"`apply_fn` must return one row for each row of `x`; for one row it returned "
-            f"shape {alone}. Does it close over an array for a whole batch, such as "
+            f"shape {alone.shape}. Does it close over an array for a whole batch, such as "
             "outputs at the start? Compute it inside, from its own `x`."
         )
-    _check_depends_on_params(apply_fn, params, x)
+    _check_depends_on_params(apply_fn, params, x[:1], alone)
 
 
-def _check_depends_on_params(apply_fn: ApplyFn, params: Params, x: Array) -> None:
+def _check_depends_on_params(
+    apply_fn: ApplyFn, params: Params, x: Array, f: jax.ShapeDtypeStruct
+) -> None:
     """Check that some gradient depends on the cotangent, by reading the program."""
 
     def gradient(params: Params, cotangent: Array) -> Params:
-        return jax.vjp(lambda p: apply_fn(p, x[:1]), params)[1](cotangent)
+        return jax.vjp(lambda p: apply_fn(p, x), params)[1](cotangent)
 
-    f = jax.eval_shape(apply_fn, params, x[:1])
     jaxpr = jax.make_jaxpr(gradient)(params, jnp.zeros(f.shape, f.dtype)).jaxpr
     reached = {jaxpr.invars[-1]}
     for eqn in jaxpr.eqns:
