@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lazyjax.ntk import contract
-from lazyjax.ntk.contract import Contraction
+from lazyjax.ntk import contract_gradients, contract_panels, contract_positions
+from lazyjax.ntk.contract import kernel_of
 from lazyjax.ntk.contract_factors import Factor, Shape
 from lazyjax.ntk.contract_orders import Sizes, best_order, order_cost
+from lazyjax.ntk.contract_panels import Contraction
 from tests.helpers.compare import assert_close
 
 SEEDS, POSITIONS, OUTPUTS, INPUTS = 3, 4, 6, 5
@@ -64,11 +65,12 @@ def test_order_gives_the_kernel_by_definition(
     order, kind, arrangement, num_columns, monkeypatch, x64
 ):
     # Limits so low that there are several panels, blocks (the last not full) and slices.
-    monkeypatch.setattr(contract, "_PANEL_ROWS", 4)
-    monkeypatch.setattr(contract, "_SMALL_PRODUCT", 0)
-    monkeypatch.setattr(contract, "_BLOCK_COLUMNS", 2)
-    for limits in (contract._SLICE_BYTES, contract._CHAIN_BYTES):
-        monkeypatch.setitem(limits, "cpu", 1000)
+    monkeypatch.setattr(contract_panels, "_PANEL_ROWS", 4)
+    monkeypatch.setattr(contract_panels, "_SMALL_PRODUCT", 0)
+    monkeypatch.setattr(contract_positions, "_BLOCK_COLUMNS", 2)
+    monkeypatch.setattr(contract_gradients, "_SLICE_INPUTS", 2)
+    monkeypatch.setitem(contract_positions._CHAIN_BYTES, "cpu", 1000)
+    monkeypatch.setitem(contract_gradients._SLICE_BYTES, "cpu", 1000)
     rng = np.random.default_rng(0)
     first = factor(rng, 7, kind)
     second = first if num_columns is None else factor(rng, num_columns, kind)
@@ -86,7 +88,7 @@ def test_order_gives_the_kernel_by_definition(
     def compute(delta, act, *paired):
         left = Factor(first.shape, delta, act)
         right = Factor(first.shape, *paired) if paired else left
-        return contraction.assembled(contraction.kernel(left, right, order))
+        return contraction.assembled(kernel_of(contraction, left, right, order))
 
     kernel = compute(first.delta, first.act, *paired)
     expected = kernel_by_definition(first, second, arrangement)

@@ -22,6 +22,7 @@ from jaxtyping import Array
 from lazyjax.ntk.rules import Labels
 from lazyjax.ntk.sites import Network, Site
 from lazyjax.ntk.sites_views import Box, Origin, View, view_of
+from lazyjax.ntk.windows import Windows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,15 +59,24 @@ class Factor:
         shape: Sizes.
         delta: Cotangents.
         act: Operand, `None` if it is one everywhere.
+        images: Images `(n, batch, *size, channels)` whose patches the operand is, with
+            `p` over batch and places and `i`, in any order, over taps and channels.
+        windows: Where these patches are.
     """
 
     shape: Shape
     delta: Array
     act: Array | None
+    images: Array | None = None
+    windows: Windows | None = None
 
     def __getitem__(self, examples: slice) -> "Factor":
-        act = None if self.act is None else self.act[examples]
-        return Factor(self.shape, self.delta[examples], act)
+        return dataclasses.replace(
+            self,
+            delta=self.delta[examples],
+            act=None if self.act is None else self.act[examples],
+            images=None if self.images is None else self.images[examples],
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -98,6 +108,17 @@ class Layout:
         """Sizes of the canonical factor."""
         g, p, o, i = (math.prod(self.sizes[x] for x in axes) for axes in self.axes)
         return Shape(g, p, o, i, self.site.record is not None, self.is_index)
+
+    @property
+    def windows(self) -> Windows | None:
+        """Where the patches are that the operand consists of, if it does."""
+        form, (g, p, _, i) = self.site.form, self.axes
+        if form is None or form.windows is None or form.act is None:
+            return None
+        space = form.act[: 1 + len(form.windows.places)]
+        rest = set(form.act[len(space) :])
+        is_whole = not self.site.depth and p == space and {*g, *i} == rest
+        return form.windows if is_whole and self.shape.groups == 1 else None
 
     @property
     def index_axis(self) -> int:
@@ -199,7 +220,11 @@ def factor_of(
         act = jax.nn.one_hot(act, layout.sizes[site.form.index_into], dtype=dtype)
     act = _arranged(act.astype(dtype), 1, layout.act, (*g, *p, *i))
     act = act.reshape(act.shape[0], shape.groups, shape.positions, shape.inputs)
-    return Factor(shape, delta, act)
+    windows = layout.windows
+    if windows is None:
+        return Factor(shape, delta, act)
+    images = jax.vmap(windows.lay_out)(records[site.record]).astype(dtype)
+    return Factor(shape, delta, act, images, windows)
 
 
 def working_dtype(dtype: Any) -> Any:

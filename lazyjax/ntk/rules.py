@@ -11,14 +11,15 @@ the gradient is then taken by JAX's own differentiation of that equation.
 """
 
 import dataclasses
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from typing import Any, TypeAlias
 
 import jax.extend.core as jex
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array
+
+from lazyjax.ntk.windows import Windows
 
 Labels: TypeAlias = tuple[Hashable, ...]
 
@@ -40,6 +41,7 @@ class Form:
             selects along: it stands for its one-hot encoding along that label, with
             negative integers for none.
         sign: Factor of the gradient, 1 or -1.
+        windows: Where the other operand is an image, what `prepare` reads of it.
     """
 
     delta: Labels
@@ -50,6 +52,7 @@ class Form:
     delta_shape: tuple[int, ...] | None = None
     index_into: Hashable | None = None
     sign: int = 1
+    windows: Windows | None = None
 
 
 Rule: TypeAlias = Callable[[jex.JaxprEqn, int], Form | None]
@@ -220,7 +223,7 @@ def _conv_general_dilated(eqn: jex.JaxprEqn, position: int) -> Form | None:
     taps = tuple(kernel[axis] for axis in rhs_spec[2:])
     places = tuple(out[axis] for axis in out_spec[2:])
 
-    def prepare(image: Array) -> Array:
+    def lay_out(image: Array) -> Array:
         image = lax.transpose(image, (lhs_spec[0], *lhs_spec[2:], lhs_spec[1]))
         padding = [
             (low, high, dilation - 1)
@@ -229,12 +232,15 @@ def _conv_general_dilated(eqn: jex.JaxprEqn, position: int) -> Form | None:
             )
         ]
         zero = jnp.zeros((), image.dtype)
-        image = lax.pad(image, zero, [(0, 0, 0), *padding, (0, 0, 0)])
-        size = image.shape[1:-1]
-        met = _met(size, taps, places, params["rhs_dilation"], params["window_strides"])
-        image = image.reshape(image.shape[0], -1, image.shape[-1])
-        patches = image.at[:, met].get(mode="promise_in_bounds")
-        return patches.reshape(image.shape[0], *places, *taps, groups, -1)
+        return lax.pad(image, zero, [(0, 0, 0), *padding, (0, 0, 0)])
+
+    windows = Windows(
+        lay_out, taps, places, params["window_strides"], params["rhs_dilation"]
+    )
+
+    def prepare(image: Array) -> Array:
+        patches = windows.patches(lay_out(image))
+        return patches.reshape(patches.shape[0], *places, *taps, groups, -1)
 
     space = tuple(("space", number) for number in range(num_spatial))
     taps_labels = tuple(("tap", number) for number in range(num_spatial))
@@ -261,26 +267,5 @@ def _conv_general_dilated(eqn: jex.JaxprEqn, position: int) -> Form | None:
         act=("batch", *space, *taps_labels, "group", "in"),
         act_position=0,
         prepare=prepare,
+        windows=windows,
     )
-
-
-def _met(
-    size: Sequence[int],
-    taps: Sequence[int],
-    places: Sequence[int],
-    dilation: Sequence[int],
-    strides: Sequence[int],
-) -> np.ndarray:
-    # Which pixel, of an image raveled, each kernel entry meets at each place. One
-    # gather runs a little slower than a stack of slices, and compiles 15 times faster.
-    axes = [
-        stride * np.arange(place)[:, None] + step * np.arange(tap)[None]
-        for place, tap, step, stride in zip(
-            places, taps, dilation, strides, strict=True
-        )
-    ]
-    met = np.zeros((1, 1), np.int32)
-    for length, axis in zip(size, axes, strict=True):
-        met = met[:, None, :, None] * length + axis[None, :, None, :]
-        met = met.reshape(met.shape[0] * met.shape[1], -1)
-    return met.ravel()

@@ -8,14 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from lazyjax.ntk._validate import check_arguments, check_network
-from lazyjax.ntk.contract import (
-    Arrangement,
-    Contraction,
-    Panels,
-    Precision,
-    add_panels,
-    scattered,
-)
+from lazyjax.ntk.contract import kernel_of, weighted
 from lazyjax.ntk.contract_factors import (
     Factor,
     factor_of,
@@ -25,7 +18,15 @@ from lazyjax.ntk.contract_factors import (
     of_rows,
     rooted,
 )
+from lazyjax.ntk.contract_gradients import gradients, scattered
 from lazyjax.ntk.contract_orders import Sizes
+from lazyjax.ntk.contract_panels import (
+    Arrangement,
+    Contraction,
+    Panels,
+    Precision,
+    add_panels,
+)
 from lazyjax.ntk.outputs import directions
 from lazyjax.ntk.parts import Block, Part, parts_of
 from lazyjax.ntk.plan import Plan, plan_of
@@ -239,11 +240,11 @@ class _Run:
         if part.kind == "looked up":
             (leaf,) = part.leaves
             return [(leaf, self.looked_up(part))]
-        gradients = {
+        by_root = {
             root: self.root_gradient(root, blocks)
             for root, blocks in part.roots.items()
         }
-        by_leaf = self.pulled_back(part, gradients)
+        by_leaf = self.pulled_back(part, by_root)
         return [
             (leaf, self.gram(gradient))
             for leaf, gradient in zip(part.leaves, by_leaf, strict=True)
@@ -258,10 +259,10 @@ class _Run:
         first, second = self.halves(factor)
         key = block.shared_key
         if key is None:
-            return self.contraction.kernel(first, second, block.order)
+            return kernel_of(self.contraction, first, second, block.order)
         if key not in self.products:
             self.products[key] = self.contraction.gram(first.delta, second.delta)
-        return self.contraction.weighted(self.products[key], first, second)
+        return weighted(self.contraction, self.products[key], first, second)
 
     def looked_up(self, part: Part) -> Panels:
         """Kernel of a table that is looked up, and of other uses of a small box of it."""
@@ -276,7 +277,7 @@ class _Run:
         ((root, block),) = tables
         factor, (layout, *_) = self.factor(block), block.layouts
         first, second = self.halves(factor)
-        whole = self.contraction.kernel(first, second, block.order)
+        whole = kernel_of(self.contraction, first, second, block.order)
         box = bounding_box([part.origins[other].box for other in others])
         shape = list(self.network.avals[root].shape)
         axis = layout.index_axis
@@ -315,7 +316,7 @@ class _Run:
         shape = self.network.avals[root].shape
         terms = [
             rooted(
-                block.layouts[0], shape, self.contraction.gradients(self.factor(block))
+                block.layouts[0], shape, gradients(self.contraction, self.factor(block))
             )
             for block in blocks
         ]

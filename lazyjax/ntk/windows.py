@@ -1,0 +1,87 @@
+"""What a convolution reads of its image: all patches, or one tap of its kernel."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int, Shaped
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Windows:
+    """Where the taps of a kernel meet an image.
+
+    Attributes:
+        lay_out: Brings the image of one example to `(batch, *size, channels)`, padded.
+        taps: Sizes of the kernel.
+        places: Numbers of its places in the image.
+        strides: Steps from one place to the next.
+        dilation: Steps from one tap to the next.
+    """
+
+    lay_out: Callable[[Array], Array]
+    taps: tuple[int, ...]
+    places: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilation: tuple[int, ...]
+
+    @property
+    def num_taps(self) -> int:
+        """Number of entries of the kernel, for a pair of channels."""
+        return int(np.prod(self.taps))
+
+    def patches(
+        self, image: Shaped[Array, "batch *size channels"]
+    ) -> Shaped[Array, "batch places taps channels"]:
+        """All that the kernel meets."""
+        met = _met(
+            image.shape[1:-1], self.taps, self.places, self.dilation, self.strides
+        )
+        flat = image.reshape(image.shape[0], -1, image.shape[-1])
+        patches = flat.at[:, met].get(mode="promise_in_bounds")
+        return patches.reshape(image.shape[0], -1, self.num_taps, image.shape[-1])
+
+    @property
+    def offsets(self) -> Int[np.ndarray, "taps axes"]:
+        """Where in the image each tap is when the kernel is at its first place."""
+        taps = np.indices(self.taps).reshape(len(self.taps), -1).T
+        return (taps * np.asarray(self.dilation)).astype(np.int32)
+
+    def met(
+        self, images: Float[Array, "n *size channels"], start: Sequence[Any], width: int
+    ) -> Float[Array, "n places width"]:
+        """What the tap with offset `start[:-1]` meets, in channels from `start[-1]` on."""
+        extent = [
+            (place - 1) * stride + 1
+            for place, stride in zip(self.places, self.strides, strict=True)
+        ]
+        n = images.shape[0]
+        met = lax.dynamic_slice(
+            images, (0, *start), (n, *extent, width), allow_negative_indices=False
+        )
+        met = lax.slice(met, [0] * met.ndim, met.shape, (1, *self.strides, 1))
+        return met.reshape(n, -1, width)
+
+
+def _met(
+    size: Sequence[int],
+    taps: Sequence[int],
+    places: Sequence[int],
+    dilation: Sequence[int],
+    strides: Sequence[int],
+) -> np.ndarray:
+    # Which pixel, of an image raveled, each kernel entry meets at each place. One
+    # gather runs a little slower than a stack of slices, and compiles 15 times faster.
+    axes = [
+        stride * np.arange(place)[:, None] + step * np.arange(tap)[None]
+        for place, tap, step, stride in zip(
+            places, taps, dilation, strides, strict=True
+        )
+    ]
+    met = np.zeros((1, 1), np.int32)
+    for length, axis in zip(size, axes, strict=True):
+        met = met[:, None, :, None] * length + axis[None, :, None, :]
+        met = met.reshape(met.shape[0] * met.shape[1], -1)
+    return met.ravel()
