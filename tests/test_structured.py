@@ -225,7 +225,9 @@ def test_wide_layers_without_positions_favour_the_kronecker_order():
 
 def test_batches_too_large_for_one_slice_give_the_same_kernel(monkeypatch, x64):
     # Slices and panels are only used for sizes at which tests would be slow.
-    monkeypatch.setattr("lazyjax.ntk.contract_gradients._SLICE_BYTES", {"other": 1, "cpu": 1})
+    monkeypatch.setattr(
+        "lazyjax.ntk.contract_gradients._SLICE_BYTES", {"other": 1, "cpu": 1}
+    )
     network, params, x1, x2 = problem("convolutions")
     for batches in ((jnp.tile(x1, (30, 1)),), (x1, x2)):
         kernel = jax.jit(functools.partial(structured_ntk, network))(params, *batches)

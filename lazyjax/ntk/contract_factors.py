@@ -36,6 +36,7 @@ class Shape:
         inputs: Size of `i`.
         has_act: Whether there is an operand; if not, `p` and `i` have size 1.
         is_index: Whether the operand is an index along `i`, `(n, p)`, with `g` 1.
+        pooled: Number of positions that the operand is a sum over.
     """
 
     groups: int
@@ -44,6 +45,7 @@ class Shape:
     inputs: int
     has_act: bool = True
     is_index: bool = False
+    pooled: int = 1
 
     @property
     def size(self) -> int:
@@ -92,6 +94,7 @@ class Layout:
         axes: Labels of `g`, `p`, `o` and `i`.
         sizes: Size of each label.
         is_index: Whether the operand stays an index.
+        pooled: Labels of positions and outputs before the outputs were made groups.
     """
 
     site: Site
@@ -102,12 +105,18 @@ class Layout:
     axes: tuple[Labels, Labels, Labels, Labels]
     sizes: Mapping[Any, int]
     is_index: bool
+    pooled: tuple[Labels, Labels] | None = None
 
     @property
     def shape(self) -> Shape:
         """Sizes of the canonical factor."""
-        g, p, o, i = (math.prod(self.sizes[x] for x in axes) for axes in self.axes)
-        return Shape(g, p, o, i, self.site.record is not None, self.is_index)
+        g, p, o, i = (self.size(axes) for axes in self.axes)
+        pooled = 1 if self.pooled is None else self.size(self.pooled[0])
+        return Shape(g, p, o, i, self.site.record is not None, self.is_index, pooled)
+
+    def size(self, labels: Labels) -> int:
+        """Number of entries along axes with these labels."""
+        return math.prod(self.sizes[label] for label in labels)
 
     @property
     def windows(self) -> Windows | None:
@@ -175,6 +184,48 @@ def layout_of(network: Network, site: Site) -> Layout:
     return Layout(site, view, delta, delta_shape, act, (g, p, o, i), sizes, is_index)
 
 
+def pooled(network: Network, layout: Layout) -> Layout:
+    r"""The layout of a site before a pool, with its positions summed over.
+
+    With cotangents $\delta[p, o] = u[o] \, m[p, o]$, where only $u$ differs between
+    outputs of the network, the gradient is $u[o] \sum_p m[p, o] \, a[p, i]$, and $o$ an
+    axis that cotangent and operand share.
+
+    Returns:
+        The layout, as it was where positions are not pooled.
+    """
+    (_, p, o, i), pool = layout.axes, layout.site.pool
+    if pool is None or layout.is_index or layout.shape.groups > 1 or not o or not i:
+        return layout
+    slot = network.slots[layout.site.slot]
+    summed = {
+        label
+        for axis, labels in enumerate(_split(slot.shape, layout))
+        for label in labels
+        if axis in pool.axes
+    }
+    wide = {label for label in layout.delta if layout.sizes[label] > 1}
+    if (
+        not summed & wide
+        or summed & wide != wide - set(o)
+        or set(p) & wide != summed & wide
+    ):
+        return layout
+    axes = (layout.axes[0] + o, (), (), i)
+    return dataclasses.replace(layout, axes=axes, pooled=(p, o))
+
+
+def _split(shape: Sequence[int], layout: Layout) -> list[Labels]:
+    # Labels of each axis of the slot, some of which are several axes of the layout.
+    labels, split = list(layout.delta), []
+    for size in shape:
+        own = [labels.pop(0)]
+        while layout.size(tuple(own)) < size:
+            own.append(labels.pop(0))
+        split.append(tuple(own))
+    return split
+
+
 def scaled(layout: Layout, origin: Origin) -> Layout:
     """The layout with the factor that its root is scaled by, so that it is of the leaf."""
     view = dataclasses.replace(
@@ -196,8 +247,13 @@ def factor_of(
     site, shape = layout.site, layout.shape
     g, p, o, i = layout.axes
     dtype = working_dtype(network.avals[layout.view.root].dtype)
-    delta = cotangents[site.slot]
-    delta = delta.reshape(*delta.shape[:2], *layout.delta_shape).astype(dtype)
+    if layout.pooled is None or site.pool is None:
+        delta, sizes = cotangents[site.slot], layout.delta_shape
+    else:
+        delta, gone = cotangents[site.pool.slot], layout.pooled[0]
+        pairs = zip(layout.delta, layout.delta_shape, strict=True)
+        sizes = [1 if label in gone else size for label, size in pairs]
+    delta = delta.reshape(*delta.shape[:2], *sizes).astype(dtype)
     scale = _scale(layout.view, outer, dtype)
     if layout.view.sign * (1 if site.form is None else site.form.sign) < 0:
         delta = -delta
@@ -218,6 +274,11 @@ def factor_of(
         return Factor(shape, delta, act)
     if site.form is not None and site.form.index_into is not None:
         act = jax.nn.one_hot(act, layout.sizes[site.form.index_into], dtype=dtype)
+    if layout.pooled is not None and site.pool is not None:
+        slopes = records[site.pool.record]
+        slopes = slopes.reshape(slopes.shape[0], *layout.delta_shape).astype(dtype)
+        act = _pooled_act(layout, layout.pooled, slopes, act.astype(dtype))
+        return Factor(shape, delta, act)
     act = _arranged(act.astype(dtype), 1, layout.act, (*g, *p, *i))
     act = act.reshape(act.shape[0], shape.groups, shape.positions, shape.inputs)
     windows = layout.windows
@@ -225,6 +286,18 @@ def factor_of(
         return Factor(shape, delta, act)
     images = jax.vmap(windows.lay_out)(records[site.record]).astype(dtype)
     return Factor(shape, delta, act, images, windows)
+
+
+def _pooled_act(
+    layout: Layout, pooled: tuple[Labels, Labels], slopes: Array, act: Array
+) -> Array:
+    # Operands summed over positions, each weighted by the slope there.
+    (p, o), i = pooled, layout.axes[3]
+    n, shape = act.shape[0], layout.shape
+    slopes = _arranged(slopes, 1, layout.delta, (*p, *o)).reshape(n, shape.pooled, -1)
+    act = _arranged(act, 1, layout.act, (*p, *i)).reshape(n, shape.pooled, -1)
+    summed = jnp.einsum("npo,npi->noi", slopes, act, precision="highest")
+    return summed[:, :, None]
 
 
 def working_dtype(dtype: Any) -> Any:

@@ -106,13 +106,13 @@ def _sliced(factor: Factor, width: int) -> _Sliced:
     images = settled(images.reshape(-1, *images.shape[2:-2], splits * width))
 
     starts = [
-        (*offset, split * width)
+        (0, *offset, split * width)
         for offset in windows.offsets
         for split in range(splits)
     ]
 
     def operand(start: Array) -> Array:
-        met = windows.met(images, list(start), width)
+        met = windows.met(images, start, width)
         return met.reshape(num_examples, -1, width)
 
     return _Sliced(delta, np.asarray(starts, np.int32), operand)

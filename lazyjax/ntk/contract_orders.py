@@ -71,7 +71,9 @@ class Cost:
 def propagation_cost(sizes: Sizes, shape: Shape) -> Cost:
     """Cost of the outputs, and of their cotangents, where a parameter is used."""
     passes = sizes.examples * (1 + sizes.seeds)
-    positions = 0 if shape.is_index or not shape.has_act else shape.positions
+    positions = shape.positions * shape.pooled
+    if shape.is_index or not shape.has_act:
+        positions = 0
     return Cost(2.0 * passes * positions * shape.size, 0.0)
 
 
@@ -91,8 +93,12 @@ def pairing_cost(sizes: Sizes, num_params: int) -> Cost:
 def order_cost(sizes: Sizes, shape: Shape, order: Order) -> Cost:
     """Cost of the kernel of one factor in a given order."""
     pairs_of_examples = sizes.entries / sizes.pairs
+    pooling = Cost(0.0, 0.0)
+    if shape.pooled > 1:
+        pooling = Cost(2.0 * sizes.examples * shape.pooled * shape.size, 0.0)
     if order == "gradient":
-        return gradient_cost(sizes, shape) + pairing_cost(sizes, shape.size)
+        cost = gradient_cost(sizes, shape) + pairing_cost(sizes, shape.size)
+        return pooling + cost
     places = shape.groups * shape.positions**2
     acts = 2.0 * pairs_of_examples * places * shape.inputs
     if shape.is_index or not shape.has_act:
@@ -101,7 +107,7 @@ def order_cost(sizes: Sizes, shape: Shape, order: Order) -> Cost:
     entries = sizes.entries * (_COLUMN_BLOCKS_EXCESS if sizes.is_symmetric else 1.0)
     if order == "kronecker":
         deltas = 2.0 * entries * places * (shape.outputs + 1)
-        return Cost(acts + deltas, 3.0 * sizes.itemsize * entries * places)
+        return pooling + Cost(acts + deltas, 3.0 * sizes.itemsize * entries * places)
     met = entries / sizes.pairs * sizes.seeds * shape.positions * shape.outputs
     products = 2.0 * entries * shape.positions * shape.outputs
     flops = acts + 2.0 * met * shape.positions + products

@@ -12,6 +12,7 @@ from lazyjax.ntk.contract_factors import (
     layout_of,
     merged,
     merged_shape,
+    pooled,
     scaled,
 )
 from lazyjax.ntk.contract_orders import Order, Sizes, best_order
@@ -36,7 +37,7 @@ class Block:
         layout, shape = self.layouts[0], self.shape
         if shape.has_act and self.order == "gradient":
             return None
-        if len(self.layouts) > 1 or shape.groups * shape.positions > 1:
+        if len(self.layouts) > 1 or shape.groups * shape.positions * shape.pooled > 1:
             return None
         outputs = tuple(layout.delta.index(label) for label in layout.axes[2])
         return layout.site.slot, layout.delta_shape, outputs, layout.view.scales
@@ -80,6 +81,8 @@ def parts_of(network: Network, sizes: Sizes) -> list[Part]:
         blocks = {}
         for root in roots:
             known = layouts[root]
+            if len(known) == 1:
+                known = [pooled(network, known[0])]
             if kind != "pulled back":
                 known = [scaled(layout, origins[root]) for layout in known]
             blocks[root] = tuple(

@@ -54,6 +54,28 @@ class OuterStep:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Pool:
+    r"""What a slot's value goes through until it is summed: $\sum_p \phi_p(z_p)$.
+
+    The cotangent at $z$ is that of the sum times the derivatives $\phi_p'(z_p)$, which
+    are the same for all outputs.
+
+    Attributes:
+        start: Number of the inner value $z$.
+        steps: Elementwise steps that make $\phi(z)$ of it, the last being that value's.
+        axes: Axes of $z$ that are summed over.
+        slot: Slot at the sum.
+        record: Number of the record of derivatives.
+    """
+
+    start: int
+    steps: tuple["InnerStep", ...]
+    axes: tuple[int, ...]
+    slot: int
+    record: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class InnerStep:
     """One equation that makes inner values.
 
@@ -64,6 +86,8 @@ class InnerStep:
         nudged: Slots whose perturbation is added to an operand, by position.
         slot: Slot whose perturbation is added to the first output.
         recorded: Positions of operands to be kept, with the number of each record.
+        eqn: The equation, if it is one of the network's own.
+        pools: What comes to its end in this step, a sum.
     """
 
     evaluate: Callable[..., tuple[Array, ...]]
@@ -72,6 +96,8 @@ class InnerStep:
     nudged: Mapping[int, int] = dataclasses.field(default_factory=dict)
     slot: int | None = None
     recorded: Mapping[int, int] = dataclasses.field(default_factory=dict)
+    eqn: jex.JaxprEqn | None = None
+    pools: tuple[Pool, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -120,6 +146,7 @@ class Site:
             is at the operand itself, so that the cotangent is the gradient.
         depth: Number of enclosing scans.
         primitive: Name of the equation's primitive.
+        pool: What becomes of the output, if that is an elementwise function and a sum.
     """
 
     operand: Outer
@@ -129,6 +156,7 @@ class Site:
     form: Form | None
     depth: int
     primitive: str
+    pool: Pool | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, Shaped
 
 from lazyjax.ntk.sites import InnerStep, Network, Outer, Program, Ref, ScanStep
+from lazyjax.ntk.sites_pooling import derivatives
 
 Values = Mapping[int, Array]
 
@@ -80,6 +81,9 @@ def _run(
             operands = step.inputs
             records.update(
                 {record: read(operands[at]) for at, record in step.recorded.items()}
+            )
+            records.update(
+                {pool.record: derivatives(pool, read) for pool in step.pools}
             )
         inner.update(zip(step.outputs, outputs, strict=True))
     return tuple(read(ref) for ref in program.results), records

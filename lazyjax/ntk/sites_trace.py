@@ -26,6 +26,7 @@ from lazyjax.ntk.sites import (
     Site,
     Slot,
 )
+from lazyjax.ntk.sites_pooling import with_pools
 from lazyjax.ntk.sites_sharing import share_slots
 
 _BLOCKED = frozenset({"stop_gradient"})
@@ -113,6 +114,15 @@ class _Tracer:
         program, sites = share_slots(
             program, self.sites, self.slots, self.slot_of, self.uses
         )
+        program, sites = with_pools(
+            program,
+            sites,
+            {slot: value for value, slot in self.slot_of.items()},
+            self.uses,
+            self.aval_inside,
+            lambda aval: self.new_slot(aval.shape, aval.dtype, ()),
+            lambda: next(self.records),
+        )
         return Network(
             outer_steps=tuple(self.outer_steps),
             program=program,
@@ -143,6 +153,12 @@ class _Tracer:
         ref = Inner(next(self.inner_ids))
         self.inner_avals[ref.id] = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
         return ref
+
+    def aval_inside(self, ref: Ref) -> jax.ShapeDtypeStruct:
+        if isinstance(ref, Inner):
+            return self.inner_avals[ref.id]
+        aval = self.avals[ref.id]
+        return jax.ShapeDtypeStruct(aval.shape[sum(ref.stack) :], aval.dtype)
 
     def new_slot(self, shape: Sequence[int], dtype: Any, stack: tuple) -> int:
         self.slots.append(Slot(tuple(shape), dtype, stack))
@@ -231,7 +247,7 @@ class _Tracer:
             for position in weights
         }
         ids = tuple(output.id for output in outputs)
-        scope.steps.append(InnerStep(run, tuple(refs), ids, nudged))
+        scope.steps.append(InnerStep(run, tuple(refs), ids, nudged, eqn=eqn))
         return outputs
 
     def emit_site(
@@ -254,7 +270,7 @@ class _Tracer:
             recorded = {form.act_position: record}
             met = aval_of(eqn.invars[form.act_position])
             record_aval = jax.ShapeDtypeStruct((*self.lengths, *met.shape), met.dtype)
-        step = InnerStep(run, tuple(refs), (output.id,), {}, slot, recorded)
+        step = InnerStep(run, tuple(refs), (output.id,), {}, slot, recorded, eqn)
         scope.steps.append(step)
         self.slot_of[output.id] = slot
         self.sites.append(
@@ -280,10 +296,7 @@ class _Tracer:
         # An outer value that is wanted as an inner one: its use is a site.
         if isinstance(ref, Inner):
             return ref
-        lengths = sum(ref.stack)
-        aval = self.avals[ref.id]
-        inner = jax.ShapeDtypeStruct(aval.shape[lengths:], aval.dtype)
-        output = self.new_inner(inner)
+        output = self.new_inner(self.aval_inside(ref))
         nudged = {}
         if self.is_weight(ref):
             nudged = {0: self.dense_site(scope, ref, "identity")}

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from jax import lax
@@ -50,16 +49,28 @@ class Windows:
         return (taps * np.asarray(self.dilation)).astype(np.int32)
 
     def met(
-        self, images: Float[Array, "n *size channels"], start: Sequence[Any], width: int
+        self,
+        images: Float[Array, "n *size channels"],
+        start: Int[Array, " axes"],
+        width: int,
     ) -> Float[Array, "n places width"]:
-        """What the tap with offset `start[:-1]` meets, in channels from `start[-1]` on."""
+        """What a tap meets in some channels.
+
+        Args:
+            images: Images, laid out.
+            start: For each axis of `images`, where the tap and the channels start.
+            width: Number of channels.
+
+        Returns:
+            The numbers met at each place.
+        """
         extent = [
             (place - 1) * stride + 1
             for place, stride in zip(self.places, self.strides, strict=True)
         ]
         n = images.shape[0]
         met = lax.dynamic_slice(
-            images, (0, *start), (n, *extent, width), allow_negative_indices=False
+            images, list(start), (n, *extent, width), allow_negative_indices=False
         )
         met = lax.slice(met, [0] * met.ndim, met.shape, (1, *self.strides, 1))
         return met.reshape(n, -1, width)
