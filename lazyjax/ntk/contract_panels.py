@@ -20,9 +20,10 @@ Arrangement = Literal["pairs", "equal", "summed"]
 Panels: TypeAlias = tuple[Array, ...]
 Precision = lax.PrecisionLike
 
-# Rows of a panel that still make an efficient product, of which there are at most four.
-_PANEL_ROWS = 240
-_MAX_PANELS = 4
+# Rows of a panel that still make an efficient product.
+_PANEL_ROWS = 80
+# Rows from which on one product makes all of a panel, and fewer make its halves apart.
+_WHOLE_ROWS = 240
 # Products (multiplications) so small that one call is quicker than two.
 _SMALL_PRODUCT = 1e8
 
@@ -53,8 +54,8 @@ class Contraction:
         if not self.is_symmetric:
             return [(0, self.num_rows)]
         rows = self.num_rows * (self.seeds if self.arrangement == "pairs" else 1)
-        number = min(max(rows // _PANEL_ROWS, 1), _MAX_PANELS, self.num_rows)
-        number = 2 if number == 3 else number
+        number = 4 if rows >= 4 * _WHOLE_ROWS else 2 if rows >= 2 * _PANEL_ROWS else 1
+        number = min(number, self.num_rows)
         cuts = [round(self.num_rows * i / number) for i in range(number + 1)]
         return list(itertools.pairwise(cuts))
 
@@ -67,9 +68,17 @@ class Contraction:
         if first.size * self.num_columns * self.seeds < _SMALL_PRODUCT:
             return self.cut(self.product(first, second))
         return tuple(
-            self.product(first[start:end], second[self.first_column(start) :])
+            self._panel(first[start:end], second[self.first_column(start) :])
             for start, end in self.ends
         )
+
+    def _panel(self, first: Array, second: Array) -> Array:
+        # Few rows make no efficient product with many: their square and the rest apart.
+        n = first.shape[0]
+        if not self.is_symmetric or n * self.seeds >= _WHOLE_ROWS or n == second.shape[0]:
+            return self.product(first, second)
+        blocks = [self.product(first, second[:n]), self.product(first, second[n:])]
+        return jnp.concatenate(blocks, axis=-1)
 
     def product(self, first: Array, second: Array) -> Array:
         """Products of gradients, arranged."""
