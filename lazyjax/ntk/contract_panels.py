@@ -9,7 +9,7 @@ the panel's first row on are computed, so that two panels save a quarter of the 
 import dataclasses
 import itertools
 from collections.abc import Mapping
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +20,9 @@ Arrangement = Literal["pairs", "equal", "summed"]
 Panels: TypeAlias = tuple[Array, ...]
 Precision = lax.PrecisionLike
 
-# Rows of a panel that still make an efficient product.
-_PANEL_ROWS = 80
-# Rows from which on one product makes all of a panel, and fewer make its halves apart.
-_WHOLE_ROWS = 240
+# Rows of which two panels are made, and those of which four are.
+_TWO_PANELS = 160
+_FOUR_PANELS = 960
 # Products (multiplications) so small that one call is quicker than two.
 _SMALL_PRODUCT = 1e8
 
@@ -54,7 +53,7 @@ class Contraction:
         if not self.is_symmetric:
             return [(0, self.num_rows)]
         rows = self.num_rows * (self.seeds if self.arrangement == "pairs" else 1)
-        number = 4 if rows >= 4 * _WHOLE_ROWS else 2 if rows >= 2 * _PANEL_ROWS else 1
+        number = 4 if rows >= _FOUR_PANELS else 2 if rows >= _TWO_PANELS else 1
         number = min(number, self.num_rows)
         cuts = [round(self.num_rows * i / number) for i in range(number + 1)]
         return list(itertools.pairwise(cuts))
@@ -67,18 +66,14 @@ class Contraction:
         """Kernel of gradients `(n1, s, *p)` and `(n2, s, *p)`."""
         if first.size * self.num_columns * self.seeds < _SMALL_PRODUCT:
             return self.cut(self.product(first, second))
+        if not self.is_symmetric:
+            return (self.product(first, second),)
+        # Each panel of gradients is cut out once, and meets those from itself on.
+        rows = [first[start:end] for start, end in self.ends]
         return tuple(
-            self._panel(first[start:end], second[self.first_column(start) :])
-            for start, end in self.ends
+            jnp.concatenate([self.product(row, other) for other in rows[i:]], axis=-1)
+            for i, row in enumerate(rows)
         )
-
-    def _panel(self, first: Array, second: Array) -> Array:
-        # Few rows make no efficient product with many: their square and the rest apart.
-        n = first.shape[0]
-        if not self.is_symmetric or n * self.seeds >= _WHOLE_ROWS or n == second.shape[0]:
-            return self.product(first, second)
-        blocks = [self.product(first, second[:n]), self.product(first, second[n:])]
-        return jnp.concatenate(blocks, axis=-1)
 
     def product(self, first: Array, second: Array) -> Array:
         """Products of gradients, arranged."""
@@ -119,13 +114,10 @@ class Contraction:
             jnp.pad(panel, [(0, 0)] * (panel.ndim - 1) + [(width - panel.shape[-1], 0)])
             for panel in kernel
         ]
-        upper = jnp.concatenate(whole, axis=-2)
-        # Looked up, both triangles at the same place: added up from two, the compiler
-        # may compute the one in other bits than the other.
+        # Written out first: computed for each triangle anew, it may differ in its bits.
+        upper = settled(jnp.concatenate(whole, axis=-2))
         i = jnp.arange(width)
-        return upper[
-            ..., jnp.minimum(i[:, None], i[None]), jnp.maximum(i[:, None], i[None])
-        ]
+        return jnp.where(i[:, None] <= i[None], upper, upper.mT)
 
     def _rows(self, array: Array) -> Array:
         n, seeds = array.shape[:2]
@@ -141,8 +133,8 @@ def add_panels(first: Panels, second: Panels, sign: int = 1) -> Panels:
     return tuple(a + sign * b for a, b in zip(first, second, strict=True))
 
 
-def settled(array: Array) -> Array:
-    """The array written out as it is: else its making is fused into what reads it."""
+def settled(array: Any) -> Any:
+    """An array, or several, written out: else their making is fused into what reads them."""
     # Fused into the rearrangement for a product, it takes several times as long.
     return lax.optimization_barrier(array)
 

@@ -26,6 +26,7 @@ from lazyjax.ntk.contract_panels import (
     Panels,
     Precision,
     add_panels,
+    settled,
 )
 from lazyjax.ntk.outputs import directions
 from lazyjax.ntk.parts import Block, Part, parts_of
@@ -141,7 +142,9 @@ def contracted_in_groups(
     for part in parts_of(network, sizes):
         for leaf, term in run.part(part):
             typed = tuple(panel.astype(dtype) for panel in term)
-            sums[groups[leaf]] = add_panels(sums[groups[leaf]], typed)
+            # One after the other, so that terms need not be kept until the end.
+            total = add_panels(sums[groups[leaf]], typed)
+            sums[groups[leaf]] = settled(total)
 
     def formed(panels: Panels) -> Array:
         kernel = contraction.assembled(panels)
