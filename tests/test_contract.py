@@ -65,7 +65,8 @@ def test_order_gives_the_kernel_by_definition(
     order, kind, arrangement, num_columns, monkeypatch, x64
 ):
     # Limits so low that there are several panels, blocks (the last not full) and slices.
-    monkeypatch.setattr(contract_panels, "_PANEL_ROWS", 4)
+    monkeypatch.setattr(contract_panels, "_TWO_PANELS", 6)
+    monkeypatch.setattr(contract_panels, "_FOUR_PANELS", 14)
     monkeypatch.setattr(contract_panels, "_SMALL_PRODUCT", 0)
     monkeypatch.setattr(contract_positions, "_BLOCK_COLUMNS", 2)
     monkeypatch.setattr(contract_gradients, "_SLICE_INPUTS", 2)

@@ -20,8 +20,9 @@ Arrangement = Literal["pairs", "equal", "summed"]
 Panels: TypeAlias = tuple[Array, ...]
 Precision = lax.PrecisionLike
 
-# Rows of which two panels are made, and those of which four are.
-_TWO_PANELS = 160
+# Rows of which two panels are made, and those of which four are: products of fewer are
+# hardly quicker apart, and more to compile.
+_TWO_PANELS = 480
 _FOUR_PANELS = 960
 # Products (multiplications) so small that one call is quicker than two.
 _SMALL_PRODUCT = 1e8

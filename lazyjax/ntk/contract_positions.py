@@ -30,6 +30,8 @@ _CHAIN_BYTES = {"cpu": 4 * 2**20, "other": 256 * 2**20}
 # blocks from which on little is computed twice.
 _BLOCK_COLUMNS = 12
 _MAX_BLOCKS = 4
+# Products of operands times cotangents so few (numbers) that there is no need of a loop.
+_SMALL = 2**22
 
 
 def products_of_operands(
@@ -48,6 +50,9 @@ def products_of_operands(
 
 def by_positions(contraction: Contraction, first: Factor, second: Factor) -> Panels:
     """Products of cotangents times those of operands, summed over pairs of positions."""
+    acts = products_of_operands(contraction, first, second)
+    if first.shape.positions == 1 and acts.size * contraction.seeds < _SMALL:
+        return _by_groups(contraction, first, second, acts)
     subscripts = {
         "pairs": ("sgpo,mtgqo->gpqsmt", "gpqsmt,mgpq->smt"),
         "equal": ("sgpo,msgqo->gpqsm", "gpqsm,mgpq->sm"),
@@ -58,8 +63,29 @@ def by_positions(contraction: Contraction, first: Factor, second: Factor) -> Pan
     def row(delta: Array, others: Array, weights: Array) -> Array:
         return product(subscripts[1], product(subscripts[0], delta, others), weights)
 
-    acts = products_of_operands(contraction, first, second)
     return _row_by_row(contraction, row, first.delta, second.delta, acts)
+
+
+def _by_groups(
+    contraction: Contraction, first: Factor, second: Factor, acts: Array
+) -> Panels:
+    # The same for one position, without a loop.
+    subscripts = {
+        "pairs": "nsgo,nmg,mtgo->nsmt",
+        "equal": "nsgo,nmg,msgo->snm",
+        "summed": "nsgo,nmg,msgo->nm",
+    }[contraction.arrangement]
+    kernel = jnp.einsum(
+        subscripts,
+        first.delta[:, :, :, 0],
+        acts[..., 0, 0],
+        second.delta[:, :, :, 0],
+        precision=contraction.precision,
+    )
+    if contraction.arrangement == "pairs":
+        rows = contraction.num_rows * contraction.seeds
+        kernel = kernel.reshape(rows, -1)
+    return contraction.cut(kernel)
 
 
 def chained(contraction: Contraction, first: Factor, second: Factor) -> Panels:
