@@ -136,9 +136,4 @@ def _compiled(
         outputs=outputs,
         precision=precision,
     )
-    if x2 is None:
-        # Equal already but for rounding, which must not differ between two fusions.
-        ntk = jax.lax.optimization_barrier(ntk)
-        axes = (1, 0, 3, 2) if outputs == "full" else (1, 0, 2)[: ntk.ndim]
-        ntk = (ntk + ntk.transpose(axes)) / 2
     return ntk, row_interaction(apply_fn, params, x1, x2)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from lazyjax.ntk.outputs import Pairs, directions
+from lazyjax.ntk.outputs import Pairs, directions, symmetrized
 from lazyjax.typing import ApplyFn, Outputs, Params
 
 
@@ -43,7 +43,8 @@ def jacobian_ntk(
             jax.tree.leaves(jacobian1), jax.tree.leaves(jacobian2), strict=True
         )
     ]
-    return functools.reduce(operator.add, terms)
+    ntk = functools.reduce(operator.add, terms)
+    return symmetrized(ntk, outputs) if x2 is None else ntk
 
 
 def _jacobian(

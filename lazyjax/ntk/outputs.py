@@ -9,6 +9,7 @@ one class).
 from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from lazyjax._checks import check_choice
@@ -57,3 +58,21 @@ def directions(outputs: Outputs, num_outputs: int, dtype: jnp.dtype) -> Directio
     if isinstance(outputs, int):
         return Directions(jnp.eye(num_outputs, dtype=dtype)[outputs][None], "trace")
     return Directions(jnp.eye(num_outputs, dtype=dtype), outputs)
+
+
+def symmetrized(
+    ntk: Float[Array, "n n *k"], outputs: Outputs
+) -> Float[Array, "n n *k"]:
+    """A kernel of a batch with itself, made exactly symmetric.
+
+    Args:
+        ntk: The kernel, symmetric but for rounding.
+        outputs: The form that it has.
+
+    Returns:
+        The mean of the kernel and its transpose.
+    """
+    # Written out first: rounding must not differ between two fusions.
+    ntk = lax.optimization_barrier(ntk)
+    axes = (1, 0, 3, 2) if outputs == "full" else (1, 0, 2)[: ntk.ndim]
+    return (ntk + ntk.transpose(axes)) / 2

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from lazyjax.ntk._forward import tangent_outputs
-from lazyjax.ntk.outputs import directions
+from lazyjax.ntk.outputs import directions, symmetrized
 from lazyjax.typing import ApplyFn, Outputs, Params
 
 
@@ -50,4 +50,5 @@ def vector_product_ntk(
         return jnp.sum(block, axis=-1) if pairs == "trace" else block
 
     columns = jax.lax.map(column, x1 if x2 is None else x2)
-    return jnp.moveaxis(columns, 0, 1)
+    ntk = jnp.moveaxis(columns, 0, 1)
+    return symmetrized(ntk, outputs) if x2 is None else ntk
