@@ -67,7 +67,7 @@ def with_pools(
         (result,) = end.outputs
         if result not in slots:
             slots[result] = new_slot(aval_of_ref(Inner(result)))
-        axes = tuple(end.eqn.params["axes"]) if end.eqn else ()
+        axes = tuple(int(axis) for axis in end.eqn.params["axes"]) if end.eqn else ()
         pools[slot] = Pool(starts[slot], steps, axes, slots[result], new_record())
         ends.setdefault(result, []).append(pools[slot])
     steps = [
