@@ -1,6 +1,7 @@
 """Sites before a pool: found where positions are pooled, and nowhere else."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -203,7 +204,7 @@ def doubled(params):
     return {name: leaf.astype(jnp.float64) for name, leaf in params.items()}
 
 
-def check_kernels(network, params, features, outputs="full"):
+def check_kernels(network, params, features, outputs: Any = "full"):
     params = doubled(params)
     x1, x2 = draw(3, *features), draw(2, *features, seed=1)
     verb = jax.jit(functools.partial(structured_ntk, network, outputs=outputs))
