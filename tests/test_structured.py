@@ -223,6 +223,21 @@ def test_wide_layers_without_positions_favour_the_kronecker_order():
     assert best_order(sizes, Shape(1, 256, 64, 27)) == "gradient"
 
 
+@pytest.mark.parametrize(
+    ("name", "copies", "method"),
+    [
+        ("mlp", 1, "jacobian"),  # so few numbers that calls are all that counts
+        ("mlp", 400, "structured"),
+        ("tied", 1, "jacobian"),
+        ("convolutions", 1, "structured"),  # grouped: slow by JAX's own derivative
+    ],
+)
+def test_auto_is_the_method_that_takes_least_time(name, copies, method):
+    network, params, x1, _ = problem(name)
+    x = jnp.tile(x1, (copies, *(1 for _ in x1.shape[1:])))
+    assert ntk_plan(network, params, x).method == method
+
+
 def test_batches_too_large_for_one_slice_give_the_same_kernel(monkeypatch, x64):
     # Slices and panels are only used for sizes at which tests would be slow.
     monkeypatch.setattr(

@@ -66,7 +66,8 @@ def empirical_ntk(
             "jacobian" contracts whole Jacobians and holds `(n1 + n2) k p` numbers;
             "vjp" forms one column at a time from products with vectors and holds `k p`
             numbers, for the work of `n2 k` forward passes over `x1`; "auto" is
-            "structured", unless one of the others is modelled to be far quicker.
+            "structured", unless one of the others is modelled to be quicker, as
+            "jacobian" is for small networks.
         precision: Of matrix products, the network's own included where it sets none.
         filter: Which parameters count, by path (`layer_1/kernel`); `None` means all.
 

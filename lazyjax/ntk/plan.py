@@ -28,6 +28,10 @@ Chosen = Literal["structured", "jacobian", "vjp"]
 # better, and for none if it takes so few operations.
 _PREFERENCE = 2.0
 _NEGLIGIBLE = 1e8
+# Whole Jacobians of so few numbers are quicker, as they take fewer calls; but for those
+# by convolutions, which may be a hundred times slower.
+_SMALL = 2e7
+_SMALL_EXCESS = 1.7
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +91,10 @@ class Plan:
     @property
     def method(self) -> Chosen:
         """The method that `"auto"` is for this kernel."""
+        limit = min(_SMALL, _SMALL_EXCESS * self.times["structured"])
+        names = " ".join(site for row in self.rows for site in row.sites)
+        if self.times["jacobian"] <= limit and "conv_general_dilated" not in names:
+            return "jacobian"
         fastest = min(self.times, key=lambda method: self.times[method])
         limit = max(_PREFERENCE * self.times[fastest], _NEGLIGIBLE)
         return "structured" if self.times["structured"] <= limit else fastest

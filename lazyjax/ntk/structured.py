@@ -188,12 +188,13 @@ def ntk_plan(
     Example:
         >>> import jax.numpy as jnp
         >>> from lazyjax.ntk import ntk_plan
-        >>> print(ntk_plan(lambda w, x: x @ w, jnp.ones((2, 1)), jnp.ones((8, 2))))
-        parameter               shape  sites        order       GFLOP   MB
-                                2x1    dot_general  gradient    0.000  0.0
-        outputs and cotangents                                  0.000
-        total                                       structured  0.000  0.0
-        floor                                                   0.000
+        >>> w, x = jnp.ones((784, 10)), jnp.ones((50, 784))
+        >>> print(ntk_plan(lambda w, x: x @ w, w, x))
+        parameter               shape   sites        order       GFLOP   MB
+                                784x10  dot_general  kronecker   0.005  1.9
+        outputs and cotangents                                   0.009
+        total                                        structured  0.014  1.9
+        floor                                                    0.014
     """
     check_arguments(apply_fn, params, x1, x2)
     check_network(apply_fn, params, jnp.asarray(x1)[:1], outputs)
