@@ -226,7 +226,7 @@ def test_wide_layers_without_positions_favour_the_kronecker_order():
 @pytest.mark.parametrize(
     ("name", "copies", "method"),
     [
-        ("mlp", 1, "jacobian"),  # so few numbers that calls are all that counts
+        ("weight norm", 1, "jacobian"),  # so few numbers that calls are all that counts
         ("mlp", 400, "structured"),
         ("tied", 1, "jacobian"),
         ("convolutions", 1, "structured"),  # grouped: slow by JAX's own derivative
