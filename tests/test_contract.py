@@ -9,7 +9,8 @@ import pytest
 
 from lazyjax.ntk import contract_gradients, contract_panels, contract_positions
 from lazyjax.ntk.contract import kernel_of
-from lazyjax.ntk.contract_factors import Factor, Shape
+from lazyjax.ntk.contract_factors import Factor
+from lazyjax.ntk.contract_layout import Shape
 from lazyjax.ntk.contract_orders import Sizes, best_order, order_cost
 from lazyjax.ntk.contract_panels import Contraction
 from tests.helpers.compare import assert_close

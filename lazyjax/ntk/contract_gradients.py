@@ -133,7 +133,7 @@ def _slice_inputs(first: Factor, second: Factor) -> int:
     if not shape.has_act or shape.is_index or shape.groups > 1:
         return shape.inputs
     examples = max(delta.shape[0], second.delta.shape[0])
-    of_input = examples * delta.shape[1] * shape.outputs * delta.dtype.itemsize
+    of_input = examples * delta.shape[1] * max(shape.outputs, 1) * delta.dtype.itemsize
     width = max(limit_of(_SLICE_BYTES) // of_input, _SLICE_INPUTS)
     return min(width, shape.inputs)
 

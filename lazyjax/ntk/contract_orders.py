@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from lazyjax.ntk.contract_factors import Shape
+from lazyjax.ntk.contract_layout import Shape
 
 Order = Literal["gradient", "kronecker", "chain"]
 

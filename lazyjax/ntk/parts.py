@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
 
-from lazyjax.ntk.contract_factors import (
+from lazyjax.ntk.contract_layout import (
     Layout,
     Shape,
     layout_of,

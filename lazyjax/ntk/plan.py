@@ -8,7 +8,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from lazyjax.ntk.contract_factors import Shape
+from lazyjax.ntk.contract_layout import Shape
 from lazyjax.ntk.contract_orders import (
     Cost,
     Sizes,

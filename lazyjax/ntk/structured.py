@@ -9,16 +9,9 @@ from jaxtyping import Array, Float, Shaped
 
 from lazyjax.ntk._validate import check_arguments, check_network
 from lazyjax.ntk.contract import kernel_of, weighted
-from lazyjax.ntk.contract_factors import (
-    Factor,
-    factor_of,
-    in_box,
-    merge,
-    merged_shape,
-    of_rows,
-    rooted,
-)
+from lazyjax.ntk.contract_factors import Factor, factor_of, in_box, merge, rooted
 from lazyjax.ntk.contract_gradients import gradients, scattered
+from lazyjax.ntk.contract_layout import merged_shape, of_rows
 from lazyjax.ntk.contract_orders import Sizes
 from lazyjax.ntk.contract_panels import (
     Arrangement,
