@@ -46,7 +46,10 @@ def kernel_cost(work: Workload, itemsize: int = 4) -> Cost:
     - or Gram matrices of `a` and `\delta` over all pairs of positions, multiplied:
       $n^2 s^2 d_{in} + n^2 k^2 s^2 (d_{out} + 1)$;
     - or the first of these times the `\delta` of one example, times those of the other:
-      $n^2 s^2 (d_{in} + k d_{out}) + n^2 k^2 s d_{out}$.
+      $n^2 s^2 (d_{in} + k d_{out}) + n^2 k^2 s d_{out}$;
+    - or, before an activation and a mean over positions, where cotangents differ between
+      outputs by one number for each of `d_out`: operands weighted and summed,
+      $2 n s\, d_{in} d_{out}$, and their products, $n^2 d_{out} (d_{in} + k^2)$.
 
     Vectors added or multiplied (biases, gains) cost less than the weights beside them
     and are left out, as is the lookup of an embedding. The bytes are parameters,
@@ -70,7 +73,9 @@ def _contraction_flops(site: Site, n: int, k: int) -> int:
     by_gradients = (2 if s > 1 else 1) * n * k * s * weights + n**2 * k**2 * weights
     by_grams = n**2 * s**2 * (site.d_in + k**2 * (site.d_out + 1))
     in_a_chain = n**2 * s * (s * (site.d_in + k * site.d_out) + k**2 * site.d_out)
-    return min(by_gradients, by_grams, in_a_chain)
+    pooled = 2 * n * s * weights + n**2 * site.d_out * (site.d_in + k**2)
+    least = min(by_gradients, by_grams, in_a_chain)
+    return min(least, pooled) if site.is_pooled else least
 
 
 def _read(work: Workload) -> int:

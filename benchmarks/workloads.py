@@ -33,12 +33,14 @@ class Site:
         d_in: Numbers it reads each time; for a convolution, those of a patch.
         d_out: Numbers it gives.
         is_first: Whether its input is data, through which nothing is propagated back.
+        is_pooled: Whether its outputs, after an activation, are averaged over positions.
     """
 
     positions: int
     d_in: int
     d_out: int
     is_first: bool = False
+    is_pooled: bool = False
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -113,12 +115,13 @@ class Workload:
         window: int = 3,
         gain: float = 2.0,
         is_first: bool = False,
+        is_pooled: bool = False,
     ) -> None:
         d_in = window * window * c_in
         std = math.sqrt(gain / d_in)
         self.leaves[f"{name}.w"] = Leaf((window, window, c_in, c_out), std)
         self.leaves[f"{name}.b"] = Leaf((c_out,), 0.1)
-        self.sites.append(Site(side * side, d_in, c_out, is_first))
+        self.sites.append(Site(side * side, d_in, c_out, is_first, is_pooled))
 
     def _norm(self, name: str, dim: int) -> None:
         self.leaves[f"{name}.g"] = Leaf((dim,), 0.1, mean=1.0)
@@ -162,7 +165,14 @@ def cnn(size: Size) -> Workload:
     work.structure = {"depth": depth}
     for i in range(depth):
         c_in = channels if i else 3
-        work._conv(f"{i}", c_in, channels, side=side, is_first=i == 0)
+        work._conv(
+            f"{i}",
+            c_in,
+            channels,
+            side=side,
+            is_first=i == 0,
+            is_pooled=i == depth - 1,
+        )
     work._dense("head", channels, k)
     return work
 
@@ -186,7 +196,15 @@ def resnet(size: Size) -> Workload:
                 side = -(-side // 2)
                 work._conv(f"{name}.skip", c_in, width, side=side, window=1, gain=1.0)
             work._conv(f"{name}.conv1", c_in, width, side=side)
-            work._conv(f"{name}.conv2", width, width, side=side, gain=0.5)
+            is_last = stage == len(widths) - 1 and block == num_blocks - 1
+            work._conv(
+                f"{name}.conv2",
+                width,
+                width,
+                side=side,
+                gain=0.5,
+                is_pooled=is_last,
+            )
             c_in = width
     work._dense("head", c_in, k)
     return work
