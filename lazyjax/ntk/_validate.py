@@ -51,25 +51,28 @@ def check_network(
     f = jax.eval_shape(apply_fn, params, x)
     check_network_output(f, num_examples=x.shape[0])
     check_outputs(outputs, f.shape[1])
-    alone = jax.eval_shape(apply_fn, params, x[:1])
-    if alone.shape != (1, f.shape[1]):
-        raise ValueError(
-            f"`apply_fn` must return one row for each row of `x`; for one row it returned "
-            f"shape {alone.shape}. Does it close over an array for a whole batch, such as "
-            "outputs at the start? Compute it inside, from its own `x`."
-        )
-    _check_depends_on_params(apply_fn, params, x[:1], alone)
+    _check_single_row(
+        apply_fn, params, x[:1], jax.ShapeDtypeStruct((1, f.shape[1]), f.dtype)
+    )
 
 
-def _check_depends_on_params(
-    apply_fn: ApplyFn, params: Params, x: Array, f: jax.ShapeDtypeStruct
+def _check_single_row(
+    apply_fn: ApplyFn, params: Params, x: Array, expected: jax.ShapeDtypeStruct
 ) -> None:
-    """Check that some gradient depends on the cotangent, by reading the program."""
+    """Check that one row gives one, with a gradient that depends on the cotangent."""
 
     def gradient(params: Params, cotangent: Array) -> Params:
-        return jax.vjp(lambda p: apply_fn(p, x), params)[1](cotangent)
+        f, pullback = jax.vjp(lambda p: apply_fn(p, x), params)
+        if f.shape != expected.shape:
+            raise ValueError(
+                "`apply_fn` must return one row for each row of `x`; for one row it "
+                f"returned shape {f.shape}. Does it close over an array for a whole "
+                "batch, such as outputs at the start? Compute it inside, from its own "
+                "`x`."
+            )
+        return pullback(cotangent)
 
-    jaxpr = jax.make_jaxpr(gradient)(params, jnp.zeros(f.shape, f.dtype)).jaxpr
+    jaxpr = jax.make_jaxpr(gradient)(params, expected).jaxpr
     reached = {jaxpr.invars[-1]}
     for eqn in jaxpr.eqns:
         if any(not hasattr(v, "val") and v in reached for v in eqn.invars):
