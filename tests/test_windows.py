@@ -79,6 +79,7 @@ SLICED = [
 ]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("paired", [False, True], ids=["one batch", "two batches"])
 @pytest.mark.parametrize("name", SLICED)
 def test_kernels_formed_in_slices_are_those_of_whole_gradients(
