@@ -99,6 +99,7 @@ def random_bounds(rng):
     )
 
 
+@pytest.mark.slow
 def test_stricter_theorems_imply_laxer_ones():
     """PL* or Oymak's implies Chatterjee's criterion, and that the certificate of flow."""
     rng = np.random.default_rng(0)

@@ -93,6 +93,7 @@ CASES: dict[str, tuple[dict[str, Any], int | None]] = {
 }
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("case", CASES)
 def test_kernels_agree_with_the_oracle(case: str, x64: None) -> None:
     options, width = CASES[case]
@@ -149,6 +150,7 @@ RELU_TOWERS = {
 }
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("rho", RELU_TOWERS)
 def test_deep_relu_kernels_have_their_known_values(rho: float, x64: None) -> None:
     for depth, (sigma, theta) in enumerate(RELU_TOWERS[rho], start=1):
@@ -157,6 +159,7 @@ def test_deep_relu_kernels_have_their_known_values(rho: float, x64: None) -> Non
         assert abs(infinite_ntk(spec, pair(rho))[0, 1] / 2 - theta) < 1e-6
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("name", "c_sigma", "off_diagonal", "diagonal"),
     [
@@ -275,6 +278,7 @@ def test_vmap_agrees_with_a_loop(x64: None) -> None:
     assert_close(together, jnp.stack([infinite_ntk(spec, x) for x in batches]))
 
 
+@pytest.mark.once
 @hypothesis.settings(derandomize=True, deadline=None, max_examples=10)
 @hypothesis.given(
     name=st.sampled_from(["relu", "erf"]),
@@ -334,6 +338,7 @@ def test_zero_and_equal_rows_give_no_nan_in_kernel_or_gradient(
     assert jnp.isfinite(gradient).all()
 
 
+@pytest.mark.once
 def test_gradient_agrees_with_finite_differences_even_at_zero_rows(
     x64: None,
 ) -> None:
@@ -349,6 +354,7 @@ def test_gradient_agrees_with_finite_differences_even_at_zero_rows(
     assert_close(jax.grad(total)(x), expected, 1e-7)
 
 
+@pytest.mark.once
 def test_fifty_relu_layers_stay_finite(dtype: jnp.dtype) -> None:
     spec = Architecture(depth=50, w_std=math.sqrt(2), input_scaling="none")
     x = inputs(5, 10, dtype=dtype)

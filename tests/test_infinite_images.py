@@ -326,6 +326,7 @@ def test_last_hidden_kernel_of_du_et_al_2019b_has_its_known_values(
         assert abs(ntk[0, 0] - diagonal) < 1e-6
 
 
+@pytest.mark.once
 def test_one_pixel_makes_convolutions_fully_connected(x64: None) -> None:
     x = images(4, 1, 1, 3)
     for kind, conv_kind in (("mlp", "cnn"), ("resnet", "conv_resnet")):
@@ -443,6 +444,7 @@ def test_mean_product_of_outputs_is_the_gaussian_process_kernel() -> None:
     assert_mean_is(samples(net, x, 4000, lazyjax.empirical_nngp), truth)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "case",
     [

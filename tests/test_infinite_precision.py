@@ -91,7 +91,9 @@ def test_fifty_layers_are_those_of_double_precision(
     assert_close(gram, np.asarray(truth), 1e-3)
 
 
-@pytest.mark.parametrize("name", ["erf", "relu", "tanh"])
+@pytest.mark.parametrize(
+    "name", ["erf", "relu", pytest.param("tanh", marks=pytest.mark.slow)]
+)
 def test_gradients_are_finite_at_equal_and_opposite_inputs(
     name: str, dtype: jnp.dtype
 ) -> None:

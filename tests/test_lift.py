@@ -105,6 +105,7 @@ def test_lifted_kernel_is_that_of_the_architecture(name: str, x64: None) -> None
     assert_close(lifted(net, x), expected, 1e-10)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", ["conv_resnet", "standard"])
 def test_lifted_covariance_is_that_of_the_architecture(name: str, x64: None) -> None:
     make, options = NETS[name]
@@ -290,6 +291,7 @@ ACTIVATIONS = {
 }
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_elementwise_operations_are_one_activation(name: str, x64: None) -> None:
     phi, known = ACTIVATIONS[name]
@@ -363,6 +365,7 @@ def test_mean_kernel_of_wide_networks_is_the_lifted_one() -> None:
     assert (jnp.abs(sampled.mean - 1.1 * found) > 5 * sampled.sem).any()
 
 
+@pytest.mark.once
 def test_a_wrong_variance_would_be_noticed(x64: None) -> None:
     params = shapes_of(first=(4, 8), blocks=(2, 8, 8), last=(8, 1), bias=(1,))
     x = jnp.asarray(X)

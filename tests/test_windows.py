@@ -80,8 +80,10 @@ SLICED = [
 
 
 @pytest.mark.once
-@pytest.mark.parametrize("paired", [False, True], ids=["one batch", "two batches"])
-@pytest.mark.parametrize("name", SLICED)
+@pytest.mark.parametrize(
+    ("name", "paired"),
+    [(name, bool(number % 2)) for number, name in enumerate(SLICED)],
+)
 def test_kernels_formed_in_slices_are_those_of_whole_gradients(
     name, paired, monkeypatch, x64
 ):

@@ -10,11 +10,22 @@ from tests.helpers.compare import assert_close
 from tests.helpers.zoo_base import ZOO
 
 ALL = [case for method in cases.METHODS for case in cases.rotation(method)]
-ROTATION = [
-    case if case.name in cases.CORE else pytest.param(case, marks=pytest.mark.slow)
+
+
+def marked(case, slow=False):
+    """The case; what JAX's version and the compiler do to it matters in our own method."""
+    marks = [pytest.mark.compiler if case.method == "structured" else pytest.mark.once]
+    if slow or case.name not in cases.CORE:
+        marks.append(pytest.mark.slow)
+    return pytest.param(case, marks=marks)
+
+
+ROTATION = [marked(case) for case in ALL]
+ONE_BATCH = [
+    marked(case, slow=case.method != "structured" and "cnn" not in case.name)
     for case in ALL
+    if not case.paired and case.name in cases.CORE
 ]
-ONE_BATCH = [case for case in ALL if not case.paired and case.name in cases.CORE]
 PRODUCT = [case for method in cases.METHODS for case in cases.product(method)]
 FINITE_DIFFERENCES = [
     "mlp_gelu",
@@ -28,7 +39,6 @@ FINITE_DIFFERENCES = [
 ]
 
 
-@pytest.mark.compiler
 @pytest.mark.parametrize("case", ROTATION, ids=str)
 def test_kernel_equals_the_oracle(case):
     _check(case)
@@ -40,7 +50,6 @@ def test_kernel_equals_the_oracle_in_every_mode(case):
     _check(case)
 
 
-@pytest.mark.compiler
 @pytest.mark.parametrize("case", ONE_BATCH, ids=str)
 def test_kernel_of_one_batch_is_symmetric_to_the_bit(case):
     kernel = case.kernel()
@@ -48,6 +57,7 @@ def test_kernel_of_one_batch_is_symmetric_to_the_bit(case):
     assert_close(kernel.transpose(axes), kernel, "exact")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("case", ONE_BATCH, ids=str)
 def test_kernel_of_one_batch_is_positive_semidefinite(case):
     kernel = case.kernel()
