@@ -22,6 +22,8 @@ from lazyjax.dynamics import (
 from tests.helpers import two_layer
 from tests.helpers.compare import assert_close, relative_error
 
+pytestmark = pytest.mark.once
+
 TIMES = np.array([0.0, 0.1, 1.0, 3.0])
 SEEN = [observers.outputs, observers.ntk_drift, observers.parameter_distance]
 
@@ -70,7 +72,6 @@ def test_error_follows_the_tolerance(x64):
     assert steps[0] < steps[1] < steps[2]
 
 
-@pytest.mark.once
 def test_flow_is_what_descent_with_small_steps_tends_to(x64):
     params, x, y = two_layer.problem()
     run = gradient_flow(two_layer.apply, params, x, y, [1.0], observe=SEEN)
@@ -126,7 +127,6 @@ def test_too_few_steps_are_reported_and_what_was_not_reached_is_nan():
         run.raise_if_failed()
 
 
-@pytest.mark.once
 def test_members_fail_each_by_itself_and_nan_is_no_solution():
     params, x, y = linear_problem(np.float32)
     scales = jnp.array([1.0, jnp.nan, 2.0])
@@ -220,7 +220,6 @@ def test_linear_flow_by_ode_is_the_closed_form_for_the_square_loss(dtype, shared
     run.raise_if_failed()
 
 
-@pytest.mark.once
 def test_linear_flow_is_that_of_the_linear_model_trained_for_real(x64):
     # In function space, and in the space of parameters, on train and test points.
     params, x, y = linear_problem(np.float64, k=3)

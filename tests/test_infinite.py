@@ -16,6 +16,8 @@ from lazyjax.infinite.dual import dual_activation, dual_derivative, dual_varianc
 from tests.helpers.compare import assert_close, relative_error
 from tests.test_dual import REFERENCE, reference_moment
 
+pytestmark = pytest.mark.once
+
 
 def inputs(n: int, d: int, seed: int = 0, dtype: Any = jnp.float64) -> jax.Array:
     return jnp.asarray(np.random.default_rng(seed).normal(size=(n, d)), dtype)
@@ -93,7 +95,6 @@ CASES: dict[str, tuple[dict[str, Any], int | None]] = {
 }
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("case", CASES)
 def test_kernels_agree_with_the_oracle(case: str, x64: None) -> None:
     options, width = CASES[case]
@@ -150,7 +151,6 @@ RELU_TOWERS = {
 }
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("rho", RELU_TOWERS)
 def test_deep_relu_kernels_have_their_known_values(rho: float, x64: None) -> None:
     for depth, (sigma, theta) in enumerate(RELU_TOWERS[rho], start=1):
@@ -159,7 +159,6 @@ def test_deep_relu_kernels_have_their_known_values(rho: float, x64: None) -> Non
         assert abs(infinite_ntk(spec, pair(rho))[0, 1] / 2 - theta) < 1e-6
 
 
-@pytest.mark.once
 @pytest.mark.parametrize(
     ("name", "c_sigma", "off_diagonal", "diagonal"),
     [
@@ -278,7 +277,6 @@ def test_vmap_agrees_with_a_loop(x64: None) -> None:
     assert_close(together, jnp.stack([infinite_ntk(spec, x) for x in batches]))
 
 
-@pytest.mark.once
 @hypothesis.settings(derandomize=True, deadline=None, max_examples=10)
 @hypothesis.given(
     name=st.sampled_from(["relu", "erf"]),
@@ -338,7 +336,6 @@ def test_zero_and_equal_rows_give_no_nan_in_kernel_or_gradient(
     assert jnp.isfinite(gradient).all()
 
 
-@pytest.mark.once
 def test_gradient_agrees_with_finite_differences_even_at_zero_rows(
     x64: None,
 ) -> None:
@@ -354,7 +351,6 @@ def test_gradient_agrees_with_finite_differences_even_at_zero_rows(
     assert_close(jax.grad(total)(x), expected, 1e-7)
 
 
-@pytest.mark.once
 def test_fifty_relu_layers_stay_finite(dtype: jnp.dtype) -> None:
     spec = Architecture(depth=50, w_std=math.sqrt(2), input_scaling="none")
     x = inputs(5, 10, dtype=dtype)

@@ -17,6 +17,8 @@ from tests.helpers.compare import assert_close, relative_error
 from tests.test_dual import REFERENCE, reference_moment
 from tests.test_width_limit import assert_mean_is, samples
 
+pytestmark = pytest.mark.once
+
 
 def images(n: int, *shape: int, seed: int = 0, dtype: Any = jnp.float64) -> jax.Array:
     return jnp.asarray(np.random.default_rng(seed).normal(size=(n, *shape)), dtype)
@@ -259,7 +261,6 @@ def described(case: str) -> tuple[tuple[int, ...], Architecture]:
     return shape, Architecture(**{"kind": "cnn", "depth": 2, **options})
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("case", CASES)
 def test_kernels_agree_with_loops_over_pixels(case: str, x64: None) -> None:
     shape, spec = described(case)
@@ -326,7 +327,6 @@ def test_last_hidden_kernel_of_du_et_al_2019b_has_its_known_values(
         assert abs(ntk[0, 0] - diagonal) < 1e-6
 
 
-@pytest.mark.once
 def test_one_pixel_makes_convolutions_fully_connected(x64: None) -> None:
     x = images(4, 1, 1, 3)
     for kind, conv_kind in (("mlp", "cnn"), ("resnet", "conv_resnet")):
@@ -420,7 +420,6 @@ FINITE: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("case", FINITE)
 def test_mean_kernel_of_wide_networks_is_the_infinite_one(case: str) -> None:
     options = {"depth": 2, **FINITE[case]}
@@ -436,7 +435,6 @@ def test_mean_kernel_of_wide_networks_is_the_infinite_one(case: str) -> None:
     assert_mean_is(kernels, np.asarray(truth, "f8"))
 
 
-@pytest.mark.once
 def test_mean_product_of_outputs_is_the_gaussian_process_kernel() -> None:
     x = images(2, 4, 4, 2, dtype=jnp.float32)
     net = lazyjax.nets.conv_resnet(width=32, depth=3, head="average", w_std=1.5)
@@ -444,7 +442,6 @@ def test_mean_product_of_outputs_is_the_gaussian_process_kernel() -> None:
     assert_mean_is(samples(net, x, 4000, lazyjax.empirical_nngp), truth)
 
 
-@pytest.mark.once
 @pytest.mark.parametrize(
     "case",
     [
@@ -468,7 +465,6 @@ def test_blocks_do_not_change_the_kernel(
     assert_close(in_blocks[0], in_blocks[0].T, "exact")
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("case", ["average", "flatten"])
 def test_gradients_are_finite_at_equal_and_empty_images(
     case: str, dtype: jnp.dtype

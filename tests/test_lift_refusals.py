@@ -11,6 +11,8 @@ import pytest
 import lazyjax
 from tests.helpers.lifting import IMAGES, X, shapes_of
 
+pytestmark = pytest.mark.once
+
 
 def hidden(params: Any, x: jax.Array) -> jax.Array:
     return jax.nn.relu(x @ params["w"])

@@ -16,6 +16,8 @@ from lazyjax.dynamics.sweep_plan import (
 )
 from tests.helpers.compare import assert_close
 
+pytestmark = pytest.mark.once
+
 AXES = {"width": (4, 8), "seed": (0, 1, 2), "alpha": (0.1, 1e7)}
 SHAPE = (2, 3, 2)
 

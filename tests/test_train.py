@@ -14,6 +14,8 @@ from lazyjax.dynamics import Snapshot, linearized, observers, square_loss, train
 from tests.helpers import two_layer
 from tests.helpers.compare import assert_close, relative_error
 
+pytestmark = pytest.mark.once
+
 SGD = optax.sgd(0.1)
 SMALL_STEPS = optax.sgd(0.02)
 
