@@ -14,6 +14,7 @@ from lazyjax.ntk.contract_panels import (
     Contraction,
     Panels,
     add_panels,
+    in_blocks,
     limit_of,
     settled,
 )
@@ -119,12 +120,8 @@ def _sliced(factor: Factor, width: int) -> _Sliced:
 
 
 def _pieces(array: Array, width: int) -> Array:
-    # The last axis in pieces of at most `width`, filled up with zeros to equal sizes.
-    size = array.shape[-1]
-    number = math.ceil(size / width)
-    width = math.ceil(size / number)
-    margins = [(0, 0)] * (array.ndim - 1) + [(0, number * width - size)]
-    return jnp.pad(array, margins).reshape(*array.shape[:-1], number, width)
+    # The last axis in pieces of at most `width`.
+    return in_blocks(array, array.ndim - 1, math.ceil(array.shape[-1] / width))
 
 
 def _slice_inputs(first: Factor, second: Factor) -> int:

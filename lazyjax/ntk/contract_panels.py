@@ -65,10 +65,9 @@ class Contraction:
 
     def gram(self, first: Array, second: Array) -> Panels:
         """Kernel of gradients `(n1, s, *p)` and `(n2, s, *p)`."""
-        if first.size * self.num_columns * self.seeds < _SMALL_PRODUCT:
+        is_small = first.size * self.num_columns * self.seeds < _SMALL_PRODUCT
+        if is_small or not self.is_symmetric:
             return self.cut(self.product(first, second))
-        if not self.is_symmetric:
-            return (self.product(first, second),)
         # Each panel of gradients is cut out once, and meets those from itself on.
         rows = [first[start:end] for start, end in self.ends]
         return tuple(
@@ -132,6 +131,15 @@ class Contraction:
 def add_panels(first: Panels, second: Panels, sign: int = 1) -> Panels:
     """Sum of two kernels, or their difference."""
     return tuple(a + sign * b for a, b in zip(first, second, strict=True))
+
+
+def in_blocks(array: Array, axis: int, number: int) -> Array:
+    """An axis as `number` blocks of equal size, the last filled up with zeros."""
+    size = -(-array.shape[axis] // number)
+    margins = [(0, 0)] * array.ndim
+    margins[axis] = (0, number * size - array.shape[axis])
+    shape = (*array.shape[:axis], number, size, *array.shape[axis + 1 :])
+    return jnp.pad(array, margins).reshape(shape)
 
 
 def settled(array: Any) -> Any:

@@ -19,6 +19,7 @@ from lazyjax.ntk.contract_panels import (
     Contraction,
     Panels,
     add_panels,
+    in_blocks,
     limit_of,
     settled,
 )
@@ -138,8 +139,8 @@ def _row_by_row(
     # second: (s, m, t), (s, m) or (m,) as arranged. One program serves all blocks
     # of columns, and skips the rows below them.
     number = _num_column_blocks(contraction)
-    blocks = _blocks(second, 0, number)
-    weights = _blocks(acts, 1, number).swapaxes(0, 1)
+    blocks = in_blocks(second, 0, number)
+    weights = in_blocks(acts, 1, number).swapaxes(0, 1)
     last = np.minimum((1 + np.arange(number)) * blocks.shape[1], contraction.num_rows)
     ends = last if contraction.is_symmetric else np.full(number, contraction.num_rows)
 
@@ -182,15 +183,6 @@ def _num_chain_slices(contraction: Contraction, delta: Array) -> int:
     # Into how many slices the cotangents of a block of columns are cut.
     size = delta.size * delta.dtype.itemsize // _num_column_blocks(contraction)
     return _divisor(delta.shape[-1], size, limit_of(_CHAIN_BYTES))
-
-
-def _blocks(array: Array, axis: int, number: int) -> Array:
-    # An axis as `number` blocks of equal size, the last filled up with zeros.
-    size = -(-array.shape[axis] // number)
-    margins = [(0, 0)] * array.ndim
-    margins[axis] = (0, number * size - array.shape[axis])
-    shape = (*array.shape[:axis], number, size, *array.shape[axis + 1 :])
-    return jnp.pad(array, margins).reshape(shape)
 
 
 def _divisor(number: int, size: int, limit: int) -> int:

@@ -1,6 +1,7 @@
 """What a convolution reads of its image: all patches, or one tap of its kernel."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -26,11 +27,6 @@ class Windows:
     strides: tuple[int, ...]
     dilation: tuple[int, ...]
 
-    @property
-    def num_taps(self) -> int:
-        """Number of entries of the kernel, for a pair of channels."""
-        return int(np.prod(self.taps))
-
     def patches(
         self, image: Shaped[Array, "batch *size channels"]
     ) -> Shaped[Array, "batch places taps channels"]:
@@ -40,7 +36,8 @@ class Windows:
         )
         flat = image.reshape(image.shape[0], -1, image.shape[-1])
         patches = flat.at[:, met].get(mode="promise_in_bounds")
-        return patches.reshape(image.shape[0], -1, self.num_taps, image.shape[-1])
+        num_taps = math.prod(self.taps)
+        return patches.reshape(image.shape[0], -1, num_taps, image.shape[-1])
 
     @property
     def offsets(self) -> Int[np.ndarray, "taps axes"]:
