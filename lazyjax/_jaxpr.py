@@ -6,11 +6,12 @@ is read here is what they have in common.
 
 import pathlib
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.extend.core as jex
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from lazyjax.typing import AnyArray
@@ -103,6 +104,47 @@ def evaluate(
         (), list(operands), eqn.outvars, [eqn], eqn.effects, debug_info=debug_info
     )
     return tuple(jex.jaxpr_as_fun(jex.ClosedJaxpr(jaxpr, ()))(*operands.values()))
+
+
+def is_smooth(atom: Any) -> bool:
+    """Whether there are derivatives by an operand or result: it is floating point."""
+    return bool(jnp.issubdtype(atom.aval.dtype, jnp.inexact))
+
+
+def operands_of(eqn: jex.JaxprEqn) -> list[Any]:
+    """The variables among the operands of an equation, each once."""
+    return list(dict.fromkeys(v for v in eqn.invars if not isinstance(v, jex.Literal)))
+
+
+def of_smooth_operands(
+    eqn: jex.JaxprEqn, debug_info: Any, values: Sequence[Array]
+) -> tuple[Callable[[list[Array]], tuple[Array, ...]], list[Array]]:
+    """An equation as a function of those of its operands that it has derivatives by.
+
+    Args:
+        eqn: The equation.
+        debug_info: That of the jaxpr which the equation is of.
+        values: Values of `operands_of(eqn)`.
+
+    Returns:
+        The function, and the values of its arguments.
+    """
+    operands = operands_of(eqn)
+    known = dict(zip(operands, values, strict=True))
+    smooth = [v for v in operands if is_smooth(v)]
+
+    def run(chosen: list[Array]) -> tuple[Array, ...]:
+        all_known = {**known, **dict(zip(smooth, chosen, strict=True))}
+        return evaluate(
+            eqn,
+            debug_info,
+            *(
+                v.val if isinstance(v, jex.Literal) else all_known[v]
+                for v in eqn.invars
+            ),
+        )
+
+    return run, [known[v] for v in smooth]
 
 
 def source_lines(eqn: jex.JaxprEqn) -> list[tuple[str, str]]:

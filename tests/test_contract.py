@@ -7,18 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lazyjax.ntk import contract_gradients, contract_panels, contract_positions
+from lazyjax.ntk import contract_gradients, contract_kernel, contract_positions
 from lazyjax.ntk.contract import kernel_of
 from lazyjax.ntk.contract_factors import Factor
+from lazyjax.ntk.contract_kernel import Contraction
 from lazyjax.ntk.contract_layout import Shape
 from lazyjax.ntk.contract_orders import Sizes, best_order, order_cost
-from lazyjax.ntk.contract_panels import Contraction
 from tests.helpers.compare import assert_close
 
 SEEDS, POSITIONS, OUTPUTS, INPUTS = 3, 4, 6, 5
 ARRANGEMENTS = {
-    "pairs": "nsx,mtx->nsmt",
-    "equal": "nsx,msx->snm",
+    "pairs": "nsx,mtx->nmst",
+    "equal": "nsx,msx->nms",
     "summed": "nsx,msx->nm",
 }
 
@@ -42,9 +42,7 @@ def kernel_by_definition(first, second, arrangement):
         formed = np.einsum("nsgpo,ngpi->nsgoi", np.asarray(given.delta), act)
         return formed.reshape(*formed.shape[:2], -1)
 
-    kernel = np.einsum(ARRANGEMENTS[arrangement], gradients(first), gradients(second))
-    n, m = first.delta.shape[0], second.delta.shape[0]
-    return kernel.reshape(n * SEEDS, m * SEEDS) if arrangement == "pairs" else kernel
+    return np.einsum(ARRANGEMENTS[arrangement], gradients(first), gradients(second))
 
 
 @pytest.mark.parametrize("num_columns", [None, 4], ids=["one batch", "two batches"])
@@ -65,10 +63,10 @@ def kernel_by_definition(first, second, arrangement):
 def test_order_gives_the_kernel_by_definition(
     order, kind, arrangement, num_columns, monkeypatch, x64
 ):
-    # Limits so low that there are several panels, blocks (the last not full) and slices.
-    monkeypatch.setattr(contract_panels, "_TWO_PANELS", 6)
-    monkeypatch.setattr(contract_panels, "_FOUR_PANELS", 14)
-    monkeypatch.setattr(contract_panels, "_SMALL_PRODUCT", 0)
+    # Limits so low that there are several blocks (the last not full) and slices.
+    monkeypatch.setattr(contract_kernel, "_TWO_BLOCKS", 6)
+    monkeypatch.setattr(contract_kernel, "_FOUR_BLOCKS", 14)
+    monkeypatch.setattr(contract_kernel, "_SMALL_PRODUCT", 0)
     monkeypatch.setattr(contract_positions, "_BLOCK_COLUMNS", 2)
     monkeypatch.setattr(contract_gradients, "_SLICE_INPUTS", 2)
     monkeypatch.setitem(contract_positions._CHAIN_BYTES, "cpu", 1000)
@@ -90,7 +88,9 @@ def test_order_gives_the_kernel_by_definition(
     def compute(delta, act, *paired):
         left = Factor(first.shape, delta, act)
         right = Factor(first.shape, *paired) if paired else left
-        return contraction.assembled(kernel_of(contraction, left, right, order))
+        kernel = kernel_of(contraction, left, right, order)
+        whole = contraction.plus(contraction.zeros(kernel.dtype), kernel)
+        return contraction.finished(whole)
 
     kernel = compute(first.delta, first.act, *paired)
     expected = kernel_by_definition(first, second, arrangement)

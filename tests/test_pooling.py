@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from lazyjax.ntk.parts import parts_of
-from lazyjax.ntk.structured import ntk_plan, sized_network, structured_ntk
+from lazyjax.ntk.structured import ntk_plan, structured_ntk, task_of
 from tests.helpers.compare import assert_close
 from tests.helpers.oracles import naive_ntk, reduce_ntk
 
@@ -189,11 +188,11 @@ NOT_POOLED = {
 
 def pooled_leaves(network, params, x):
     """Names of the leaves whose positions are summed before their kernel is made."""
-    network, sizes = sized_network(network, params, x, None, "full")
+    task = task_of(network, params, x, None, "full")
     names = sorted(params)
     return {
         names[part.leaves[0]]
-        for part in parts_of(network, sizes)
+        for part in task.parts
         for blocks in part.roots.values()
         for block in blocks
         if block.shape.pooled > 1

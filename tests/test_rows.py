@@ -89,6 +89,17 @@ def _counted_in_the_derivative_jvp(primals, tangents):
     return h @ w, (h @ tangents[1] + tangents[0] @ w) / h.shape[0]
 
 
+@jax.custom_jvp
+def _numbered_in_the_derivative(h):
+    return h
+
+
+@_numbered_in_the_derivative.defjvp
+def _numbered_in_the_derivative_jvp(primals, tangents):
+    numbers = np.arange(tangents[0].size, dtype=np.float32)
+    return primals[0], tangents[0] * numbers.reshape(tangents[0].shape)
+
+
 @jax.custom_vjp
 def _normalized_gradient(h):
     return h
@@ -227,6 +238,7 @@ INTERACTING = {
     ),
     "mutated": _mutated,
     "custom_jvp_that_mixes": lambda w, x: _mixed_in_the_derivative(x @ w),
+    "custom_jvp_that_numbers": lambda w, x: _numbered_in_the_derivative(x @ w),
     "custom_jvp_that_counts": lambda w, x: _counted_in_the_derivative(x, w),
     "custom_vjp_that_mixes": lambda w, x: _normalized_gradient(x @ w),
     "custom_vjp_of_a_weight": lambda w, x: x @ _weight_with_clipped_gradient(w),

@@ -1,6 +1,7 @@
 """The structured kernel: equal to the naive one, with the sites it claims to have."""
 
 import functools
+import time
 
 import jax
 import jax.numpy as jnp
@@ -265,3 +266,15 @@ def test_low_precision_networks_give_their_dtype_back():
     kernel = jax.jit(functools.partial(structured_ntk, network))(half(params), half(x1))
     assert kernel.dtype == jnp.bfloat16
     assert_close(kernel, naive_ntk(network, half(params), half(x1)), 0.05)
+
+
+@pytest.mark.once
+@pytest.mark.compiler
+def test_large_kernels_of_one_batch_compile_in_a_moment():
+    """A choice between a triangle and its mirror image took XLA 20 s at this size."""
+    apply_fn = lambda w, x: jnp.tanh(x @ w)
+    w, x = jnp.ones((3, 2)), jnp.zeros((500, 3))
+    kernel = jax.jit(lambda w, x: structured_ntk(apply_fn, w, x, outputs="trace"))
+    start = time.perf_counter()
+    kernel.lower(w, x).compile()
+    assert time.perf_counter() - start < 5

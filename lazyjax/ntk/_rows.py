@@ -1,8 +1,9 @@
 """Proof, from its program alone, that a network treats the rows of a batch apart.
 
-The network and its derivative by the parameters are traced with batches of two sizes.
-Both programs are walked together, and for every value it is found out whether an axis
-of it enumerates rows (see `_rows_rules`). What is not understood is not proven.
+The network is traced with batches of two sizes. Both programs are walked together, and
+for every value it is found out whether an axis of it enumerates rows (see
+`_rows_rules`). What is not understood is not proven. The derivative of a function of
+one row is one, so that only custom rules for derivatives need to be walked, too.
 """
 
 from collections import Counter
@@ -14,7 +15,16 @@ import jax.extend.core as jex
 import numpy as np
 from jaxtyping import Array, Shaped
 
-from lazyjax._jaxpr import called, opened, scan_counts
+from lazyjax._jaxpr import (
+    ELEMENTWISE,
+    aval_of,
+    called,
+    is_smooth,
+    of_smooth_operands,
+    opened,
+    operands_of,
+    scan_counts,
+)
 from lazyjax.ntk._rows_rules import (
     FIXED,
     RULES,
@@ -30,8 +40,8 @@ from lazyjax.typing import ApplyFn, Params
 
 # Equations that may be missing for a batch of one, whose axis need not be broadcast.
 _SHAPING = frozenset({"broadcast_in_dim", "reshape", "squeeze", "transpose"})
-# Derivatives have been taken before: what is left of these calls is only evaluated.
-_CUSTOM_CALLS = ("custom_jvp_call", "custom_vjp_call")
+# Calls with a rule of their own for the derivative.
+_CUSTOM_CALLS = frozenset({"custom_jvp_call", "custom_vjp_call"})
 # A derivative rule that is not known to be linear, and must be to act row by row.
 _OPAQUE = frozenset({"custom_lin", "custom_transpose_call", "linear_call"})
 
@@ -68,41 +78,59 @@ def rows_are_independent(
     leaves, structure = jax.tree.flatten(params)
     like = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
 
-    def derivative(leaves: list[Array], tangents: list[Array], x: Array) -> Any:
-        def of_leaves(leaves: list[Array]) -> Array:
-            return apply_fn(jax.tree.unflatten(structure, leaves), x)
-
-        return jax.jvp(of_leaves, (leaves,), (tangents,))
+    def of_leaves(leaves: list[Array], x: Array) -> Array:
+        return apply_fn(jax.tree.unflatten(structure, leaves), x)
 
     def traced(num_rows: int) -> Any:
         batch = jax.ShapeDtypeStruct((num_rows, *x.shape[1:]), x.dtype)
-        return jax.make_jaxpr(derivative)(like, like, batch)
+        return jax.make_jaxpr(of_leaves)(like, batch)
 
+    labels: list[Label] = [*(FIXED for _ in leaves), Rows(0)]
+    walk = _Walk(sizes)
     try:
         single, first, second = (traced(n) for n in (1, *sizes))
-    except (TypeError, ValueError, NotImplementedError):
-        # No derivative in forward mode, or not for batches of any size.
-        return False
-    if Counter(_operations(single)) != Counter(_operations(first)):
-        return False
-    labels: list[Label] = [*(FIXED for _ in range(2 * len(leaves))), Rows(0)]
-    try:
-        results = _Walk(sizes).closed(first, second, labels)
-    except _UnlikeError:
+        if Counter(walk.operations(single)) != Counter(walk.operations(first)):
+            return False
+        results = walk.closed(first, second, labels)
+    except (_UnlikeError, TypeError, ValueError, NotImplementedError):
+        # Or no derivative in forward mode, or no network for batches of any size.
         return False
     return all(label == Rows(0) for label in results)
 
 
-def _operations(closed: Any) -> Iterator[tuple[str, tuple[bytes, ...]]]:
-    """Names of the operations of a jaxpr, with their literals, but for mere reshapes."""
-    for eqn in opened(closed)[0].eqns:
-        inner = [part for part in jax.tree.leaves(eqn.params) if _is_jaxpr(part)]
-        for part in inner:
-            yield from _operations(part)
-        if called(eqn) is None and eqn.primitive.name not in _SHAPING:
-            literals = [atom for atom in eqn.invars if isinstance(atom, jex.Literal)]
-            values = tuple(np.asarray(literal.val).tobytes() for literal in literals)
-            yield eqn.primitive.name, values
+def _derivative(eqn: jex.JaxprEqn, debug_info: Any) -> Any:
+    """Results of an equation and their tangents, from its operands and theirs."""
+
+    def derivative(values: list[Array], tangents: list[Array]) -> Any:
+        run, chosen = of_smooth_operands(eqn, debug_info, values)
+        results, changes = jax.jvp(run, (chosen,), (tangents,))
+        moved = zip(eqn.outvars, changes, strict=True)
+        return results, [change for v, change in moved if is_smooth(v)]
+
+    operands = operands_of(eqn)
+    return jax.make_jaxpr(derivative)(
+        [aval_of(v) for v in operands], [aval_of(v) for v in operands if is_smooth(v)]
+    )
+
+
+def _is_elementwise(jaxpr: Any) -> bool:
+    """Whether all that is made of arguments of one shape, or scalars, is so by entry."""
+    jaxpr, _ = opened(jaxpr)
+    if any(aval_of(v).shape for v in jaxpr.constvars):
+        return False  # its entries may number the rows
+    shapes = {aval_of(v).shape for v in (*jaxpr.invars, *jaxpr.outvars)}
+    for eqn in jaxpr.eqns:
+        shapes.update(aval_of(v).shape for v in eqn.outvars)
+        name, inner = eqn.primitive.name, called(eqn)
+        if name in _CUSTOM_CALLS:
+            inner = eqn.params.get("call_jaxpr")
+        is_filled = name == "broadcast_in_dim" and not aval_of(eqn.invars[0]).shape
+        if inner is not None:
+            if not _is_elementwise(inner):
+                return False
+        elif name not in ELEMENTWISE and not is_filled:
+            return False
+    return len(shapes - {()}) <= 1
 
 
 def _is_jaxpr(part: Any) -> bool:
@@ -116,8 +144,42 @@ class _UnlikeError(Exception):
 class _Walk:
     """The programs at two batch sizes, walked together."""
 
-    def __init__(self, sizes: tuple[int, int]) -> None:
+    def __init__(self, sizes: tuple[int, int], *, is_derived: bool = False) -> None:
         self.sizes = sizes
+        # In a derivative, calls with a rule for one are only evaluated.
+        self.is_derived = is_derived
+        # Functions that are used again are so by the same equations.
+        self.derivatives: dict[int, Any] = {}
+
+    @property
+    def derived(self) -> "_Walk":
+        """A walk through derivatives."""
+        return _Walk(self.sizes, is_derived=True)
+
+    def derivative(self, eqn: jex.JaxprEqn, debug_info: Any) -> Any:
+        """Jaxpr of a custom call's results and their tangents."""
+        if id(eqn) not in self.derivatives:
+            self.derivatives[id(eqn)] = _derivative(eqn, debug_info)
+        return self.derivatives[id(eqn)]
+
+    def operations(self, closed: Any) -> Iterator[tuple[str, tuple[bytes, ...]]]:
+        """Names of all operations, with their literals, but for mere reshapes."""
+        jaxpr, _ = opened(closed)
+        for eqn in jaxpr.eqns:
+            inner = [part for part in jax.tree.leaves(eqn.params) if _is_jaxpr(part)]
+            for part in inner:
+                yield from self.operations(part)
+            if eqn.primitive.name in _CUSTOM_CALLS and not self.is_derived:
+                derivative = self.derivative(eqn, jaxpr.debug_info)
+                yield from self.derived.operations(derivative)
+            if called(eqn) is None and eqn.primitive.name not in _SHAPING:
+                literals = [
+                    atom for atom in eqn.invars if isinstance(atom, jex.Literal)
+                ]
+                values = tuple(
+                    np.asarray(literal.val).tobytes() for literal in literals
+                )
+                yield eqn.primitive.name, values
 
     def closed(self, first: Any, second: Any, labels: Sequence[Label]) -> list[Label]:
         """Labels of the results of two jaxprs, from those of their arguments."""
@@ -159,18 +221,18 @@ class _Walk:
             operands = zip(*(eqn.invars for eqn in eqns), strict=True)
             found = Twins(eqns, self.sizes, [read(a, b) for a, b in operands])
             outvars = zip(*(eqn.outvars for eqn in eqns), strict=True)
-            for pair, label in zip(outvars, self.equation(found), strict=True):
+            labels = self.equation(found, (a.debug_info, b.debug_info))
+            for pair, label in zip(outvars, labels, strict=True):
                 bind(pair, label)
         return [read(*pair) for pair in zip(a.outvars, b.outvars, strict=True)]
 
-    def equation(self, eqn: Twins) -> list[Label]:
+    def equation(self, eqn: Twins, debug_infos: tuple[Any, Any]) -> list[Label]:
         """Labels of the results of one equation."""
-        inner = [called(e) for e in eqn.eqns]
-        if eqn.name in _CUSTOM_CALLS:
-            inner = [e.params.get("call_jaxpr") for e in eqn.eqns]
-        first, second = inner
+        first, second = (called(e) for e in eqn.eqns)
         if first is not None and second is not None:
             return self.closed(first, second, eqn.labels)
+        if eqn.name in _CUSTOM_CALLS:
+            return self.custom(eqn, debug_infos)
         control = {"cond": self.cond, "scan": self.scan, "while": self.while_loop}
         if eqn.name in control:
             return control[eqn.name](eqn)
@@ -207,6 +269,30 @@ class _Walk:
         if isinstance(a, (np.ndarray, np.generic, jax.Array)):
             return _same_values(a, b)
         return type(a) is type(b) and bool(a == b)
+
+    def custom(self, eqn: Twins, debug_infos: tuple[Any, Any]) -> list[Label]:
+        """Labels of the results of a call that has a rule for its derivative."""
+        labels = self.closed(*eqn.both("call_jaxpr"), eqn.labels)
+        if self.is_derived:
+            return labels
+        first = self.derivative(eqn.eqns[0], debug_infos[0])
+        if eqn.common is not None and _is_elementwise(first):
+            # Its numbers are compared with those of one row, as all are.
+            return [label if label == eqn.common else UNKNOWN for label in labels]
+        second = self.derivative(eqn.eqns[1], debug_infos[1])
+        operands = zip(eqn.eqns[0].invars, eqn.labels, strict=True)
+        known = {
+            atom: label for atom, label in operands if not isinstance(atom, jex.Literal)
+        }
+        moved = [label for atom, label in known.items() if is_smooth(atom)]
+        found = self.derived.closed(first, second, [*known.values(), *moved])
+        tangents = iter(found[len(labels) :])
+        results = []
+        for var, *cases in zip(eqn.eqns[0].outvars, labels, found, strict=False):
+            if is_smooth(var):
+                cases.append(next(tangents))
+            results.append(cases[0] if len(set(cases)) == 1 else UNKNOWN)
+        return results
 
     # Control flow.
 

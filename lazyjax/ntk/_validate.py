@@ -11,6 +11,7 @@ from lazyjax._checks import (
     check_same_features,
 )
 from lazyjax._static import as_static
+from lazyjax.ntk._dependence import depends
 from lazyjax.ntk._rows import rows_are_independent
 from lazyjax.ntk.outputs import check_outputs
 from lazyjax.trees import tree_add, tree_distance, tree_norm, tree_zeros_like
@@ -51,33 +52,23 @@ def check_network(
     f = jax.eval_shape(apply_fn, params, x)
     check_network_output(f, num_examples=x.shape[0])
     check_outputs(outputs, f.shape[1])
-    _check_single_row(
-        apply_fn, params, x[:1], jax.ShapeDtypeStruct((1, f.shape[1]), f.dtype)
-    )
+    _check_single_row(apply_fn, params, x, f)
 
 
 def _check_single_row(
-    apply_fn: ApplyFn, params: Params, x: Array, expected: jax.ShapeDtypeStruct
+    apply_fn: ApplyFn, params: Params, x: Array, f: jax.ShapeDtypeStruct
 ) -> None:
-    """Check that one row gives one, with a gradient that depends on the cotangent."""
-
-    def gradient(params: Params, cotangent: Array) -> Params:
-        f, pullback = jax.vjp(lambda p: apply_fn(p, x), params)
-        if f.shape != expected.shape:
-            raise ValueError(
-                "`apply_fn` must return one row for each row of `x`; for one row it "
-                f"returned shape {f.shape}. Does it close over an array for a whole "
-                "batch, such as outputs at the start? Compute it inside, from its own "
-                "`x`."
-            )
-        return pullback(cotangent)
-
-    jaxpr = jax.make_jaxpr(gradient)(params, expected).jaxpr
-    reached = {jaxpr.invars[-1]}
-    for eqn in jaxpr.eqns:
-        if any(not hasattr(v, "val") and v in reached for v in eqn.invars):
-            reached.update(eqn.outvars)
-    if not any(not hasattr(v, "val") and v in reached for v in jaxpr.outvars):
+    """Check that one row gives one, and that it depends on `params`."""
+    row = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
+    jaxpr = jax.make_jaxpr(apply_fn)(params, row)
+    (result,) = jaxpr.out_avals
+    if result.shape != (1, f.shape[1]):
+        raise ValueError(
+            "`apply_fn` must return one row for each row of `x`; for one row it "
+            f"returned shape {result.shape}. Does it close over an array for a whole "
+            "batch, such as outputs at the start? Compute it inside, from its own `x`."
+        )
+    if not depends(jaxpr, [*(True for _ in jax.tree.leaves(params)), False]):
         raise ValueError(
             "`apply_fn` must depend on `params`; its output does not change with any "
             "of them. Does it close over parameters of its own?"

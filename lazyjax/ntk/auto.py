@@ -5,7 +5,7 @@ from jaxtyping import Array
 
 from lazyjax.ntk.jacobian import jacobian_ntk
 from lazyjax.ntk.plan import plan_of
-from lazyjax.ntk.structured import contracted, sized_network
+from lazyjax.ntk.structured import contracted, task_of
 from lazyjax.ntk.vector_products import vector_product_ntk
 from lazyjax.typing import ApplyFn, Outputs, Params
 
@@ -32,8 +32,8 @@ def auto_ntk(
     Returns:
         The kernel in the form `outputs`.
     """
-    traced = sized_network(apply_fn, params, x1, x2, outputs)
-    plan = plan_of(*traced, params)
+    task = task_of(apply_fn, params, x1, x2, outputs)
+    plan = plan_of(task.parts, task.sizes, params)
     arguments = (apply_fn, params, x1, x2)
     if plan.method == "jacobian":
         return jacobian_ntk(*arguments, outputs=outputs, precision=precision)
@@ -42,4 +42,4 @@ def auto_ntk(
             return vector_product_ntk(*arguments, outputs=outputs, precision=precision)
         except TypeError:  # the network cannot be differentiated forwards
             pass
-    return contracted(*traced, params, x1, x2, outputs=outputs, precision=precision)
+    return contracted(task, params, x1, x2, outputs=outputs, precision=precision)

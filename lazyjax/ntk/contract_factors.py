@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from lazyjax.ntk.contract_layout import Layout, Shape, prepared
 from lazyjax.ntk.rules import Labels
-from lazyjax.ntk.sites import Network
+from lazyjax.ntk.sites import Network, Site
 from lazyjax.ntk.sites_views import Box, Origin, View
 from lazyjax.ntk.windows import Windows
 
@@ -23,7 +23,8 @@ class Factor:
     Attributes:
         shape: Sizes.
         delta: Cotangents.
-        act: Operand, `None` if it is one everywhere.
+        operand: Operand, or what makes it if it is needed; `None` if it is one
+            everywhere.
         images: Images `(n, batch, *size, channels)` whose patches the operand is, with
             `p` over batch and places and `i`, in any order, over taps and channels.
         windows: Where these patches are.
@@ -31,15 +32,22 @@ class Factor:
 
     shape: Shape
     delta: Array
-    act: Array | None
+    operand: Array | Callable[[], Array] | None
     images: Array | None = None
     windows: Windows | None = None
+
+    @functools.cached_property
+    def act(self) -> Array:
+        """The operand, which there must be."""
+        if self.operand is None:
+            raise ValueError("A factor without an operand has none to give.")
+        return self.operand() if callable(self.operand) else self.operand
 
     def __getitem__(self, examples: slice) -> "Factor":
         return dataclasses.replace(
             self,
             delta=self.delta[examples],
-            act=None if self.act is None else self.act[examples],
+            operand=None if self.operand is None else lambda: self.act[examples],
             images=None if self.images is None else self.images[examples],
         )
 
@@ -53,7 +61,7 @@ def factor_of(
 ) -> Factor:
     """The canonical factor of one site."""
     site, shape = layout.site, layout.shape
-    g, p, o, i = layout.axes
+    g, p, o, _ = layout.axes
     dtype = working_dtype(network.avals[layout.view.root].dtype)
     if layout.pooled is None or site.pool is None:
         delta, sizes = cotangents[site.slot], layout.delta_shape
@@ -73,7 +81,12 @@ def factor_of(
     )
     if site.record is None:
         return Factor(shape, delta, None)
-    act = jax.vmap(lambda a: prepared(site, a))(records[site.record])
+    windows = layout.windows
+    if windows is not None and layout.pooled is None:
+        images = jax.vmap(windows.lay_out)(records[site.record]).astype(dtype)
+        patches = lambda: _act(layout, _prepared(site, records), dtype)
+        return Factor(shape, delta, patches, images, windows)
+    act = _prepared(site, records)
     if layout.is_index:
         act = _arranged(act, 1, layout.act, p).reshape(act.shape[0], shape.positions)
         delta = jnp.where(
@@ -87,13 +100,19 @@ def factor_of(
         slopes = slopes.reshape(slopes.shape[0], *layout.delta_shape).astype(dtype)
         act = _pooled_act(layout, layout.pooled, slopes, act.astype(dtype))
         return Factor(shape, delta, act)
+    return Factor(shape, delta, _act(layout, act, dtype))
+
+
+def _prepared(site: Site, records: Mapping[int, Array]) -> Array:
+    assert site.record is not None
+    return jax.vmap(lambda act: prepared(site, act))(records[site.record])
+
+
+def _act(layout: Layout, act: Array, dtype: Any) -> Array:
+    g, p, _, i = layout.axes
     act = _arranged(act.astype(dtype), 1, layout.act, (*g, *p, *i))
-    act = act.reshape(act.shape[0], shape.groups, shape.positions, shape.inputs)
-    windows = layout.windows
-    if windows is None:
-        return Factor(shape, delta, act)
-    images = jax.vmap(windows.lay_out)(records[site.record]).astype(dtype)
-    return Factor(shape, delta, act, images, windows)
+    shape = layout.shape
+    return act.reshape(act.shape[0], shape.groups, shape.positions, shape.inputs)
 
 
 def _pooled_act(
@@ -122,7 +141,7 @@ def merge(shape: Shape, factors: Sequence[Factor]) -> Factor:
         return Factor(shape, total, None)
     delta = jnp.concatenate([f.delta for f in factors], axis=3)
     axis = 1 if shape.is_index else 2
-    act = jnp.concatenate([f.act for f in factors if f.act is not None], axis=axis)
+    act = jnp.concatenate([f.act for f in factors], axis=axis)
     return Factor(shape, delta, act)
 
 

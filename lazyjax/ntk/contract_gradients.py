@@ -10,10 +10,8 @@ from jax import lax
 from jaxtyping import Array
 
 from lazyjax.ntk.contract_factors import Factor
-from lazyjax.ntk.contract_panels import (
+from lazyjax.ntk.contract_kernel import (
     Contraction,
-    Panels,
-    add_panels,
     in_blocks,
     limit_of,
     settled,
@@ -28,7 +26,7 @@ _SLICE_INPUTS = 16
 
 def gradients(contraction: Contraction, factor: Factor) -> Array:
     """Gradients `(n, s, g, o, i)` of a factor."""
-    if factor.act is None:
+    if factor.operand is None:
         return factor.delta[:, :, :, 0, :, None]
     if factor.shape.is_index:
         return scattered(factor, 0, factor.shape.inputs)
@@ -40,7 +38,7 @@ def gradients(contraction: Contraction, factor: Factor) -> Array:
     )
 
 
-def by_gradients(contraction: Contraction, first: Factor, second: Factor) -> Panels:
+def by_gradients(contraction: Contraction, first: Factor, second: Factor) -> Array:
     """Kernel of the gradients of one factor, at two batches."""
     width = _slice_inputs(first, second)
     if width == first.shape.inputs:
@@ -54,17 +52,17 @@ def by_gradients(contraction: Contraction, first: Factor, second: Factor) -> Pan
 
 def _by_slices(
     contraction: Contraction, first: Factor, second: Factor, width: int
-) -> Panels:
+) -> Array:
     sides = [_sliced(first, width)]
     if second is not first:
         sides.append(_sliced(second, width))
 
-    def add(kernel: Panels, start: Array) -> tuple[Panels, None]:
+    def add(kernel: Array, start: Array) -> tuple[Array, None]:
         made = [
             _formed(contraction, side.delta, settled(side.operand(start)))
             for side in sides
         ]
-        return add_panels(kernel, contraction.gram(made[0], made[-1])), None
+        return contraction.plus_gram(kernel, made[0], made[-1]), None
 
     zeros = contraction.zeros(first.delta.dtype)
     return lax.scan(add, zeros, jnp.asarray(sides[0].starts))[0]
@@ -87,8 +85,6 @@ class _Sliced:
 
 def _sliced(factor: Factor, width: int) -> _Sliced:
     delta, windows = _flat(factor.delta), factor.windows
-    if factor.act is None:
-        raise ValueError("`factor` must have an operand.")
     if windows is None or factor.images is None:
         pieces = _pieces(factor.act[:, 0], width)
         pieces = settled(jnp.moveaxis(pieces, 2, 0))  # (slice, n, p, i)
@@ -151,8 +147,6 @@ def _formed(contraction: Contraction, delta: Array, act: Array) -> Array:
 def scattered(factor: Factor, start: int, end: int) -> Array:
     """Gradients `(n, s, g, o, i)` of a lookup, for `i` from `start` to `end` only."""
     # The one-hot operand is never formed: cotangents are added to the rows they are of.
-    if factor.act is None:
-        raise ValueError("`factor` must have an index.")
     n, seeds, _, _, outputs = factor.delta.shape
     is_inside = (factor.act >= start) & (factor.act < end)
     index = jnp.where(is_inside, factor.act - start, end - start)

@@ -6,7 +6,7 @@ cotangents of the other.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,8 @@ from jax import lax
 from jaxtyping import Array
 
 from lazyjax.ntk.contract_factors import Factor
-from lazyjax.ntk.contract_panels import (
+from lazyjax.ntk.contract_kernel import (
     Contraction,
-    Panels,
-    add_panels,
     in_blocks,
     limit_of,
     settled,
@@ -39,21 +37,34 @@ def products_of_operands(
     contraction: Contraction, first: Factor, second: Factor
 ) -> Array:
     """Products of operands, `(n1, n2, g, p1, p2)`."""
-    if first.act is None or second.act is None:
-        raise ValueError("`first` and `second` must have operands.")
     if first.shape.is_index:
         same = first.act[:, None, None, :, None] == second.act[None, :, None, None]
         return same.astype(first.delta.dtype)
-    return jnp.einsum(
-        "ngpi,mgqi->nmgpq", first.act, second.act, precision=contraction.precision
+    # Groups first, and the rest as rows: in other orders, XLA transposes both operands.
+    rows, columns = (_by_group(side.act) for side in (first, second))
+    products = lax.dot_general(
+        rows, columns, (((2,), (2,)), ((0,), (0,))), contraction.precision
     )
+    (n, groups, p, _), (m, _, q, _) = first.act.shape, second.act.shape
+    return products.reshape(groups, n, p, m, q).transpose(1, 3, 0, 2, 4)
 
 
-def by_positions(contraction: Contraction, first: Factor, second: Factor) -> Panels:
+def _by_group(act: Array) -> Array:
+    # Operand (n, g, p, i) as (g, n * p, i).
+    return act.swapaxes(0, 1).reshape(act.shape[1], -1, act.shape[-1])
+
+
+def by_positions(contraction: Contraction, first: Factor, second: Factor) -> Array:
     """Products of cotangents times those of operands, summed over pairs of positions."""
     acts = products_of_operands(contraction, first, second)
     if first.shape.positions == 1 and acts.size * contraction.seeds < _SMALL:
         return _by_groups(contraction, first, second, acts)
+    return _by_pairs(contraction, _deltas(first, second), acts)
+
+
+# Sites of the same sizes are traced once, here and below.
+@functools.partial(jax.jit, static_argnames="contraction")
+def _by_pairs(contraction: Contraction, deltas: Sequence[Array], acts: Array) -> Array:
     subscripts = {
         "pairs": ("sgpo,mtgqo->gpqsmt", "gpqsmt,mgpq->smt"),
         "equal": ("sgpo,msgqo->gpqsm", "gpqsm,mgpq->sm"),
@@ -64,12 +75,16 @@ def by_positions(contraction: Contraction, first: Factor, second: Factor) -> Pan
     def row(delta: Array, others: Array, weights: Array) -> Array:
         return product(subscripts[1], product(subscripts[0], delta, others), weights)
 
-    return _row_by_row(contraction, row, first.delta, second.delta, acts)
+    return _row_by_row(contraction, row, deltas, acts)
+
+
+def _deltas(first: Factor, second: Factor) -> list[Array]:
+    return [first.delta] if second is first else [first.delta, second.delta]
 
 
 def _by_groups(
     contraction: Contraction, first: Factor, second: Factor, acts: Array
-) -> Panels:
+) -> Array:
     # The same for one position, without a loop.
     subscripts = {
         "pairs": "nsgo,nmg,mtgo->nsmt",
@@ -85,30 +100,34 @@ def _by_groups(
     )
     if contraction.arrangement == "pairs":
         rows = contraction.num_rows * contraction.seeds
-        kernel = kernel.reshape(rows, -1)
-    return contraction.cut(kernel)
+        return kernel.reshape(rows, -1)
+    return kernel
 
 
-def chained(contraction: Contraction, first: Factor, second: Factor) -> Panels:
+def chained(contraction: Contraction, first: Factor, second: Factor) -> Array:
     """Products of operands times cotangents of one batch, then of the other; one group."""
-    # Cotangents are cut along `o`, for what lies between to fit in cache.
     acts = products_of_operands(contraction, first, second)[:, :, 0]
-    num_slices = _num_chain_slices(contraction, second.delta)
-    sides = (first,) if second is first else (first, second)
-    slices = [_positions_last(side.delta, num_slices) for side in sides]
+    return _chained(contraction, _deltas(first, second), acts)
+
+
+@functools.partial(jax.jit, static_argnames="contraction")
+def _chained(contraction: Contraction, deltas: Sequence[Array], acts: Array) -> Array:
+    # Cotangents are cut along `o`, for what lies between to fit in cache.
+    num_slices = _num_chain_slices(contraction, deltas[-1])
+    slices = [_positions_last(delta, num_slices) for delta in deltas]
 
     def row(delta: Array, others: Array, weights: Array) -> Array:
         flat = others.reshape(others.shape[0], -1, others.shape[-1])
         met = jnp.einsum("mxq,mpq->mxp", flat, weights, precision=contraction.precision)
         return _with_row(contraction, met, delta.reshape(contraction.seeds, -1))
 
-    def add(kernel: Panels, deltas: list[Array]) -> tuple[Panels, None]:
-        term = _row_by_row(contraction, row, deltas[0], deltas[-1], acts)
-        return add_panels(kernel, term), None
+    def add(kernel: Array, deltas: list[Array]) -> tuple[Array, None]:
+        term = _row_by_row(contraction, row, deltas, acts)
+        return contraction.plus(kernel, term), None
 
     if num_slices == 1:
-        return _row_by_row(contraction, row, slices[0][0], slices[-1][0], acts)
-    return lax.scan(add, contraction.zeros(first.delta.dtype), slices)[0]
+        return _row_by_row(contraction, row, [delta[0] for delta in slices], acts)
+    return lax.scan(add, contraction.zeros(acts.dtype), slices)[0]
 
 
 def _with_row(contraction: Contraction, met: Array, delta: Array) -> Array:
@@ -131,15 +150,16 @@ def _with_row(contraction: Contraction, met: Array, delta: Array) -> Array:
 def _row_by_row(
     contraction: Contraction,
     row: Callable[[Array, Array, Array], Array],
-    first: Array,
-    second: Array,
+    sides: Sequence[Array],
     acts: Array,
-) -> Panels:
+) -> Array:
     # `row` gives the kernel of one example of the first batch with some of the
     # second: (s, m, t), (s, m) or (m,) as arranged. One program serves all blocks
     # of columns, and skips the rows below them.
     number = _num_column_blocks(contraction)
-    blocks = in_blocks(second, 0, number)
+    blocks = in_blocks(sides[-1], 0, number)
+    # Rows are taken out of the same array if they can be. Reshaped, it would be another.
+    rows = sides[0][None] if len(sides) > 1 else blocks
     weights = in_blocks(acts, 1, number).swapaxes(0, 1)
     last = np.minimum((1 + np.arange(number)) * blocks.shape[1], contraction.num_rows)
     ends = last if contraction.is_symmetric else np.full(number, contraction.num_rows)
@@ -147,8 +167,12 @@ def _row_by_row(
     def column(block: tuple[Array, Array, Array]) -> Array:
         others, weights, end = block
 
-        def one(given: tuple[Array, Array, Array]) -> Array:
-            i, delta, weights = given
+        def one(given: tuple[Array, Array]) -> Array:
+            i, weights = given
+            place = (*jnp.divmod(i, rows.shape[1]), *(0,) * (rows.ndim - 2))
+            delta = lax.dynamic_slice(
+                rows, place, (1, 1, *rows.shape[2:]), allow_negative_indices=False
+            )[0, 0]
             made = jax.eval_shape(row, delta, others, weights)
             return lax.cond(
                 i < end,
@@ -156,20 +180,18 @@ def _row_by_row(
                 lambda: jnp.zeros(made.shape, made.dtype),
             )
 
-        return lax.map(one, (jnp.arange(contraction.num_rows), first, weights))
+        return lax.map(one, (jnp.arange(contraction.num_rows), weights))
 
     kernel = lax.map(column, (blocks, weights, jnp.asarray(ends)))
     placed = kernel.swapaxes(0, 1)  # (n1, block, ...)
     if contraction.arrangement == "summed":
-        return contraction.cut(
-            placed.reshape(contraction.num_rows, -1)[:, : contraction.num_columns]
-        )
+        return placed.reshape(contraction.num_rows, -1)[:, : contraction.num_columns]
     placed = jnp.moveaxis(placed, 2, 0)  # (s, n1, block, m, ...)
     if contraction.arrangement == "equal":
         whole = placed.reshape(contraction.seeds, contraction.num_rows, -1)
-        return contraction.cut(whole[..., : contraction.num_columns])
+        return whole[..., : contraction.num_columns]
     whole = placed.swapaxes(0, 1).reshape(contraction.num_rows * contraction.seeds, -1)
-    return contraction.cut(whole[:, : contraction.num_columns * contraction.seeds])
+    return whole[:, : contraction.num_columns * contraction.seeds]
 
 
 def _num_column_blocks(contraction: Contraction) -> int:

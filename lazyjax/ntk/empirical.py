@@ -122,6 +122,8 @@ def _compiled(
     filter: Callable[[str], bool] | None,  # noqa: A002
 ) -> tuple[Array, Array]:
     """The kernel, and how much rows interact."""
+    # As a program of its own, the network is traced once for each size of batch.
+    apply_fn = jax.jit(apply_fn)
     check_network(apply_fn, params, x1, outputs)
     chosen, merge = split_leaves(params, filter or (lambda path: True))
     if not chosen:

@@ -9,6 +9,7 @@ one class).
 from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -55,9 +56,10 @@ def directions(outputs: Outputs, num_outputs: int, dtype: jnp.dtype) -> Directio
     """
     if outputs == "pseudo":
         return Directions(jnp.full((1, num_outputs), num_outputs**-0.5, dtype), "trace")
+    unit = jnp.asarray(np.eye(num_outputs), dtype)
     if isinstance(outputs, int):
-        return Directions(jnp.eye(num_outputs, dtype=dtype)[outputs][None], "trace")
-    return Directions(jnp.eye(num_outputs, dtype=dtype), outputs)
+        return Directions(unit[outputs][None], "trace")
+    return Directions(unit, outputs)
 
 
 def symmetrized(

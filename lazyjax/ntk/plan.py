@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import jax
@@ -18,8 +18,7 @@ from lazyjax.ntk.contract_orders import (
     pairing_cost,
     propagation_cost,
 )
-from lazyjax.ntk.parts import Part, parts_of
-from lazyjax.ntk.sites import Network
+from lazyjax.ntk.parts import Part
 from lazyjax.trees import leaf_paths
 from lazyjax.typing import Params
 
@@ -128,14 +127,13 @@ class Plan:
         return "\n".join(lines)
 
 
-def plan_of(network: Network, sizes: Sizes, params: Params) -> Plan:
-    """The plan of a network's kernel block of given sizes."""
+def plan_of(parts: Sequence[Part], sizes: Sizes, params: Params) -> Plan:
+    """The plan of a kernel block of given sizes, by its parts."""
     leaves = zip(leaf_paths(params), jax.tree.leaves(params), strict=True)
     rows = {
         number: PlanRow(path, jnp.shape(leaf), (), "unused", 0.0, 0.0)
         for number, (path, leaf) in enumerate(leaves)
     }
-    parts = parts_of(network, sizes)
     products: set[tuple] = set()
     for part in parts:
         sites = [

@@ -17,7 +17,7 @@ from lazyjax.ntk._validate import (
     row_interaction,
 )
 from lazyjax.ntk.empirical import empirical_ntk
-from lazyjax.ntk.structured import contracted_in_groups, sized_network
+from lazyjax.ntk.structured import contracted_in_groups, task_of
 from lazyjax.trees import leaf_paths
 from lazyjax.typing import AnyArray, ApplyFn, Method, Outputs, Params
 
@@ -105,11 +105,13 @@ def _by_layer(
     precision: Any,
 ) -> tuple[list[Array], Array]:
     """Kernels of all layers from the same cotangents, and how much rows interact."""
+    # As a program of its own, the network is traced once for each size of batch.
+    apply_fn = jax.jit(apply_fn)
     check_network(apply_fn, params, x1, outputs)
     names = [_layer(path) for path in leaf_paths(params)]
     layers = list(dict.fromkeys(names))
     kernels = contracted_in_groups(
-        *sized_network(apply_fn, params, x1, x2, outputs),
+        task_of(apply_fn, params, x1, x2, outputs),
         params,
         x1,
         x2,

@@ -1,0 +1,230 @@
+"""What is wanted of a kernel, and how it is summed up.
+
+Until it is finished, a kernel is arranged in one of three ways: all pairs of cotangents
+`(n1 s, n2 s)`, equal ones `(s, n1, n2)`, or summed over equal ones `(n1, n2)`. In the
+symmetric case, only what is on and above the diagonal is ever looked at, and numbers of
+examples are rounded up to blocks of equal size.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+Arrangement = Literal["pairs", "equal", "summed"]
+Precision = lax.PrecisionLike
+
+# Rows of which two blocks are made, and those of which four are: what is below the
+# diagonal is left out block by block, and products of fewer rows are hardly quicker.
+_TWO_BLOCKS = 480
+_FOUR_BLOCKS = 960
+# Products (multiplications) so small that one call is quicker than several.
+_SMALL_PRODUCT = 1e8
+
+
+@dataclasses.dataclass(frozen=True)
+class Contraction:
+    """What is wanted of a kernel, and how.
+
+    Attributes:
+        arrangement: See above.
+        is_symmetric: Whether the second batch is the first.
+        precision: Precision of all products.
+        num_rows: Number of examples of the first batch.
+        num_columns: Number of examples of the second batch.
+        seeds: Number of cotangents.
+    """
+
+    arrangement: Arrangement
+    is_symmetric: bool
+    precision: Precision
+    num_rows: int
+    num_columns: int
+    seeds: int
+
+    @property
+    def unit(self) -> int:
+        """Rows of an example."""
+        return self.seeds if self.arrangement == "pairs" else 1
+
+    @property
+    def num_blocks(self) -> int:
+        """Number of blocks of rows."""
+        rows = self.num_rows * self.unit
+        number = 4 if rows >= _FOUR_BLOCKS else 2 if rows >= _TWO_BLOCKS else 1
+        return min(number, self.num_rows) if self.is_symmetric else 1
+
+    def zeros(self, dtype: jnp.dtype) -> Array:
+        """The kernel of nothing."""
+        lead = (self.seeds,) if self.arrangement == "equal" else ()
+        number = self.num_blocks
+        sizes = (
+            self.unit * number * -(-size // number)
+            for size in (self.num_rows, self.num_columns)
+        )
+        return jnp.zeros((*lead, *sizes), dtype)
+
+    def plus(self, kernel: Array, term: Array) -> Array:
+        """A kernel with another added, which may be without what was rounded up."""
+        margins = [(0, a - b) for a, b in zip(kernel.shape, term.shape, strict=True)]
+        return kernel + jnp.pad(term.astype(kernel.dtype), margins)
+
+    def gram(self, first: Array, second: Array) -> Array:
+        """Kernel of gradients `(n1, s, *p)` and `(n2, s, *p)`."""
+        return self.plus_gram(self.zeros(first.dtype), first, second)
+
+    def plus_gram(
+        self, kernel: Array, first: Array, second: Array, weights: Array | None = None
+    ) -> Array:
+        """A kernel with that of gradients added.
+
+        Args:
+            kernel: To be added to.
+            first: Gradients `(n1, s, *p)`.
+            second: Gradients `(n2, s, *p)`.
+            weights: Of pairs of examples `(n1, n2)`, `None` for ones.
+
+        Returns:
+            The sum.
+        """
+        is_small = first.size * self.num_columns * self.seeds < _SMALL_PRODUCT
+        if self.num_blocks > 1 and not is_small:
+            return _plus_triangle(self, kernel, first, weights)
+        term = self.product_of_rows(self.rows_of(first), self.rows_of(second))
+        return self.plus(kernel, self.weighted(term, weights))
+
+    def product_of_rows(self, first: Array, second: Array) -> Array:
+        """Products of gradients that are arranged in rows."""
+        last, batch = first.ndim - 1, tuple(range(first.ndim - 2))
+        return lax.dot_general(
+            first,
+            second,
+            (((last,), (last,)), (batch, batch)),
+            precision=self.precision,
+        )
+
+    def weighted(self, kernel: Array, weights: Array | None) -> Array:
+        """Each block of a pair of examples times the weight of the pair."""
+        if weights is None:
+            return kernel
+        if self.arrangement != "pairs":
+            return kernel * weights.reshape((1,) * (kernel.ndim - 2) + weights.shape)
+        n1, n2 = weights.shape
+        blocks = kernel.reshape(n1, self.seeds, n2, self.seeds)
+        return (blocks * weights[:, None, :, None]).reshape(kernel.shape)
+
+    def finished(self, kernel: Array) -> Array:
+        """A kernel as `(n1, n2, *k)`, exactly symmetric if it should be."""
+        if not self.is_symmetric:
+            return self._formed(kernel)
+        size, half = self.num_rows * self.unit, -(-self.num_rows // 2)
+        lead = kernel.shape[:-2]
+
+        def rows(example: Array) -> Array:
+            # Rows of the upper triangle and of its mirror image.
+            start, length = example * self.unit, half * self.unit
+            corner = [0] * len(lead)
+            above = lax.dynamic_slice(
+                kernel, [*corner, start, 0], (*lead, length, size)
+            )
+            left = lax.dynamic_slice(kernel, [*corner, 0, start], (*lead, size, length))
+            is_above = (start + jnp.arange(length))[:, None] <= jnp.arange(size)[None]
+            # Not a choice between both, which XLA may take minutes to compile.
+            mirrored = jnp.where(is_above, 0, left.mT)
+            return self._formed(jnp.where(is_above, above, 0) + mirrored)
+
+        # Only for a loop does XLA write the triangle out; made for each half anew, it
+        # differs in its bits.
+        halves = lax.map(rows, jnp.asarray([0, self.num_rows - half]))
+        if self.num_rows % 2 == 0:
+            return halves.reshape(-1, *halves.shape[2:])
+        return jnp.concatenate([halves[0], halves[1, 1:]])
+
+    def _formed(self, kernel: Array) -> Array:
+        if self.arrangement == "pairs":
+            shape = (-1, self.seeds, self.num_columns, self.seeds)
+            return kernel.reshape(shape).transpose(0, 2, 1, 3)
+        return jnp.moveaxis(kernel, 0, -1) if self.arrangement == "equal" else kernel
+
+    def rows_of(self, array: Array) -> Array:
+        """Gradients `(n, s, *p)` as rows."""
+        n, seeds = array.shape[:2]
+        if self.arrangement == "pairs":
+            return array.reshape(n * seeds, -1)
+        if self.arrangement == "summed":
+            return array.reshape(n, -1)
+        return array.reshape(n, seeds, -1).swapaxes(0, 1)
+
+
+# Layers of the same sizes are traced once.
+@functools.partial(jax.jit, static_argnames="contraction")
+def _plus_triangle(
+    contraction: Contraction, kernel: Array, gradients: Array, weights: Array | None
+) -> Array:
+    # Pairs of blocks on and above the diagonal, one after the other: the kernel is added
+    # to where it is, and nothing else of its size is needed.
+    # Nothing is reshaped, or it would be written once more.
+    number = contraction.num_blocks
+    gradients = contraction.rows_of(gradients)
+    axis = gradients.ndim - 2
+    examples = -(-contraction.num_rows // number)
+    size = examples * contraction.unit
+    gradients = _filled_up(gradients, {axis: number * size})
+    if weights is not None:
+        weights = _filled_up(weights, dict.fromkeys((0, 1), number * examples))
+
+    def add(kernel: Array, pair: Array) -> tuple[Array, None]:
+        rows, columns = (
+            lax.dynamic_slice_in_dim(
+                gradients, size * block, size, axis, allow_negative_indices=False
+            )
+            for block in pair
+        )
+        term = contraction.product_of_rows(rows, columns)
+        if weights is not None:
+            start = [examples * block for block in pair]
+            met = lax.dynamic_slice(
+                weights, start, (examples,) * 2, allow_negative_indices=False
+            )
+            term = contraction.weighted(term, met)
+        start = [*(0 for _ in kernel.shape[:-2]), *(size * block for block in pair)]
+        old = lax.dynamic_slice(kernel, start, term.shape, allow_negative_indices=False)
+        new = old + term.astype(kernel.dtype)
+        return lax.dynamic_update_slice(
+            kernel, new, start, allow_negative_indices=False
+        ), None
+
+    pairs = itertools.combinations_with_replacement(range(number), 2)
+    return lax.scan(add, kernel, jnp.asarray(list(pairs)))[0]
+
+
+def _filled_up(array: Array, sizes: Mapping[int, int]) -> Array:
+    # Axes filled up with zeros to the given sizes.
+    margins = [(0, sizes.get(i, n) - n) for i, n in enumerate(array.shape)]
+    return jnp.pad(array, margins) if any(m for _, m in margins) else array
+
+
+def in_blocks(array: Array, axis: int, number: int) -> Array:
+    """An axis as `number` blocks of equal size, the last filled up with zeros."""
+    size = -(-array.shape[axis] // number)
+    margins = [(0, 0)] * array.ndim
+    margins[axis] = (0, number * size - array.shape[axis])
+    shape = (*array.shape[:axis], number, size, *array.shape[axis + 1 :])
+    return jnp.pad(array, margins).reshape(shape)
+
+
+def settled(array: Any) -> Any:
+    """An array, or several, written out: else their making is fused into what reads them."""
+    # Fused into the rearrangement for a product, it takes several times as long.
+    return lax.optimization_barrier(array)
+
+
+def limit_of(limits: Mapping[str, int]) -> int:
+    """The limit for the default backend, named or "other"."""
+    return limits.get(jax.default_backend(), limits["other"])
