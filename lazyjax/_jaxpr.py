@@ -6,7 +6,7 @@ is read here is what they have in common.
 
 import pathlib
 import sysconfig
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
@@ -109,6 +109,11 @@ def evaluate(
 def is_smooth(atom: Any) -> bool:
     """Whether there are derivatives by an operand or result: it is floating point."""
     return bool(jnp.issubdtype(atom.aval.dtype, jnp.inexact))
+
+
+def among(atoms: Sequence[Any], variables: Collection[Any]) -> list[bool]:
+    """For each operand or result, whether it is one of some variables."""
+    return [not isinstance(v, jex.Literal) and v in variables for v in atoms]
 
 
 def operands_of(eqn: jex.JaxprEqn) -> list[Any]:

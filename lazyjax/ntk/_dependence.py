@@ -9,6 +9,7 @@ from jaxtyping import Array
 
 from lazyjax._jaxpr import (
     ELEMENTWISE,
+    among,
     aval_of,
     called,
     is_smooth,
@@ -48,7 +49,7 @@ def _influenced(jaxpr: Any, met: Sequence[bool], *, exact: bool) -> list[bool]:
     jaxpr, _ = opened(jaxpr)
     reached = {v for v, m in zip(jaxpr.invars, met, strict=True) if m and is_smooth(v)}
     for eqn in jaxpr.eqns:
-        met = [not isinstance(v, jex.Literal) and v in reached for v in eqn.invars]
+        met = among(eqn.invars, reached)
         if not any(met):
             continue
         inner, name = called(eqn), eqn.primitive.name
@@ -60,7 +61,7 @@ def _influenced(jaxpr: Any, met: Sequence[bool], *, exact: bool) -> list[bool]:
             found = _by_derivative(eqn, reached, jaxpr.debug_info)
         pairs = zip(eqn.outvars, found, strict=True)
         reached.update(v for v, is_met in pairs if is_met and is_smooth(v))
-    return [not isinstance(v, jex.Literal) and v in reached for v in jaxpr.outvars]
+    return among(jaxpr.outvars, reached)
 
 
 def _by_derivative(eqn: jex.JaxprEqn, reached: set[Any], debug_info: Any) -> list[bool]:
@@ -90,11 +91,7 @@ def _by_derivative(eqn: jex.JaxprEqn, reached: set[Any], debug_info: Any) -> lis
     for i, cotangent in zip(smooth, jaxpr.invars[len(operands) :], strict=True):
         reached = {cotangent}
         for step in jaxpr.eqns:
-            if any(
-                not isinstance(v, jex.Literal) and v in reached for v in step.invars
-            ):
+            if any(among(step.invars, reached)):
                 reached.update(step.outvars)
-        found[i] = any(
-            not isinstance(v, jex.Literal) and v in reached for v in jaxpr.outvars
-        )
+        found[i] = any(among(jaxpr.outvars, reached))
     return found

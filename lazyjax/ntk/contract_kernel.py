@@ -168,8 +168,8 @@ def _plus_triangle(
     contraction: Contraction, kernel: Array, gradients: Array, weights: Array | None
 ) -> Array:
     # Pairs of blocks on and above the diagonal, one after the other: the kernel is added
-    # to where it is, and nothing else of its size is needed.
-    # Nothing is reshaped, or it would be written once more.
+    # to where it is, and nothing else of its size is needed. Gradients are sliced as they
+    # lie: reshaped into blocks, they would be written once more.
     number = contraction.num_blocks
     gradients = contraction.rows_of(gradients)
     axis = gradients.ndim - 2
@@ -213,10 +213,8 @@ def _filled_up(array: Array, sizes: Mapping[int, int]) -> Array:
 def in_blocks(array: Array, axis: int, number: int) -> Array:
     """An axis as `number` blocks of equal size, the last filled up with zeros."""
     size = -(-array.shape[axis] // number)
-    margins = [(0, 0)] * array.ndim
-    margins[axis] = (0, number * size - array.shape[axis])
     shape = (*array.shape[:axis], number, size, *array.shape[axis + 1 :])
-    return jnp.pad(array, margins).reshape(shape)
+    return _filled_up(array, {axis: number * size}).reshape(shape)
 
 
 def settled(array: Any) -> Any:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from lazyjax._jaxpr import ELEMENTWISE, aval_of, called, opened
+from lazyjax._jaxpr import ELEMENTWISE, among, aval_of, called, opened
 from lazyjax.ntk.sites import (
     Inner,
     InnerStep,
@@ -176,7 +176,7 @@ def _keeps_entries(
 ) -> bool:
     # Whether all that is needed and made of `dependent` is made entry by entry.
     for eqn in _needed(jaxpr):
-        met = [not isinstance(v, jex.Literal) and v in dependent for v in eqn.invars]
+        met = among(eqn.invars, dependent)
         if not any(met):
             continue
         inner = called(eqn)
