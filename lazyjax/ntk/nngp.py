@@ -1,9 +1,13 @@
 """Products of a network's own outputs: one sample of its Gaussian-process kernel."""
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
+from lazyjax._static import as_static
 from lazyjax.ntk._validate import check_arguments, check_network, check_rows
 from lazyjax.ntk.outputs import directions
 from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
@@ -55,8 +59,28 @@ def empirical_nngp(
     check_network(apply_fn, params, x1, outputs)
     check_rows(apply_fn, params, x1, x2)
     with jax.default_matmul_precision(precision):
-        f1 = apply_fn(params, x1)
-        f2 = f1 if x2 is None else apply_fn(params, x2)
+        return _compiled(
+            params,
+            x1,
+            x2,
+            apply_fn=as_static(apply_fn),
+            outputs=outputs,
+            precision=precision,
+        )
+
+
+@functools.partial(jax.jit, static_argnames=("apply_fn", "outputs", "precision"))
+def _compiled(
+    params: Params,
+    x1: Array,
+    x2: Array | None,
+    *,
+    apply_fn: ApplyFn,
+    outputs: Outputs,
+    precision: Any,
+) -> Array:
+    f1 = apply_fn(params, x1)
+    f2 = f1 if x2 is None else apply_fn(params, x2)
     cotangents, pairs = directions(outputs, f1.shape[1], f1.dtype)
     f1, f2 = (
         jnp.einsum("ik,ck->ic", f, cotangents, precision="highest") for f in (f1, f2)

@@ -12,7 +12,7 @@ from lazyjax.typing import Method, Outputs
 from tests.helpers import oracles, zoo
 from tests.helpers.zoo_base import ZOO
 
-METHODS: tuple[Method, ...] = ("structured", "jacobian")
+METHODS: tuple[Method, ...] = ("structured", "auto", "jacobian", "vjp")
 # What does not depend on the method is tried on one, and nightly on the others.
 ONE_METHOD = (
     METHODS[0],
