@@ -221,6 +221,27 @@ def check_params(name: str, params: Params) -> None:
             )
 
 
+def check_like(name: str, params: Params, other_name: str, other: Params) -> None:
+    """Check that `params` has the structure of `other`, and leaves of its shapes.
+
+    Raises:
+        ValueError: If it has not; the leaf that differs is named.
+    """
+    structures = [jax.tree.structure(tree) for tree in (params, other)]
+    if structures[0] != structures[1]:
+        raise ValueError(
+            f"`{name}` must have the structure of {other_name}, {structures[1]}; "
+            f"got {structures[0]}."
+        )
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    for (path, leaf), expected in zip(leaves, jax.tree.leaves(other), strict=True):
+        if jnp.shape(leaf) != jnp.shape(expected):
+            raise ValueError(
+                f"`{name}{jax.tree_util.keystr(path)}` must have shape "
+                f"{jnp.shape(expected)}, that of {other_name}; got {jnp.shape(leaf)}."
+            )
+
+
 def check_network_output(f: object, num_examples: int) -> None:
     """Check that `f`, from `jax.eval_shape`, is one real array of shape `(n, k)`.
 

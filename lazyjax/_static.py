@@ -1,14 +1,24 @@
 """Functions as static arguments of `jax.jit`."""
 
+import functools
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
+from lazyjax._fingerprint import Fingerprint, fingerprint
+
+# Fingerprints of late, each with what stands for the function in the keys of programs.
+_identities: OrderedDict[Fingerprint, object] = OrderedDict()
+_MOST_IDENTITIES = 4_096
+
 
 def as_static(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """`fn` if it is hashable, else a stand-in that is new at every call.
+    """`fn` as it is now: equal to what it was at another call if it is unchanged.
 
-    A function that cannot be hashed may have changed since the last call, so the
-    program made of it must not be reused.
+    The program made of a function must not be reused once the function has changed: by
+    what its closure, its defaults, its attributes or the globals it names hold. What
+    `fn` itself changes of these while it is traced, such as a count of its calls, does
+    not matter.
 
     Args:
         fn: The function.
@@ -16,8 +26,34 @@ def as_static(fn: Callable[..., Any]) -> Callable[..., Any]:
     Returns:
         A hashable function that does the same.
     """
-    try:
-        hash(fn)
-    except TypeError:
-        return lambda *args, **kwargs: fn(*args, **kwargs)
-    return fn
+    if isinstance(fn, _Static):
+        return fn
+    return _Static(fn, _identity(fingerprint(fn)))
+
+
+def _identity(of: Fingerprint) -> object:
+    identity = _identities.setdefault(of, object())
+    _identities.move_to_end(of)
+    if len(_identities) > _MOST_IDENTITIES:
+        _identities.popitem(last=False)
+    return identity
+
+
+class _Static:
+    def __init__(self, fn: Callable[..., Any], identity: object):
+        functools.update_wrapper(self, fn)
+        self._fn = fn
+        self._identity = identity
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        result = self._fn(*args, **kwargs)
+        _identities[fingerprint(self._fn)] = self._identity
+        return result
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Static):
+            return NotImplemented
+        return self._identity is other._identity

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Shaped
 
+from lazyjax._fingerprint import ComparedByValue
 from lazyjax.typing import AnyArray, Params
 
 # A model as a function of what is frozen, the parameters, and a batch or an example.
@@ -17,7 +18,7 @@ Call: TypeAlias = Callable[[Any, Params, Array], Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Frozen:
+class Frozen(ComparedByValue):
     """A pytree that stays what it was: its arrays are copies.
 
     Two are equal if their structures and all their leaves are: arrays by value, other
@@ -51,7 +52,7 @@ def freeze(tree: Any) -> Frozen:
 
 
 @dataclasses.dataclass(frozen=True)
-class Adapted:
+class Adapted(ComparedByValue):
     """The apply function `(params, x) -> f` of a model with everything else frozen.
 
     Attributes:

@@ -1,6 +1,7 @@
 """The network's Taylor expansion in its parameters, as a network of its own."""
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -8,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
-from lazyjax._checks import check_at_least, check_params
+from lazyjax._checks import check_at_least, check_like, check_params
+from lazyjax.ntk._forward import tangent_outputs
 from lazyjax.typing import AnyArray, ApplyFn, Params
 
 
@@ -21,19 +23,20 @@ class _Taylor:
     def __call__(
         self, params: Any, x: Shaped[AnyArray, "n *d"], /
     ) -> Float[Array, "n k"]:
+        check_like("params", params, "the point of expansion", self.params0)
         x = jnp.asarray(x)
         displacement = jax.tree.map(jnp.subtract, params, self.params0)
 
-        def derivative(order: int, p: Params) -> Array:
+        def derivative(order: int, p: Params, x: Array) -> Array:
             """Directional derivative of this order at `p`, along the displacement."""
             if order == 0:
                 return self.apply_fn(p, x)
-            lower = lambda p: derivative(order - 1, p)
-            return jax.jvp(lower, (p,), (displacement,))[1]
+            lower = functools.partial(derivative, order - 1)
+            return tangent_outputs(lower, p, x, displacement)
 
-        f = derivative(0, self.params0)
+        f = derivative(0, self.params0, x)
         for order in range(1, self.order + 1):
-            f = f + derivative(order, self.params0) / math.factorial(order)
+            f = f + derivative(order, self.params0, x) / math.factorial(order)
         return f
 
 
