@@ -23,6 +23,7 @@ from lazyjax._checks import (
 )
 from lazyjax._static import as_static
 from lazyjax.linalg import eigvalsh, gram_matrix
+from lazyjax.ntk._forward import directional_derivative
 from lazyjax.ntk import empirical_ntk
 from lazyjax.trees import tree_distance, tree_norm
 from lazyjax.typing import AnyArray, ApplyFn, Params
@@ -207,7 +208,8 @@ def _kappa(
     h = lambda p: apply_fn(p, x)
 
     def second_derivative(u: Params, v: Params) -> Array:
-        return jax.jvp(lambda p: jax.jvp(h, (p,), (u,))[1], (params,), (v,))[1]
+        along_u = lambda p: directional_derivative(h, p, u)
+        return directional_derivative(along_u, params, v)
 
     def hessian_product(c: Array, v: Params) -> Params:
         return jax.jvp(lambda p: jax.vjp(h, p)[1](c)[0], (params,), (v,))[1]

@@ -43,6 +43,7 @@ from lazyjax.certify.bounds import LocalBounds
 from lazyjax.certify.certificate import Assumption, Certificate, Quantity, below
 from lazyjax.certify.rounding import Interval, interval
 from lazyjax.certify.theorems import flow_theorem
+from lazyjax.ntk._forward import directional_derivative
 from lazyjax.trees import tree_norm
 from lazyjax.typing import AnyArray, ApplyFn, Params
 
@@ -380,12 +381,13 @@ def estimate_kappa(
 
     def pulled(direction: Params) -> Params:
         """Gradient of half the squared norm of the derivative along a direction."""
-        return jax.grad(lambda d: jnp.sum(_along(outputs, params, d) ** 2) / 2)(
+        return jax.grad(lambda d: jnp.sum(directional_derivative(outputs, params, d) ** 2) / 2)(
             direction
         )
 
     def bend(direction: Params, other: Params) -> Array:
-        return jax.jvp(lambda p: _along(outputs, p, direction), (params,), (other,))[1]
+        along = lambda p: directional_derivative(outputs, p, direction)
+        return directional_derivative(along, params, other)
 
     def ascend(_: Array, pair: tuple[Params, Params]) -> tuple[Params, Params]:
         first, second = pair
@@ -404,7 +406,7 @@ def estimate_kappa(
         return (
             jnp.linalg.norm(outputs(params) - jnp.asarray(y)),
             jnp.linalg.norm(bend(first, second)),
-            jnp.linalg.norm(_along(outputs, params, steepest)),
+            jnp.linalg.norm(directional_derivative(outputs, params, steepest)),
         )
 
     leaves, treedef = jax.tree.flatten(params)
@@ -420,10 +422,6 @@ def estimate_kappa(
     return Kappa(
         kappa=kappa, residual=residual, curvature=curvature, jacobian_norm=norm
     )
-
-
-def _along(outputs, params: Params, direction: Params) -> Array:
-    return jax.jvp(outputs, (params,), (direction,))[1]
 
 
 def _or_infinity(value: Interval) -> float:

@@ -1,6 +1,6 @@
 """Derivatives along a direction of the parameters, as reverse mode has them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -14,10 +14,10 @@ from lazyjax.typing import ApplyFn, Params
 
 # Primitives that make, of finite operands, finite numbers unless these are too large: so
 # where a tangent is a product of such numbers, it is finite too.
-_BOUNDED = """
+_BOUNDED_NAMES = """
 abs add add_any and argmax argmin broadcast_in_dim ceil clamp concatenate
 conv_general_dilated convert_element_type copy cos cumsum dot_general dynamic_slice
-dynamic_update_slice eq erf expand_dims floor gather ge gt iota is_finite le logistic lt
+dynamic_update_slice eq erf erfc expand_dims floor gather ge gt iota is_finite le logistic lt
 max min mul ne neg not or pad reduce_and reduce_max reduce_min reduce_or reduce_sum
 reduce_window_max reduce_window_min reduce_window_sum reshape rev round scatter-add
 select_and_gather_add select_n sign sin slice sort split square squeeze stop_gradient sub
@@ -26,7 +26,7 @@ tanh transpose xor
 closed_call cond custom_jvp_call custom_vjp_call jit optimization_barrier pjit
 remat remat2 checkpoint scan while
 """
-_IS_BOUNDED = frozenset(_BOUNDED.split())
+_BOUNDED = frozenset(_BOUNDED_NAMES.split())
 # Stands for the derivative that a `jax.custom_vjp` lacks; an error once it is run.
 _FORBIDDEN = "custom_lin"
 
@@ -77,7 +77,7 @@ def tangent_outputs(
     of_params = lambda p: apply_fn(p, x)
     program = _forward_program(of_params, params, tangent)
     (tangents,) = jex.jaxpr_as_fun(program)(*jax.tree.leaves((params, tangent)))
-    if _primitives(program) <= _IS_BOUNDED:
+    if all(map(_is_bounded, _equations(program))):
         return tangents
     return lax.cond(
         _is_any(~jnp.isfinite(tangents)),
@@ -105,7 +105,7 @@ def _forward_program(
         if "custom_vjp" not in str(error):
             raise
     else:
-        if _FORBIDDEN not in _primitives(program):
+        if all(eqn.primitive.name != _FORBIDDEN for eqn in _equations(program)):
             return program
     # A backward pass is linear in the cotangent: its transpose is the forward one.
     try:
@@ -120,14 +120,12 @@ def _forward_program(
         ) from error
 
 
-def _primitives(jaxpr: Any) -> set[str]:
-    """Names of all primitives in a jaxpr and in those inside it."""
-    names = set()
+def _equations(jaxpr: Any) -> Iterator[jex.JaxprEqn]:
+    """All equations of a jaxpr and of those inside it."""
     for eqn in opened(jaxpr)[0].eqns:
-        names.add(eqn.primitive.name)
+        yield eqn
         for inner in _jaxprs(eqn.params.values()):
-            names |= _primitives(inner)
-    return names
+            yield from _equations(inner)
 
 
 def _jaxprs(values: Iterable[Any]) -> list[Any]:
@@ -138,6 +136,11 @@ def _jaxprs(values: Iterable[Any]) -> list[Any]:
         elif isinstance(value, jex.Jaxpr | jex.ClosedJaxpr):
             found.append(value)
     return found
+
+
+def _is_bounded(eqn: jex.JaxprEqn) -> bool:
+    name = eqn.primitive.name
+    return name in _BOUNDED or (name == "integer_pow" and eqn.params["y"] >= 0)
 
 
 def _mended(

@@ -9,7 +9,6 @@ one class).
 from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -56,10 +55,10 @@ def directions(outputs: Outputs, num_outputs: int, dtype: jnp.dtype) -> Directio
     """
     if outputs == "pseudo":
         return Directions(jnp.full((1, num_outputs), num_outputs**-0.5, dtype), "trace")
-    unit = jnp.asarray(np.eye(num_outputs), dtype)
     if isinstance(outputs, int):
-        return Directions(unit[outputs][None], "trace")
-    return Directions(unit, outputs)
+        return Directions(jnp.zeros((1, num_outputs), dtype).at[0, outputs].set(1), "trace")
+    # Made by the program where it needs them: as a constant they would be kept in it.
+    return Directions(jnp.eye(num_outputs, dtype=dtype), outputs)
 
 
 def symmetrized(
