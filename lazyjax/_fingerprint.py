@@ -29,7 +29,6 @@ _OPENED = frozenset(
 )
 _TOLD_BY_IDENTITY = (
     type,
-    types.BuiltinFunctionType,
     types.CodeType,
     types.ModuleType,
     jax.Array,
@@ -122,6 +121,9 @@ class _Walk:
             yield from self._all(_held_by_function(value))
         elif isinstance(value, types.MethodType):
             yield from self._all((value.__self__, value.__func__))
+        elif isinstance(value, types.BuiltinMethodType):
+            yield value.__name__
+            yield self.of(value.__self__)
         elif isinstance(value, functools.partial):
             yield from self._all((value.func, value.args, value.keywords))
         elif isinstance(value, np.ndarray):
@@ -135,8 +137,8 @@ class _Walk:
             yield from self._of_object(value, kind)
 
     def _of_object(self, value: Any, kind: type) -> Iterator[Fingerprint]:
-        # What is not written in Python cannot be looked into.
-        is_open = kind.__flags__ & _IS_HEAP_TYPE
+        # Into others, what is not written in Python, nothing can be looked.
+        is_open = kind.__flags__ & _IS_HEAP_TYPE or hasattr(value, "__dict__")
         is_container = isinstance(value, _CONTAINERS)
         if kind.__eq__ is object.__eq__ or not (is_open or is_container):
             yield _Same(value)

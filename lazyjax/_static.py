@@ -31,6 +31,11 @@ def as_static(fn: Callable[..., Any]) -> Callable[..., Any]:
     return _Static(fn, _identity(fingerprint(fn)))
 
 
+def forget_programs() -> None:
+    """Make every function new, so that no program made until now is used again."""
+    _identities.clear()
+
+
 def _identity(of: Fingerprint) -> object:
     identity = _identities.setdefault(of, object())
     _identities.move_to_end(of)

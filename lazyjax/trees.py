@@ -1,6 +1,7 @@
 """Arithmetic on pytrees of arrays."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -37,10 +38,32 @@ def tree_zeros_like(tree: Params) -> Params:
 
 
 def leaf_paths(tree: Params) -> list[str]:
-    """Path of each leaf of `tree`, its parts joined by slashes: `layer_1/kernel`."""
+    """Path of each leaf of `tree`, its parts joined by slashes: `layer_1/kernel`.
+
+    Args:
+        tree: Any pytree.
+
+    Returns:
+        One path for each leaf, no two alike; see `path_names`.
+    """
+    return path_names([keys for keys, _ in jax.tree_util.tree_leaves_with_path(tree)])
+
+
+def path_names(paths: Sequence[tuple]) -> list[str]:
+    """Names of different paths in a tree, no two alike.
+
+    Args:
+        paths: Paths as JAX has them, a key for each part.
+
+    Returns:
+        The parts joined by slashes; or, where names contain slashes and several paths
+        would read the same, each as it is written in Python: `['layer/1']['kernel']`.
+    """
+    names = [jax.tree_util.keystr(p, simple=True, separator="/") for p in paths]
+    times = Counter(names)
     return [
-        jax.tree_util.keystr(path, simple=True, separator="/")
-        for path, _ in jax.tree_util.tree_leaves_with_path(tree)
+        name if times[name] == 1 else jax.tree_util.keystr(path)
+        for name, path in zip(names, paths, strict=True)
     ]
 
 

@@ -9,8 +9,16 @@ from jaxtyping import Array, Float, Shaped
 
 from lazyjax._checks import check_at_least
 from lazyjax._static import as_static
+from lazyjax.ntk._memory import (
+    Devices,
+    check_result_fits,
+    check_work_fits,
+    devices_of,
+)
 from lazyjax.ntk._validate import check_arguments, check_network, check_rows
 from lazyjax.ntk.jacobian import jacobian_ntk
+from lazyjax.ntk.output_chunks import in_chunks, outputs_at_a_time
+from lazyjax.trees import tree_size
 from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
 
 
@@ -64,11 +72,13 @@ def ntk_diagonal(
             outputs=outputs,
             batch_size=batch_size,
             precision=precision,
+            devices=devices_of(params, x),
         )
 
 
 @functools.partial(
-    jax.jit, static_argnames=("apply_fn", "outputs", "batch_size", "precision")
+    jax.jit,
+    static_argnames=("apply_fn", "outputs", "batch_size", "precision", "devices"),
 )
 def _compiled(
     params: Params,
@@ -78,11 +88,20 @@ def _compiled(
     outputs: Outputs,
     batch_size: int | None,
     precision: Any,
+    devices: Devices,
 ) -> Array:
-    def block(x_i: Array) -> Array:
-        ntk = jacobian_ntk(
-            apply_fn, params, x_i[None], None, outputs=outputs, precision=precision
-        )
-        return ntk[0, 0]
+    def blocks(apply_fn: ApplyFn) -> Array:
+        def block(x_i: Array) -> Array:
+            ntk = jacobian_ntk(
+                apply_fn, params, x_i[None], None, outputs=outputs, precision=precision
+            )
+            return ntk[0, 0]
 
-    return jax.lax.map(block, x, batch_size=batch_size or x.shape[0])
+        return jax.lax.map(block, x, batch_size=num_at_once)
+
+    num_at_once = min(batch_size or x.shape[0], x.shape[0])
+    f = jax.eval_shape(apply_fn, params, x)
+    size = outputs_at_a_time(outputs, f, num_at_once, tree_size(params), "jacobian")
+    check_result_fits(x, x[:1], f, outputs, devices)
+    check_work_fits("jacobian", params, num_at_once, size, f, devices)
+    return in_chunks(blocks, apply_fn, params, x, outputs, size)

@@ -10,6 +10,12 @@ from jaxtyping import Array, Float, Shaped
 
 from lazyjax._checks import check_choice
 from lazyjax._static import as_static
+from lazyjax.ntk._memory import (
+    Devices,
+    check_result_fits,
+    check_work_fits,
+    devices_of,
+)
 from lazyjax.ntk._validate import (
     check_arguments,
     check_network,
@@ -18,9 +24,10 @@ from lazyjax.ntk._validate import (
 )
 from lazyjax.ntk.auto import auto_ntk
 from lazyjax.ntk.jacobian import jacobian_ntk
+from lazyjax.ntk.output_chunks import in_chunks, outputs_at_a_time
 from lazyjax.ntk.structured import structured_ntk
 from lazyjax.ntk.vector_products import vector_product_ntk
-from lazyjax.trees import leaf_paths, split_leaves
+from lazyjax.trees import leaf_paths, split_leaves, tree_size
 from lazyjax.typing import AnyArray, ApplyFn, Method, Outputs, Params
 
 _METHODS: dict[str, Callable[..., Array]] = {
@@ -100,15 +107,17 @@ def empirical_ntk(
         "precision": precision,
         "filter": None if filter is None else as_static(filter),
     }
-    x2 = None if x2 is None else jnp.asarray(x2)
+    x1, x2 = jnp.asarray(x1), None if x2 is None else jnp.asarray(x2)
+    devices = devices_of(params, x1, x2)
     with jax.default_matmul_precision(precision):
-        ntk, interaction = _compiled(params, jnp.asarray(x1), x2, **static)
+        ntk, interaction = _compiled(params, x1, x2, devices=devices, **static)
     refuse_interaction(interaction, ntk.dtype)
     return ntk
 
 
 @functools.partial(
-    jax.jit, static_argnames=("apply_fn", "outputs", "method", "precision", "filter")
+    jax.jit,
+    static_argnames=("apply_fn", "outputs", "method", "precision", "filter", "devices"),
 )
 def _compiled(
     params: Params,
@@ -120,6 +129,7 @@ def _compiled(
     method: Method,
     precision: Any,
     filter: Callable[[str], bool] | None,  # noqa: A002
+    devices: Devices,
 ) -> tuple[Array, Array]:
     """The kernel, and how much rows interact."""
     # As a program of its own, the network is traced once for each size of batch.
@@ -131,12 +141,17 @@ def _compiled(
             "`filter` must accept at least one parameter; it accepts none of "
             f"{', '.join(leaf_paths(params))}."
         )
-    ntk = _METHODS[method](
-        lambda leaves, x: apply_fn(merge(leaves), x),
-        chosen,
-        x1,
-        x2,
-        outputs=outputs,
-        precision=precision,
-    )
+
+    def kernel_of(apply_fn: ApplyFn) -> Array:
+        return _METHODS[method](
+            apply_fn, chosen, x1, x2, outputs=outputs, precision=precision
+        )
+
+    of_chosen = lambda leaves, x: apply_fn(merge(leaves), x)
+    f = jax.eval_shape(apply_fn, params, x1)
+    num_examples = x1.shape[0] + (0 if x2 is None else x2.shape[0])
+    size = outputs_at_a_time(outputs, f, num_examples, tree_size(chosen), method)
+    check_result_fits(x1, x2, f, outputs, devices)
+    check_work_fits(method, chosen, num_examples, size, f, devices)
+    ntk = in_chunks(kernel_of, of_chosen, chosen, x1, outputs, size)
     return ntk, row_interaction(apply_fn, params, x1, x2)

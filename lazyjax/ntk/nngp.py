@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from lazyjax._static import as_static
+from lazyjax.ntk._memory import Devices, check_result_fits, devices_of
 from lazyjax.ntk._validate import check_arguments, check_network, check_rows
 from lazyjax.ntk.outputs import directions
 from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
@@ -66,10 +67,11 @@ def empirical_nngp(
             apply_fn=as_static(apply_fn),
             outputs=outputs,
             precision=precision,
+            devices=devices_of(params, x1, x2),
         )
 
 
-@functools.partial(jax.jit, static_argnames=("apply_fn", "outputs", "precision"))
+@functools.partial(jax.jit, static_argnames=("apply_fn", "outputs", "precision", "devices"))
 def _compiled(
     params: Params,
     x1: Array,
@@ -78,12 +80,18 @@ def _compiled(
     apply_fn: ApplyFn,
     outputs: Outputs,
     precision: Any,
+    devices: Devices,
 ) -> Array:
+    check_result_fits(
+        x1, x2, jax.eval_shape(apply_fn, params, x1), outputs, devices
+    )
     f1 = apply_fn(params, x1)
     f2 = f1 if x2 is None else apply_fn(params, x2)
     cotangents, pairs = directions(outputs, f1.shape[1], f1.dtype)
-    f1, f2 = (
-        jnp.einsum("ik,ck->ic", f, cotangents, precision="highest") for f in (f1, f2)
-    )
+    if pairs == "trace" and outputs != "trace":  # along one direction
+        f1, f2 = (
+            jnp.einsum("ik,ck->ic", f, cotangents, precision="highest")
+            for f in (f1, f2)
+        )
     subscripts = {"full": "ia,jb->ijab", "diagonal": "ia,ja->ija", "trace": "ia,ja->ij"}
     return jnp.einsum(subscripts[pairs], f1, f2, precision=precision)

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
+from lazyjax._static import forget_programs
 from lazyjax.ntk.windows import Windows
 
 Labels: TypeAlias = tuple[Hashable, ...]
@@ -67,7 +68,8 @@ def register_rule(primitive_name: str) -> Callable[[Rule], Rule]:
     returns the `Form` of the gradient, or `None` if it does not know it. It may assume
     that the equation is used with that one operand depending on parameters only, and
     at least one other operand depending on the input. A later rule of the same
-    primitive replaces an earlier one.
+    primitive replaces an earlier one, from the next call of a verb on; programs that
+    were made by a `jax.jit` outside of this package keep the rules they were made with.
 
     Args:
         primitive_name: Name of the primitive, as jaxprs show it.
@@ -83,6 +85,7 @@ def register_rule(primitive_name: str) -> Callable[[Rule], Rule]:
 
     def register(rule: Rule) -> Rule:
         _RULES[primitive_name] = rule
+        forget_programs()
         return rule
 
     return register

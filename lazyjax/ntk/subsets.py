@@ -10,6 +10,12 @@ from jaxtyping import Array, Float, Shaped
 
 from lazyjax._checks import check_choice
 from lazyjax._static import as_static
+from lazyjax.ntk._memory import (
+    Devices,
+    check_result_fits,
+    check_work_fits,
+    devices_of,
+)
 from lazyjax.ntk._validate import (
     check_arguments,
     check_network,
@@ -17,8 +23,9 @@ from lazyjax.ntk._validate import (
     row_interaction,
 )
 from lazyjax.ntk.empirical import empirical_ntk
+from lazyjax.ntk.output_chunks import in_chunks, outputs_at_a_time
 from lazyjax.ntk.structured import contracted_in_groups, task_of
-from lazyjax.trees import leaf_paths
+from lazyjax.trees import leaf_paths, path_names, tree_size
 from lazyjax.typing import AnyArray, ApplyFn, Method, Outputs, Params
 
 
@@ -35,7 +42,9 @@ def layerwise_ntk(
     """Kernel of each layer apart; their sum is `empirical_ntk`.
 
     A layer is all leaves whose paths differ in the last part only, such as
-    `layer_1/kernel` and `layer_1/bias`; a leaf at the top is a layer of its own.
+    `layer_1/kernel` and `layer_1/bias`; a leaf at the top is a layer of its own. Where
+    names contain slashes and two paths read the same, they are written as
+    `['layer/1']['kernel']` instead.
 
     Args:
         apply_fn: Network `(params, x) -> f`.
@@ -64,18 +73,19 @@ def layerwise_ntk(
         ['layer_1', 'layer_2']
     """
     check_choice("method", method, get_args(Method))
-    layers = tuple(dict.fromkeys(_layer(path) for path in leaf_paths(params)))
+    layers = _layers(params)
     if method in ("auto", "structured"):
         check_arguments(apply_fn, params, x1, x2)
-        x2 = None if x2 is None else jnp.asarray(x2)
+        x1, x2 = jnp.asarray(x1), None if x2 is None else jnp.asarray(x2)
         with jax.default_matmul_precision(precision):
             kernels, interaction = _by_layer(
                 params,
-                jnp.asarray(x1),
+                x1,
                 x2,
                 apply_fn=as_static(apply_fn),
                 outputs=outputs,
                 precision=precision,
+                devices=devices_of(params, x1, x2),
             )
         refuse_interaction(interaction, kernels[0].dtype)
         return dict(zip(layers, kernels, strict=True))
@@ -88,13 +98,13 @@ def layerwise_ntk(
             outputs=outputs,
             method=method,
             precision=precision,
-            filter=_InLayer(layer),
+            filter=_Among(frozenset(paths)),
         )
-        for layer in layers
+        for layer, paths in layers.items()
     }
 
 
-@functools.partial(jax.jit, static_argnames=("apply_fn", "outputs", "precision"))
+@functools.partial(jax.jit, static_argnames=("apply_fn", "outputs", "precision", "devices"))
 def _by_layer(
     params: Params,
     x1: Array,
@@ -103,32 +113,50 @@ def _by_layer(
     apply_fn: ApplyFn,
     outputs: Outputs,
     precision: Any,
+    devices: Devices,
 ) -> tuple[list[Array], Array]:
     """Kernels of all layers from the same cotangents, and how much rows interact."""
     # As a program of its own, the network is traced once for each size of batch.
     apply_fn = jax.jit(apply_fn)
     check_network(apply_fn, params, x1, outputs)
-    names = [_layer(path) for path in leaf_paths(params)]
-    layers = list(dict.fromkeys(names))
-    kernels = contracted_in_groups(
-        task_of(apply_fn, params, x1, x2, outputs),
-        params,
-        x1,
-        x2,
-        groups=[layers.index(name) for name in names],
-        outputs=outputs,
-        precision=precision,
+    layers = list(_layers(params).values())
+    number = {path: i for i, paths in enumerate(layers) for path in paths}
+    groups = [number[path] for path in leaf_paths(params)]
+
+    def kernels_of(apply_fn: ApplyFn) -> list[Array]:
+        return contracted_in_groups(
+            task_of(apply_fn, params, x1, x2, outputs),
+            params,
+            x1,
+            x2,
+            groups=groups,
+            outputs=outputs,
+            precision=precision,
+        )
+
+    f = jax.eval_shape(apply_fn, params, x1)
+    num_examples = x1.shape[0] + (0 if x2 is None else x2.shape[0])
+    size = outputs_at_a_time(
+        outputs, f, num_examples, tree_size(params), "structured"
     )
+    check_result_fits(x1, x2, f, outputs, devices, num_kernels=len(layers))
+    check_work_fits("structured", params, num_examples, size, f, devices)
+    kernels = in_chunks(kernels_of, apply_fn, params, x1, outputs, size)
     return kernels, row_interaction(apply_fn, params, x1, x2)
 
 
-def _layer(path: str) -> str:
-    return path.rpartition("/")[0] or path
+def _layers(params: Params) -> dict[str, list[str]]:
+    """Paths of the leaves of each layer, by the layer's own."""
+    members: dict[tuple, list[str]] = {}
+    keyed = jax.tree_util.tree_leaves_with_path(params)
+    for (keys, _), path in zip(keyed, leaf_paths(params), strict=True):
+        members.setdefault(keys[:-1] or keys, []).append(path)
+    return dict(zip(path_names(list(members)), members.values(), strict=True))
 
 
 @dataclasses.dataclass(frozen=True)
-class _InLayer:
-    layer: str
+class _Among:
+    paths: frozenset[str]
 
     def __call__(self, path: str) -> bool:
-        return _layer(path) == self.layer
+        return path in self.paths

@@ -1,0 +1,138 @@
+"""What a kernel takes of the memory that there is, before any of it is taken."""
+
+import os
+
+import jax
+import jax.numpy as jnp
+
+from lazyjax.trees import tree_size
+from lazyjax.typing import AnyArray, Method, Outputs, Params
+
+Devices = frozenset[jax.Device]
+
+
+def devices_of(*trees: Params) -> Devices:
+    """The devices that hold arrays; all there are where that is not known.
+
+    Args:
+        *trees: Pytrees of arrays.
+
+    Returns:
+        The devices; the first if all arrays are NumPy's.
+    """
+    found: set[jax.Device] = set()
+    for leaf in jax.tree.leaves(trees):
+        if isinstance(leaf, jax.Array):
+            try:
+                found |= leaf.devices()
+            except jax.errors.ConcretizationTypeError:
+                return frozenset(jax.devices())
+    return frozenset(found or jax.local_devices()[:1])
+
+
+def memory_of(devices: Devices) -> int | None:
+    """Bytes of memory of devices together, or `None` if that is not known.
+
+    Args:
+        devices: The devices.
+
+    Returns:
+        That of all accelerators, or of the machine for its processors, which share it.
+    """
+    limits = []
+    for device in devices:
+        stats = device.memory_stats() if device.platform != "cpu" else None
+        limits.append((stats or {}).get("bytes_limit"))
+    if all(limits):
+        return sum(limits)
+    if any(device.platform != "cpu" for device in devices):
+        return None
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not on every system
+        return None
+
+
+def check_result_fits(
+    x1: AnyArray,
+    x2: AnyArray | None,
+    f: jax.ShapeDtypeStruct,
+    outputs: Outputs,
+    devices: Devices,
+    *,
+    num_kernels: int = 1,
+) -> None:
+    """Check that a kernel can be held at all.
+
+    Args:
+        x1: First batch.
+        x2: Second batch, or `None`.
+        f: Outputs of the network, by shape.
+        outputs: Form of the kernel.
+        devices: What is to hold it.
+        num_kernels: How many there are.
+
+    Raises:
+        ValueError: If the kernel is larger than the memory of the devices.
+    """
+    n1, n2 = x1.shape[0], (x1 if x2 is None else x2).shape[0]
+    num_pairs = {"full": f.shape[1] ** 2, "diagonal": f.shape[1]}.get(outputs, 1)
+    size = num_kernels * n1 * n2 * num_pairs * jnp.dtype(f.dtype).itemsize
+    memory = memory_of(devices)
+    if memory is None or size <= memory:
+        return
+    smaller = f'`outputs="trace"` takes {_bytes(size // num_pairs)}, '
+    raise ValueError(
+        f"The kernel must fit into memory, which is {_bytes(memory)}; that of {n1} by "
+        f"{n2} examples with {f.shape[1]} outputs and `outputs={outputs!r}` takes "
+        f"{_bytes(size)}. {smaller if num_pairs > 1 else ''}fewer examples at a time "
+        "take in proportion, and `ntk_operator` multiplies by the kernel without "
+        "forming it."
+    )
+
+
+def check_work_fits(
+    method: Method,
+    params: Params,
+    num_examples: int,
+    num_directions: int,
+    f: jax.ShapeDtypeStruct,
+    devices: Devices,
+) -> None:
+    """Check that what a method must hold beside the kernel can be held.
+
+    Args:
+        method: The method.
+        params: Parameters that count.
+        num_examples: Examples whose gradients are taken, of both batches.
+        num_directions: Directions in output space that are taken at a time.
+        f: Outputs of the network, by shape.
+        devices: What is to hold it.
+
+    Raises:
+        ValueError: If it is more than the memory of the devices.
+    """
+    size = num_directions * jnp.dtype(f.dtype).itemsize
+    if method == "jacobian":
+        size *= num_examples * tree_size(params)
+    elif method == "vjp":
+        size *= tree_size(params)
+    else:
+        size *= num_examples * f.shape[1]
+    memory = memory_of(devices)
+    if memory is None or size <= memory:
+        return
+    cure = ' or `method="structured"`' if method == "jacobian" else ""
+    raise ValueError(
+        f'`method="{method}"` must hold {_bytes(size)} at once, for {num_examples} '
+        f"examples and {num_directions} outputs at a time, and memory is "
+        f"{_bytes(memory)}. Take fewer examples at a time{cure}."
+    )
+
+
+def _bytes(number: int) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if number < 1000:
+            break
+        number, unit = number / 1000, {"bytes": "kB", "kB": "MB", "MB": "GB"}.get(unit, "TB")
+    return f"{number:.3g} {unit}"
