@@ -144,14 +144,43 @@ def check_finite(name: str, array: AnyArray) -> None:
         )
 
 
+def check_not_explicit(name: str, array: object) -> None:
+    """Check that `array` is not split over mesh axes whose shardings are types.
+
+    Raises:
+        ValueError: If it is; such axes leave no choice to the compiler, and products
+            over them must say where their results are to be.
+    """
+    if not isinstance(array, jax.Array):
+        return
+    sharding = jax.typeof(array).sharding
+    kinds = dict(zip(sharding.mesh.axis_names, sharding.mesh.axis_types, strict=True))
+    split = [
+        axis
+        for entry in sharding.spec
+        for axis in (entry if isinstance(entry, tuple) else (entry,))
+        if kinds.get(axis) == jax.sharding.AxisType.Explicit
+    ]
+    if split:
+        raise ValueError(
+            f"`{name}` must not be split over explicit mesh axes; it is over "
+            f"{', '.join(map(repr, split))}. Make the mesh's axes automatic, with "
+            "`jax.make_mesh(..., axis_types=(jax.sharding.AxisType.Auto,) * "
+            "num_axes)`, and put the array there with `jax.device_put`; or, inside "
+            "`jax.jit`, call from a function under `jax.sharding.auto_axes`."
+        )
+
+
 def check_batch(name: str, x: AnyArray) -> None:
     """Check that `x` is a non-empty batch `(n, *d)`, finite where values are known.
 
     Raises:
         TypeError: If `x` is not an array.
-        ValueError: If `x` has no batch axis, no rows, no features, or is not finite.
+        ValueError: If `x` has no batch axis, no rows, no features, or is not finite, or
+            if it is split over explicit mesh axes.
     """
     check_array(name, x)
+    check_not_explicit(name, x)
     if x.ndim < 1:
         raise ValueError(f"`{name}` must be a batch of shape (n, *d); got a scalar.")
     if x.size == 0:
@@ -205,7 +234,7 @@ def check_params(name: str, params: Params) -> None:
     """Check that every leaf of `params` is a real floating-point array.
 
     Raises:
-        ValueError: If there is no leaf at all.
+        ValueError: If there is no leaf at all, or one is split over explicit mesh axes.
         TypeError: If a leaf is not a floating-point array; its path is named.
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
@@ -219,6 +248,7 @@ def check_params(name: str, params: Params) -> None:
                 f"`{name}{jax.tree_util.keystr(path)}` must be a floating-point array; "
                 f"got {came}. Close over what is not trained instead of passing it."
             )
+        check_not_explicit(f"{name}{jax.tree_util.keystr(path)}", leaf)
 
 
 def check_like(name: str, params: Params, other_name: str, other: Params) -> None:

@@ -85,13 +85,14 @@ def _compiled(
     check_result_fits(
         x1, x2, jax.eval_shape(apply_fn, params, x1), outputs, devices
     )
-    f1 = apply_fn(params, x1)
+    # Written out, lest it be rounded in two ways where it is used twice.
+    f1 = jax.lax.optimization_barrier(apply_fn(params, x1))
     f2 = f1 if x2 is None else apply_fn(params, x2)
-    cotangents, pairs = directions(outputs, f1.shape[1], f1.dtype)
-    if pairs == "trace" and outputs != "trace":  # along one direction
+    pairs = outputs if outputs in ("full", "diagonal", "trace") else "trace"
+    if outputs not in ("full", "diagonal", "trace"):
+        along, _ = directions(outputs, f1.shape[1], f1.dtype)
         f1, f2 = (
-            jnp.einsum("ik,ck->ic", f, cotangents, precision="highest")
-            for f in (f1, f2)
+            jnp.einsum("ik,ck->ic", f, along, precision="highest") for f in (f1, f2)
         )
     subscripts = {"full": "ia,jb->ijab", "diagonal": "ia,ja->ija", "trace": "ia,ja->ij"}
     return jnp.einsum(subscripts[pairs], f1, f2, precision=precision)

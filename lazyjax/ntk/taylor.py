@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
-from lazyjax._checks import check_at_least, check_like, check_params
+from lazyjax._checks import check_at_least, check_like, check_not_explicit, check_params
 from lazyjax.ntk._forward import tangent_outputs
 from lazyjax.typing import AnyArray, ApplyFn, Params
 
@@ -23,6 +23,7 @@ class _Taylor:
     def __call__(
         self, params: Any, x: Shaped[AnyArray, "n *d"], /
     ) -> Float[Array, "n k"]:
+        check_not_explicit("x", x)
         check_like("params", params, "the point of expansion", self.params0)
         x = jnp.asarray(x)
         displacement = jax.tree.map(jnp.subtract, params, self.params0)
