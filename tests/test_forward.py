@@ -126,9 +126,7 @@ def tripled(x):
     return jnp.tanh(x)
 
 
-tripled.defvjp(
-    lambda x: (jnp.tanh(x), jnp.tanh(x)), lambda t, c: (3 * c * (1 - t**2),)
-)
+tripled.defvjp(lambda x: (jnp.tanh(x), jnp.tanh(x)), lambda t, c: (3 * c * (1 - t**2),))
 
 
 @jax.custom_vjp
@@ -185,7 +183,10 @@ def test_a_backward_pass_that_is_not_linear_is_refused(verb, problem, mode):
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"w": np.ones((1, 2)), "b": np.ones(2)}, r"`params\['w'\]`.*\(2, 2\).*\(1, 2\)"),
+        (
+            {"w": np.ones((1, 2)), "b": np.ones(2)},
+            r"`params\['w'\]`.*\(2, 2\).*\(1, 2\)",
+        ),
         ({"w": np.ones((2, 2)), "b": np.ones(1)}, r"`params\['b'\]`.*\(2,\).*\(1,\)"),
         ({"w": np.ones((2, 2))}, r"`params`.*structure"),
         ((np.ones((2, 2)), np.ones(2)), r"`params`.*structure"),

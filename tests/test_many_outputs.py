@@ -103,7 +103,15 @@ def test_nothing_is_of_the_size_of_all_pairs_of_outputs(method):
         lambda f, w, x: lazyjax.layerwise_ntk(f, w, x, outputs="trace"),
         lambda f, w, x: lazyjax.ntk_operator(f, w, x)(jnp.ones((16, 31_000))),
     ],
-    ids=["class", "pseudo", "nngp", "nngp_diagonal", "diagonal", "layerwise", "operator"],
+    ids=[
+        "class",
+        "pseudo",
+        "nngp",
+        "nngp_diagonal",
+        "diagonal",
+        "layerwise",
+        "operator",
+    ],
 )
 def test_no_other_verb_has_anything_of_that_size(verb):
     k, n = 31_000, 16
@@ -121,9 +129,7 @@ def test_no_other_verb_has_anything_of_that_size(verb):
         (lambda f, w, x: lazyjax.layerwise_ntk(f, w, x), "984 GB"),
         (lambda f, w, x: lazyjax.ntk_diagonal(f, w, x), "61.5 GB"),
         (
-            lambda f, w, x: lazyjax.empirical_ntk(
-                f, w, x[:2], method="jacobian"
-            ),
+            lambda f, w, x: lazyjax.empirical_ntk(f, w, x[:2], method="jacobian"),
             r"jacobian.*23.1 GB.*structured",
         ),
     ],

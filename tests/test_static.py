@@ -303,18 +303,22 @@ VERBS = {
     "layerwise_ntk": lambda f: lazyjax.layerwise_ntk(f, W, X)[""],
     "ntk_diagonal": lambda f: lazyjax.ntk_diagonal(f, W, X),
     "ntk_operator": lambda f: lazyjax.ntk_operator(f, W, X)(np.ones_like(X[:, :1])),
-    "monte_carlo_ntk": lambda f: lazyjax.monte_carlo_ntk(
-        f, lambda key, x: jnp.asarray(W), X, key=jax.random.key(0), num_seeds=2
-    ).mean,
-    "kappa": lambda f: kappa(
-        f, W, X, X[:, :1], key=jax.random.key(0), num_rounds=1, num_starts=1
-    ).jacobian_norm,
-    "train": lambda f: lazyjax.train(
-        f, W, X, X[:, :1], optimizer=optax.sgd(0.1), num_steps=1
-    ).loss,
-    "gradient_flow": lambda f: lazyjax.gradient_flow(
-        f, W, X, X[:, :1], np.array([0.0, 0.1], np.float32)
-    ).loss,
+    "monte_carlo_ntk": lambda f: (
+        lazyjax.monte_carlo_ntk(
+            f, lambda key, x: jnp.asarray(W), X, key=jax.random.key(0), num_seeds=2
+        ).mean
+    ),
+    "kappa": lambda f: (
+        kappa(
+            f, W, X, X[:, :1], key=jax.random.key(0), num_rounds=1, num_starts=1
+        ).jacobian_norm
+    ),
+    "train": lambda f: (
+        lazyjax.train(f, W, X, X[:, :1], optimizer=optax.sgd(0.1), num_steps=1).loss
+    ),
+    "gradient_flow": lambda f: (
+        lazyjax.gradient_flow(f, W, X, X[:, :1], np.array([0.0, 0.1], np.float32)).loss
+    ),
     "infinite_ntk_of": lambda f: lazyjax.infinite_ntk_of(f, W, X, variances=1.0),
 }
 

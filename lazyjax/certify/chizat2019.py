@@ -381,9 +381,9 @@ def estimate_kappa(
 
     def pulled(direction: Params) -> Params:
         """Gradient of half the squared norm of the derivative along a direction."""
-        return jax.grad(lambda d: jnp.sum(directional_derivative(outputs, params, d) ** 2) / 2)(
-            direction
-        )
+        return jax.grad(
+            lambda d: jnp.sum(directional_derivative(outputs, params, d) ** 2) / 2
+        )(direction)
 
     def bend(direction: Params, other: Params) -> Array:
         along = lambda p: directional_derivative(outputs, p, direction)

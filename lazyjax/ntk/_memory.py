@@ -134,5 +134,8 @@ def _bytes(number: int) -> str:
     for unit in ("bytes", "kB", "MB", "GB"):
         if number < 1000:
             break
-        number, unit = number / 1000, {"bytes": "kB", "kB": "MB", "MB": "GB"}.get(unit, "TB")
+        number, unit = (
+            number / 1000,
+            {"bytes": "kB", "kB": "MB", "MB": "GB"}.get(unit, "TB"),
+        )
     return f"{number:.3g} {unit}"

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Shaped
 from lazyjax._static import as_static
 from lazyjax.ntk._memory import Devices, check_result_fits, devices_of
 from lazyjax.ntk._validate import check_arguments, check_network, check_rows
-from lazyjax.ntk.outputs import directions
+from lazyjax.ntk.outputs import directions, symmetrized
 from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
 
 
@@ -71,7 +71,9 @@ def empirical_nngp(
         )
 
 
-@functools.partial(jax.jit, static_argnames=("apply_fn", "outputs", "precision", "devices"))
+@functools.partial(
+    jax.jit, static_argnames=("apply_fn", "outputs", "precision", "devices")
+)
 def _compiled(
     params: Params,
     x1: Array,
@@ -82,11 +84,8 @@ def _compiled(
     precision: Any,
     devices: Devices,
 ) -> Array:
-    check_result_fits(
-        x1, x2, jax.eval_shape(apply_fn, params, x1), outputs, devices
-    )
-    # Written out, lest it be rounded in two ways where it is used twice.
-    f1 = jax.lax.optimization_barrier(apply_fn(params, x1))
+    check_result_fits(x1, x2, jax.eval_shape(apply_fn, params, x1), outputs, devices)
+    f1 = apply_fn(params, x1)
     f2 = f1 if x2 is None else apply_fn(params, x2)
     pairs = outputs if outputs in ("full", "diagonal", "trace") else "trace"
     if outputs not in ("full", "diagonal", "trace"):
@@ -95,4 +94,5 @@ def _compiled(
             jnp.einsum("ik,ck->ic", f, along, precision="highest") for f in (f1, f2)
         )
     subscripts = {"full": "ia,jb->ijab", "diagonal": "ia,ja->ija", "trace": "ia,ja->ij"}
-    return jnp.einsum(subscripts[pairs], f1, f2, precision=precision)
+    nngp = jnp.einsum(subscripts[pairs], f1, f2, precision=precision)
+    return symmetrized(nngp, outputs) if x2 is None else nngp

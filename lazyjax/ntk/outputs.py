@@ -56,7 +56,9 @@ def directions(outputs: Outputs, num_outputs: int, dtype: jnp.dtype) -> Directio
     if outputs == "pseudo":
         return Directions(jnp.full((1, num_outputs), num_outputs**-0.5, dtype), "trace")
     if isinstance(outputs, int):
-        return Directions(jnp.zeros((1, num_outputs), dtype).at[0, outputs].set(1), "trace")
+        return Directions(
+            jnp.zeros((1, num_outputs), dtype).at[0, outputs].set(1), "trace"
+        )
     # Made by the program where it needs them: as a constant they would be kept in it.
     return Directions(jnp.eye(num_outputs, dtype=dtype), outputs)
 

@@ -104,7 +104,9 @@ def layerwise_ntk(
     }
 
 
-@functools.partial(jax.jit, static_argnames=("apply_fn", "outputs", "precision", "devices"))
+@functools.partial(
+    jax.jit, static_argnames=("apply_fn", "outputs", "precision", "devices")
+)
 def _by_layer(
     params: Params,
     x1: Array,
@@ -136,9 +138,7 @@ def _by_layer(
 
     f = jax.eval_shape(apply_fn, params, x1)
     num_examples = x1.shape[0] + (0 if x2 is None else x2.shape[0])
-    size = outputs_at_a_time(
-        outputs, f, num_examples, tree_size(params), "structured"
-    )
+    size = outputs_at_a_time(outputs, f, num_examples, tree_size(params), "structured")
     check_result_fits(x1, x2, f, outputs, devices, num_kernels=len(layers))
     check_work_fits("structured", params, num_examples, size, f, devices)
     kernels = in_chunks(kernels_of, apply_fn, params, x1, outputs, size)
