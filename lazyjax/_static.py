@@ -5,10 +5,10 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from lazyjax._fingerprint import Fingerprint, fingerprint
+from lazyjax._state import State, state_of
 
-# Fingerprints of late, each with what stands for the function in the keys of programs.
-_identities: OrderedDict[Fingerprint, object] = OrderedDict()
+# States of late, each with what stands for the function in the keys of programs.
+_identities: OrderedDict[State, object] = OrderedDict()
 _MOST_IDENTITIES = 4_096
 
 
@@ -28,7 +28,7 @@ def as_static(fn: Callable[..., Any]) -> Callable[..., Any]:
     """
     if isinstance(fn, _Static):
         return fn
-    return _Static(fn, _identity(fingerprint(fn)))
+    return _Static(fn, _identity(fn))
 
 
 def forget_programs() -> None:
@@ -36,9 +36,10 @@ def forget_programs() -> None:
     _identities.clear()
 
 
-def _identity(of: Fingerprint) -> object:
-    identity = _identities.setdefault(of, object())
-    _identities.move_to_end(of)
+def _identity(fn: Callable[..., Any]) -> object:
+    state = state_of(fn)
+    identity = _identities.setdefault(state, object())
+    _identities.move_to_end(state)
     if len(_identities) > _MOST_IDENTITIES:
         _identities.popitem(last=False)
     return identity
@@ -52,7 +53,7 @@ class _Static:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         result = self._fn(*args, **kwargs)
-        _identities[fingerprint(self._fn)] = self._identity
+        _identities[state_of(self._fn)] = self._identity
         return result
 
     def __hash__(self) -> int:

@@ -23,8 +23,8 @@ from lazyjax._checks import (
 )
 from lazyjax._static import as_static
 from lazyjax.linalg import eigvalsh, gram_matrix
-from lazyjax.ntk._forward import directional_derivative
 from lazyjax.ntk import empirical_ntk
+from lazyjax.ntk._forward import directional_derivative
 from lazyjax.trees import tree_distance, tree_norm
 from lazyjax.typing import AnyArray, ApplyFn, Params
 

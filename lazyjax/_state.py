@@ -1,6 +1,7 @@
 """What a function computes with beside its arguments, told from what it is made of."""
 
 import functools
+import inspect
 import pathlib
 import sysconfig
 import types
@@ -11,8 +12,8 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 
-# Equal fingerprints are of functions that do the same.
-Fingerprint: TypeAlias = Hashable
+# Equal states are of functions that do the same.
+State: TypeAlias = Hashable
 
 # Of what holds more objects than these, some are told by identity or number alone.
 _MOST_OBJECTS = 2_000
@@ -42,7 +43,7 @@ class ComparedByValue:
     """
 
 
-def fingerprint(fn: Any) -> Fingerprint:
+def state_of(fn: Any) -> State:
     """What `fn` is, and what it holds now.
 
     Looked at are the cells of closures, defaults, attributes (of the function, of a
@@ -92,7 +93,7 @@ class _Walk:
         # Keeps what was made on the way alive, so that no two have the same number.
         self._opened: list[Any] = []
 
-    def of(self, value: Any) -> Fingerprint:
+    def of(self, value: Any) -> State:
         self._num_looked_at += 1
         kind = type(value)
         if kind in _PLAIN:
@@ -112,7 +113,7 @@ class _Walk:
         self._opened.append(value)
         return kind, *self._parts(value)
 
-    def _parts(self, value: Any) -> Iterator[Fingerprint]:
+    def _parts(self, value: Any) -> Iterator[State]:
         kind = type(value)
         if isinstance(value, ComparedByValue):
             yield value
@@ -136,7 +137,7 @@ class _Walk:
         else:
             yield from self._of_object(value, kind)
 
-    def _of_object(self, value: Any, kind: type) -> Iterator[Fingerprint]:
+    def _of_object(self, value: Any, kind: type) -> Iterator[State]:
         # Into others, what is not written in Python, nothing can be looked.
         is_open = kind.__flags__ & _IS_HEAP_TYPE or hasattr(value, "__dict__")
         is_container = isinstance(value, _CONTAINERS)
@@ -151,12 +152,12 @@ class _Walk:
         if is_container:
             yield len(value)
         if is_open:
-            call = getattr(kind, "__call__", None)
+            call = inspect.getattr_static(kind, "__call__", None)
             yield from self._all(_attributes(value, kind))
             if isinstance(call, types.FunctionType) and not _is_library(call):
                 yield self.of(call)
 
-    def _all(self, values: Iterable[Any]) -> Iterator[Fingerprint]:
+    def _all(self, values: Iterable[Any]) -> Iterator[State]:
         for value in values:
             yield self.of(value)
             if self._num_looked_at > _MOST_OBJECTS:
@@ -211,7 +212,7 @@ def _slots(kind: type) -> tuple[str, ...]:
     return tuple(name for name in found if name not in ("__dict__", "__weakref__"))
 
 
-def _entries(array: np.ndarray) -> Fingerprint:
+def _entries(array: np.ndarray) -> State:
     if array.nbytes > _WHOLE_BYTES:
         flat = array.reshape(-1) if array.flags.c_contiguous else array.ravel()
         array = flat[:: max(1, array.size // _SAMPLED_ENTRIES)]
