@@ -53,7 +53,7 @@ class _Static:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         result = self._fn(*args, **kwargs)
-        _identities[state_of(self._fn)] = self._identity
+        _identities.setdefault(state_of(self._fn), self._identity)
         return result
 
     def __hash__(self) -> int:

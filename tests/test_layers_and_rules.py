@@ -1,6 +1,7 @@
 """Layers whose names contain slashes, and rules that are registered later."""
 
 import dataclasses
+import functools
 
 import jax.numpy as jnp
 import numpy as np
@@ -37,7 +38,9 @@ def test_layers_of_names_with_slashes_are_kept_apart(method):
 def test_names_with_slashes_that_no_other_reads_like_are_left_alone():
     """Haiku's layers are named so."""
     params = {"mlp/~/linear_0": {"w": ONE}, "mlp/~/linear_1": {"w": ONE}}
-    apply_fn = lambda p, x: sum(x @ layer["w"] for layer in p.values())
+    apply_fn = lambda p, x: functools.reduce(
+        jnp.add, (x @ layer["w"] for layer in p.values())
+    )
     assert leaf_paths(params) == ["mlp/~/linear_0/w", "mlp/~/linear_1/w"]
     assert list(lazyjax.layerwise_ntk(apply_fn, params, X)) == list(params)
 
@@ -56,6 +59,7 @@ def doubled_products():
 
     def wrong(eqn, position):
         form = right(eqn, position)
+        assert form is not None
         prepare = form.prepare or (lambda act: act)
         return dataclasses.replace(form, prepare=lambda act: 2 * prepare(act))
 

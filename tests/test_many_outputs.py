@@ -73,7 +73,7 @@ def avals(jaxpr):
     inner, constants = opened(jaxpr)
     yield from (jnp.shape(c) for c in constants)
     for eqn in inner.eqns:
-        yield from (v.aval.shape for v in (*eqn.invars, *eqn.outvars))
+        yield from (getattr(v.aval, "shape", ()) for v in (*eqn.invars, *eqn.outvars))
         for value in jax.tree.leaves(list(eqn.params.values())):
             if isinstance(value, jex.Jaxpr | jex.ClosedJaxpr):
                 yield from avals(value)

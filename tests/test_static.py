@@ -3,16 +3,16 @@
 import dataclasses
 import functools
 import types
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from lazyjax._state import state_of
 
 import lazyjax
+from lazyjax._state import state_of
 from lazyjax._static import as_static
 from lazyjax.laziness import kappa
 from tests.helpers.compare import assert_close
@@ -209,22 +209,24 @@ def default():
     def apply_fn(w, x, config={"scale": 1.0}):  # noqa: B006
         return config["scale"] * (x @ w)
 
-    return apply_fn, lambda: apply_fn.__defaults__[0].update(scale=2.0)
+    config = (apply_fn.__defaults__ or ({},))[0]
+    return apply_fn, lambda: config.update(scale=2.0)
 
 
 def keyword_default():
     def apply_fn(w, x, *, scale=1.0):
         return scale * (x @ w)
 
-    return apply_fn, lambda: apply_fn.__kwdefaults__.update(scale=2.0)
+    keywords: Any = apply_fn.__kwdefaults__
+    return apply_fn, lambda: keywords.update(scale=2.0)
 
 
 def attribute_of_a_function():
     def apply_fn(w, x):
-        return apply_fn.scale * (x @ w)
+        return vars(apply_fn)["scale"] * (x @ w)
 
-    apply_fn.scale = 1.0
-    return apply_fn, lambda: setattr(apply_fn, "scale", 2.0)
+    vars(apply_fn)["scale"] = 1.0
+    return apply_fn, lambda: vars(apply_fn).update(scale=2.0)
 
 
 def code():
@@ -396,12 +398,12 @@ def test_a_function_that_is_as_it_was_runs_its_old_program():
         """Its class counts, which is not looked at."""
 
         config: dict
+        num_calls: ClassVar[int] = 0
 
         def __call__(self, w, x):
             type(self).num_calls += 1
             return self.config["scale"] * (x @ w)
 
-    Counted.num_calls = 0
     for scale in (1.0, 2.0, 1.0, 2.0):
         config["scale"] = scale
         kernel = lazyjax.empirical_ntk(Counted(config), W, X)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -328,23 +329,28 @@ def test_parameters_of_the_caller_are_left_alone():
 
 def counting(calls):
     def apply_fn(params, x):
-        calls.append("apply")
+        calls.made.append("apply")
         return x @ params["w"]
 
     def loss_fn(f, y):
-        calls.append("loss")
+        calls.made.append("loss")
         return square_loss(f, y)
 
     def observer(snapshot):
-        calls.append("observe")
+        calls.made.append("observe")
         return snapshot.outputs
 
     return apply_fn, loss_fn, observer
 
 
 def test_second_call_does_not_retrace():
-    calls = []
-    apply_fn, loss_fn, observer = counting(calls)
+    class Calls:
+        """Counted in a class: a list that functions hold is part of what they are."""
+
+        made: ClassVar[list[str]] = []
+
+    calls = Calls.made
+    apply_fn, loss_fn, observer = counting(Calls)
     params, x, y = linear_problem(np.float32)
     go = functools.partial(
         train,

@@ -70,7 +70,8 @@ def infinite_ntk_of(
 
     Args:
         apply_fn: Network `(params, x) -> f`; rows of `x` must not interact. It should
-            be the same object from call to call, or each call compiles again.
+            be the same object from call to call, or each call compiles again, as it does
+            once what the function holds or names has changed.
         params: Parameters, or their shapes and dtypes as `jax.eval_shape` gives them:
             the values are not used.
         x1: First batch.

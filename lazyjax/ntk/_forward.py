@@ -156,7 +156,10 @@ def _mended(
         def along(output: Array) -> Array:
             (gradient,) = pullback(jnp.zeros_like(f).at[row, output].set(1))
             products = jax.tree.map(lambda g, t: jnp.sum(g * t), gradient, tangent)
-            return sum(p.astype(f.dtype) for p in jax.tree.leaves(products))
+            total = jnp.zeros((), f.dtype)
+            for product in jax.tree.leaves(products):
+                total = total + product.astype(f.dtype)
+            return total
 
         return lax.map(along, outputs)
 

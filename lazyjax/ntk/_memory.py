@@ -1,6 +1,7 @@
 """What a kernel takes of the memory that there is, before any of it is taken."""
 
 import os
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from lazyjax.trees import tree_size
 from lazyjax.typing import AnyArray, Method, Outputs, Params
 
-Devices = frozenset[jax.Device]
+Devices: TypeAlias = frozenset[jax.Device]
 
 
 def devices_of(*trees: Params) -> Devices:
@@ -76,7 +77,9 @@ def check_result_fits(
         ValueError: If the kernel is larger than the memory of the devices.
     """
     n1, n2 = x1.shape[0], (x1 if x2 is None else x2).shape[0]
-    num_pairs = {"full": f.shape[1] ** 2, "diagonal": f.shape[1]}.get(outputs, 1)
+    num_pairs = 1
+    if outputs in ("full", "diagonal"):
+        num_pairs = f.shape[1] ** (2 if outputs == "full" else 1)
     size = num_kernels * n1 * n2 * num_pairs * jnp.dtype(f.dtype).itemsize
     memory = memory_of(devices)
     if memory is None or size <= memory:
@@ -130,12 +133,9 @@ def check_work_fits(
     )
 
 
-def _bytes(number: int) -> str:
+def _bytes(number: float) -> str:
     for unit in ("bytes", "kB", "MB", "GB"):
         if number < 1000:
-            break
-        number, unit = (
-            number / 1000,
-            {"bytes": "kB", "kB": "MB", "MB": "GB"}.get(unit, "TB"),
-        )
-    return f"{number:.3g} {unit}"
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} TB"

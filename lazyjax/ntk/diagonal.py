@@ -35,7 +35,8 @@ def ntk_diagonal(
 
     Args:
         apply_fn: Network `(params, x) -> f`; rows of `x` must not interact. It should
-            be the same object from call to call, or each call compiles again.
+            be the same object from call to call, or each call compiles again, as it does
+            once what the function holds or names has changed.
         params: Point at which the network is linearized.
         x: Batch.
         outputs: As in `empirical_ntk`: "full" gives `(n, k, k)`, "diagonal" `(n, k)`,

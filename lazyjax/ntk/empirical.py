@@ -58,7 +58,8 @@ def empirical_ntk(
 
     Args:
         apply_fn: Network `(params, x) -> f`; rows of `x` must not interact. It should
-            be the same object from call to call, or each call compiles again.
+            be the same object from call to call, or each call compiles again, as it does
+            once what the function holds or names has changed.
         params: Point at which the network is linearized.
         x1: First batch.
         x2: Second batch; `None` means `x1`, does less work, and the result is exactly
@@ -74,7 +75,8 @@ def empirical_ntk(
             "vjp" forms one column at a time from products with vectors and holds `k p`
             numbers, for the work of `n2 k` forward passes over `x1`; "auto" is
             "structured", unless one of the others is modelled to be quicker, as
-            "jacobian" is for small networks.
+            "jacobian" is for small networks. "trace" and "diagonal" of thousands of
+            outputs are computed of some of the outputs at a time.
         precision: Of matrix products, the network's own included where it sets none.
         filter: Which parameters count, by path (`layer_1/kernel`); `None` means all.
 
@@ -84,7 +86,8 @@ def empirical_ntk(
     Raises:
         ValueError: If a batch is empty or not finite, features differ, the output is
             not `(n, k)`, an option is unknown, `apply_fn` ignores `params`, or its rows
-            interact, or `filter` accepts no parameter. Values are looked at only where they are known: not under `jit`.
+            interact, `filter` accepts no parameter, or the kernel, or what the method
+            holds, is larger than the memory of the devices that hold the arrays. Values are looked at only where they are known: not under `jit`.
         TypeError: If a parameter or the output is not real floating point.
 
     Example:
