@@ -1,7 +1,7 @@
 """What a kernel takes of the memory that there is, before any of it is taken."""
 
 import os
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from lazyjax.trees import tree_size
 from lazyjax.typing import AnyArray, Method, Outputs, Params
 
-Devices: TypeAlias = frozenset[jax.Device]
+Devices: TypeAlias = frozenset[Any]  # of `jax.Device`
 
 
 def devices_of(*trees: Params) -> Devices:
@@ -21,7 +21,7 @@ def devices_of(*trees: Params) -> Devices:
     Returns:
         The devices; the first if all arrays are NumPy's.
     """
-    found: set[jax.Device] = set()
+    found: set[Any] = set()
     for leaf in jax.tree.leaves(trees):
         if isinstance(leaf, jax.Array):
             try:
@@ -133,7 +133,7 @@ def check_work_fits(
     )
 
 
-def _bytes(number: float) -> str:
+def _bytes(number: int | float) -> str:
     for unit in ("bytes", "kB", "MB", "GB"):
         if number < 1000:
             return f"{number:.3g} {unit}"
