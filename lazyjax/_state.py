@@ -1,8 +1,8 @@
 """What a function computes with beside its arguments, told from what it is made of."""
 
 import functools
-import inspect
 import pathlib
+import sys
 import sysconfig
 import types
 import weakref
@@ -29,7 +29,6 @@ _OPENED = frozenset(
     {types.FunctionType, types.MethodType, functools.partial, dict, list, tuple}
 )
 _TOLD_BY_IDENTITY = (
-    type,
     types.CodeType,
     types.ModuleType,
     jax.Array,
@@ -47,10 +46,11 @@ def state_of(fn: Any) -> State:
     """What `fn` is, and what it holds now.
 
     Looked at are the cells of closures, defaults, attributes (of the function, of a
-    callable object, of the object of a bound method, and of all they hold), the parts of
-    a `functools.partial`, and the globals that the function and the functions it calls
-    name. JAX arrays do not change and are told by identity, as classes, modules and the
-    insides of installed libraries are; NumPy arrays by their entries, large ones by some.
+    callable object, of the object of a bound method, of classes, and of all they hold),
+    the parts of a `functools.partial`, and the globals that the function and the
+    functions it calls name. JAX arrays do not change and are told by identity, as modules
+    and the insides of installed libraries are; NumPy arrays by their entries, large ones
+    by some.
 
     Args:
         fn: A function or any other object.
@@ -103,7 +103,8 @@ class _Walk:
         if kind not in _OPENED:
             if isinstance(value, np.generic) and not value.dtype.hasobject:
                 return kind, value.tobytes()
-            if isinstance(value, _TOLD_BY_IDENTITY):
+            is_foreign = isinstance(value, type) and _is_library_class(value)
+            if is_foreign or isinstance(value, _TOLD_BY_IDENTITY):
                 return _Same(value)
         if id(value) in self._seen:
             return "seen", self._seen[id(value)]
@@ -117,6 +118,10 @@ class _Walk:
         kind = type(value)
         if isinstance(value, ComparedByValue):
             yield value
+        elif isinstance(value, type):
+            yield _Same(value)
+            yield from self._all(value.__bases__)
+            yield from self._all(_held_by_class(value))
         elif isinstance(value, types.FunctionType):
             yield _Same(value)
             yield from self._all(_held_by_function(value))
@@ -152,10 +157,8 @@ class _Walk:
         if is_container:
             yield len(value)
         if is_open:
-            call = inspect.getattr_static(kind, "__call__", None)
+            yield self.of(kind)
             yield from self._all(_attributes(value, kind))
-            if isinstance(call, types.FunctionType) and not _is_library(call):
-                yield self.of(call)
 
     def _all(self, values: Iterable[Any]) -> Iterator[State]:
         for value in values:
@@ -192,6 +195,19 @@ def _names(code: types.CodeType) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+def _held_by_class(kind: type) -> Iterator[Any]:
+    for name, attribute in vars(kind).items():
+        if isinstance(attribute, staticmethod | classmethod):
+            yield name
+            yield attribute.__func__
+        elif isinstance(attribute, property):
+            yield name
+            yield attribute.fget
+        elif name == "__call__" or not name.startswith("__"):
+            yield name
+            yield attribute
+
+
 def _attributes(value: Any, kind: type) -> Iterator[Any]:
     for name, attribute in getattr(value, "__dict__", {}).items():
         # What is computed of the others when first asked for is no change.
@@ -217,6 +233,12 @@ def _entries(array: np.ndarray) -> State:
         flat = array.reshape(-1) if array.flags.c_contiguous else array.ravel()
         array = flat[:: max(1, array.size // _SAMPLED_ENTRIES)]
     return hash(array.tobytes())
+
+
+def _is_library_class(kind: type) -> bool:
+    module = sys.modules.get(kind.__module__)
+    file = getattr(module, "__file__", None)
+    return kind.__module__ != "__main__" and (file is None or _is_library_file(file))
 
 
 def _is_library(fn: types.FunctionType) -> bool:

@@ -1,6 +1,7 @@
 """Functions as static arguments of `jax.jit`."""
 
 import functools
+import types
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -47,7 +48,8 @@ def _identity(fn: Callable[..., Any]) -> object:
 
 class _Static:
     def __init__(self, fn: Callable[..., Any], identity: object):
-        functools.update_wrapper(self, fn)
+        if isinstance(fn, types.FunctionType | types.MethodType):
+            functools.update_wrapper(self, fn)
         self._fn = fn
         self._identity = identity
 

@@ -1,8 +1,8 @@
 """Training: against hand-written descent, closed forms and explicit loops."""
 
+import collections
 import dataclasses
 import functools
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -329,28 +329,24 @@ def test_parameters_of_the_caller_are_left_alone():
 
 def counting(calls):
     def apply_fn(params, x):
-        calls.made.append("apply")
+        calls.append("apply")
         return x @ params["w"]
 
     def loss_fn(f, y):
-        calls.made.append("loss")
+        calls.append("loss")
         return square_loss(f, y)
 
     def observer(snapshot):
-        calls.made.append("observe")
+        calls.append("observe")
         return snapshot.outputs
 
     return apply_fn, loss_fn, observer
 
 
 def test_second_call_does_not_retrace():
-    class Calls:
-        """Counted in a class: a list that functions hold is part of what they are."""
-
-        made: ClassVar[list[str]] = []
-
-    calls = Calls.made
-    apply_fn, loss_fn, observer = counting(Calls)
+    # Not a list: what it holds would be part of what the functions are.
+    calls = collections.deque()
+    apply_fn, loss_fn, observer = counting(calls)
     params, x, y = linear_problem(np.float32)
     go = functools.partial(
         train,
@@ -364,7 +360,7 @@ def test_second_call_does_not_retrace():
     assert {"apply", "loss", "observe"} <= set(calls)
     calls.clear()
     go({"w": params["w"] + 1}, -x, y + 1, observe_at=[0, 1, 3])
-    assert calls == []
+    assert not calls
     # Another function, although it does the same, is traced anew.
     go(params, x, y, observe=[lambda s: observer(s)], observe_at=[0, 2, 4])
     assert "observe" in calls
