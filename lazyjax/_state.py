@@ -28,11 +28,7 @@ _PRINTED = frozenset({bytearray, complex, float, slice})
 _OPENED = frozenset(
     {types.FunctionType, types.MethodType, functools.partial, dict, list, tuple}
 )
-_TOLD_BY_IDENTITY = (
-    types.CodeType,
-    types.ModuleType,
-    jax.Array,
-)
+_TOLD_BY_IDENTITY = (types.CodeType, types.ModuleType, jax.Array)
 
 
 class ComparedByValue:
@@ -162,7 +158,13 @@ class _Walk:
 
     def _all(self, values: Iterable[Any]) -> Iterator[State]:
         for value in values:
-            yield self.of(value)
+            # The most frequent case of `of`, without the call.
+            kind = type(value)
+            if kind in _PLAIN:
+                self._num_looked_at += 1
+                yield kind, value
+            else:
+                yield self.of(value)
             if self._num_looked_at > _MOST_OBJECTS:
                 return
 
