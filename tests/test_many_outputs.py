@@ -31,10 +31,7 @@ def network(p, x):
 @pytest.fixture
 def in_small_chunks(monkeypatch):
     """Of three outputs each, the last filled up."""
-    monkeypatch.setattr(output_chunks, "_MANY_BYTES", 0)
     monkeypatch.setattr(output_chunks, "outputs_at_a_time", lambda *_: 3)
-    for module in ("empirical", "diagonal", "subsets"):
-        monkeypatch.setattr(f"lazyjax.ntk.{module}.outputs_at_a_time", lambda *_: 3)
     jax.clear_caches()
 
 

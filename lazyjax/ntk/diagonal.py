@@ -9,16 +9,10 @@ from jaxtyping import Array, Float, Shaped
 
 from lazyjax._checks import check_at_least
 from lazyjax._static import as_static
-from lazyjax.ntk._memory import (
-    Devices,
-    check_result_fits,
-    check_work_fits,
-    devices_of,
-)
+from lazyjax.ntk._memory import Devices, devices_of
 from lazyjax.ntk._validate import check_arguments, check_network, check_rows
 from lazyjax.ntk.jacobian import jacobian_ntk
-from lazyjax.ntk.output_chunks import in_chunks, outputs_at_a_time
-from lazyjax.trees import tree_size
+from lazyjax.ntk.output_chunks import in_chunks
 from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
 
 
@@ -101,8 +95,14 @@ def _compiled(
         return jax.lax.map(block, x, batch_size=num_at_once)
 
     num_at_once = min(batch_size or x.shape[0], x.shape[0])
-    f = jax.eval_shape(apply_fn, params, x)
-    size = outputs_at_a_time(outputs, f, num_at_once, tree_size(params), "jacobian")
-    check_result_fits(x, x[:1], f, outputs, devices)
-    check_work_fits("jacobian", params, num_at_once, size, f, devices)
-    return in_chunks(blocks, apply_fn, params, x, outputs, size)
+    return in_chunks(
+        blocks,
+        apply_fn,
+        params,
+        x,
+        x[:1],  # a block for each example, as with one other
+        outputs=outputs,
+        method="jacobian",
+        devices=devices,
+        num_at_once=num_at_once,
+    )

@@ -10,12 +10,7 @@ from jaxtyping import Array, Float, Shaped
 
 from lazyjax._checks import check_choice
 from lazyjax._static import as_static
-from lazyjax.ntk._memory import (
-    Devices,
-    check_result_fits,
-    check_work_fits,
-    devices_of,
-)
+from lazyjax.ntk._memory import Devices, devices_of
 from lazyjax.ntk._validate import (
     check_arguments,
     check_network,
@@ -24,10 +19,10 @@ from lazyjax.ntk._validate import (
 )
 from lazyjax.ntk.auto import auto_ntk
 from lazyjax.ntk.jacobian import jacobian_ntk
-from lazyjax.ntk.output_chunks import in_chunks, outputs_at_a_time
+from lazyjax.ntk.output_chunks import in_chunks
 from lazyjax.ntk.structured import structured_ntk
 from lazyjax.ntk.vector_products import vector_product_ntk
-from lazyjax.trees import leaf_paths, split_leaves, tree_size
+from lazyjax.trees import leaf_paths, split_leaves
 from lazyjax.typing import AnyArray, ApplyFn, Method, Outputs, Params
 
 _METHODS: dict[str, Callable[..., Array]] = {
@@ -151,10 +146,14 @@ def _compiled(
         )
 
     of_chosen = lambda leaves, x: apply_fn(merge(leaves), x)
-    f = jax.eval_shape(apply_fn, params, x1)
-    num_examples = x1.shape[0] + (0 if x2 is None else x2.shape[0])
-    size = outputs_at_a_time(outputs, f, num_examples, tree_size(chosen), method)
-    check_result_fits(x1, x2, f, outputs, devices)
-    check_work_fits(method, chosen, num_examples, size, f, devices)
-    ntk = in_chunks(kernel_of, of_chosen, chosen, x1, outputs, size)
+    ntk = in_chunks(
+        kernel_of,
+        of_chosen,
+        chosen,
+        x1,
+        x2,
+        outputs=outputs,
+        method=method,
+        devices=devices,
+    )
     return ntk, row_interaction(apply_fn, params, x1, x2)

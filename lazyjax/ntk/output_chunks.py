@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
+from lazyjax.ntk._memory import Devices, check_result_fits, check_work_fits
+from lazyjax.trees import tree_size
 from lazyjax.typing import ApplyFn, Method, Outputs, Params
 
 # Where cotangents of all outputs and examples hold more, outputs are taken in chunks...
@@ -54,24 +56,39 @@ def in_chunks(
     kernels_of: Callable[[ApplyFn], Any],
     apply_fn: ApplyFn,
     params: Params,
-    x: Array,
+    x1: Array,
+    x2: Array | None,
+    *,
     outputs: Outputs,
-    size: int,
+    method: Method,
+    devices: Devices,
+    num_kernels: int = 1,
+    num_at_once: int | None = None,
 ) -> Any:
-    """Kernels of a network from those of parts of its outputs.
+    """Kernels of a network from those of parts of its outputs, if memory can hold them.
 
     Args:
-        kernels_of: Kernels, one or a pytree of them, of a network of `size` outputs.
+        kernels_of: Kernels, one or a pytree of them, of a network of any outputs.
         apply_fn: Network `(params, x) -> f`.
         params: Its parameters.
-        x: A batch.
+        x1: First batch.
+        x2: Second batch, or `None`.
         outputs: Form of the kernels.
-        size: As `outputs_at_a_time` says.
+        method: What `kernels_of` does.
+        devices: What is to hold the kernels.
+        num_kernels: How many there are.
+        num_at_once: Examples that are taken at a time; `None` means all.
 
     Returns:
         The kernels of the whole network.
     """
-    num_outputs = jax.eval_shape(apply_fn, params, x).shape[1]
+    f = jax.eval_shape(apply_fn, params, x1)
+    num_outputs = f.shape[1]
+    if num_at_once is None:
+        num_at_once = x1.shape[0] + (0 if x2 is None else x2.shape[0])
+    size = outputs_at_a_time(outputs, f, num_at_once, tree_size(params), method)
+    check_result_fits(x1, x2, f, outputs, devices, num_kernels=num_kernels)
+    check_work_fits(method, params, num_at_once, size, f, devices)
     if outputs not in ("diagonal", "trace") or size >= num_outputs:
         return kernels_of(apply_fn)
     number = math.ceil(num_outputs / size)

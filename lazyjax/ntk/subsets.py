@@ -10,12 +10,7 @@ from jaxtyping import Array, Float, Shaped
 
 from lazyjax._checks import check_choice
 from lazyjax._static import as_static
-from lazyjax.ntk._memory import (
-    Devices,
-    check_result_fits,
-    check_work_fits,
-    devices_of,
-)
+from lazyjax.ntk._memory import Devices, devices_of
 from lazyjax.ntk._validate import (
     check_arguments,
     check_network,
@@ -23,9 +18,9 @@ from lazyjax.ntk._validate import (
     row_interaction,
 )
 from lazyjax.ntk.empirical import empirical_ntk
-from lazyjax.ntk.output_chunks import in_chunks, outputs_at_a_time
+from lazyjax.ntk.output_chunks import in_chunks
 from lazyjax.ntk.structured import contracted_in_groups, task_of
-from lazyjax.trees import leaf_paths, path_names, tree_size
+from lazyjax.trees import leaf_paths, path_names
 from lazyjax.typing import AnyArray, ApplyFn, Method, Outputs, Params
 
 
@@ -136,12 +131,17 @@ def _by_layer(
             precision=precision,
         )
 
-    f = jax.eval_shape(apply_fn, params, x1)
-    num_examples = x1.shape[0] + (0 if x2 is None else x2.shape[0])
-    size = outputs_at_a_time(outputs, f, num_examples, tree_size(params), "structured")
-    check_result_fits(x1, x2, f, outputs, devices, num_kernels=len(layers))
-    check_work_fits("structured", params, num_examples, size, f, devices)
-    kernels = in_chunks(kernels_of, apply_fn, params, x1, outputs, size)
+    kernels = in_chunks(
+        kernels_of,
+        apply_fn,
+        params,
+        x1,
+        x2,
+        outputs=outputs,
+        method="structured",
+        devices=devices,
+        num_kernels=len(layers),
+    )
     return kernels, row_interaction(apply_fn, params, x1, x2)
 
 
