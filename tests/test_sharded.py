@@ -65,7 +65,13 @@ assert np.abs(kernel - expected["empirical_ntk"]).max() < 1e-4
 """
 
 
-@pytest.mark.parametrize("program", [_REFUSED, _AUTOMATIC], ids=["refused", "works"])
+@pytest.mark.parametrize(
+    "program",
+    [
+        pytest.param(_REFUSED, id="refused"),
+        pytest.param(_AUTOMATIC, id="works", marks=pytest.mark.slow),
+    ],
+)
 def test_what_is_split_over_mesh_axes(program):
     """Over automatic ones it works; over explicit ones the way out is told."""
     flags = os.environ.get("XLA_FLAGS", "")
