@@ -109,13 +109,21 @@ def test_what_reverse_mode_finds_undefined_stays_so(problem):
 
 def test_networks_without_infinite_derivatives_compile_no_second_branch(problem):
     w, x, v = problem
-    for apply_fn, has_branch in ((_relu_net, False), (root_of_relu, True)):
+    cases = ((_relu_net, False), (_attention, False), (root_of_relu, True))
+    for apply_fn, has_branch in cases:
         product = lambda v, f=apply_fn: lazyjax.ntk_operator(f, w, x)(v)
         assert (" cond[" in str(jax.make_jaxpr(product)(v))) == has_branch
 
 
 def _relu_net(w, x):
     return jax.nn.gelu(jax.nn.relu(x @ w) @ w) ** 2
+
+
+def _attention(w, x):
+    tokens = x[:, None, :] * jnp.array([1.0, -1.0, 0.5])[None, :, None]
+    tokens = jax.nn.standardize(tokens @ w, epsilon=1e-5)
+    weights = jax.nn.softmax(tokens @ tokens.transpose(0, 2, 1))
+    return jax.nn.silu(weights @ tokens).mean(1)
 
 
 # --- rules that only reverse mode has -------------------------------------------------

@@ -12,16 +12,17 @@ from jaxtyping import Array, Bool
 from lazyjax._jaxpr import opened
 from lazyjax.typing import ApplyFn, Params
 
-# Primitives that make, of finite operands, finite numbers unless these are too large: so
-# where a tangent is a product of such numbers, it is finite too.
+# Primitives whose derivative is finite wherever their value is, unless it overflows: so
+# where the value of a network of these is finite, its forward derivative is too.
 _BOUNDED_NAMES = """
-abs add add_any and argmax argmin broadcast_in_dim ceil clamp concatenate
-conv_general_dilated convert_element_type copy cos cumsum dot_general dynamic_slice
-dynamic_update_slice eq erf erfc expand_dims floor gather ge gt iota is_finite le logistic lt
-max min mul ne neg not or pad reduce_and reduce_max reduce_min reduce_or reduce_sum
-reduce_window_max reduce_window_min reduce_window_sum reshape rev round scatter-add
-select_and_gather_add select_n sign sin slice sort split square squeeze stop_gradient sub
-tanh transpose xor
+abs add add_any and argmax argmin asinh atan broadcast_in_dim ceil clamp concatenate
+conv_general_dilated convert_element_type copy cos cosh cumlogsumexp cummax cummin cumsum
+div dot_general dynamic_slice dynamic_update_slice eq erf erfc exp exp2 expand_dims expm1
+floor gather ge gt integer_pow iota is_finite le log log1p logistic lt max min mul ne neg
+not or pad reduce_and reduce_max reduce_min reduce_or reduce_sum reduce_window_max
+reduce_window_min reduce_window_sum rem reshape rev round rsqrt scatter-add
+select_and_gather_add select_n sign sin sinh slice sort split square squeeze stop_gradient
+sub tan tanh transpose xor
 
 closed_call cond custom_jvp_call custom_vjp_call jit optimization_barrier pjit
 remat remat2 checkpoint scan while
@@ -59,7 +60,8 @@ def tangent_outputs(
 
     Taken in forward mode. Where a derivative inside the network is infinite and what
     follows ignores it, as in $\sqrt{\operatorname{relu}(x)}$, forward mode gives NaN and
-    reverse mode a number: rows that are not finite are made by reverse mode.
+    reverse mode a number: rows that are not finite are made by reverse mode. A network
+    whose own values are infinite on the way may give NaN all the same.
 
     Args:
         apply_fn: Network `(params, x) -> f`.
