@@ -40,7 +40,10 @@ def _conv(x, kernel, **options):
 @register({"w": (8, 5), "v": (5, 2)}, (8,))
 def fourier_transform_of_features(p, x):
     spectrum = jnp.fft.rfft(x, axis=1)
-    return jnp.tanh(jnp.concatenate([spectrum.real, spectrum.imag[:, 1:-1]], 1) @ p["w"]) @ p["v"]
+    return (
+        jnp.tanh(jnp.concatenate([spectrum.real, spectrum.imag[:, 1:-1]], 1) @ p["w"])
+        @ p["v"]
+    )
 
 
 @register({"w": (3, 4), "v": (4, 2)}, (4, 3))
@@ -154,7 +157,9 @@ def median_of_a_row_subtracted(p, x):
 @register({"w": (20, 2)}, (4,))
 def polynomial_features_of_degree_three(p, x):
     squares = jnp.einsum("ni,nj->nij", x, x)[:, *np.triu_indices(4)]
-    return jnp.concatenate([x, squares, x**3, x[:, :2] ** 2 * x[:, 2:]], axis=1) @ p["w"]
+    return (
+        jnp.concatenate([x, squares, x**3, x[:, :2] ** 2 * x[:, 2:]], axis=1) @ p["w"]
+    )
 
 
 @register({"anchors": (5, 4), "v": (5, 2)}, (4,))
@@ -415,7 +420,9 @@ def image_warped_by_bilinear_sampling(p, x):
     grid = jnp.stack(jnp.meshgrid(*[jnp.arange(3, dtype=x.dtype)] * 2, indexing="ij"))
 
     def row(image):
-        places = jnp.einsum("ij,jab->iab", jnp.eye(2, dtype=x.dtype) + 0.1 * p["w"], grid)
+        places = jnp.einsum(
+            "ij,jab->iab", jnp.eye(2, dtype=x.dtype) + 0.1 * p["w"], grid
+        )
         sample = jax.scipy.ndimage.map_coordinates
         return jnp.tanh(sample(image, list(places), order=1, mode="nearest")).ravel()
 
@@ -652,7 +659,9 @@ MATRIX = {"w": (3, 3), "v": (3, 2)}
 
 def _positive(p, x):
     """A positive definite matrix for each row."""
-    return x @ jnp.swapaxes(x, 1, 2) + p["w"] @ p["w"].T + 0.5 * jnp.eye(3, dtype=x.dtype)
+    return (
+        x @ jnp.swapaxes(x, 1, 2) + p["w"] @ p["w"].T + 0.5 * jnp.eye(3, dtype=x.dtype)
+    )
 
 
 @register(MATRIX, (3, 3), n=5)
@@ -901,7 +910,9 @@ def products_in_bfloat16_between_float32(p, x):
     return (half(jnp.tanh(h)) @ half(p["v"])).astype(x.dtype)
 
 
-@register({"w": (64, 64), "v": (64, 2)}, (64,), n=40, dtype=jnp.bfloat16, kernel_error=0.3)
+@register(
+    {"w": (64, 64), "v": (64, 2)}, (64,), n=40, dtype=jnp.bfloat16, kernel_error=0.3
+)
 def deep_network_in_bfloat16(p, x):
     h = x
     for _ in range(4):
@@ -922,7 +933,12 @@ def nearly_cancelling_outputs_in_float32(p, x):
     return ((h + 1e4) @ p["v"] - 1e4 * jnp.sum(p["v"], axis=0)) + 0.1 * h[:, :2]
 
 
-@register({"w": (32, 8), "v": (8, 2)}, lambda g: 1e4 + g.normal(size=(9, 32)), deviation=1e-8, kernel_error=0.05)
+@register(
+    {"w": (32, 8), "v": (8, 2)},
+    lambda g: 1e4 + g.normal(size=(9, 32)),
+    deviation=1e-8,
+    kernel_error=0.05,
+)
 def layer_norm_of_inputs_with_a_large_offset(p, x):
     return jnp.tanh(_normalized(x, 1) @ p["w"]) @ p["v"]
 
@@ -965,7 +981,10 @@ def values_of_size_1e_minus_20(p, x):
     return jnp.sin(x) @ p["w"]
 
 
-@register({"w": (4, 2)}, lambda g: g.normal(size=(7, 4)) * 10.0 ** np.arange(-9, 12, 3)[:, None])
+@register(
+    {"w": (4, 2)},
+    lambda g: g.normal(size=(7, 4)) * 10.0 ** np.arange(-9, 12, 3)[:, None],
+)
 def rows_of_very_different_sizes(p, x):
     return x @ p["w"] + jnp.tanh(x @ p["w"])
 
@@ -1009,8 +1028,10 @@ class _Convolutions(nn.Module):
 class _Recurrent(nn.Module):
     @nn.compact
     def __call__(self, x):
-        h = nn.RNN(nn.OptimizedLSTMCell(3))(x)
-        return nn.Dense(2)(nn.RNN(nn.GRUCell(3), reverse=True, keep_order=True)(h)[:, -1])
+        zeros = jnp.zeros((len(x), 3), x.dtype)
+        h = nn.RNN(nn.OptimizedLSTMCell(3))(x, initial_carry=(zeros, zeros))
+        back = nn.RNN(nn.GRUCell(3), reverse=True, keep_order=True)
+        return nn.Dense(2)(back(h, initial_carry=zeros)[:, 0])
 
 
 def _flax(module, shape):
@@ -1054,7 +1075,9 @@ def equinox_modules_vmapped(p, x):
 
 @functools.cache
 def _cell():
-    return eqx.partition(eqx.nn.GRUCell(3, 4, key=jax.random.key(2)), eqx.is_inexact_array)
+    return eqx.partition(
+        eqx.nn.GRUCell(3, 4, key=jax.random.key(2)), eqx.is_inexact_array
+    )
 
 
 @register(lambda g: _cell()[0], (5, 3), n=4)
