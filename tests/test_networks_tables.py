@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.helpers.networks_base import Independent, Interacting, deviation
+from tests.helpers.networks_base import Independent, Interacting, cases, deviation
 from tests.helpers.networks_independent import INDEPENDENT
 from tests.helpers.networks_interacting import INTERACTING
 
@@ -21,14 +21,7 @@ QUICK = {
 }
 
 
-def _all_of(table: dict) -> list:
-    return [
-        pytest.param(case, id=name, marks=[] if name in QUICK else pytest.mark.slow)
-        for name, case in table.items()
-    ]
-
-
-@pytest.mark.parametrize("case", _all_of(INTERACTING))
+@pytest.mark.parametrize("case", cases(INTERACTING, QUICK))
 def test_rows_change_as_much_as_recorded_when_the_others_are_gone(
     case: Interacting,
 ) -> None:
@@ -37,15 +30,14 @@ def test_rows_change_as_much_as_recorded_when_the_others_are_gone(
     assert measured > 1e-4  # a thousand roundings of float32
 
 
-@pytest.mark.parametrize("case", _all_of(INDEPENDENT))
+@pytest.mark.parametrize("case", cases(INDEPENDENT, QUICK))
 def test_rows_stay_the_same_when_the_others_are_gone(case: Independent) -> None:
     assert deviation(case.apply_fn, case.params, case.x) <= case.deviation
 
 
-@pytest.mark.parametrize("name", ["layer_norm", "mean_in_the_gradient_only"])
-def test_networks_take_any_number_of_rows(name: str) -> None:
-    case = (INTERACTING | INDEPENDENT)[name]
-    for n in (1, 2, len(case.x)):
+@pytest.mark.parametrize("case", cases(INTERACTING | INDEPENDENT, QUICK))
+def test_networks_take_any_number_of_rows(case: Interacting | Independent) -> None:
+    for n in (1, 2, 3):
         assert jax.eval_shape(case.apply_fn, case.params, case.x[:n]).shape[0] == n
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from tests.helpers.zoo_base import relaxed
 
@@ -84,6 +85,14 @@ def deviation(apply_fn: Callable, params: Any, x: Any) -> float:
         size = np.abs([whole_part, alone_part]).max(axis=(0, -1))
         worst = max(worst, float(np.max(change / np.maximum(size, 1e-300))))
     return worst
+
+
+def cases(table: dict[str, Any], quick: set[str]) -> list:
+    """The table for `parametrize`: all but the quick ones are slow."""
+    return [
+        pytest.param(case, id=name, marks=[] if name in quick else pytest.mark.slow)
+        for name, case in table.items()
+    ]
 
 
 def recorder(table: dict[str, Any], kind: type, **defaults: float) -> Callable:
