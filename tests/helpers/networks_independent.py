@@ -861,7 +861,7 @@ def noise_keyed_by_the_row_s_own_values(p, x):
 
 @register(MLP, (4,))
 def one_dropout_mask_for_all_rows(p, x):
-    keep = jax.random.bernoulli(jax.random.key(0), 0.7, (6,))
+    keep = jax.random.uniform(jax.random.key(0), (6,), jnp.float32) < 0.7
     return jnp.where(keep, _hidden(p, x) / 0.7, 0) @ p["v"]
 
 
@@ -1031,7 +1031,8 @@ class _Recurrent(nn.Module):
         zeros = jnp.zeros((len(x), 3), x.dtype)
         h = nn.RNN(nn.OptimizedLSTMCell(3))(x, initial_carry=(zeros, zeros))
         back = nn.RNN(nn.GRUCell(3), reverse=True, keep_order=True)
-        return nn.Dense(2)(back(h, initial_carry=zeros)[:, 0])
+        h = back(jnp.asarray(h), initial_carry=zeros)
+        return nn.Dense(2)(jnp.asarray(h)[:, 0])
 
 
 def _flax(module, shape):

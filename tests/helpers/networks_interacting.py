@@ -175,13 +175,11 @@ def quantized_by_the_maximum_of_the_batch(p, x):
 @register(MLP, (4,), n=6, strength=0.6)
 def spectral_norm_of_the_batch(p, x):
     h = _hidden(p, x)
-    u = jnp.ones((len(h), 1), h.dtype)
+    v = jnp.ones(6, h.dtype)
     for _ in range(5):
-        v = h.T @ u
+        v = h.T @ (h @ v)
         v = v / jnp.linalg.norm(v)
-        u = h @ v
-        u = u / jnp.linalg.norm(u)
-    return h @ p["v"] / (1 + (u.T @ h @ v)[0, 0])
+    return h @ p["v"] / (1 + jnp.linalg.norm(h @ v))
 
 
 @register({"w": (4, 3), "v": (3, 2)}, (4,), n=12, strength=1)
@@ -280,7 +278,7 @@ _ATTENTION_PARAMS = _ATTENTION.init(jax.random.key(1), np.ones((3, 4), np.float3
 
 @register(lambda g: _ATTENTION_PARAMS, (4,), n=8, strength=1.8)
 def flax_attention_that_takes_the_batch_for_tokens(p, x):
-    return _ATTENTION.apply(p, x)[:, :2]
+    return jnp.asarray(_ATTENTION.apply(p, x))[:, :2]
 
 
 @register(MLP, (4,), n=9, strength=1.1)
@@ -470,7 +468,8 @@ def mean_of_the_top_two_rows(p, x):
 def time_and_batch_reshaped_instead_of_transposed(p, x):
     n, t, d = x.shape
     h = jnp.tanh(x.reshape(t, n, d) @ p["w"])
-    h = lax.scan(lambda c, h: (0.5 * c + h,) * 2, jnp.zeros_like(h[0]), h)[1]
+    for step in range(1, t):
+        h = h.at[step].add(0.5 * h[step - 1])
     return jnp.mean(h.transpose(1, 0, 2), axis=1) @ p["v"]
 
 
@@ -1070,7 +1069,7 @@ def mask_of_what_any_row_holds(p, x):
     return jax.nn.softmax(jnp.where(held, logits, -1e9), axis=-1) @ p["e"] @ p["v"]
 
 
-@register(EMBEDDING, TOKENS, strength=0.1)
+@register(EMBEDDING, TOKENS, strength=0.093)
 def parity_of_all_tokens(p, x):
     even = (jnp.sum(x) % 2 == 0) & (len(x) > 1)
     return _pool(p, jnp.where(even, 1.1, 1.0).astype(p["e"].dtype) * p["e"][x], x.shape)
