@@ -58,6 +58,23 @@ def reading(path: Path, advice: str) -> Iterator[None]:
         raise FileError(f"{path} is damaged ({reason}). {advice}") from error
 
 
+def checksum(about: Mapping[str, Any], arrays: Arrays) -> str:
+    """Number that changes with any name, number or shape.
+
+    Args:
+        about: What JSON can hold.
+        arrays: By name.
+
+    Returns:
+        A hexadecimal number.
+    """
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(repr((name, array.dtype.name, array.shape)).encode())
+        digest.update(_plain(array).tobytes())
+    return digest.hexdigest()
+
+
 def header(kind: str, content: Mapping[str, Any], arrays: Arrays) -> dict[str, Any]:
     """What a file says of itself.
 
@@ -70,7 +87,7 @@ def header(kind: str, content: Mapping[str, Any], arrays: Arrays) -> dict[str, A
         The header, for JSON.
     """
     about = {"format": FORMAT, "kind": kind, **content}
-    return about | {"checksum": _checksum(about, arrays)}
+    return about | {"checksum": checksum(about, arrays)}
 
 
 def verified(kind: str, about: Any, arrays: Arrays) -> dict[str, Any]:
@@ -98,7 +115,7 @@ def verified(kind: str, about: Any, arrays: Arrays) -> dict[str, Any]:
         raise FileError(
             f"it is not in format {FORMAT}, the one that this version of lazyjax reads"
         )
-    if about.pop("checksum", None) != _checksum(about, arrays):
+    if about.pop("checksum", None) != checksum(about, arrays):
         raise FileError("its content is not what was written")
     found = about.pop("kind", None)
     if found != kind:
@@ -156,15 +173,6 @@ def read_npz(path: Path, kind: str, *, advice: str) -> tuple[dict[str, Any], Arr
         for name, dtype in content.pop("dtypes").items():
             arrays[name] = arrays[name].view(getattr(ml_dtypes, dtype))
         return content, arrays
-
-
-def _checksum(about: Mapping[str, Any], arrays: Arrays) -> str:
-    """Number that changes with any name, number or shape."""
-    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-    for name, array in sorted(arrays.items()):
-        digest.update(repr((name, array.dtype.name, array.shape)).encode())
-        digest.update(_plain(array).tobytes())
-    return digest.hexdigest()
 
 
 def _plain(array: np.ndarray) -> np.ndarray:

@@ -96,8 +96,10 @@ def _what_is_kept(out: Path, checkpoint: Path | None) -> Callable[[], str]:
 
     def outcome() -> str:
         count = len(set(kept_files(checkpoint)) - before)
+        if not count and before:
+            return f"nothing new written; what {checkpoint} held is kept"
         if not count:
-            return f"nothing new written; {checkpoint} is as it was"
+            return "nothing written"
         files = "file" if count == 1 else "files"
         return (
             f"{out} not written; {count} {files} of results kept in {checkpoint}, from "

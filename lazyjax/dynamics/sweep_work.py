@@ -255,7 +255,7 @@ class Work:
             (job for job in jobs if job.calls),
             key=lambda job: -sum(cost_of[call].sum() for call in job.calls),
         )
-        total = sum(cost_of[call].sum() for job in jobs for call in job.calls)
+        total = sum((cost_of[call].sum() for job in jobs for call in job.calls), 0.0)
         count = sum(len(call) for job in jobs for call in job.calls)
         with progress_bar(progress, total, count) as advance:
             results = run_jobs(jobs, memory=self.memory, num_workers=self.num_workers)
