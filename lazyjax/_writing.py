@@ -11,8 +11,21 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-writing = threading.Lock()
-"""Held while files are written: whoever ends the process waits for it."""
+# Who writes passes through the entrance, which stays shut in the end, and is then the
+# only one inside.
+_entrance, _inside = threading.Lock(), threading.Lock()
+
+
+def end_writing(timeout: float) -> None:
+    """Wait for a file that is just being written, and let none be begun ever after.
+
+    For the end of the process, which would leave a part of a file otherwise.
+
+    Args:
+        timeout: Seconds to wait at most.
+    """
+    _entrance.acquire(timeout=timeout)
+    _inside.acquire(timeout=timeout)
 
 
 def write_files(contents: Mapping[Path, bytes]) -> None:
@@ -33,7 +46,9 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
         path: place.with_name(f".lazyjax-{secrets.token_hex(8)}")
         for path, place in places.items()
     }
-    with writing:
+    with _entrance:
+        pass
+    with _inside:
         try:
             for path, content in contents.items():
                 with temporary[path].open("xb") as file:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -232,7 +233,9 @@ def test_state_of_every_kind_is_kept_to_the_bit(tmp_path):
 SPEC = lazyjax.Architecture(activation="tanh")
 
 
-def kept_sweep(folder, network=SPEC, x=X, y=Y[:, :1], **changes):
+def kept_sweep(
+    folder: Any, network: Any = SPEC, x: Any = X, y: Any = Y[:, :1], **changes: Any
+):
     settings = {
         "widths": [2, 4],
         "num_seeds": 1,
@@ -334,8 +337,10 @@ def test_half_precision_goes_on_to_the_same_numbers(tmp_path):
 
 
 def test_folders_that_cannot_be_made_are_found_before_anything_is_traced(own_errors):
-    def traced(*_):
+    def refuse(*_):
         raise AssertionError("work was done")
+
+    traced: Any = refuse
 
     with pytest.raises(ValueError, match="`checkpoint` must name a folder that can"):
         train(
@@ -433,8 +438,8 @@ def test_digests_are_the_same_in_every_process():
             lambda x: jax.lax.fori_loop(0, 3, lambda i, c: c * 3.0, x),
         ),
         (
-            lambda x: jax.jit(lambda x: x * np.float32([[1, 2, 3]]))(x),
-            lambda x: jax.jit(lambda x: x * np.float32([[1, 2, 4]]))(x),
+            lambda x: jax.jit(lambda x: x * np.array([[1, 2, 3]], np.float32))(x),
+            lambda x: jax.jit(lambda x: x * np.array([[1, 2, 4]], np.float32))(x),
         ),
         (
             lambda x: jax.pure_callback(lambda x: x + np.float32(1), x, x),

@@ -13,12 +13,12 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from lazyjax._writing import writing
+from lazyjax._writing import end_writing
 
 EXIT_CODE = 130
 
 # Longer than a file takes to be written, shorter than patience.
-_SECONDS_TO_WRITE = 2.0
+_SECONDS_TO_WRITE = 1.0
 
 _SHOW_CURSOR = "\x1b[?25h\n"  # which a progress bar hides
 
@@ -82,8 +82,7 @@ def _wait_for_interrupt(receiver: socket.socket) -> None:
 
 
 def _exit() -> None:
-    # A file that is just being written is finished first, and no other is begun.
-    writing.acquire(timeout=_SECONDS_TO_WRITE)
+    end_writing(_SECONDS_TO_WRITE)
     try:
         text = message()
     except OSError as error:  # a folder that cannot be looked into
