@@ -1,10 +1,6 @@
 """Checkpoints are of one run: another one is refused with what differs, never returned."""
 
 import functools
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +19,15 @@ from lazyjax.dynamics import (
     sweep_work,
     train,
 )
-from lazyjax.dynamics._program_digest import content_digest, program_digest
 from tests.helpers import two_layer
 from tests.helpers.compare import assert_close
+from tests.helpers.derivatives import identity_with_derivative
 
 pytestmark = pytest.mark.once
 
 ROOT = Path(__file__).parent.parent
 PARAMS, X, Y = two_layer.problem(np.float32)
+ONCE, TWICE = (identity_with_derivative(factor) for factor in (1.0, 2.0))
 SHIFT = np.zeros(X.shape[1], np.float32)
 
 
@@ -44,22 +41,6 @@ def dtype_promotion():
 def shifted(shift):
     """A network that captures an array."""
     return lambda params, x: two_layer.apply(params, x + shift[None])
-
-
-@jax.custom_vjp
-def once(f):
-    return f
-
-
-once.defvjp(lambda f: (f, None), lambda _, cotangent: (cotangent,))
-
-
-@jax.custom_vjp
-def twice(f):
-    return f
-
-
-twice.defvjp(lambda f: (f, None), lambda _, cotangent: (2 * cotangent,))
 
 
 def kept_run(path, **changes):
@@ -124,8 +105,8 @@ CHANGES = {
         "another `apply_fn`.",
     ),
     "derivative alone": (
-        {"apply_fn": lambda p, x: twice(two_layer.apply(p, x))},
-        {"apply_fn": lambda p, x: once(two_layer.apply(p, x))},
+        {"apply_fn": lambda p, x: TWICE(two_layer.apply(p, x))},
+        {"apply_fn": lambda p, x: ONCE(two_layer.apply(p, x))},
         "another `apply_fn`.",
     ),
     "observer of that name": (
@@ -308,6 +289,12 @@ def test_every_file_of_a_sweep_says_what_it_is_of(swept, tmp_path):
     assert_close(again.loss, result.loss, "exact")
 
 
+def test_targets_that_do_not_fit_are_said_not_to(tmp_path, own_errors):
+    with pytest.raises(ValueError, match=r"`y` must have shape \(5, 1\)"):
+        kept_sweep(tmp_path, y=Y[:4, :1])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_results_that_lie_in_the_folder_are_not_taken_for_records(swept, tmp_path):
     _, result = swept
     result.save(tmp_path / "sweep.npz")
@@ -331,9 +318,6 @@ def test_half_precision_goes_on_to_the_same_numbers(tmp_path):
     whole, again = go(), go(resume=True)
     assert_close(again.loss, whole.loss, "exact")
     assert np.ptp(whole.loss) > 0
-
-
-# --- digests of programs ------------------------------------------------------------
 
 
 def test_folders_that_cannot_be_made_are_found_before_anything_is_traced(own_errors):
@@ -372,84 +356,3 @@ def test_a_run_that_is_done_is_read_from_a_folder_that_is_read_only(
     assert_close(again.loss, result.loss, "exact")
     with pytest.raises(ValueError, match="read-only"):
         kept_run(tmp_path / "new")
-
-
-def every_digest():
-    """Digests of programs with nested functions, control flow, callbacks and sets."""
-
-    def host(f):
-        return np.asarray(f)
-
-    def net(params, x):
-        f = two_layer.apply(params, once(x))
-        f = jax.lax.cond(jnp.sum(f) > 0, jnp.sin, jnp.cos, f)
-        f = jax.lax.scan(lambda c, _: (jax.nn.relu(c) + 0.1, None), f, None, length=2)[
-            0
-        ]
-        return jax.pure_callback(host, jax.ShapeDtypeStruct(f.shape, f.dtype), f)
-
-    return [
-        program_digest(net, PARAMS, X),
-        content_digest({"a", "b", "c"}, {"d": jax.random.key(0)}, X, 0.1, None),
-        *_fingerprint.functions_of(
-            shifted(jnp.asarray(SHIFT)),
-            square_loss,
-            lambda: NOISY,
-            {"ntk": observers.ntk, "drift": observers.ntk_drift},
-            PARAMS,
-            X,
-            Y,
-        ).values(),
-    ]
-
-
-def test_digests_are_the_same_in_every_process():
-    code = (
-        "import json\n"
-        "from tests.test_checkpoints import every_digest\n"
-        "print(json.dumps(every_digest()))"
-    )
-    here = every_digest()
-    assert every_digest() == here
-    assert len(set(here)) == len(here)
-    for seed in ("1", "2"):
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            capture_output=True,
-            check=True,
-            cwd=ROOT,
-            env=os.environ | {"PYTHONHASHSEED": seed},
-            text=True,
-        )
-        assert json.loads(done.stdout) == here
-
-
-@pytest.mark.parametrize(
-    ("fn", "other"),
-    [
-        (lambda x: x + 1, lambda x: x + 2),
-        (lambda x: x + 1, lambda x: x - 1),
-        (lambda x: (x, x + 1), lambda x: (x + 1, x)),
-        (lambda x: [x], lambda x: (x,)),
-        (lambda x: jnp.sum(x, axis=0), lambda x: jnp.sum(x, axis=1)),
-        (lambda x: jax.lax.cond(x[0, 0] > 0, jnp.sin, jnp.cos, x), jnp.sin),
-        (
-            lambda x: jax.lax.fori_loop(0, 3, lambda i, c: c * 2.0, x),
-            lambda x: jax.lax.fori_loop(0, 3, lambda i, c: c * 3.0, x),
-        ),
-        (
-            lambda x: jax.jit(lambda x: x * np.array([[1, 2, 3]], np.float32))(x),
-            lambda x: jax.jit(lambda x: x * np.array([[1, 2, 4]], np.float32))(x),
-        ),
-        (
-            lambda x: jax.pure_callback(lambda x: x + np.float32(1), x, x),
-            lambda x: jax.pure_callback(lambda x: x + np.float32(2), x, x),
-        ),
-        (lambda x: x.astype(jnp.bfloat16), lambda x: x.astype(jnp.float16)),
-    ],
-)
-def test_digests_of_other_programs_differ(fn, other):
-    x = jnp.ones((3, 3), jnp.float32)
-    assert program_digest(fn, x) == program_digest(lambda x: fn(x), x)
-    assert program_digest(fn, x) != program_digest(other, x)
-    assert program_digest(fn, x) != program_digest(fn, x[:, :2].repeat(3, 1)[:2, :3])

@@ -105,7 +105,8 @@ def sweep(
 
     Raises:
         ValueError: If an argument is out of range or of the wrong shape, data are not
-            finite, members do not fit into memory, or a checkpoint is of another sweep.
+            finite, members do not fit into memory, or a checkpoint is of another sweep,
+            holds a damaged file, or cannot be written to.
         TypeError: If an argument is not of its kind.
 
     Example:

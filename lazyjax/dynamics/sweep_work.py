@@ -19,6 +19,7 @@ from jax.sharding import (
 )
 from jaxtyping import Array
 
+from lazyjax._checks import check_network_output, check_targets
 from lazyjax._writing import check_folder
 from lazyjax.dynamics._fingerprint import functions_of, shapes_digest, versions
 from lazyjax.dynamics._problem import named_observers
@@ -193,12 +194,14 @@ class Work:
         settings = self.settings
         widest = self.networks[self.axes["width"][-1]]
         params = jax.eval_shape(widest.init, self.key, self.x)
-        observe = settings.observe
+        outputs = jax.eval_shape(widest.apply, params, self.x)
+        check_network_output(outputs, num_examples=self.x.shape[0])
+        check_targets("y", self.y, *outputs.shape)
         functions = functions_of(
             widest.apply,
             settings.loss_fn,
             lambda: settings.optimizer(jnp.ones((), self.y.dtype)),
-            dict(named_observers(observe)),
+            dict(named_observers(settings.observe)),
             params,
             self.x,
             self.y,
