@@ -71,7 +71,7 @@ def checksum(about: Mapping[str, Any], arrays: Arrays) -> str:
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name, array in sorted(arrays.items()):
         digest.update(repr((name, array.dtype.name, array.shape)).encode())
-        digest.update(_plain(array).tobytes())
+        digest.update(np.ascontiguousarray(_plain(array)).data)
     return digest.hexdigest()
 
 
@@ -146,7 +146,7 @@ def write_npz(
     about = header(kind, dict(content) | {"dtypes": foreign}, kept)
     buffer = io.BytesIO()
     np.savez(buffer, **kept, **{_HEADER: np.array(json.dumps(about))})  # pyright: ignore[reportArgumentType]
-    write_file(path, buffer.getvalue())
+    write_file(path, buffer.getbuffer())
 
 
 def read_npz(path: Path, kind: str, *, advice: str) -> tuple[dict[str, Any], Arrays]:

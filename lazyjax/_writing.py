@@ -28,7 +28,7 @@ def end_writing(timeout: float) -> None:
     _inside.acquire(timeout=timeout)
 
 
-def write_files(contents: Mapping[Path, bytes]) -> None:
+def write_files(contents: Mapping[Path, bytes | memoryview]) -> None:
     """Write all files or, if anything goes wrong before the end, none.
 
     Everything is written under temporary names beside its place first; only then do
@@ -62,7 +62,7 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
                 name.unlink(missing_ok=True)
 
 
-def write_file(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes | memoryview) -> None:
     """Write one file, whole or not at all, and the folders above it.
 
     Args:
@@ -123,12 +123,15 @@ def check_file(name: str, path: Path) -> None:
         ValueError: If it could not be written.
     """
     problem = None
-    if path.is_dir():
-        problem = "is a folder"
-    elif path.exists() and not path.is_file():
-        problem = "is no regular file"
-    elif path.exists() and not os.access(path, os.W_OK):
-        problem = "is not writable"
+    try:
+        if path.is_dir():
+            problem = "is a folder"
+        elif path.exists() and not path.is_file():
+            problem = "is no regular file"
+        elif path.exists() and not os.access(path, os.W_OK):
+            problem = "is not writable"
+    except OSError as error:
+        problem = f"cannot be looked at: {error.strerror}"
     if problem is not None:
         raise ValueError(f"`{name}` must name a file to write; {path} {problem}.")
     check_folder(name, Path(os.path.realpath(path)).parent)

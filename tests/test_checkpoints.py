@@ -122,6 +122,11 @@ CHANGES = {
         {},
         "another `params`.",
     ),
+    "names of parameters": (
+        {"params": {"U": PARAMS["V"]}, "apply_fn": lambda p, x: x @ p["U"][:, :2]},
+        {"params": {"V": PARAMS["V"]}, "apply_fn": lambda p, x: x @ p["V"][:, :2]},
+        "another `params`.",
+    ),
     "another example": ({"x": X[:-1], "y": Y[:-1]}, {}, "`x` and another `y`."),
     "target of the loss": ({"target_loss": 0.1}, {}, "another `target_loss`."),
     "steps": ({"num_steps": 6, "observe_at": [0]}, {"observe_at": [0]}, "`num_steps`."),
@@ -165,6 +170,16 @@ def test_the_same_functions_written_anew_are_the_same_run(tmp_path, monkeypatch)
     kept_run(tmp_path, apply_fn=shifted(SHIFT.copy()), optimizer=optax.sgd(0.05))
 
 
+def test_observers_see_all_examples_while_minibatches_train(tmp_path):
+    """An observer that only takes all of them is traced with no other number."""
+    whole = jnp.asarray(X)
+    observe = {"inputs": lambda snapshot: jnp.sum(snapshot.x * whole)}
+    batches = {"batch_size": 2, "key": jax.random.key(0)}
+    run = kept_run(tmp_path, observe=observe, **batches)
+    again = kept_run(tmp_path, observe=observe, **batches)
+    assert_close(again.loss, run.loss, "exact")
+
+
 def test_another_version_of_jax_is_said_to_be_that(tmp_path, monkeypatch):
     monkeypatch.setattr(_checkpoint, "run_segment", _untrained)
     kept_run(tmp_path)
@@ -175,7 +190,7 @@ def test_another_version_of_jax_is_said_to_be_that(tmp_path, monkeypatch):
     monkeypatch.setattr(
         _checkpoint,
         "functions_of",
-        lambda *_: {"apply_fn": "other", "loss_fn": "other"},
+        lambda *_, **__: {"apply_fn": "other", "loss_fn": "other"},
     )
     with pytest.raises(ValueError, match="version of JAX") as caught:
         kept_run(tmp_path)

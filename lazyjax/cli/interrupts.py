@@ -64,9 +64,12 @@ def exit_on_interrupt() -> None:
     """Let Ctrl-C end the process with `EXIT_CODE` from now on.
 
     Where interrupts are ignored, as for what a shell runs in the background, they stay
-    so.
+    so; and only the main thread may handle signals.
     """
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    if (
+        signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+        or threading.current_thread() is not threading.main_thread()
+    ):
         return
     receiver, sender = socket.socketpair()
     sender.setblocking(False)

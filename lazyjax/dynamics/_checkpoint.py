@@ -16,6 +16,7 @@ from lazyjax.dynamics._fingerprint import (
     differences,
     functions_of,
     shapes_digest,
+    tree_digest,
     versions,
 )
 from lazyjax.dynamics._loop import (
@@ -26,7 +27,6 @@ from lazyjax.dynamics._loop import (
     initial_state,
     run_segment,
 )
-from lazyjax.dynamics._program_digest import content_digest
 from lazyjax.typing import AnyArray
 
 _FILE = "run.npz"
@@ -133,20 +133,17 @@ def _fingerprint(
     problem: Problem, observed_at: np.ndarray, settings: Settings, every: int
 ) -> dict[str, Any]:
     """What the result depends on, by argument of `train`, as JSON can hold it."""
-    batch = slice(None if settings.batch_size is None else settings.batch_size)
     try:
-        arrays = {
-            name: content_digest(jax.tree.leaves(part))
-            for name, part in problem._asdict().items()
-        }
+        arrays = {name: tree_digest(part) for name, part in problem._asdict().items()}
         functions = functions_of(
             settings.apply_fn,
             settings.loss_fn,
             lambda: settings.optimizer,
             dict(settings.observers),
             problem.params,
-            problem.x[batch],
-            problem.y[batch],
+            problem.x,
+            problem.y,
+            batch_size=settings.batch_size,
         )
     except jax.errors.TracerArrayConversionError as error:
         raise TypeError(

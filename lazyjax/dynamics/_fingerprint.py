@@ -32,11 +32,13 @@ def versions() -> dict[str, str]:
 
 def shapes_digest(*trees: Any) -> str:
     """Digest of structure, shapes and types of pytrees."""
-    paths = [
-        (jax.tree_util.keystr(path), str(leaf.dtype), leaf.shape)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(trees)
-    ]
-    return content_digest(paths)
+    return tree_digest(jax.tree.map(lambda leaf: (str(leaf.dtype), leaf.shape), trees))
+
+
+def tree_digest(tree: Any) -> str:
+    """Digest of structure and content of a pytree."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return content_digest([(jax.tree_util.keystr(path), leaf) for path, leaf in leaves])
 
 
 def functions_of(
@@ -47,6 +49,8 @@ def functions_of(
     params: Params,
     x: AnyArray,
     y: AnyArray,
+    *,
+    batch_size: int | None = None,
 ) -> dict[str, str]:
     """Digests of the functions of a run, with the gradients that it takes of them.
 
@@ -56,14 +60,19 @@ def functions_of(
         optimizer: Makes the optimizer.
         observers: By name.
         params: Parameters.
-        x: Inputs of one update.
-        y: Targets of one update.
+        x: Training inputs.
+        y: Training targets.
+        batch_size: Examples of one update; `None` means all.
 
     Returns:
         Digests by argument.
     """
-    f = jax.eval_shape(apply_fn, params, x)
-    number = jax.eval_shape(loss_fn, f, y)
+    size = x.shape[0] if batch_size is None else batch_size
+    x_batch, y_batch = (
+        jax.ShapeDtypeStruct((size, *array.shape[1:]), array.dtype) for array in (x, y)
+    )
+    f = jax.eval_shape(apply_fn, params, x_batch)
+    number = jax.eval_shape(loss_fn, f, y_batch)
 
     def network(params: Params, x: AnyArray, cotangents: AnyArray) -> Any:
         outputs, pullback = jax.vjp(lambda p: apply_fn(p, jnp.asarray(x)), params)
@@ -100,8 +109,8 @@ def functions_of(
         return jax.tree.map(jnp.asarray, seen)
 
     return {
-        "apply_fn": program_digest(network, params, x, f),
-        "loss_fn": program_digest(jax.value_and_grad(loss_fn), f, y),
+        "apply_fn": program_digest(network, params, x_batch, f),
+        "loss_fn": program_digest(jax.value_and_grad(loss_fn), f, y_batch),
         "optimizer": program_digest(update, params, params, number),
         "observe": content_digest(
             list(observers), program_digest(look, params, params, x, y)

@@ -8,7 +8,6 @@ import dataclasses
 import enum
 import functools
 import hashlib
-import inspect
 import re
 import types
 from collections.abc import Callable, Iterable, Mapping
@@ -123,8 +122,8 @@ class _Reader:
         if isinstance(value, functools.partial):
             return self.value(("partial", value.func, value.args, value.keywords))
         if isinstance(value, types.FunctionType):
-            variables = inspect.getclosurevars(value).nonlocals
-            return self.value(("fn", value.__code__, value.__defaults__, variables))
+            cells = [cell.cell_contents for cell in value.__closure__ or ()]
+            return self.value(("fn", value.__code__, value.__defaults__, cells))
         if isinstance(value, types.CodeType):
             return self.value((value.co_code, value.co_names, value.co_consts))
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
