@@ -2,8 +2,6 @@
 
 import errno
 import json
-import signal
-import subprocess
 import sys
 import tempfile
 
@@ -220,38 +218,6 @@ def test_double_precision_is_on_only_if_asked_for(flag, failing, tmp_path, monke
     finally:
         jax.config.update("jax_enable_x64", before)
     assert result.stderr.strip() == f"lazyjax: {'float64' if flag else 'float32'}"
-
-
-# Shells start what runs in the background with interrupts ignored.
-INTERRUPTIBLE = """
-import runpy, signal
-signal.signal(signal.SIGINT, signal.default_int_handler)
-runpy.run_module("lazyjax.cli", run_name="__main__")
-"""
-
-
-def test_interrupt_of_a_real_run_exits_with_130_and_leaves_nothing(tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTIBLE, "quickstart", "--out", "out"],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "training width" in line:
-                break
-        process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=120)
-    finally:
-        process.kill()
-    assert process.returncode == 130
-    assert stdout == ""
-    assert stderr.splitlines()[-1] == "lazyjax: interrupted, nothing written"
-    assert "Traceback" not in stderr
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_sweep_prints_means_and_writes_what_can_be_read_again(tmp_path):
