@@ -1,39 +1,34 @@
 """Lazy training and neural tangent kernels in JAX."""
 
-from importlib.metadata import version as _version
+import importlib as _importlib
+import importlib.metadata as _metadata
+import importlib.util as _util
+import typing as _typing
 
-from lazyjax import (
-    certify as certify,
-    data as data,
-    dynamics as dynamics,
-    infinite as infinite,
-    laziness as laziness,
-    nets as nets,
-)
-from lazyjax.architecture import Architecture as Architecture
-from lazyjax.dynamics import (
-    gradient_flow as gradient_flow,
-    linearized as linearized,
-    sweep as sweep,
-    train as train,
-)
-from lazyjax.infinite import (
-    infinite_nngp as infinite_nngp,
-    infinite_nngp_of as infinite_nngp_of,
-    infinite_ntk as infinite_ntk,
-    infinite_ntk_of as infinite_ntk_of,
-)
-from lazyjax.montecarlo import monte_carlo_ntk as monte_carlo_ntk
-from lazyjax.nets import Network as Network
-from lazyjax.ntk import (
-    empirical_nngp as empirical_nngp,
-    empirical_ntk as empirical_ntk,
-    layerwise_ntk as layerwise_ntk,
-    linearize as linearize,
-    ntk_diagonal as ntk_diagonal,
-    ntk_operator as ntk_operator,
-    ntk_plan as ntk_plan,
-    taylor_expand as taylor_expand,
-)
+if _typing.TYPE_CHECKING:
+    from lazyjax._api import *  # noqa: F403
 
-__version__ = _version("lazyjax")
+__version__: str
+
+
+def __getattr__(name: str) -> _typing.Any:
+    # Everything is imported when it is first asked for: the command line is to answer
+    # an interrupt, or a question about its options, before JAX is there.
+    if name == "__version__":
+        value = _metadata.version(__name__)
+    elif name.startswith("_"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    elif _util.find_spec(f"{__name__}.{name}") is not None:
+        return _importlib.import_module(f"{__name__}.{name}")
+    else:
+        api = _importlib.import_module(f"{__name__}._api")
+        if not hasattr(api, name):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(api, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    api = _importlib.import_module(f"{__name__}._api")
+    return sorted({*globals(), *vars(api)})

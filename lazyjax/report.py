@@ -1,11 +1,9 @@
-"""Results as files and tables: strict JSON, all-or-nothing writing, rich tables."""
+"""Results as text: strict JSON and rich tables."""
 
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -75,34 +73,6 @@ def json_bytes(value: object) -> bytes:
         b'{"width": 8, "loss": null}\n'
     """
     return (json.dumps(to_json(value), allow_nan=False) + "\n").encode()
-
-
-def write_files(contents: Mapping[Path, bytes]) -> None:
-    """Write all files or, if anything goes wrong before the end, none.
-
-    Everything is written under temporary names beside its place first; only then do
-    the files take their names, each in one move that leaves the old or the new one.
-
-    Args:
-        contents: What to write, by path; the folders must exist.
-
-    Raises:
-        OSError: If a folder does not exist or cannot be written to.
-    """
-    temporary = {
-        path: path.with_name(f".{path.name}.{os.getpid()}") for path in contents
-    }
-    try:
-        for path, content in contents.items():
-            with temporary[path].open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        for path, name in temporary.items():
-            name.replace(path)
-    finally:
-        for name in temporary.values():
-            name.unlink(missing_ok=True)
 
 
 def table(

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from lazyjax import cli
 from lazyjax.certify import Certificate, widths
+from lazyjax.cli.app import app
 
 pytestmark = pytest.mark.once
 
 
 def call(*arguments):
-    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def unit_rows(n, d, seed=0):

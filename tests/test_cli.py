@@ -1,10 +1,9 @@
 """The command line: exit codes, what goes to which stream, all or no files."""
 
+import errno
 import json
-import os
-import signal
-import subprocess
 import sys
+import tempfile
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import lazyjax
-from lazyjax import cli
+from lazyjax.cli.app import app
 from lazyjax.experiments import du2019
 from lazyjax.experiments.du2019 import Size
 
@@ -41,7 +40,7 @@ def failing(monkeypatch):
 
 
 def call(*arguments):
-    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def test_quickstart_prints_tables_and_writes_both_files(tiny, tmp_path):
@@ -97,19 +96,87 @@ def test_bad_usage_exits_with_2_before_any_work(
     monkeypatch.chdir(tmp_path)
     result = call("quickstart", *arguments)
     assert result.exit_code == 2
-    assert message in " ".join(result.stderr.replace("│", " ").split())
+    assert message in words(result)
     assert result.stdout == ""
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_folder_that_cannot_be_written_to_is_bad_usage(
-    failing, tmp_path, monkeypatch
+def words(result):
+    """What was written to stderr, without the frame around it."""
+    return " ".join(result.stderr.replace("│", " ").split())
+
+
+def refuse_to_write(monkeypatch):
+    """As a read-only folder does, which there is none of for root."""
+
+    def refuse(**_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "place", "message"),
+    [
+        ("quickstart", "--out", "/proc/x", "can be made and written to"),
+        ("quickstart", "--out", "read-only", "can be made and written to"),
+        ("sweep", "--out", "/proc/x/s.npz", "can be made and written to"),
+        ("sweep", "--out", "read-only/s.npz", "can be made and written to"),
+        ("sweep", "--out", "taken.npz", "is a folder"),
+        ("sweep", "--out", "file/s.npz", "is not a folder"),
+        ("sweep", "--checkpoint", "/proc/x", "can be made and written to"),
+        ("sweep", "--checkpoint", "file", "is not a folder"),
+        ("sweep", "--checkpoint", "sweep.npz", "cannot be a folder"),
+    ],
+)
+def test_what_cannot_be_written_is_bad_usage_before_any_work(
+    failing, tmp_path, monkeypatch, command, option, place, message
 ):
     failing.append(AssertionError("work was done"))
-    monkeypatch.setattr(os, "access", lambda path, mode: mode == os.R_OK)
-    result = call("quickstart", "--out", tmp_path)
-    assert result.exit_code == 2
-    assert "not writable" in " ".join(result.stderr.replace("│", " ").split())
+    monkeypatch.setattr(lazyjax.data, "digits", lambda *_, **__: failing[0])
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "taken.npz").mkdir()
+    if "read-only" in place:
+        refuse_to_write(monkeypatch)
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    result = call(command, option, place)
+    assert result.exit_code == 2, result.output
+    assert message in words(result)
+    assert option in words(result)
+    assert result.stdout == ""
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("command", "hidden", "message"),
+    [
+        (
+            "quickstart",
+            "sklearn matplotlib",
+            "scikit-learn and matplotlib: [data,plot]",
+        ),
+        ("quickstart", "matplotlib", "matplotlib: [plot]"),
+        ("sweep", "sklearn", "scikit-learn: [data]"),
+        ("sweep", "matplotlib sklearn", "scikit-learn: [data]"),
+        ("certify", "sklearn", "scikit-learn: [data]"),
+        ("certify bounds", "sklearn", "scikit-learn: [data]"),
+    ],
+)
+def test_all_missing_packages_are_named_with_one_line_to_install_them(
+    failing, tmp_path, monkeypatch, command, hidden, message
+):
+    failing.append(AssertionError("work was done"))
+    for module in hidden.split():
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.chdir(tmp_path)
+    result = call(*command.split())
+    assert result.exit_code == 1, result.output
+    names, extras = message.split(": ")
+    assert result.stderr == (
+        f'lazyjax: `lazyjax {command}` needs {names}: pip install "lazyjax{extras}".\n'
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -151,38 +218,6 @@ def test_double_precision_is_on_only_if_asked_for(flag, failing, tmp_path, monke
     finally:
         jax.config.update("jax_enable_x64", before)
     assert result.stderr.strip() == f"lazyjax: {'float64' if flag else 'float32'}"
-
-
-# Shells start what runs in the background with interrupts ignored.
-INTERRUPTIBLE = """
-import runpy, signal
-signal.signal(signal.SIGINT, signal.default_int_handler)
-runpy.run_module("lazyjax.cli", run_name="__main__")
-"""
-
-
-def test_interrupt_of_a_real_run_exits_with_130_and_leaves_nothing(tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTIBLE, "quickstart", "--out", "out"],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "training width" in line:
-                break
-        process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=120)
-    finally:
-        process.kill()
-    assert process.returncode == 130
-    assert stdout == ""
-    assert stderr.splitlines()[-1] == "lazyjax: interrupted, nothing written"
-    assert "Traceback" not in stderr
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_sweep_prints_means_and_writes_what_can_be_read_again(tmp_path):

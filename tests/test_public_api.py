@@ -30,7 +30,7 @@ MODULES = ["certify", "data", "dynamics", "infinite", "laziness", "nets"]
 
 
 def test_public_names_are_these():
-    public = {name for name in vars(lazyjax) if not name.startswith("_")}
+    public = {name for name in dir(lazyjax) if not name.startswith("_")}
     modules = {name for name in public if inspect.ismodule(getattr(lazyjax, name))}
     assert sorted(public - modules) == sorted(VERBS + TYPES)
     assert modules >= set(MODULES)

@@ -233,7 +233,7 @@ def test_checkpoint_of_another_sweep_is_refused(tmp_path):
     ):
         with pytest.raises(ValueError, match=f"another sweep: .*{name}"):
             go(resume=True, **changes)
-    with pytest.raises(ValueError, match="made with another x"):
+    with pytest.raises(ValueError, match="made with another `x`"):
         sweep32(
             lazyjax.Architecture(),
             X32 + 1,

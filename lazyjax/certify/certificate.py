@@ -10,13 +10,14 @@ import json
 import math
 from typing import Any, Literal, get_args
 
+from lazyjax._archive import checksum
 from lazyjax._checks import check_choice
 
 Bound = Literal["lower", "upper", "exact", "estimate"]
 Rigor = Literal["proof", "float"]
 Dynamics = Literal["flow", "descent"]
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 class Verdict(enum.Enum):
@@ -291,8 +292,9 @@ class Certificate:
             Strict JSON, from which `from_json` makes an equal certificate.
         """
         data = {"format": _FORMAT, "verdict": self.verdict.value}
-        data |= dataclasses.asdict(self)
-        return json.dumps(_encoded(data), allow_nan=False)
+        data = _encoded(data | dataclasses.asdict(self))
+        data["checksum"] = checksum(data, {})
+        return json.dumps(data, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> "Certificate":
@@ -305,12 +307,16 @@ class Certificate:
             The certificate.
 
         Raises:
-            ValueError: If `text` is not JSON of a certificate, or says another verdict
-                than follows from it.
+            ValueError: If `text` is not JSON of a certificate, says another verdict than
+                follows from it, or was changed.
         """
         try:
             data = json.loads(text)
-            verdict, version = data.pop("verdict"), data.pop("format")
+            version, written = data["format"], data.pop("checksum", None)
+            is_whole = written == checksum(data, {})
+            if version != _FORMAT:
+                raise ValueError(f"it must have format {_FORMAT}; got {version!r}")
+            verdict, _ = data.pop("verdict"), data.pop("format")
             quantities = tuple(Quantity(**_decoded(q)) for q in data.pop("quantities"))
             assumptions = tuple(Assumption(**a) for a in data.pop("assumptions"))
             premises = tuple(data.pop("premises"))
@@ -324,16 +330,19 @@ class Certificate:
                 premises=premises,
                 refutation=refutation,
             )
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except Exception as error:  # damaged text makes anything fail
             raise ValueError(
                 f"`text` must be JSON of a certificate; {type(error).__name__}: {error}"
             ) from error
-        if version != _FORMAT:
-            raise ValueError(f"`text` must have format {_FORMAT}; got {version!r}.")
         if certificate.verdict.value != verdict:
             raise ValueError(
                 f"`text` says {verdict!r}, but {certificate.verdict.value} follows from "
                 "its assumptions."
+            )
+        if not is_whole:
+            raise ValueError(
+                "`text` must be what `to_json` wrote; it was changed since. Make the "
+                "certificate anew."
             )
         return certificate
 

@@ -1,7 +1,6 @@
 """A run in segments, kept on disk after each of them."""
 
 import dataclasses
-import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,6 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lazyjax import _archive
+from lazyjax._writing import check_folder
+from lazyjax.dynamics._fingerprint import (
+    differences,
+    functions_of,
+    shapes_digest,
+    tree_digest,
+    versions,
+)
 from lazyjax.dynamics._loop import (
     Problem,
     Segment,
@@ -20,6 +28,13 @@ from lazyjax.dynamics._loop import (
     run_segment,
 )
 from lazyjax.typing import AnyArray
+
+_FILE = "run.npz"
+_KIND = "training run"
+
+# Prefixes of the names of arrays.
+_STATE = "state/"
+_SEEN = "observations/"
 
 
 def run_with_checkpoints(
@@ -46,52 +61,43 @@ def run_with_checkpoints(
 
     Raises:
         TypeError: If values are not known, under `jax.jit` or `jax.vmap`.
-        ValueError: If the folder holds another run.
+        ValueError: If the folder holds another run, or a file that cannot be read, or
+            cannot be written to.
     """
     num_steps = settings.num_steps
-    fingerprint = _fingerprint(problem, observed_at, settings, every)
-    settings = dataclasses.replace(settings, num_steps=every)
-    state = initial_state(problem, settings=settings)
-    state_leaves, state_tree = jax.tree.flatten(state)
+    file = Path(path) / _FILE
     start, losses = 0, np.zeros(1)
     seen: list[np.ndarray] = []
-    # An import of several seconds, which only those who keep checkpoints need.
-    import orbax.checkpoint as ocp
+    about, kept = {}, {}
+    if os.path.exists(file):
+        advice = "Delete it to start the run anew."
+        about, kept = _archive.read_npz(file, _KIND, advice=advice)
+        start = about["step"]
+    if start < num_steps:
+        check_folder("checkpoint", Path(path))
+    fingerprint = _fingerprint(problem, observed_at, settings, every)
+    if about:
+        _check_same(file, about["fingerprint"], fingerprint)
 
-    options = ocp.CheckpointManagerOptions(
-        max_to_keep=1, enable_async_checkpointing=False
-    )
-    with ocp.CheckpointManager(Path(path).absolute(), options=options) as manager:
-        latest = manager.latest_step()
-        if latest is not None:
-            kept = manager.restore(latest, args=ocp.args.StandardRestore())
-            if np.asarray(kept["fingerprint"]).tobytes() != fingerprint:
-                raise ValueError(
-                    "`checkpoint` must be a folder of the same run; "
-                    f"{os.fspath(path)!r} holds one with other data, parameters or "
-                    "settings. Choose another folder, or remove it."
-                )
-            leaves = zip(_unlisted(kept["state"]), state_leaves, strict=True)
-            state = state_tree.unflatten([_as_jax(*pair) for pair in leaves])
-            start, losses = latest, np.asarray(kept["loss"])
-            seen = _unlisted(kept.get("observations", {}))
-
-        while start < num_steps:
-            segment = _segment(problem, state, start, observed_at, settings)
-            state, start = segment.state, start + every
-            losses = np.concatenate([losses[:-1], np.asarray(segment.loss)])
-            new = [np.asarray(leaf) for leaf in jax.tree.leaves(segment.observations)]
-            if new:
-                pairs = zip(seen or [leaf[:0] for leaf in new], new, strict=True)
-                seen = [np.concatenate(pair) for pair in pairs]
-            kept = {
-                "fingerprint": np.frombuffer(fingerprint, np.uint8),
-                "state": _listed(map(_as_numpy, jax.tree.leaves(state))),
-                "loss": losses,
-                # Orbax keeps no empty arrays.
-                **({"observations": _listed(seen)} if seen else {}),
-            }
-            manager.save(start, args=ocp.args.StandardSave(kept))
+    settings = dataclasses.replace(settings, num_steps=every)
+    state = initial_state(problem, settings=settings)
+    if about:
+        leaves, tree = jax.tree.flatten(state)
+        pairs = zip(_listed(kept, _STATE), leaves, strict=True)
+        state = tree.unflatten([_as_jax(*pair) for pair in pairs])
+        losses, seen = kept["loss"], _listed(kept, _SEEN)
+    while start < num_steps:
+        segment = _segment(problem, state, start, observed_at, settings)
+        state, start = segment.state, start + every
+        losses = np.concatenate([losses[:-1], np.asarray(segment.loss)])
+        new = [np.asarray(leaf) for leaf in jax.tree.leaves(segment.observations)]
+        if new:
+            pairs = zip(seen or [leaf[:0] for leaf in new], new, strict=True)
+            seen = [np.concatenate(pair) for pair in pairs]
+        arrays = {"loss": losses} | _named(seen, _SEEN)
+        arrays |= _named(map(_as_numpy, jax.tree.leaves(state)), _STATE)
+        about = {"step": start, "fingerprint": fingerprint}
+        _archive.write_npz(file, _KIND, about, arrays)
 
     one = np.zeros(1, np.int32)
     structure = jax.tree.structure(
@@ -125,23 +131,46 @@ def _segment(
 
 def _fingerprint(
     problem: Problem, observed_at: np.ndarray, settings: Settings, every: int
-) -> bytes:
-    """A number that two runs share only if all their arrays and numbers are the same."""
-    digest = hashlib.sha256()
-    numbers = (settings.num_steps, settings.batch_size, settings.sampling, every)
-    names = tuple(name for name, _ in settings.observers)
-    digest.update(repr((numbers, names, observed_at.tolist())).encode())
-    for path, leaf in jax.tree_util.tree_leaves_with_path(problem):
-        try:
-            array = _as_numpy(leaf)
-        except jax.errors.TracerArrayConversionError as error:
-            raise TypeError(
-                "`checkpoint` cannot be used under `jax.jit` or `jax.vmap`, where "
-                "values are not known."
-            ) from error
-        digest.update(repr((jax.tree_util.keystr(path), array.dtype)).encode())
-        digest.update(repr(array.shape).encode() + array.tobytes())
-    return digest.digest()
+) -> dict[str, Any]:
+    """What the result depends on, by argument of `train`, as JSON can hold it."""
+    try:
+        arrays = {name: tree_digest(part) for name, part in problem._asdict().items()}
+        functions = functions_of(
+            settings.apply_fn,
+            settings.loss_fn,
+            lambda: settings.optimizer,
+            dict(settings.observers),
+            problem.params,
+            problem.x,
+            problem.y,
+            batch_size=settings.batch_size,
+        )
+    except jax.errors.TracerArrayConversionError as error:
+        raise TypeError(
+            "`checkpoint` cannot be used under `jax.jit` or `jax.vmap`, where values "
+            "are not known."
+        ) from error
+    return {
+        "versions": versions(),
+        "shapes": shapes_digest(problem.params, problem.x, problem.y),
+        **functions,
+        **arrays,
+        "num_steps": settings.num_steps,
+        "batch_size": settings.batch_size,
+        "sampling": settings.sampling,
+        "observe_at": observed_at.tolist(),
+        "checkpoint_every": every,
+    }
+
+
+def _check_same(file: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    if found != wanted:
+        raise ValueError(
+            "`checkpoint` must be a folder of the same run; "
+            f"{os.fspath(file.parent)!r} holds one with another "
+            f"{' and another '.join(differences(found, wanted))}. Choose another "
+            f"folder, or delete {file} to start anew."
+        )
 
 
 def _as_numpy(leaf: AnyArray) -> np.ndarray:
@@ -158,9 +187,10 @@ def _as_jax(kept: np.ndarray, like: AnyArray) -> AnyArray:
     return jnp.asarray(kept, like.dtype)
 
 
-def _listed(leaves: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
-    return {str(index): leaf for index, leaf in enumerate(leaves)}
+def _named(leaves: Iterable[np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {f"{prefix}{index}": leaf for index, leaf in enumerate(leaves)}
 
 
-def _unlisted(kept: Mapping[str, Any]) -> list[np.ndarray]:
-    return [np.asarray(kept[str(index)]) for index in range(len(kept))]
+def _listed(kept: Mapping[str, np.ndarray], prefix: str) -> list[np.ndarray]:
+    count = sum(name.startswith(prefix) for name in kept)
+    return [kept[f"{prefix}{index}"] for index in range(count)]

@@ -16,7 +16,7 @@ from lazyjax._static import as_static
 from lazyjax.architecture import Architecture
 from lazyjax.dynamics.losses import square_loss
 from lazyjax.dynamics.observers import Observer
-from lazyjax.dynamics.sweep_checkpoint import Checkpoint
+from lazyjax.dynamics.sweep_checkpoint import Checkpoint, check_checkpoint
 from lazyjax.dynamics.sweep_plan import CostModel, grouped, parse_memory
 from lazyjax.dynamics.sweep_program import OptimizerFactory, Settings
 from lazyjax.dynamics.sweep_result import Sweep
@@ -105,7 +105,8 @@ def sweep(
 
     Raises:
         ValueError: If an argument is out of range or of the wrong shape, data are not
-            finite, members do not fit into memory, or a checkpoint is of another sweep.
+            finite, members do not fit into memory, or a checkpoint is of another sweep,
+            holds a damaged file, or cannot be written to.
         TypeError: If an argument is not of its kind.
 
     Example:
@@ -130,6 +131,10 @@ def sweep(
         Chizat, Oyallon and Bach (2019), arXiv:1812.07956, for the scale $\alpha$
         (section not checked).
     """
+    if checkpoint is not None:
+        check_checkpoint(Path(checkpoint), resume=resume)
+    elif resume:
+        raise ValueError("`resume` needs `checkpoint`, the folder to go on with.")
     axes = _checked_axes(widths, num_seeds, alphas, learning_rates)
     networks = {width: _network_of(network, width) for width in axes["width"]}
     check_batch("x", x)
@@ -174,11 +179,9 @@ def sweep(
         cost_model=cost_model or CostModel.of_platform(devices[0].platform),
     )
     groups = work.buckets() if buckets is None else grouped(axes["width"], buckets)
-    folder = None if checkpoint is None else Checkpoint(Path(checkpoint))
-    if folder is not None:
-        folder.open(work.fingerprint(groups), resume=resume)
-    elif resume:
-        raise ValueError("`resume` needs `checkpoint`, the folder to go on with.")
+    folder = None
+    if checkpoint is not None:
+        folder = Checkpoint(Path(checkpoint), work.fingerprint(groups))
     return work.run(groups, folder, progress=progress)
 
 
@@ -195,7 +198,10 @@ def _checked_axes(
             f"`widths` must be one or more increasing widths; got {widths}."
         )
     check_at_least("num_seeds", num_seeds, 1)
-    axes: dict[str, tuple] = {"width": tuple(widths), "seed": tuple(range(num_seeds))}
+    axes: dict[str, tuple] = {
+        "width": tuple(map(int, widths)),
+        "seed": tuple(range(num_seeds)),
+    }
     for name, argument, values in (
         ("alpha", "alphas", alphas),
         ("learning_rate", "learning_rates", learning_rates),

@@ -1,11 +1,9 @@
-"""Labelled arrays in files: NumPy's archives, JSON and CSV; nothing is pickled."""
+"""Labelled arrays in files: NumPy's archives, JSON and CSV."""
 
 import csv
 import io
 import itertools
 import json
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,47 +11,16 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 
+from lazyjax._archive import Arrays, header, read_npz, reading, verified, write_npz
+from lazyjax._writing import write_file
 from lazyjax.trees import leaf_paths
 from lazyjax.typing import Params
 
 Label: TypeAlias = int | float
 Axes: TypeAlias = dict[str, tuple[Label, ...]]
-Arrays: TypeAlias = dict[str, np.ndarray]
 
-_META = "meta"
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all, whatever happens.
-
-    Args:
-        path: Its name; folders are made.
-        content: Its bytes.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """An archive of arrays, by name."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **dict(arrays))  # pyright: ignore[reportArgumentType]
-    return buffer.getvalue()
-
-
-def read_npz(path: Path) -> Arrays:
-    """The arrays of an archive, by name."""
-    with np.load(path, allow_pickle=False) as archive:
-        return dict(archive)
+_KIND = "sweep"
+_ADVICE = "Save the sweep anew."
 
 
 def flat(tree: Params) -> Arrays:
@@ -77,39 +44,41 @@ def nested(leaves: Mapping[str, Any]) -> Any:
 
 
 def _write_npz(path: Path, axes: Axes, arrays: Arrays) -> None:
-    write_whole(path, npz_bytes({_META: np.array(json.dumps(axes))} | arrays))
+    write_npz(path, _KIND, {"axes": axes}, arrays)
 
 
 def _read_npz(path: Path) -> tuple[Axes, Arrays]:
-    arrays = read_npz(path)
-    return _axes(json.loads(str(arrays.pop(_META)))), arrays
+    content, arrays = read_npz(path, _KIND, advice=_ADVICE)
+    return _axes(content["axes"]), arrays
 
 
 def _write_json(path: Path, axes: Axes, arrays: Arrays) -> None:
-    content = {
-        "axes": axes,
+    about = header(_KIND, {"axes": axes}, arrays)
+    content = about | {
         "arrays": {
             name: _described(array) | {"values": [_plain(v) for v in array.ravel()]}
             for name, array in arrays.items()
         },
     }
-    write_whole(path, (json.dumps(content, allow_nan=False) + "\n").encode())
+    write_file(path, (json.dumps(content, allow_nan=False) + "\n").encode())
 
 
 def _read_json(path: Path) -> tuple[Axes, Arrays]:
-    content = json.loads(path.read_text())
-    arrays = {
-        name: _array(about, about["values"])
-        for name, about in content["arrays"].items()
-    }
-    return _axes(content["axes"]), arrays
+    with reading(path, _ADVICE):
+        about = json.loads(path.read_text())
+        arrays = {
+            name: _array(described, described["values"])
+            for name, described in about.pop("arrays").items()
+        }
+        return _axes(verified(_KIND, about, arrays)["axes"]), arrays
 
 
 def _write_csv(path: Path, axes: Axes, arrays: Arrays) -> None:
     """One row a number; the first line, a comment, says what shapes they have."""
     text = io.StringIO()
     about = {name: _described(array) for name, array in arrays.items()}
-    text.write(f"# {json.dumps({'axes': axes, 'arrays': about})}\n")
+    first = header(_KIND, {"axes": axes}, arrays) | {"arrays": about}
+    text.write(f"# {json.dumps(first)}\n")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["quantity", *axes, "step", "index", "value"])
     observed_at = arrays["observed_at"].tolist()
@@ -124,7 +93,7 @@ def _write_csv(path: Path, axes: Axes, arrays: Arrays) -> None:
                 step, rest = _step(name, index, observed_at)
                 value = _plain(row[index])
                 writer.writerow([name, *member, step, rest, value])
-    write_whole(path, text.getvalue().encode())
+    write_file(path, text.getvalue().encode())
 
 
 def _step(name: str, index: tuple[int, ...], observed_at: list[int]) -> tuple[Any, str]:
@@ -137,13 +106,15 @@ def _step(name: str, index: tuple[int, ...], observed_at: list[int]) -> tuple[An
 
 
 def _read_csv(path: Path) -> tuple[Axes, Arrays]:
-    lines = path.read_text().splitlines()
-    about = json.loads(lines[0].removeprefix("# "))
-    values: dict[str, list[str]] = {name: [] for name in about["arrays"]}
-    for row in itertools.islice(csv.reader(lines[1:]), 1, None):
-        values[row[0]].append(row[-1])
-    arrays = {name: _array(about["arrays"][name], values[name]) for name in values}
-    return _axes(about["axes"]), arrays
+    with reading(path, _ADVICE):
+        lines = path.read_text().splitlines()
+        about = json.loads(lines[0].removeprefix("# "))
+        described = about.pop("arrays")
+        values: dict[str, list[str]] = {name: [] for name in described}
+        for row in itertools.islice(csv.reader(lines[1:]), 1, None):
+            values[row[0]].append(row[-1])
+        arrays = {name: _array(described[name], values[name]) for name in values}
+        return _axes(verified(_KIND, about, arrays)["axes"]), arrays
 
 
 def _axes(axes: Mapping[str, Any]) -> Axes:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from lazyjax.dynamics.sweep_files import Arrays
+from lazyjax._archive import Arrays
 from lazyjax.dynamics.sweep_program import PARAMS
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lazyjax._checks import check_choice
+from lazyjax._writing import check_file
 from lazyjax.dynamics import sweep_files
 from lazyjax.dynamics.sweep_files import Axes, Label
 from lazyjax.typing import Params
@@ -267,7 +268,8 @@ class Sweep:
             The path.
 
         Raises:
-            ValueError: If the suffix is another, or parameters would be lost.
+            ValueError: If the suffix is another, parameters would be lost, or the file
+                cannot be written.
         """
         path = Path(path)
         writer = sweep_files.WRITERS.get(path.suffix)
@@ -282,6 +284,7 @@ class Sweep:
                 "parameters; leave them out with `dataclasses.replace(sweep, "
                 "params=None)`."
             )
+        check_file("path", path)
         arrays = {
             "loss": self.loss,
             "diverged_at": self.diverged_at,
@@ -306,7 +309,9 @@ class Sweep:
             The sweep, equal to the one saved; parameters come as nested dictionaries.
 
         Raises:
-            ValueError: If the suffix is another.
+            FileNotFoundError: If there is no such file.
+            ValueError: If the suffix is another, or the file is damaged, was changed, or
+                is of another version of lazyjax.
         """
         path = Path(path)
         reader = sweep_files.READERS.get(path.suffix)

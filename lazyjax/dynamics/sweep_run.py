@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lazyjax.dynamics.sweep_files import Arrays, flat
+from lazyjax._archive import Arrays
+from lazyjax.dynamics.sweep_files import flat
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,40 +89,39 @@ def run_jobs(
     share = memory // num_workers
     num_left = sum(len(job.calls) for job in jobs)
     waiting = list(jobs)[::-1]
-    with (
-        ThreadPoolExecutor(num_workers) as compilers,
-        ThreadPoolExecutor(num_workers) as workers,
-    ):
-        try:
-            while num_left:
-                if waiting:
-                    job = waiting.pop()
-                    compilers.submit(reporting, compiled, job, *job.lower())
-                if waiting and events.empty():
-                    continue
-                event = events.get()
-                if isinstance(event, BaseException):
-                    raise event
-                if not isinstance(event, _Compiled):
-                    num_left -= 1
-                    yield event
-                    continue
-                smaller = event.job.smaller(share / max(event.num_bytes, 1))
-                if event.num_bytes > share and smaller is not None:
-                    num_left += len(smaller.calls) - len(event.job.calls)
-                    waiting.append(smaller)
-                elif event.num_bytes > memory:
-                    raise ValueError(
-                        "`memory` must hold one member at least, which needs "
-                        f"{event.num_bytes / 2**20:.1f} MiB; got "
-                        f"{memory / 2**20:.1f} MiB."
-                    )
-                else:
-                    for call in event.job.calls:
-                        workers.submit(reporting, called, event, call)
-        finally:
-            for pool in (compilers, workers):
-                pool.shutdown(wait=False, cancel_futures=True)
+    compilers, workers = (ThreadPoolExecutor(num_workers) for _ in range(2))
+    try:
+        while num_left:
+            if waiting:
+                job = waiting.pop()
+                compilers.submit(reporting, compiled, job, *job.lower())
+            if waiting and events.empty():
+                continue
+            event = events.get()
+            if isinstance(event, BaseException):
+                raise event
+            if not isinstance(event, _Compiled):
+                num_left -= 1
+                yield event
+                continue
+            smaller = event.job.smaller(share / max(event.num_bytes, 1))
+            if event.num_bytes > share and smaller is not None:
+                num_left += len(smaller.calls) - len(event.job.calls)
+                waiting.append(smaller)
+            elif event.num_bytes > memory:
+                raise ValueError(
+                    "`memory` must hold one member at least, which needs "
+                    f"{event.num_bytes / 2**20:.1f} MiB; got "
+                    f"{memory / 2**20:.1f} MiB."
+                )
+            else:
+                for call in event.job.calls:
+                    workers.submit(reporting, called, event, call)
+    finally:
+        # A program that compiles or runs cannot be cut short. When all is done, none
+        # does; after an error or an interrupt, nobody is to wait for it.
+        for pool in (compilers, workers):
+            pool.shutdown(wait=not num_left, cancel_futures=True)
 
 
 def _bytes_of(compiled: jax.stages.Compiled) -> int:

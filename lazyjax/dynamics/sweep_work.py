@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import (
     Mesh,
@@ -18,7 +19,12 @@ from jax.sharding import (
 )
 from jaxtyping import Array
 
-from lazyjax.dynamics.sweep_checkpoint import Checkpoint, digest
+from lazyjax._checks import check_network_output, check_targets
+from lazyjax._writing import check_folder
+from lazyjax.dynamics._fingerprint import functions_of, shapes_digest, versions
+from lazyjax.dynamics._problem import named_observers
+from lazyjax.dynamics._program_digest import content_digest, program_digest
+from lazyjax.dynamics.sweep_checkpoint import Checkpoint
 from lazyjax.dynamics.sweep_padding import (
     observer_ignores_padding,
     optimizer_ignores_padding,
@@ -39,7 +45,6 @@ from lazyjax.dynamics.sweep_program import (
     Members,
     Settings,
     init_member,
-    train_member,
     train_members,
 )
 from lazyjax.dynamics.sweep_progress import progress_bar
@@ -186,27 +191,50 @@ class Work:
 
     def fingerprint(self, groups: Sequence[Sequence[int]]) -> dict[str, Any]:
         """Everything that results depend on, by argument of `sweep`."""
-        widest = Bucket((self.networks[self.axes["width"][-1]],))
-        number = np.ones((), self.y.dtype)
-
-        def one(key: Array, number: Array, x: Array, y: Array) -> dict[str, Any]:
-            member = Members(*widest.init(0, key, x), number, number)
-            return train_member(member, x, y, bucket=widest, settings=self.settings)
-
-        program = jax.jit(one).lower(self.key, number, self.x, self.y).as_text()
+        settings = self.settings
+        widest = self.networks[self.axes["width"][-1]]
+        params = jax.eval_shape(widest.init, self.key, self.x)
+        outputs = jax.eval_shape(widest.apply, params, self.x)
+        check_network_output(outputs, num_examples=self.x.shape[0])
+        check_targets("y", self.y, *outputs.shape)
+        functions = functions_of(
+            widest.apply,
+            settings.loss_fn,
+            lambda: settings.optimizer(jnp.ones((), self.y.dtype)),
+            dict(named_observers(settings.observe)),
+            params,
+            self.x,
+            self.y,
+        )
+        networks = [self._network_digest(net) for net in self.networks.values()]
         return {
-            "jax": jax.__version__,
-            "x": digest(np.asarray(self.x)),
-            "y": digest(np.asarray(self.y)),
-            "key": digest(np.asarray(jax.random.key_data(self.key))),
+            "versions": versions(),
+            "shapes": shapes_digest(self.x, self.y),
+            "x": content_digest(self.x),
+            "y": content_digest(self.y),
+            "key": content_digest(self.key),
+            "network": content_digest(networks),
+            **{k: functions[k] for k in ("loss_fn", "optimizer", "observe")},
             "widths": self.axes["width"],
             "num_seeds": len(self.axes["seed"]),
             "alphas": self.axes["alpha"],
             "learning_rates": self.axes["learning_rate"],
+            "num_steps": settings.num_steps,
+            "center": settings.center,
+            "observe_at": settings.observe_at,
+            "keep_params": settings.keep_params,
             "buckets": groups,
-            "num_steps": self.settings.num_steps,
-            "network, optimizer, loss_fn, center or observers": digest(program),
         }
+
+    def _network_digest(self, network: Network) -> str:
+        """Digest of a network, with its start and its gradient."""
+
+        def gradient(key: Array, x: Array) -> Any:
+            params = network.init(key, x)
+            f, pullback = jax.vjp(lambda p: network.apply(p, x), params)
+            return params, f, pullback(f)
+
+        return program_digest(gradient, self.key, self.x)
 
     def run(
         self,
@@ -221,6 +249,8 @@ class Work:
             for members, arrays in folder.read():
                 records.put(members, arrays)
         jobs = [self.job(group, records) for group in groups]
+        if folder is not None and any(job.calls for job in jobs):
+            check_folder("checkpoint", folder.folder)
         cost_of = np.repeat(
             [self.costs[w].flops for w in self.axes["width"]], self.per_width
         )
@@ -228,7 +258,7 @@ class Work:
             (job for job in jobs if job.calls),
             key=lambda job: -sum(cost_of[call].sum() for call in job.calls),
         )
-        total = sum(cost_of[call].sum() for job in jobs for call in job.calls)
+        total = sum((cost_of[call].sum() for job in jobs for call in job.calls), 0.0)
         count = sum(len(call) for job in jobs for call in job.calls)
         with progress_bar(progress, total, count) as advance:
             results = run_jobs(jobs, memory=self.memory, num_workers=self.num_workers)

@@ -129,8 +129,8 @@ def train(
         observe_at: Increasing steps, from 0 to `num_steps`, at which the observers
             look; `None` means the first and the last.
         checkpoint: Folder to keep the run in. A call with the same arguments goes on
-            from what is there, with the same result to the bit. The arrays and numbers
-            of the problem are compared with those kept; functions cannot be.
+            from what is there, with the same result to the bit; another run is refused.
+            Functions are compared by what they compute, as JAX traces it.
         checkpoint_every: Number of steps between checkpoints; must divide `num_steps`.
 
     Returns:
@@ -141,7 +141,8 @@ def train(
         TypeError: If an argument is not of its kind, or not floating point.
         ValueError: If `x` or `y` is empty, of the wrong shape or not finite, the output
             is not `(n, k)`, a number is out of range, arguments that belong together
-            are not given together, or `checkpoint` holds another run.
+            are not given together, or `checkpoint` holds another run or a damaged file,
+            or cannot be written to.
 
     Example:
         >>> import jax.numpy as jnp, optax

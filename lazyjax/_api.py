@@ -1,0 +1,35 @@
+"""What `import lazyjax` offers."""
+
+from lazyjax import (
+    certify as certify,
+    data as data,
+    dynamics as dynamics,
+    infinite as infinite,
+    laziness as laziness,
+    nets as nets,
+)
+from lazyjax.architecture import Architecture as Architecture
+from lazyjax.dynamics import (
+    gradient_flow as gradient_flow,
+    linearized as linearized,
+    sweep as sweep,
+    train as train,
+)
+from lazyjax.infinite import (
+    infinite_nngp as infinite_nngp,
+    infinite_nngp_of as infinite_nngp_of,
+    infinite_ntk as infinite_ntk,
+    infinite_ntk_of as infinite_ntk_of,
+)
+from lazyjax.montecarlo import monte_carlo_ntk as monte_carlo_ntk
+from lazyjax.nets import Network as Network
+from lazyjax.ntk import (
+    empirical_nngp as empirical_nngp,
+    empirical_ntk as empirical_ntk,
+    layerwise_ntk as layerwise_ntk,
+    linearize as linearize,
+    ntk_diagonal as ntk_diagonal,
+    ntk_operator as ntk_operator,
+    ntk_plan as ntk_plan,
+    taylor_expand as taylor_expand,
+)

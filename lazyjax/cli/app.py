@@ -1,0 +1,50 @@
+"""All commands."""
+
+from typing import Annotated
+
+import typer
+
+import lazyjax
+from lazyjax.cli.certify import certify_app
+from lazyjax.cli.experiments import experiments
+from lazyjax.cli.quickstart import quickstart
+from lazyjax.cli.sweep import sweep
+
+app = typer.Typer(
+    name="lazyjax",
+    help="Lazy training and neural tangent kernels in JAX.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(is_asked: bool) -> bool:
+    if is_asked:
+        print(f"lazyjax {lazyjax.__version__}")
+        raise typer.Exit
+    return is_asked
+
+
+@app.callback()
+def _lazyjax(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_print_version,
+            is_eager=True,
+            help="Print the version and exit.",
+        ),
+    ] = False,
+) -> None:
+    """Lazy training and neural tangent kernels in JAX."""
+
+
+for command in (quickstart, sweep, experiments):
+    app.command()(command)
+app.add_typer(
+    certify_app,
+    name="certify",
+    help="Whether gradient descent is certain to reach zero loss.",
+)

@@ -1,0 +1,191 @@
+"""`lazyjax certify`: certificates for one network, and a table of widths."""
+
+import enum
+import sys
+from typing import Annotated, Any
+
+import jax
+import typer
+import typer.core
+
+from lazyjax.cli import interrupts
+from lazyjax.cli.console import (
+    bad_usage,
+    one_line_errors,
+    progress_shown,
+    table_console,
+)
+from lazyjax.cli.data import Data, NumTrain, read_examples
+
+
+class _CertifyUnlessNamed(typer.core.TyperGroup):
+    """A group whose first command runs where none is named."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Name the first command, unless the arguments begin with one."""
+        if not args or args[0] not in self.commands:
+            args = [next(iter(self.commands)), *args]
+        return super().parse_args(ctx, args)
+
+
+certify_app = typer.Typer(cls=_CertifyUnlessNamed)
+
+_Depth = Annotated[int, typer.Option(min=1, help="Number of hidden layers.")]
+_Activation = Annotated[str, typer.Option(help="Name of the activation.")]
+_Seed = Annotated[
+    int, typer.Option(min=0, max=2**31 - 1, help="Chooses digits and start.")
+]
+_Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+
+
+class _Kind(enum.StrEnum):
+    MLP = "mlp"
+
+
+class _Trained(enum.StrEnum):
+    FIRST = "first"
+    ALL = "all"
+
+
+class _Start(enum.StrEnum):
+    INIT = "init"
+    TRAINED = "trained"
+
+
+class _Dynamics(enum.StrEnum):
+    FLOW = "flow"
+    DESCENT = "descent"
+
+
+class _Rigor(enum.StrEnum):
+    PROOF = "proof"
+    FLOAT = "float"
+
+
+_RigorOption = Annotated[
+    _Rigor, typer.Option(help="Whether rounding is accounted for.")
+]
+
+
+@certify_app.command(
+    "network", epilog="See also: lazyjax certify bounds, a table of widths."
+)
+def certify(
+    data: Data = "digits",
+    num_train: NumTrain = None,
+    architecture: Annotated[
+        _Kind, typer.Option(help="Kind of network; fully connected ones only.")
+    ] = _Kind.MLP,
+    depth: _Depth = 1,
+    activation: _Activation = "softplus",
+    width: Annotated[int, typer.Option(min=1, help="Units per hidden layer.")] = 16384,
+    w_std: Annotated[
+        float | None,
+        typer.Option(
+            help="Standard deviation of weights.  [default: 3 at depth 1, else 1]"
+        ),
+    ] = None,
+    trained: Annotated[
+        _Trained | None,
+        typer.Option(help="Layers trained.  [default: first at depth 1, else all]"),
+    ] = None,
+    start: Annotated[
+        _Start, typer.Option(help="Certify at initialization, or after training.")
+    ] = _Start.INIT,
+    dynamics: Annotated[
+        _Dynamics, typer.Option(help="Gradient flow or gradient descent.")
+    ] = _Dynamics.FLOW,
+    rigor: _RigorOption = _Rigor.PROOF,
+    seed: _Seed = 0,
+    as_json: _Json = False,
+) -> None:
+    """Whether gradient descent is certain to reach zero loss on these data.
+
+    Exits with 0 if certified, 1 if not, 2 for bad usage. The network's output starts at
+    zero; with one hidden layer, random signs are on top.
+    """
+    del architecture  # one kind so far
+    interrupts.after_interrupt()
+    with jax.enable_x64(True):
+        x, y = read_examples("certify", data, num_train, seed)
+        with one_line_errors():
+            from lazyjax import certify as certificates
+            from lazyjax.certify.widths import network_at
+
+            with bad_usage():
+                network = network_at(
+                    width,
+                    depth=depth,
+                    activation=activation,
+                    w_std=w_std,
+                    trained=None if trained is None else trained.value,
+                )
+            params = network.init(jax.random.key(seed), x)
+            if start is _Start.TRAINED:
+                with bad_usage():
+                    params = certificates.warm_start(network, params, x, y).params
+            certify_fn = {
+                _Dynamics.FLOW: certificates.gradient_flow,
+                _Dynamics.DESCENT: certificates.gradient_descent,
+            }[dynamics]
+            found = certify_fn(network, params, x, y, rigor=rigor.value)
+    print(found.to_json() if as_json else found.explain())
+    sys.exit(0 if found.is_certified else 1)
+
+
+@certify_app.command()
+def bounds(
+    data: Data = "digits",
+    num_train: NumTrain = None,
+    depth: _Depth = 1,
+    activation: _Activation = "softplus",
+    max_width: Annotated[
+        int, typer.Option(min=1, help="Largest width to try.")
+    ] = 16384,
+    num_steps: Annotated[
+        int, typer.Option(min=1, help="Steps of gradient descent to see convergence.")
+    ] = 2000,
+    failure: Annotated[
+        float, typer.Option(help="Accepted probability of failure, in theorems.")
+    ] = 0.1,
+    rigor: _RigorOption = _Rigor.PROOF,
+    seed: _Seed = 0,
+    as_json: _Json = False,
+) -> None:
+    """Widths that theorems ask for, beside the smallest certified and seen to converge."""
+    interrupts.after_interrupt()
+    with jax.enable_x64(True):
+        x, y = read_examples("certify bounds", data, num_train, seed)
+        with one_line_errors(), progress_shown() as show:
+            from lazyjax import report
+            from lazyjax.certify.widths import BYTES_PER_PARAMETER, width_table
+
+            with bad_usage():
+                found = width_table(
+                    x,
+                    y,
+                    key=jax.random.key(seed),
+                    depth=depth,
+                    activation=activation,
+                    failure=failure,
+                    max_width=max_width,
+                    num_steps=num_steps,
+                    rigor=rigor.value,
+                    progress=show,
+                )
+    if as_json:
+        print(report.json_bytes(found.to_json()).decode(), end="")
+        return
+    table_console(150).print(
+        report.table(
+            f"Width of {found.num_examples} examples with {found.num_features} features",
+            ["", "width", "parameters", "memory", "assumptions"],
+            found.rows(),
+            caption=(
+                "~ orders of magnitude: constants are not specified. Memory is "
+                f"{BYTES_PER_PARAMETER} bytes per parameter. Theorems are on random "
+                f"starts that fail with probability {failure:g} at most; below are "
+                f"{found.activation} networks of depth {found.depth}."
+            ),
+        )
+    )

@@ -1,0 +1,28 @@
+"""Packages that only some commands need, and how to install them."""
+
+import importlib.util
+from collections.abc import Mapping
+
+EXTRAS: Mapping[str, tuple[str, str]] = {
+    "data": ("sklearn", "scikit-learn"),
+    "plot": ("matplotlib", "matplotlib"),
+}
+"""By extra: the module that it brings, and its name."""
+
+
+def require(command: str, *extras: str) -> None:
+    """Refuse to go on without packages, naming all that lack.
+
+    Args:
+        command: The command that needs them.
+        *extras: Names of extras.
+
+    Raises:
+        ImportError: If one is not installed.
+    """
+    missing = [e for e in extras if importlib.util.find_spec(EXTRAS[e][0]) is None]
+    if missing:
+        names = " and ".join(EXTRAS[extra][1] for extra in missing)
+        raise ImportError(
+            f'`lazyjax {command}` needs {names}: pip install "lazyjax[{",".join(missing)}]".'
+        )
