@@ -29,7 +29,9 @@ class Filter(NamedTuple):
     exponent: Float[Array, " m"]
 
 
-def scaled_up(values: Float[Array, "*shape"], exponent: Array) -> Float[Array, "*shape"]:
+def scaled_up(
+    values: Float[Array, "*shape"], exponent: Array
+) -> Float[Array, "*shape"]:
     """Values times a power of two: infinite where they overflow, and never NaN.
 
     Args:
@@ -41,7 +43,9 @@ def scaled_up(values: Float[Array, "*shape"], exponent: Array) -> Float[Array, "
     """
     # In two factors: one alone may overflow where the product does not.
     half = jnp.floor(exponent / 2)
-    return jnp.where(values == 0, 0, values * jnp.exp2(half) * jnp.exp2(exponent - half))
+    return jnp.where(
+        values == 0, 0, values * jnp.exp2(half) * jnp.exp2(exponent - half)
+    )
 
 
 def flow_filter(
@@ -142,10 +146,7 @@ def _over_rates(
 
 
 def _power_of_one_minus(z: Array, step: Array) -> tuple[Array, Array]:
-    """`(1 - z) ** step` for `z >= 0`, accurate when `1 - z` is near 1 or -1.
-
-    It is the first number returned, times two to the power of the second.
-    """
+    """`(1 - z) ** step` for `z >= 0`, accurate near 1 and -1, and its power of two."""
     log = jnp.where(
         z < 1, jnp.log1p(-jnp.where(z < 1, z, 0)), jnp.log1p(jnp.maximum(z, 1) - 2)
     )

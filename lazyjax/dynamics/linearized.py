@@ -69,7 +69,7 @@ class Linearized:
         eig_min: Smallest eigenvalue as computed; negative by rounding, if at all.
         eig_cutoff: Eigenvalues no larger are zero to rounding, by the rule of
             `lazyjax.semidefinite`: what the decomposition was measured to be off by,
-            and 4 units of rounding of the largest.
+            and twice the rounding of the largest.
     """
 
     eigenvalues: Float[Array, "*batch m"]

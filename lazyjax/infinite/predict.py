@@ -120,7 +120,10 @@ def ntk_grams(
 
 
 def posterior(
-    nngp: Grams, y: Float[AnyArray, "n k"], *, noise_sq: float = 0.0
+    nngp: Grams,
+    y: Float[AnyArray, "n k"],
+    *,
+    noise_sq: float | Float[AnyArray, ""] = 0.0,
 ) -> Prediction:
     r"""Posterior of the Gaussian process that networks are at initialization.
 
@@ -213,7 +216,7 @@ def log_marginal_likelihood(
     nngp_train: Float[AnyArray, "n n"],
     y: Float[AnyArray, "n k"],
     *,
-    noise_sq: float = 0.0,
+    noise_sq: float | Float[AnyArray, ""] = 0.0,
 ) -> Float[Array, ""]:
     r"""Log density of targets under the Gaussian process, summed over outputs.
 
