@@ -63,7 +63,7 @@ def eigh(matrix: Float[Array, "n n"]) -> Eigen:
     """Eigendecomposition of a symmetric positive semidefinite matrix.
 
     Args:
-        matrix: The matrix.
+        matrix: The matrix; of an asymmetric one, the symmetric part.
 
     Returns:
         Eigenvalues, eigenvectors, and the measured cutoff, which has no derivative.
@@ -76,7 +76,8 @@ def eigh(matrix: Float[Array, "n n"]) -> Eigen:
         >>> (eigen.values > eigen.cutoff).tolist()
         [False, True]
     """
-    values, vectors = jnp.linalg.eigh(matrix)
+    matrix = (matrix + matrix.T) / 2
+    values, vectors = jnp.linalg.eigh(matrix, symmetrize_input=False)
     cutoff = _cutoff(*jax.lax.stop_gradient((matrix, values, vectors)))
     return Eigen(values, vectors, cutoff)
 

@@ -29,6 +29,31 @@ class Filter(NamedTuple):
     exponent: Float[Array, " m"]
 
 
+def grown(
+    coefficients: Float[Array, "m c"], exponents: Float[Array, " m"]
+) -> tuple[Float[Array, "m c"], Float[Array, ""]]:
+    """Coefficients times their powers of two, over a power that they have in common.
+
+    So they can be added up, which infinities of both signs cannot.
+
+    Args:
+        coefficients: One row for each direction.
+        exponents: Of the powers, 0 or more.
+
+    Returns:
+        The products, and the exponent of the power that they were divided by: 0 if no
+        direction that has a coefficient grows.
+    """
+    largest = jnp.max(jnp.abs(coefficients), axis=1)
+    grows = (largest > 0) & (exponents > 0)
+    # A large power may belong to a small coefficient.
+    own = jnp.ceil(jnp.log2(jnp.where(grows, largest, 1)))
+    total = jnp.where(grows, exponents + own, 0)
+    common = jnp.max(total, initial=0)
+    scaled = coefficients * jnp.exp2(-own)[:, None]
+    return scaled * jnp.exp2(total - common)[:, None], common
+
+
 def scaled_up(
     values: Float[Array, "*shape"], exponent: Array
 ) -> Float[Array, "*shape"]:

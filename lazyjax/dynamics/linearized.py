@@ -27,6 +27,7 @@ from lazyjax.dynamics._linear_filters import (
     Filter,
     descent_filter,
     flow_filter,
+    grown,
     heavy_ball_filter,
     scaled_up,
 )
@@ -444,18 +445,16 @@ class Linearized:
 
         def at(point: Array) -> Array:
             decay, integral, exponent = filter_at(point)
-            # Relative to the largest power, for sums of infinities would be NaN.
-            largest = jnp.max(exponent)
-            coefficients = jnp.exp2(exponent - largest)[:, None] * self.coefficients
+            coefficients, exponent = grown(self.coefficients, exponent)
             if quantity == "loss":
                 share = decay + rates.ridge * integral
                 loss = jnp.sum(jnp.square(share[:, None] * coefficients)) / 2
-                return scaled_up(loss, 2 * largest)
+                return scaled_up(loss, 2 * exponent)
             is_on_train = quantity == "outputs" and test_points is None
             weights = self.eigenvalues * integral if is_on_train else integral
             combined = weights[:, None] * coefficients
             change = jnp.matmul(readout, combined, precision="highest")
-            return start + scaled_up(change, largest).reshape(start.shape)
+            return start + scaled_up(change, exponent).reshape(start.shape)
 
         values = jax.vmap(at)(points.reshape(-1))
         return values.reshape(points.shape + values.shape[1:])
