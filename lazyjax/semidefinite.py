@@ -151,7 +151,7 @@ class Semidefinite:
         Returns:
             Solutions, the smallest that there are.
         """
-        return _solve(self.matrix, self.factor, jnp.asarray(right))
+        return _solve(self.matrix, self.factor, self._cast(right))
 
     def dropped_part(self, of: Float[AnyArray, "n m"]) -> Float[Array, "n m"]:
         """Part of each column that lies in directions that are dropped.
@@ -162,7 +162,7 @@ class Semidefinite:
         Returns:
             The part, zero for a regular matrix.
         """
-        return _dropped_part(self.matrix, self.factor, jnp.asarray(of))
+        return _dropped_part(self.matrix, self.factor, self._cast(of))
 
     def log_det(self) -> Float[Array, ""]:
         """Logarithm of the determinant, of eigenvalues raised to the cutoff.
@@ -194,6 +194,9 @@ class Semidefinite:
             self._eigenvalue(self.factor.largest),
             self.num_dropped,
         )
+
+    def _cast(self, array: AnyArray) -> Array:
+        return jnp.asarray(array, self.matrix.dtype)
 
     def _eigenvalue(self, extreme: _Extreme) -> Array:
         # Of the quadratic form only the derivative: its value is rounded as the largest.

@@ -175,7 +175,8 @@ def test_large_steps_are_exact_with_integers_that_hold_them(x64):
     assert_close(flow.gradient_descent(2**40 + 1, 2.0).item(), 2.0)
     assert_close(flow.gradient_descent(2**40, 2.0).item(), 0.0)
     with jax.enable_x64(False):
-        single = linearized(np.float32(one), np.float32(one), np.float32(0 * one))
+        one = one.astype(np.float32)
+        single = linearized(one, one, 0 * one)
         assert_close(single.gradient_descent(2**31 - 1, 2.0).item(), 2.0)
 
 

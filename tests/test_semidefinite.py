@@ -253,7 +253,8 @@ def test_repeated_inputs_are_fitted_by_least_squares(dtype, gap):
     # Under `jit` without a warning, as at finite times and with a ridge.
     compiled = jax.jit(predict)(y)
     jax.jit(lambda: flow.gradient_flow(np.inf))()
-    flow.gradient_flow(1e3), flow.gradient_flow(np.inf, ridge=0.1)
+    flow.gradient_flow(1e3)
+    flow.gradient_flow(np.inf, ridge=0.1)
     trained_ensemble(grams, grams, y, time=1e3)
     posterior(grams, y, noise_sq=0.1)
 

@@ -260,9 +260,13 @@ def log_marginal_likelihood(
 def _posterior(nngp: Grams, y: Array, noise_sq: float | Array) -> Prediction:
     matrix = factorized(_with_noise(nngp.train, noise_sq))
     test, cross = jnp.asarray(nngp.test), jnp.asarray(nngp.cross)
+    y = y.astype(cross.dtype)
+    num_outputs = y.shape[1]
+    # One solve for all: its two ways are compiled once.
+    solutions = matrix.solve(jnp.concatenate([y, cross.T], axis=1))
     return Prediction(
-        mean=_dot(cross, matrix.solve(y)),
-        covariance=_symmetric(test - _dot(cross, matrix.solve(cross.T))),
+        mean=_dot(cross, solutions[:, :num_outputs]),
+        covariance=_symmetric(test - _dot(cross, solutions[:, num_outputs:])),
         condition=matrix.condition,
         num_dropped=matrix.num_dropped,
         dropped_share=share_of(matrix.dropped_part(y), y),
