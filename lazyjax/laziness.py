@@ -22,7 +22,7 @@ from lazyjax._checks import (
     check_targets,
 )
 from lazyjax._static import as_static
-from lazyjax.linalg import eigvalsh, gram_matrix
+from lazyjax.linalg import eigvalsh, frobenius_norm, gram_matrix
 from lazyjax.ntk import empirical_ntk
 from lazyjax.ntk._forward import directional_derivative
 from lazyjax.trees import tree_distance, tree_norm
@@ -49,9 +49,7 @@ def relative_distance(
     ntk, reference = jnp.asarray(ntk), jnp.asarray(reference)
     if ntk.ndim > reference.ndim:
         reference = jnp.broadcast_to(reference, ntk.shape)
-    return jnp.linalg.norm(ntk - reference, axis=(-2, -1)) / jnp.linalg.norm(
-        reference, axis=(-2, -1)
-    )
+    return frobenius_norm(ntk - reference) / frobenius_norm(reference)
 
 
 def relative_parameter_distance(params: Params, start: Params) -> Float[Array, ""]:
@@ -99,7 +97,7 @@ def linearization_gap(
             f"{f.shape} and {f_linear.shape}."
         )
     difference = jnp.asarray(f) - jnp.asarray(f_linear)
-    return jnp.max(jnp.linalg.norm(difference, axis=(-2, -1)))
+    return jnp.max(frobenius_norm(difference))
 
 
 @jax.tree_util.register_dataclass

@@ -32,6 +32,31 @@ def gram_matrix(ntk: Float[AnyArray, "n1 n2 *kk"]) -> Float[Array, "rows columns
     return jnp.transpose(ntk, (0, 2, 1, 3)).reshape(n1 * k, n2 * k)
 
 
+def frobenius_norm(matrices: Float[AnyArray, "*batch n m"]) -> Float[Array, "*batch"]:
+    """Frobenius norms of matrices, of any size that can be represented.
+
+    Args:
+        matrices: One matrix, or several along leading axes.
+
+    Returns:
+        Their norms: squares neither overflow nor vanish.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> round(float(frobenius_norm(jnp.full((2, 2), 1e30, jnp.float32))) / 1e30, 6)
+        2.0
+    """
+    matrices = jnp.asarray(matrices)
+    largest = jnp.max(jnp.abs(matrices), axis=(-2, -1))
+    # A power of two, by which nothing is rounded, and whose inverse is a normal number.
+    limit = int(jnp.finfo(matrices.dtype).maxexp) - 2
+    _, exponent = jnp.frexp(jax.lax.stop_gradient(largest))
+    exponent = jnp.clip(exponent, -limit, limit)
+    one = jnp.ones_like(largest)
+    scaled = matrices * jnp.ldexp(one, -exponent)[..., None, None]
+    return jnp.linalg.norm(scaled, axis=(-2, -1)) * jnp.ldexp(one, exponent)
+
+
 def eigvalsh(matrices: Float[Array, "*batch n n"]) -> Float[Array, "*batch n"]:
     """Eigenvalues of symmetric matrices, increasing; one matrix after the other.
 

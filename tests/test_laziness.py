@@ -141,6 +141,24 @@ def test_relative_distance_is_frobenius_and_broadcasts(dtype, mode):
     assert_close(actual, expected)
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e-15, 1.0, 1e15, 1e30])
+def test_relative_distance_does_not_depend_on_the_scale(scale):
+    kernel = np.random.default_rng(0).normal(size=(2, 3, 4)) * scale
+    near = [np.float32(factor * kernel) for factor in (1.1, 1.0)]
+    assert_close(relative_distance(*near), np.full(2, 0.1, np.float32), 1e-5)
+    outputs = kernel.astype(np.float32)
+    gap = linearization_gap(outputs, 0 * outputs)
+    expected = np.linalg.norm(kernel, axis=(1, 2)).max() / scale
+    assert_close(gap / np.float32(scale), np.float32(expected), 1e-5)
+
+
+def test_relative_distance_of_zero_and_of_nan_is_nan():
+    zero, one = np.zeros((2, 2), np.float32), np.ones((2, 2), np.float32)
+    assert np.isnan(relative_distance(zero, zero))
+    assert np.isnan(relative_distance(one, np.nan * one))
+    assert np.isposinf(relative_distance(one, zero))
+
+
 def test_relative_distance_is_not_symmetric():
     a, b = jnp.eye(2, dtype=jnp.float32), 2 * jnp.eye(2, dtype=jnp.float32)
     assert float(relative_distance(a, b)) == 0.5

@@ -11,6 +11,7 @@ from hypothesis import given, settings, strategies as st
 
 from lazyjax.dynamics import linearized, square_loss
 from lazyjax.linalg import gram_matrix
+from lazyjax.semidefinite import SingularKernelWarning
 from tests.helpers.compare import assert_close, relative_error
 
 pytestmark = pytest.mark.once
@@ -250,17 +251,24 @@ def test_duplicate_examples_end_at_the_mean_of_their_targets(dtype):
     y = np.array([[1.0], [0.0], [5.0]], dtype)
     f0 = np.zeros((3, 1), dtype)
     flow = linearized(x @ x.T, y, f0)
-    assert_close(flow.gradient_flow(jnp.inf)[:, 0], np.array([0.5, 0.5, 5.0], dtype))
-    assert_close(flow.gradient_flow_loss(jnp.inf), np.array(0.25, dtype))
     # Linear regression: the test point (0, 1) gets its second weight.
     w = np.linalg.pinv(x) @ y
     test = np.array([[0.0, 1.0]], dtype)
-    f_test = flow.gradient_flow(
-        jnp.inf, ntk_test_train=test @ x.T, f0_test=np.zeros((1, 1), dtype)
-    )
+    with pytest.warns(SingularKernelWarning, match="0\\.019 of the targets"):
+        f = flow.gradient_flow(jnp.inf)
+    with pytest.warns(SingularKernelWarning, match="1 of its directions"):
+        loss = flow.gradient_flow_loss(jnp.inf)
+    with pytest.warns(SingularKernelWarning, match="`ntk` is singular"):
+        f_test = flow.gradient_flow(
+            jnp.inf, ntk_test_train=test @ x.T, f0_test=np.zeros((1, 1), dtype)
+        )
+    assert_close(f[:, 0], np.array([0.5, 0.5, 5.0], dtype))
+    assert_close(loss, np.array(0.25, dtype))
+    assert_close(flow.dropped_share, np.array(0.5 / 26, dtype))
     assert_close(f_test, (test @ w).astype(dtype))
 
 
+@pytest.mark.filterwarnings("ignore::lazyjax.semidefinite.SingularKernelWarning")
 @pytest.mark.parametrize("name", ["zero", "rank one", "hilbert", "low rank"])
 def test_ill_conditioned_kernels_never_give_nan(dtype, name):
     n = 12

@@ -87,6 +87,99 @@ def test_heavy_ball_converges_up_to_its_limit_and_overflows_without_nan():
     assert np.isposinf(flow.gradient_descent_loss(10**6, 2 * limit, ridge=1.0))
 
 
+@pytest.mark.parametrize("name", ["descent", "heavy ball"])
+def test_what_diverges_is_infinite_with_its_sign_and_never_nan(name):
+    arrays = problem()
+    single = [a.astype(np.float32) for a in arrays]
+    flow = linearized(*single[:3])
+    rate = 1.5 * float(flow.max_learning_rate)
+    test: dict[str, Any] = {"ntk_test_train": single[3], "f0_test": single[4]}
+    momentum, late = {"descent": (0.0, 400), "heavy ball": (1.2, 1500)}[name]
+    steps = np.array([30, 31, late, late + 1, 10**9, 10**9 + 1])
+
+    def closed(quantity, **options):
+        if name == "descent":
+            return getattr(flow, f"gradient_descent{quantity}")(steps, rate, **options)
+        method = getattr(flow, f"heavy_ball{quantity}")
+        return method(steps, rate, momentum, **options)
+
+    for ridge in (0.0, 0.4):
+        for quantity, index in (("", 0), ("_dual", 2)):
+            actual = np.asarray(closed(quantity, ridge=ridge))
+            assert not np.isnan(actual).any()
+            assert np.isinf(actual[2:]).all()
+            expected = [
+                oracle(arrays, s, rate, momentum, ridge)[index] for s in steps[:4]
+            ]
+            assert_close(actual[:2], np.stack(expected[:2]), 1e-3)
+            assert (np.sign(actual[:4]) == np.sign(np.stack(expected))).all()
+        test_outputs = closed("", ridge=ridge, **test)
+        assert not np.isnan(test_outputs).any()
+        assert np.isposinf(closed("_loss", ridge=ridge)[2:]).all()
+
+
+def test_momentum_beyond_1_overflows_to_infinity():
+    # The number that the recurrence has, from 128 bits on too large for single precision.
+    one = np.ones((1, 1), np.float32)
+    flow = linearized(one, one, 0 * one)
+    steps = np.array([100, 400, 1000])
+    arrays = [a.astype(np.float64) for a in (one, one, 0 * one, one, 0 * one)]
+    expected = np.stack([oracle(arrays, s, 0.1, 1.2, 0.0)[0] for s in steps])
+    actual = flow.heavy_ball(steps, 0.1, 1.2)
+    assert_close(actual[:2], expected[:2], 1e-3)
+    assert np.abs(expected[2]) > np.finfo(np.float32).max
+    assert np.isinf(actual[2]).all()
+    assert np.sign(actual[2]) == np.sign(expected[2])
+    assert np.isfinite(flow.gradient_descent(np.array([0, 1, 5]), 1e38)[:2]).all()
+    assert np.isinf(flow.gradient_descent(5, 1e38)).all()
+    assert np.isinf(flow.heavy_ball(5, 1e38, 0.5)).all()
+
+
+def test_directions_that_diverge_leave_the_others_alone():
+    eigenvalues = np.array([0.5, 1.0, 8.0], np.float32)
+    y = np.array([[1.0], [2.0], [0.0]], np.float32)  # nothing where it diverges
+    flow = linearized(np.diag(eigenvalues), y, 0 * y)
+    assert_close(flow.gradient_descent(10**6, 1.0), y)
+    assert_close(flow.heavy_ball(10**4, 1.0, 0.2), y)
+    assert_close(flow.gradient_descent_loss(10**6, 1.0, ridge=0.5), np.float32(25 / 72))
+    # 7**46 is 1e38.9: times a tiny coefficient it is a number.
+    small = y + np.array([[0.0], [0.0], [1e-30]], np.float32)
+    f = linearized(np.diag(eigenvalues), small, 0 * y).gradient_descent(46, 1.0)
+    assert_close(
+        f[:, 0], np.array([1.0, 2.0, -(7.0**46) * 1e-30]).astype(np.float32), 1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    "step",
+    [2**31, 2**40, 2**70, np.array([1, 2**40]), np.uint64(2**63), np.uint32(2**31)],
+    ids=str,
+)
+def test_steps_beyond_the_integers_of_jax_are_refused(own_errors, step):
+    one = np.ones((1, 1), np.float32)
+    flow = linearized(one, one, 0 * one)
+    with pytest.raises(ValueError, match="`step` must be at most 2147483647"):
+        flow.gradient_descent(step, 0.1)
+    with pytest.raises(ValueError, match="`step` must be at most 2147483647"):
+        flow.heavy_ball_loss(step, 0.1, 0.5)
+    with pytest.raises(ValueError, match="`step` must be zero or positive"):
+        flow.gradient_descent(-(2**70), 0.1)
+
+
+def test_large_steps_are_exact_with_integers_that_hold_them(x64):
+    one = np.ones((1, 1))
+    flow = linearized(one, one, 0 * one)
+    rate = 1e-12
+    expected = -np.expm1(2**40 * np.log1p(-rate))
+    assert_close(flow.gradient_descent(2**40, rate), expected.reshape(1, 1), 1e-12)
+    assert_close(flow.gradient_descent(2**40 + 1, 2.0).item(), 2.0)
+    assert_close(flow.gradient_descent(2**40, 2.0).item(), 0.0)
+    with jax.enable_x64(False):
+        one = one.astype(np.float32)
+        single = linearized(one, one, 0 * one)
+        assert_close(single.gradient_descent(2**31 - 1, 2.0).item(), 2.0)
+
+
 def test_ridge_ends_at_kernel_ridge_regression(dtype):
     arrays = [a.astype(dtype) for a in problem()]
     ntk, y, f0, cross, f0_test = arrays
@@ -177,6 +270,7 @@ def test_the_linear_model_trains_with_any_optimizer_and_loss(x64):
     assert run.observations["ntk_drift"].max() < 1e-12
 
 
+@pytest.mark.filterwarnings("ignore::lazyjax.semidefinite.SingularKernelWarning")
 def test_singular_kernels_are_reported(dtype):
     ones = np.ones((3, 3), dtype)
     y = np.arange(3.0, dtype=dtype)[:, None]

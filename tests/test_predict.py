@@ -1,6 +1,7 @@
 """Predictions of infinitely wide networks against float64 formulas, written out."""
 
 import math
+import warnings
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from lazyjax.infinite.predict import (
     posterior,
     trained_ensemble,
 )
+from lazyjax.semidefinite import SingularKernelWarning
 from tests.helpers.compare import assert_close, relative_error
 
 pytestmark = pytest.mark.once
@@ -106,8 +108,17 @@ def test_singular_kernels_are_reported_and_give_no_nan(
     x = x.at[4].set(x[3])  # one input twice, with two targets
     y = jnp.arange(5.0, dtype=dtype)[:, None]
     nngp, ntk = nngp_grams(SPEC, x, x[:2]), ntk_grams(SPEC, x, x[:2])
-    bayesian, trained = posterior(nngp, y), trained_ensemble(nngp, ntk, y, time=time)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        bayesian = posterior(nngp, y)
+        trained = trained_ensemble(nngp, ntk, y, time=time)
+        likelihood = log_marginal_likelihood(nngp.train, y)
+    assert {warning.category for warning in seen} == {SingularKernelWarning}
+    # What does not decay is dropped at the end of training only.
+    is_warned = trained.num_dropped == 1 and time == math.inf
+    assert len(seen) == (3 if is_warned else 2)
     assert bayesian.num_dropped == 1
+    assert_close(bayesian.dropped_share, 0.5 / 30, 1e-3)
     # The tangent kernel of a kinked activation sees rounding through a square root.
     assert trained.num_dropped <= 1
     for it in (bayesian, trained):
@@ -115,7 +126,7 @@ def test_singular_kernels_are_reported_and_give_no_nan(
         assert it.mean.dtype == dtype
         for leaf in (it.mean, it.covariance):
             assert jnp.isfinite(leaf).all()
-    assert jnp.isfinite(log_marginal_likelihood(nngp.train, y))
+    assert jnp.isfinite(likelihood)
     if time == math.inf:  # it fits what it can
         assert_close(it.mean, y[:2], "other_algorithm")
 

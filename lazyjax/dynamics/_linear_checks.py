@@ -1,9 +1,19 @@
 """What the linear model asks of kernels, targets and outputs."""
 
-import jax.numpy as jnp
-from jaxtyping import Array, Float
+from typing import Any
 
-from lazyjax._checks import check_batch, check_finite, check_floating, check_targets
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from lazyjax._checks import (
+    check_batch,
+    check_finite,
+    check_floating,
+    check_nonnegative,
+    check_targets,
+)
 from lazyjax.typing import AnyArray
 
 
@@ -85,6 +95,45 @@ def check_test_points(
         _check_dtype(name, array, f0.dtype)
     check_finite("ntk_test_train", ntk_test_train)
     return jnp.asarray(ntk_test_train), jnp.asarray(f0_test)
+
+
+def checked_steps(step: int | Int[AnyArray, "*steps"]) -> Int[Array, "*steps"]:
+    """Numbers of updates, checked: none is wrapped round.
+
+    Args:
+        step: One or more integers.
+
+    Returns:
+        The same, as an array of JAX.
+
+    Raises:
+        TypeError: If they are not integers.
+        ValueError: If one is negative, or larger than JAX's integers are now.
+    """
+    if isinstance(step, jax.Array):
+        _check_integers(step.dtype)
+        check_nonnegative("step", step)
+        return step
+    steps = np.asarray(step)
+    # Integers beyond NumPy's own are kept as objects.
+    if steps.dtype != object or not all(isinstance(s, int) for s in steps.flat):
+        _check_integers(steps.dtype)
+    smallest, largest = int(steps.min(initial=0)), int(steps.max(initial=0))
+    limit = int(jnp.iinfo(jax.dtypes.canonicalize_dtype(int)).max)
+    if smallest < 0:
+        raise ValueError(f"`step` must be zero or positive; got {smallest}.")
+    if largest > limit:
+        raise ValueError(
+            f"`step` must be at most {limit}, the largest of JAX's integers; got "
+            f"{largest}. Enable 64-bit types, for example with `jax.enable_x64(True)`, "
+            "or take gradient flow at infinite time."
+        )
+    return jnp.asarray(steps)
+
+
+def _check_integers(dtype: Any) -> None:
+    if not jnp.issubdtype(dtype, jnp.integer):
+        raise TypeError(f"`step` must hold integers; got dtype {dtype}.")
 
 
 def _check_dtype(name: str, array: AnyArray, dtype: jnp.dtype) -> None:

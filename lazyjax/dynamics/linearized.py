@@ -18,14 +18,21 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
 from lazyjax._checks import check_nonnegative
-from lazyjax.dynamics._linear_checks import check_kernel_problem, check_test_points
+from lazyjax.dynamics._linear_checks import (
+    check_kernel_problem,
+    check_test_points,
+    checked_steps,
+)
 from lazyjax.dynamics._linear_filters import (
     Filter,
     descent_filter,
     flow_filter,
+    grown,
     heavy_ball_filter,
+    scaled_up,
 )
-from lazyjax.linalg import gram_matrix
+from lazyjax.linalg import frobenius_norm, gram_matrix
+from lazyjax.semidefinite import condition, eigh, share_of, warn_of_dropped
 from lazyjax.typing import AnyArray
 
 _Dynamics: TypeAlias = Literal["flow", "descent", "heavy ball"]
@@ -48,9 +55,11 @@ class Linearized:
     In the eigenbasis $H = V \Lambda V^\top$ every coefficient of the residual decays by
     itself. Eigenvalues that rounding made negative count as zero: their part of the
     residual never decays. At infinite time this holds for every eigenvalue up to
-    `eig_cutoff`. At finite times the smallest eigenvalues are only known to within
-    `eig_cutoff`, which shows once `time * eig_cutoff` is not small: use float64 for
-    long times. Build batches of it, and call its methods on them, under `jax.vmap`.
+    `eig_cutoff`, a `SingularKernelWarning` where targets have more than 1e-3 of their
+    squares there (`dropped_share`) and values are known, not under `jit`. At finite
+    times the smallest eigenvalues are only known to within `eig_cutoff`, which shows
+    once `time * eig_cutoff` is not small: use float64 for long times. Build batches of
+    it, and call its methods on them, under `jax.vmap`.
 
     Attributes:
         eigenvalues: Of $H$, ascending, negative ones replaced by zero; `m` is `n * k`,
@@ -59,6 +68,9 @@ class Linearized:
         coefficients: Initial error $V^\top (y - f_0)$, one column per shared output.
         f0: Outputs at time 0.
         eig_min: Smallest eigenvalue as computed; negative by rounding, if at all.
+        eig_cutoff: Eigenvalues no larger are zero to rounding, by the rule of
+            `lazyjax.semidefinite`: what the decomposition was measured to be off by,
+            and twice the rounding of the largest.
     """
 
     eigenvalues: Float[Array, "*batch m"]
@@ -66,17 +78,12 @@ class Linearized:
     coefficients: Float[Array, "*batch m c"]
     f0: Float[Array, "*batch n k"]
     eig_min: Float[Array, "*batch"]
+    eig_cutoff: Float[Array, "*batch"]
 
     @property
     def eig_max(self) -> Float[Array, "*batch"]:
         r"""Largest eigenvalue $\lambda_{\max}(H)$."""
         return self.eigenvalues[..., -1]
-
-    @property
-    def eig_cutoff(self) -> Float[Array, "*batch"]:
-        r"""Eigenvalues no larger are zero to rounding: $m \epsilon \lambda_{\max}$."""
-        eps = float(jnp.finfo(self.eigenvalues.dtype).eps)
-        return self.eig_max * (self.eigenvalues.shape[-1] * eps)
 
     @property
     def rank(self) -> Int[Array, "*batch"]:
@@ -85,11 +92,16 @@ class Linearized:
         return jnp.sum(is_positive, axis=-1)
 
     @property
+    def dropped_share(self) -> Float[Array, "*batch"]:
+        r"""Share of $\lVert y - f_0 \rVert^2$ in directions that cannot be learned."""
+        is_dropped = self.eigenvalues <= self.eig_cutoff[..., None]
+        return self._share(is_dropped)
+
+    @property
     def condition(self) -> Float[Array, "*batch"]:
         """Largest over smallest eigenvalue, infinite if `rank` is not full."""
-        is_regular = self.rank == self.eigenvalues.shape[-1]
-        smallest = jnp.where(is_regular, self.eigenvalues[..., 0], 1)
-        return jnp.where(is_regular, self.eig_max / smallest, jnp.inf)
+        num_dropped = self.eigenvalues.shape[-1] - self.rank
+        return condition(self.eigenvalues[..., 0], self.eig_max, num_dropped)
 
     @property
     def max_learning_rate(self) -> Float[Array, "*batch"]:
@@ -156,7 +168,7 @@ class Linearized:
 
         As `gradient_flow`, with $(1 - \eta H)^s$ in place of $e^{-Ht}$. It is the true
         iteration at every learning rate: beyond `max_learning_rate` it grows without
-        bound, and at last overflows.
+        bound, and at last overflows, to infinities of its signs.
 
         Args:
             step: One or more numbers of updates.
@@ -170,7 +182,8 @@ class Linearized:
             Outputs on the training points, or on the test points if they are given.
 
         Raises:
-            ValueError: If a number is negative, or shapes do not fit.
+            ValueError: If a number is negative, `step` larger than JAX's integers (without
+                64-bit types $2^{31} - 1$), or shapes do not fit.
             TypeError: If `step` is not an integer, or dtypes differ.
 
         Example:
@@ -213,7 +226,8 @@ class Linearized:
             Outputs on the training points, or on the test points if they are given.
 
         Raises:
-            ValueError: If a number is negative, or shapes do not fit.
+            ValueError: If a number is negative, `step` larger than JAX's integers (without
+                64-bit types $2^{31} - 1$), or shapes do not fit.
             TypeError: If `step` is not an integer, or dtypes differ.
 
         Example:
@@ -355,6 +369,7 @@ class Linearized:
         check_nonnegative("time", time)
         times = jnp.asarray(time, self.eigenvalues.dtype)
         rates = self._checked_rates(ridge, 0.0, 0.0)
+        self._warn_if_dropped(times, rates.ridge)
         return self._evaluate(
             times, rates, test_points, dynamics="flow", quantity=quantity
         )
@@ -368,10 +383,7 @@ class Linearized:
         ridge: float | AnyArray,
         test_points: tuple[Array, Array] | None = None,
     ) -> Array:
-        steps = jnp.asarray(step)
-        if not jnp.issubdtype(steps.dtype, jnp.integer):
-            raise TypeError(f"`step` must hold integers; got dtype {steps.dtype}.")
-        check_nonnegative("step", steps)
+        steps = checked_steps(step)
         dynamics = "descent" if momentum is None else "heavy ball"
         rates = self._checked_rates(
             ridge, learning_rate, 0.0 if momentum is None else momentum
@@ -432,20 +444,40 @@ class Linearized:
             )
 
         def at(point: Array) -> Array:
-            decay, integral = filter_at(point)
+            decay, integral, exponent = filter_at(point)
+            coefficients, exponent = grown(self.coefficients, exponent)
             if quantity == "loss":
-                # Of a run that diverged both are infinite, of opposite signs.
-                adds = (rates.ridge > 0) & jnp.isfinite(decay)
-                share = decay + jnp.where(adds, rates.ridge * integral, 0)
-                return jnp.sum(jnp.square(share[:, None] * self.coefficients)) / 2
+                share = decay + rates.ridge * integral
+                loss = jnp.sum(jnp.square(share[:, None] * coefficients)) / 2
+                return scaled_up(loss, 2 * exponent)
             is_on_train = quantity == "outputs" and test_points is None
             weights = self.eigenvalues * integral if is_on_train else integral
-            combined = weights[:, None] * self.coefficients
+            combined = weights[:, None] * coefficients
             change = jnp.matmul(readout, combined, precision="highest")
-            return start + change.reshape(start.shape)
+            return start + scaled_up(change, exponent).reshape(start.shape)
 
         values = jax.vmap(at)(points.reshape(-1))
         return values.reshape(points.shape + values.shape[1:])
+
+    def _share(self, chosen: Array) -> Array:
+        part = jnp.where(chosen[..., None], self.coefficients, 0)
+        return share_of(part, self.coefficients)
+
+    def _warn_if_dropped(self, times: Array, ridge: Array) -> None:
+        """Warn of what is not fitted at infinite time, where all values are known."""
+        try:
+            if not jnp.any(jnp.isinf(times)):
+                return
+        except jax.errors.ConcretizationTypeError:
+            return
+        is_dropped = self.eigenvalues + ridge <= self.eig_cutoff
+        warn_of_dropped(
+            "ntk",
+            jnp.sum(is_dropped),
+            self._share(is_dropped),
+            remedy="Use float64, or a finite `time`.",
+            stacklevel=4,
+        )
 
     def _test_points(
         self, ntk_test_train: AnyArray | None, f0_test: AnyArray | None
@@ -510,7 +542,7 @@ def linearized(
 def _decomposed(ntk: Array, y: Array, f0: Array) -> tuple[Linearized, Array, Array]:
     """The result, and the Frobenius norms of the asymmetry and of the kernel."""
     gram = gram_matrix(ntk)
-    eigenvalues, eigenvectors = jnp.linalg.eigh(gram)
+    eigenvalues, eigenvectors, cutoff = eigh(gram)
     error = (y - f0).reshape(gram.shape[0], -1)
     result = Linearized(
         eigenvalues=jnp.maximum(eigenvalues, 0),
@@ -518,8 +550,9 @@ def _decomposed(ntk: Array, y: Array, f0: Array) -> tuple[Linearized, Array, Arr
         coefficients=jnp.matmul(eigenvectors.T, error, precision="highest"),
         f0=f0,
         eig_min=eigenvalues[0],
+        eig_cutoff=cutoff,
     )
-    return result, jnp.linalg.norm(gram - gram.T), jnp.linalg.norm(gram)
+    return result, frobenius_norm(gram - gram.T), frobenius_norm(gram)
 
 
 def _known_false(condition: Array) -> bool:

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, PyTree, Shaped
 
 from lazyjax._checks import check_batch
 from lazyjax.dynamics.losses import square_loss
-from lazyjax.linalg import eigvalsh, gram_matrix, singular_values
+from lazyjax.linalg import eigvalsh, frobenius_norm, gram_matrix, singular_values
 from lazyjax.ntk import empirical_ntk
 from lazyjax.trees import leaf_paths, tree_distance, tree_norm
 from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params
@@ -156,7 +156,7 @@ def ntk_drift(snapshot: Snapshot) -> Float[Array, ""]:
         The drift: 0 at step 0, or NaN at every step if $H(0) = 0$.
     """
     initial = snapshot.initial.gram
-    return jnp.linalg.norm(snapshot.gram - initial) / jnp.linalg.norm(initial)
+    return frobenius_norm(snapshot.gram - initial) / frobenius_norm(initial)
 
 
 def ntk_drift_norm(snapshot: Snapshot) -> Float[Array, ""]:
@@ -200,8 +200,8 @@ def target_alignment(snapshot: Snapshot) -> Float[Array, ""]:
     targets = jnp.asarray(snapshot.y)
     targets = targets - jnp.mean(targets, axis=0, keepdims=True)
     gram = jnp.matmul(targets, targets.T, precision="highest")
-    norms = jnp.linalg.norm(kernel) * jnp.linalg.norm(gram)
-    return jnp.sum(kernel * gram) / norms
+    kernel, gram = (matrix / frobenius_norm(matrix) for matrix in (kernel, gram))
+    return jnp.sum(kernel * gram)
 
 
 def neuron_distances(snapshot: Snapshot) -> dict[str, Float[Array, " units"]]:

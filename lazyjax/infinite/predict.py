@@ -15,6 +15,13 @@ from jaxtyping import Array, Float, Int
 from lazyjax._checks import check_finite, check_floating, check_targets
 from lazyjax.architecture import Architecture
 from lazyjax.infinite.kernels import infinite_nngp, infinite_ntk
+from lazyjax.semidefinite import (
+    condition,
+    eigh,
+    factorized,
+    share_of,
+    warn_of_dropped,
+)
 from lazyjax.typing import AnyArray
 
 
@@ -43,15 +50,21 @@ class Prediction:
         mean: Mean of each output.
         covariance: Covariance between test inputs, the same for every output.
         condition: Largest over smallest eigenvalue of the matrix that was inverted (or
-            would be at infinite time), infinite if the smallest is not positive.
-        num_dropped: Its eigenvalues no larger than $10 n \epsilon \lambda_{\max}$, zero to
-            rounding: beyond finite times, what they belong to is not fitted at all.
+            would be at infinite time), infinite if directions are dropped; an estimate
+            from below, by less than a factor of 2, where nothing but a solve is needed.
+        num_dropped: Its eigenvalues that are zero to rounding, by the rule of
+            `lazyjax.semidefinite`: beyond finite times, what they belong to is not
+            fitted at all.
+        dropped_share: Share of the sum of squares of the targets that lies there. Beyond
+            finite times, a share above 1e-3 is warned of, where values are known: under
+            `jit`, look here.
     """
 
     mean: Float[Array, "m k"]
     covariance: Float[Array, "m m"]
     condition: Float[Array, ""]
     num_dropped: Int[Array, ""]
+    dropped_share: Float[Array, ""]
 
     @property
     def variance(self) -> Float[Array, " m"]:
@@ -107,7 +120,10 @@ def ntk_grams(
 
 
 def posterior(
-    nngp: Grams, y: Float[AnyArray, "n k"], *, noise_sq: float = 0.0
+    nngp: Grams,
+    y: Float[AnyArray, "n k"],
+    *,
+    noise_sq: float | Float[AnyArray, ""] = 0.0,
 ) -> Prediction:
     r"""Posterior of the Gaussian process that networks are at initialization.
 
@@ -120,7 +136,7 @@ def posterior(
         noise_sq: Variance $\sigma^2$ of noise on targets.
 
     Returns:
-        The posterior.
+        The posterior; if directions are dropped, with the pseudo-inverse.
 
     Raises:
         ValueError: If shapes do not fit, a value is not finite, or `noise_sq` negative.
@@ -138,16 +154,10 @@ def posterior(
         Rasmussen and Williams (2006), equations 2.23 and 2.24 (not checked).
     """
     _check_grams("nngp", nngp, y)
-    _check_noise(noise_sq)
-    values, vectors = _eigh(nngp.train)
-    inverse = _inverse(values + noise_sq)
-    test, cross = jnp.asarray(nngp.test), _dot(nngp.cross, vectors)
-    return Prediction(
-        mean=_dot(cross * inverse[None], _dot(vectors.T, y)),
-        covariance=_symmetric(test - _dot(cross * inverse[None], cross.T)),
-        condition=_condition(values + noise_sq),
-        num_dropped=jnp.sum(inverse == 0),
-    )
+    _check_not_negative("noise_sq", noise_sq)
+    result = _posterior(nngp, jnp.asarray(y), noise_sq)
+    _warn("nngp.train", result, "Use float64, or `noise_sq` for contradictory targets.")
+    return result
 
 
 def trained_ensemble(
@@ -193,40 +203,26 @@ def trained_ensemble(
     """
     _check_grams("nngp", nngp, y)
     _check_grams("ntk", ntk, y)
-    values, vectors = _eigh(ntk.train)
-    dtype = values.dtype
-    time = jnp.asarray(time, dtype)
-    _check_time(time)
-    at_end = _inverse(values)
-    # (1 - exp(-l t)) / l, which is t where l is 0; the limit is taken where t is.
-    is_end = jnp.isinf(time)
-    decay = jnp.where(is_end, 0, time) * values
-    is_small = decay < jnp.finfo(dtype).eps
-    positive = jnp.where(is_small, 1, values)
-    in_between = jnp.where(is_small, time, -jnp.expm1(-decay) / positive)
-    rate = jnp.where(is_end, at_end, in_between)
-    response = _dot(_dot(ntk.cross, vectors) * rate[None], vectors.T)
-    shared = _dot(response, jnp.asarray(nngp.cross).T)
-    spread = _dot(_dot(response, nngp.train), response.T)
-    return Prediction(
-        mean=_dot(response, y),
-        covariance=_symmetric(jnp.asarray(nngp.test) + spread - shared - shared.T),
-        condition=_condition(values),
-        num_dropped=jnp.sum(at_end == 0),
-    )
+    _check_not_negative("time", time)
+    y = jnp.asarray(y)
+    if not _is_known_infinity(time):
+        return _ensemble_on_the_way(nngp, ntk, y, time)
+    result = _ensemble_at_the_end(nngp, ntk, y)
+    _warn("ntk.train", result, "Use float64, or a finite `time`.")
+    return result
 
 
 def log_marginal_likelihood(
     nngp_train: Float[AnyArray, "n n"],
     y: Float[AnyArray, "n k"],
     *,
-    noise_sq: float = 0.0,
+    noise_sq: float | Float[AnyArray, ""] = 0.0,
 ) -> Float[Array, ""]:
     r"""Log density of targets under the Gaussian process, summed over outputs.
 
-    Eigenvalues of $K + \sigma^2$ below $10 n \epsilon \lambda_{\max}$ are only known to that
-    and are raised to it: for singular kernels the result is finite but means little, as
-    `posterior` tells by `num_dropped`.
+    Eigenvalues of $K + \sigma^2$ that are zero to rounding, by the rule of
+    `lazyjax.semidefinite`, are raised to the cutoff: for singular kernels the result is
+    finite but means little, as `posterior` tells by `num_dropped` and `dropped_share`.
 
     Args:
         nngp_train: Covariance $K$ at training inputs.
@@ -248,45 +244,130 @@ def log_marginal_likelihood(
         -0.9189
     """
     _check_gram("nngp_train", nngp_train, y)
-    _check_noise(noise_sq)
-    values, vectors = _eigh(nngp_train)
-    values = values + noise_sq
-    floor = jnp.maximum(_cutoff(values), jnp.finfo(values.dtype).tiny)
-    values = jnp.maximum(values, floor)
-    quadratic = jnp.sum(_dot(vectors.T, y) ** 2 / values[:, None])
-    log_det = jnp.sum(jnp.log(2 * jnp.pi * values))
-    return -(quadratic + y.shape[1] * log_det) / 2
+    _check_not_negative("noise_sq", noise_sq)
+    result, num_dropped, share = _log_likelihood(nngp_train, jnp.asarray(y), noise_sq)
+    warn_of_dropped(
+        "nngp_train",
+        num_dropped,
+        share,
+        remedy="Use float64, or `noise_sq` for contradictory targets.",
+        stacklevel=2,
+    )
+    return result
+
+
+@jax.jit
+def _posterior(nngp: Grams, y: Array, noise_sq: float | Array) -> Prediction:
+    matrix = factorized(_with_noise(nngp.train, noise_sq))
+    test, cross = jnp.asarray(nngp.test), jnp.asarray(nngp.cross)
+    y = y.astype(cross.dtype)
+    num_outputs = y.shape[1]
+    # One solve for all: its two ways are compiled once.
+    solutions = matrix.solve(jnp.concatenate([y, cross.T], axis=1))
+    return Prediction(
+        mean=_dot(cross, solutions[:, :num_outputs]),
+        covariance=_symmetric(test - _dot(cross, solutions[:, num_outputs:])),
+        condition=matrix.condition,
+        num_dropped=matrix.num_dropped,
+        dropped_share=share_of(matrix.dropped_part(y), y),
+    )
+
+
+@jax.jit
+def _log_likelihood(
+    nngp_train: AnyArray, y: Array, noise_sq: float | Array
+) -> tuple[Array, Array, Array]:
+    """The likelihood, the number of directions dropped, and their share."""
+    matrix = factorized(_with_noise(nngp_train, noise_sq))
+    size, num_outputs = y.shape
+    dropped = matrix.dropped_part(y)
+    quadratic = jnp.sum(y * matrix.solve(y)) + jnp.sum(dropped**2) / matrix.cutoff
+    log_det = size * math.log(2 * math.pi) + matrix.log_det()
+    result = -(quadratic + num_outputs * log_det) / 2
+    return result, matrix.num_dropped, share_of(dropped, y)
+
+
+@jax.jit
+def _ensemble_at_the_end(nngp: Grams, ntk: Grams, y: Array) -> Prediction:
+    matrix = factorized(ntk.train)
+    return _ensemble(
+        nngp,
+        y,
+        response=matrix.solve(jnp.asarray(ntk.cross).T).T,
+        condition=matrix.condition,
+        num_dropped=matrix.num_dropped,
+        dropped=matrix.dropped_part(y),
+    )
+
+
+@jax.jit
+def _ensemble_on_the_way(
+    nngp: Grams, ntk: Grams, y: Array, time: float | Array
+) -> Prediction:
+    """The ensemble at any time, also one that turns out to be infinite."""
+    values, vectors, cutoff = eigh(jnp.asarray(ntk.train))
+    dtype = values.dtype
+    is_dropped = values <= cutoff
+    num_dropped = jnp.sum(is_dropped)
+    spectral_condition = condition(values[0], values[-1], num_dropped)
+    values = jnp.maximum(values, 0)
+    time = jnp.asarray(time, dtype)
+    at_end = jnp.where(is_dropped, 0, 1 / jnp.where(is_dropped, 1, values))
+    # (1 - exp(-l t)) / l, which is t where l is 0; the limit is taken where t is.
+    is_end = jnp.isinf(time)
+    decay = jnp.where(is_end, 0, time) * values
+    is_small = decay < jnp.finfo(dtype).eps
+    positive = jnp.where(is_small, 1, values)
+    in_between = jnp.where(is_small, time, -jnp.expm1(-decay) / positive)
+    rate = jnp.where(is_end, at_end, in_between)
+    return _ensemble(
+        nngp,
+        y,
+        response=_dot(_dot(ntk.cross, vectors) * rate[None], vectors.T),
+        condition=spectral_condition,
+        num_dropped=num_dropped,
+        dropped=jnp.where(is_dropped[:, None], _dot(vectors.T, y), 0),
+    )
+
+
+def _ensemble(
+    nngp: Grams,
+    y: Array,
+    *,
+    response: Array,
+    condition: Array,
+    num_dropped: Array,
+    dropped: Array,
+) -> Prediction:
+    shared = _dot(response, jnp.asarray(nngp.cross).T)
+    spread = _dot(_dot(response, nngp.train), response.T)
+    return Prediction(
+        mean=_dot(response, y),
+        covariance=_symmetric(jnp.asarray(nngp.test) + spread - shared - shared.T),
+        condition=condition,
+        num_dropped=num_dropped,
+        dropped_share=share_of(dropped, y),
+    )
+
+
+def _with_noise(gram: AnyArray, noise_sq: float | Array) -> Array:
+    gram = jnp.asarray(gram)
+    noise_sq = jnp.asarray(noise_sq, gram.dtype)
+    return gram + noise_sq * jnp.eye(gram.shape[0], dtype=gram.dtype)
 
 
 def _dot(first: AnyArray, second: AnyArray) -> Array:
     return jnp.matmul(first, second, precision=jax.lax.Precision.HIGHEST)
 
 
-def _eigh(gram: AnyArray) -> tuple[Array, Array]:
-    """Eigenvalues, those made negative by rounding replaced by 0, and eigenvectors."""
-    values, vectors = jnp.linalg.eigh(jnp.asarray(gram))
-    return jnp.maximum(values, 0), vectors
-
-
-def _cutoff(values: Array) -> Array:
-    """Eigenvalues no larger are zero to rounding."""
-    return values[-1] * (10 * values.size * float(jnp.finfo(values.dtype).eps))
-
-
-def _inverse(values: Array) -> Array:
-    """Inverses of eigenvalues, 0 for those that are zero to rounding."""
-    is_zero = values <= _cutoff(values)
-    return jnp.where(is_zero, 0, 1 / jnp.where(is_zero, 1, values))
-
-
-def _condition(values: Array) -> Array:
-    positive = values[0] > 0
-    ratio = values[-1] / jnp.where(positive, values[0], 1)
-    return jnp.where(positive, ratio, jnp.inf)
-
-
 def _symmetric(matrix: Array) -> Array:
     return (matrix + matrix.T) / 2
+
+
+def _warn(name: str, result: Prediction, remedy: str) -> None:
+    warn_of_dropped(
+        name, result.num_dropped, result.dropped_share, remedy=remedy, stacklevel=3
+    )
 
 
 def _check_gram(name: str, gram: AnyArray, y: AnyArray) -> None:
@@ -315,15 +396,17 @@ def _check_grams(name: str, grams: object, y: AnyArray) -> None:
         )
 
 
-def _check_noise(noise_sq: float) -> None:
-    if not noise_sq >= 0:
-        raise ValueError(f"`noise_sq` must be at least 0; got {noise_sq}.")
-
-
-def _check_time(time: Array) -> None:
+def _check_not_negative(name: str, value: float | AnyArray) -> None:
     try:
-        is_valid = bool(time >= 0)
+        is_valid = bool(value >= 0)
     except jax.errors.ConcretizationTypeError:
         return
     if not is_valid:
-        raise ValueError(f"`time` must be at least 0; got {float(time)}.")
+        raise ValueError(f"`{name}` must be at least 0; got {float(value)}.")
+
+
+def _is_known_infinity(time: float | AnyArray) -> bool:
+    try:
+        return math.isinf(time)
+    except jax.errors.ConcretizationTypeError:
+        return False
