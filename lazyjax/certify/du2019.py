@@ -31,6 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from lazyjax import semidefinite
 from lazyjax._checks import check_batch, check_floating, check_targets
 from lazyjax.architecture import Architecture
 from lazyjax.certify.requirement import Requirement
@@ -195,8 +196,7 @@ def measure(
         )
     ntk_infinite, ntk_start = jnp.asarray(ntk_infinite), jnp.asarray(ntk_start)
     loss, eig_min = jnp.asarray(loss), jnp.asarray(eig_min)
-    eigenvalues = eigvalsh(ntk_infinite)
-    rounding = eigenvalues.size * jnp.finfo(eigenvalues.dtype).eps * eigenvalues[-1]
+    eigenvalues, _, rounding = semidefinite.eigh(ntk_infinite)
     # Without (A) there is nothing to compare with, and no later step holds.
     eig_min_0 = jnp.where(eigenvalues[0] >= rounding, eigenvalues[0], jnp.nan)
     start_change = ntk_start - jnp.broadcast_to(ntk_infinite, ntk_start.shape)
