@@ -259,7 +259,7 @@ def test_criterion_at_a_given_radius_is_exact_where_bounds_are_attained():
 
 
 def test_an_adversary_may_not_contradict_a_proof():
-    with pytest.raises(ValueError, match="`refutation` contradicts"):
+    with pytest.raises(ValueError, match="`alpha_lower` must be at most"):
         chatterjee2022.criterion(1.0, 3.0, alpha_lower=0.5, alpha_upper=0.4)
 
 

@@ -24,8 +24,8 @@ from jaxtyping import Array, Float, Key, Shaped
 from lazyjax._checks import (
     check_at_least,
     check_batch,
-    check_nonnegative,
     check_network_output,
+    check_nonnegative,
     check_params,
     check_targets,
 )

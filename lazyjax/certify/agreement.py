@@ -6,6 +6,8 @@ on all inputs, and the derivative of a weighted sum of them in every parameter, 
 zero where the description says that a layer is not trained.
 """
 
+import contextlib
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -68,29 +70,17 @@ def check_agreement(
         for copy in layers_of(network, nearby)
     )
     weights = _signed(rng, evaluations[0].output.value.shape)
-    coarseness = _coarseness(network, here, inputs)
-    for point, evaluated in ((here, evaluations), (nearby, evaluated_nearby)):
-        f, gradient = _computed(network, point, inputs, weights)
-        _compare(network, evaluated, weights, f, gradient, coarseness)
-
-
-def _computed(
-    network: Network, params: Params, x: np.ndarray, weights: np.ndarray
-) -> tuple[np.ndarray, Params]:
-    """Outputs, and the derivative of their weighted sum, in float64."""
     # Programs are kept for networks that are what they say; others may have changed.
-    own = _as_described(network)
-    run = _backward if own is None else _compiled_backward
-    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
-        exact = jax.tree.map(jnp.asarray, (params, x, weights))
-        f, gradient = run(network.apply if own is None else own, *exact)
-    return np.asarray(f, np.float64), jax.tree.map(np.asarray, gradient)
-
-
-def _as_described(network: Network) -> ApplyFn | None:
-    """The forward pass of the network's description, if it is that of the network."""
     described = build(network.architecture, width=network.width).apply
-    return described if network.apply == described else None
+    if network.apply == described:
+        run, coarseness = functools.partial(_compiled_backward, described), 1.0
+    else:
+        run = functools.partial(_backward, network.apply)
+        coarseness = _coarseness(network.apply, here, inputs)
+    for point, evaluated in ((here, evaluations), (nearby, evaluated_nearby)):
+        with _float64():
+            f, gradient = run(*jax.tree.map(jnp.asarray, (point, inputs, weights)))
+        _compare(network, evaluated, weights, f, gradient, coarseness)
 
 
 def _backward(
@@ -108,8 +98,20 @@ def _backward(
 _compiled_backward = jax.jit(_backward, static_argnums=0)
 
 
-def _coarseness(network: Network, params: Params, x: np.ndarray) -> float:
+@contextlib.contextmanager
+def _float64() -> Iterator[None]:
+    """JAX in float64, and nothing coarser in products of matrices."""
+    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+        yield
+
+
+def _coarseness(apply_fn: ApplyFn, params: Params, x: np.ndarray) -> float:
     """How much coarser than float64 the coarsest arithmetic of a network is.
+
+    Args:
+        apply_fn: The network.
+        params: Its parameters.
+        x: Inputs.
 
     Returns:
         The ratio of unit roundoffs.
@@ -117,10 +119,8 @@ def _coarseness(network: Network, params: Params, x: np.ndarray) -> float:
     Raises:
         ValueError: If it is too coarse for sums of as many terms.
     """
-    if _as_described(network) is not None:
-        return 1.0
-    with jax.enable_x64(True):
-        jaxpr = jax.make_jaxpr(network.apply)(*jax.tree.map(jnp.asarray, (params, x)))
+    with _float64():
+        jaxpr = jax.make_jaxpr(apply_fn)(*jax.tree.map(jnp.asarray, (params, x)))
     coarsest = max(_dtypes(jaxpr.jaxpr), key=lambda dtype: jnp.finfo(dtype).eps)
     unit = float(jnp.finfo(coarsest).eps) / 2
     longest = max(leaf.shape[0] for leaf in jax.tree.leaves(params))
@@ -154,7 +154,7 @@ def _compare(
     network: Network,
     evaluations: tuple[Evaluation, ...],
     weights: np.ndarray,
-    f: np.ndarray,
+    f: Array,
     gradient: Params,
     coarseness: float,
 ) -> None:
@@ -165,7 +165,7 @@ def _compare(
     """
     slack = 1 + _LIBRARY_FACTOR * coarseness
     value, error = output_of(evaluations)
-    _check("its outputs", f, value, slack * error)
+    _check("its outputs", np.asarray(f), value, slack * error)
     names = ("plus", "minus") if network.architecture.symmetrized else (None,)
     signs = (1.0,) if len(names) == 1 else (SYMMETRIZED_SCALE, -SYMMETRIZED_SCALE)
     for name, sign, evaluation in zip(names, signs, evaluations, strict=True):
@@ -180,10 +180,10 @@ def _compare(
                 what = f"its derivatives in `{where}['layer_{i + 1}']['{key}']`"
                 if not layer.is_trained:
                     what += ", which is not trained,"
-                    _check(what, arrays[key], 0 * expected, 0.0)
+                    _check(what, np.asarray(arrays[key]), 0 * expected, 0.0)
                 elif not is_kinked:
                     tolerance = slack * abs(sign) * bound
-                    _check(what, arrays[key], sign * expected, tolerance)
+                    _check(what, np.asarray(arrays[key]), sign * expected, tolerance)
 
 
 def _derivatives(
@@ -249,7 +249,7 @@ def _norm(values: np.ndarray) -> float:
     largest = float(np.max(np.abs(values)))
     if not 0 < largest < math.inf:
         return largest
-    return largest * float(np.linalg.norm(values / largest))
+    return largest * math.sqrt(float(np.sum(np.square(values / largest))))
 
 
 def _size(leaf: np.ndarray) -> float:
