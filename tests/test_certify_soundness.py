@@ -10,8 +10,8 @@ import pytest
 
 from lazyjax import certify
 from lazyjax.certify import Verdict, relu, theorems
-from lazyjax.certify.dense_layers import layers_of
 from lazyjax.certify.flips import flip_bounds
+from lazyjax.certify.problem import problem_of
 from lazyjax.nets import mlp
 from tests.helpers import certified_runs
 from tests.helpers.certified_runs import KINDS
@@ -68,8 +68,8 @@ def certificates_of(network, problems) -> tuple[list[Any], list[Any]]:
     theorem: Any
     for p in problems:
         if network.architecture.activation == "relu":
-            copies, theorem = layers_of(network, p.params), relu
-            bounds = flip_bounds(copies, p.x, p.y, "proof")
+            theorem = relu
+            bounds = flip_bounds(problem_of(network, p.params, p.x, p.y), "proof")
         else:
             theorem = theorems
             bounds = certify.local_bounds(network, p.params, p.x, p.y)

@@ -22,7 +22,7 @@ from lazyjax.certify.activation_bounds import PIECEWISE_ACTIVATIONS
 from lazyjax.certify.copies import output_of
 from lazyjax.certify.dense_layers import SYMMETRIZED_SCALE, Layers, layers_of
 from lazyjax.certify.evaluation import Evaluation, LayerNorms, evaluate
-from lazyjax.certify.matrix_bounds import frobenius_upper
+from lazyjax.certify.matrix_bounds import frobenius_upper, scaled_norm
 from lazyjax.certify.rounding import UNIT_ROUNDOFF, gamma
 from lazyjax.nets import Network
 from lazyjax.nets.build import build
@@ -233,23 +233,15 @@ def _check(what: str, found: np.ndarray, expected: np.ndarray, bound: float) -> 
         return  # what overflows certifies nothing
     off = np.asarray(found, np.float64) - expected
     tolerance = bound + (_UNDERFLOW if bound else 0.0)
-    size = _norm(off)
+    size = scaled_norm(off)
     if not size <= tolerance:
         raise ValueError(
             "`network.apply` must compute what `network.architecture` describes, as "
             f"that is what is certified; {what} are off by {size:.3g}, where rounding "
-            f"explains {tolerance:.3g} (their norm is {_norm(expected):.3g}). Certify the network "
+            f"explains {tolerance:.3g} (their norm is {scaled_norm(expected):.3g}). Certify the network "
             "that is run, or bounds of your own by "
             "`lazyjax.certify.LocalBounds.from_constants`."
         )
-
-
-def _norm(values: np.ndarray) -> float:
-    """Euclidean norm, whatever the scale."""
-    largest = float(np.max(np.abs(values)))
-    if not 0 < largest < math.inf:
-        return largest
-    return largest * math.sqrt(float(np.sum(np.square(values / largest))))
 
 
 def _size(leaf: np.ndarray) -> float:

@@ -19,7 +19,7 @@ from lazyjax.certify.evaluation import (
     layer_kernel,
 )
 from lazyjax.certify.lipschitz import Deep, TwoLayer, lipschitz_of
-from lazyjax.certify.matrix_bounds import frobenius_upper
+from lazyjax.certify.matrix_bounds import frobenius_upper, scaled_norm
 from lazyjax.certify.rounding import UNIT_ROUNDOFF, gamma, raised
 
 
@@ -37,7 +37,7 @@ def evaluations_of(
 def output_of(evaluations: tuple[Evaluation, ...]) -> tuple[np.ndarray, float]:
     """Outputs of a network, symmetrized or not, and the norm of their error."""
     unit = evaluations[0].unit
-    errors = [float(np.linalg.norm(e.output.error)) for e in evaluations]
+    errors = [scaled_norm(e.output.error) for e in evaluations]
     if len(evaluations) == 1:
         value, error = evaluations[0].output.value, errors[0]
     else:

@@ -119,7 +119,7 @@ def descent_theorem(
     epsilons = _EPSILONS
     if learning_rate is not None:
         least = learning_rate * bounds.jacobian_norm**2 / 2
-        epsilons = np.geomspace(min(1.0001 * least, 0.98), 0.99, 20).tolist()
+        epsilons = np.geomspace(min(max(1.0001 * least, 1e-6), 0.98), 0.99, 20).tolist()
     attempts = [
         _Descent(bounds, block, epsilon, learning_rate, gradient_error)
         for block in bounds.blocks
