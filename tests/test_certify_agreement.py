@@ -469,6 +469,6 @@ def test_more_examples_than_features_are_never_certified(scale, rigor):
             certify.existence,
         ):
             assert not verb(network, params, x, y, rigor=rigor).is_certified
-    # Two examples are enough for two features, and not for a scale that underflows.
+    # Two examples are few enough, but proofs leave room for underflow.
     full = certify.gradient_flow(network, params, x[:2], y[:2], rigor=rigor)
-    assert full.is_certified == (scale > 1e-100 or (rigor, scale) == ("float", 1e-140))
+    assert full.is_certified == (scale > 1e-100 or rigor == "float")

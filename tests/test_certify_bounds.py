@@ -11,6 +11,7 @@ import pytest
 
 from lazyjax.certify import (
     activation_bounds,
+    agreement,
     ball,
     bounds,
     copies,
@@ -20,6 +21,7 @@ from lazyjax.certify import (
     lipschitz,
     logistic,
     matrix_bounds,
+    problem,
     rounding,
     theorems,
 )
@@ -231,6 +233,26 @@ MUTATIONS: list[Mutation] = [
     (flips, "drive_upper", scaled(0.9), "drive"),
     (logistic, "demand_of", scaled(0.9), "logistic"),
     (logistic, "total_loss_upper", scaled(0.9), "logistic"),
+    (dense_layers, "_layer", field("scale", 1 - 1e-11), "output_scale"),
+    (dense_layers, "_layer", field("scale", 1 - 1e-11), "agreement"),
+    (dense_layers, "_layer", field("bias_scale", 0.9), "output_scale"),
+    (dense_layers, "_layer", field("bias_scale", 0.9), "agreement"),
+    (evaluation, "gamma", constant(0.0), "output_scale"),
+    (problem, "check_agreement", constant(0.0), "agreement"),
+    (agreement, "_check", constant(0.0), "agreement"),
+    (agreement, "_LIBRARY_FACTOR", lambda v: 1e6 * v, "agreement"),
+    (agreement, "_MOVE", lambda v: 0.0, "agreement"),
+    (agreement, "_coarseness", scaled(1e9), "agreement"),
+    (bounds, "check_nonnegative", constant(0.0), "impossible_bounds"),
+    (bounds, "_ROUNDING", lambda v: 9.0, "impossible_bounds"),
+    (bounds, "_checked", lambda fn: lambda constant: constant, "impossible_bounds"),
+    (
+        bounds,
+        "sigma_min_lower",
+        lambda fn: lambda k, u: math.sqrt(abs(np.linalg.eigvalsh(k.value)[0])),
+        "plain_sigma_min",
+    ),
+    (bounds, "sigma_min_lower", scaled(1.01), "plain_sigma_min"),
 ]
 
 

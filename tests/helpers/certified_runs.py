@@ -41,16 +41,23 @@ def inputs(rng: np.random.Generator, kind: str, n: int, d: int) -> np.ndarray:
 
 
 def problem(
-    network: Network, shape: tuple[int, int], kind: str, seed: int, condition: float
+    network: Network,
+    shape: tuple[int, int],
+    kind: str,
+    seed: int,
+    condition: float,
+    params: dict | None = None,
 ) -> Problem:
     """A problem whose residual is `condition` times what flow can be certified for.
 
-    The residual points anywhere, or where the Jacobian is weakest.
+    The residual points anywhere, or where the Jacobian is weakest. Parameters are those
+    given, or drawn by the network.
     """
     rng = np.random.default_rng(seed)
     x = inputs(rng, kind, *shape)
-    with jax.enable_x64(True):
-        params = network.init(jax.random.key(seed), jnp.asarray(x))
+    if params is None:
+        with jax.enable_x64(True):
+            params = network.init(jax.random.key(seed), jnp.asarray(x))
     scale = {"huge scale": 1e5, "tiny scale": 1e-3}.get(kind, 1.0)
     params = jax.tree.map(lambda v: np.asarray(v) * scale ** (1 / (3 - v.ndim)), params)
     evaluations = certified_copies.evaluations_of(layers_of(network, params), x, 0.0)
