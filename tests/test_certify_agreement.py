@@ -235,7 +235,7 @@ def on_others(params: Any, x: Any) -> Any:
     return OUTPUTS(params, x) * jnp.where(jnp.all(jnp.abs(x) < 90), 1.0, 2.0)
 
 
-VERBS = {
+VERBS: dict[str, Any] = {
     "existence": certify.existence,
     "gradient_flow": certify.gradient_flow,
     "gradient_descent": certify.gradient_descent,
@@ -413,7 +413,8 @@ def losses(network, params, x, y, learning_rate, num_steps=60):
 
 
 def test_scaled_outputs_are_certified_at_rates_that_converge_only(amplified):
-    network, *data = amplified
+    network, params, x, y = amplified
+    data: Any = params, x, y
     certificate: Any = certify.gradient_descent(network, *data)
     assert certificate.is_certified
     loss = losses(network, *data, certificate.step_size)
@@ -469,6 +470,7 @@ def test_more_examples_than_features_are_never_certified(scale, rigor):
             certify.existence,
         ):
             assert not verb(network, params, x, y, rigor=rigor).is_certified
+    x, y = scale * X[:2, :2], scale * Y[:2]
     # Two examples are few enough, but proofs leave room for underflow.
-    full = certify.gradient_flow(network, params, x[:2], y[:2], rigor=rigor)
+    full = certify.gradient_flow(network, params, x, y, rigor=rigor)
     assert full.is_certified == (scale > 1e-100 or rigor == "float")

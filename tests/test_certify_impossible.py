@@ -306,13 +306,15 @@ def test_bounds_that_can_be_are_taken(theorem):
 def test_only_booleans_say_that_a_statement_holds(holds):
     with pytest.raises(TypeError, match="`holds` must be True, False or None"):
         Assumption(name="a", statement="A", holds=holds)
+    known: Any
     for known in (True, False, np.bool_(True), jnp.bool_(False)):
         assert Assumption(name="a", statement="A", holds=known).holds is bool(known)
 
 
 def test_guarantees_that_cannot_be_are_not_certified():
     def certificate(**changes: Any) -> Certificate:
-        fields = {"margin": 0.5, "radius": 1.0, "rate": 1.0, "step_size": 1.0} | changes
+        fields: dict[str, Any] = {"margin": 0.5, "radius": 1.0, "rate": 1.0}
+        fields |= {"step_size": 1.0} | changes
         return Certificate(
             theorem="a theorem",
             conclusion="the loss goes to zero",

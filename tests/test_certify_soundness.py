@@ -238,7 +238,7 @@ def check_random_problems(first_seed: int, num_networks: int, per_network: int) 
 
 
 def test_random_networks_keep_what_is_certified_of_them():
-    counts = check_random_problems(10**4, num_networks=10, per_network=6)
+    counts = check_random_problems(10**4, num_networks=6, per_network=10)
     assert counts["flow", "CERTIFIED"] >= 10
     assert counts["descent", "CERTIFIED"] >= 10
     assert counts["existence", "CERTIFIED"] >= 5

@@ -46,7 +46,7 @@ def problem(
     kind: str,
     seed: int,
     condition: float,
-    params: dict | None = None,
+    params: Any = None,
 ) -> Problem:
     """A problem whose residual is `condition` times what flow can be certified for.
 

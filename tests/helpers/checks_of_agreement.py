@@ -4,6 +4,7 @@ import dataclasses
 import math
 import types
 from decimal import Decimal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -120,7 +121,7 @@ def check_impossible_bounds():
         {"lipschitz": lambda radius: 1 / (1 + radius)},
         {"jacobian_norm": 0.5},
     ):
-        arguments = known | changes
+        arguments: Any = known | changes
 
         def bent(arguments=arguments):
             LocalBounds.from_constants(1.0, **arguments).lipschitz(2.0)

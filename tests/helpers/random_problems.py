@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 from scipy.integrate import solve_ivp
@@ -34,6 +35,7 @@ def random_network(rng: np.random.Generator) -> Network:
     depth = int(rng.choice([0, 1, 1, 1, 2, 3]))
     activation = str(rng.choice(SMOOTH))
     num_layers = depth + 1
+    trained: Any
     some = tuple(i for i in range(1, num_layers + 1) if rng.random() < 0.6)
     trained = rng.choice(["all", "all", "first", "last", "last_hidden", "some"])
     if depth == 1 and rng.random() < 0.3:
@@ -140,13 +142,16 @@ def flow_run(
         gradient = batch.loss_and_gradient(unpacked(first + way))[1]
         return -np.concatenate([v.ravel() for v in certified_runs.leaves(gradient)])
 
+    speed = float(np.linalg.norm(velocity(0.0, 0 * first)))
+    size = float(np.max(np.abs(first), initial=0.0))
     run = solve_ivp(
         velocity,
         (0.0, time),
         0 * first,
         method="DOP853",
         rtol=1e-10,
-        atol=1e-10 * radius + 1e-15 * float(np.max(np.abs(first), initial=0.0)),
+        # About the length of the way, which the radius only bounds.
+        atol=1e-10 * min(radius, time * speed) + 1e-15 * size,
     )
     # Its own steps, as it interpolates between them with less accuracy.
     losses = [batch.loss_and_gradient(unpacked(first + w))[0][0] for w in run.y.T]
@@ -221,7 +226,7 @@ def _broken_promises(
             if not np.all(away <= certificate.radius * (1 + 1e-7) + 1e-9 * (1 + size)):
                 broken.append(f"{name}: radius")
 
-    flow = certify.gradient_flow(*arguments, rigor=rigor)
+    flow: Any = certify.gradient_flow(*arguments, rigor=rigor)
     times, loss, away = np.zeros(1), np.ones(1), np.zeros(1)
     if flow.is_certified:
         time = min(3 / max(flow.rate, 1e-300), 60 / (norm**2 + 1e-300))
