@@ -239,7 +239,7 @@ VERBS: dict[str, Any] = {
     "existence": certify.existence,
     "gradient_flow": certify.gradient_flow,
     "gradient_descent": certify.gradient_descent,
-    "lazy_gap": lambda *a: certify.lazy_gap(*a, X),
+    "lazy_gap": lambda n, p, x, y: certify.lazy_gap(n, p, x, y, X),
     "logistic_flow": lambda n, p, x, y: certify.logistic_flow(
         n, p, x, np.sign(y), target_loss=0.1
     ),
@@ -417,7 +417,7 @@ def test_scaled_outputs_are_certified_at_rates_that_converge_only(amplified):
     data: Any = params, x, y
     certificate: Any = certify.gradient_descent(network, *data)
     assert certificate.is_certified
-    loss = losses(network, *data, certificate.step_size)
+    loss = losses(network, params, x, y, certificate.step_size)
     assert np.all(
         loss <= loss[0] * (1 - certificate.rate) ** np.arange(60) * (1 + 1e-9)
     )
@@ -426,7 +426,7 @@ def test_scaled_outputs_are_certified_at_rates_that_converge_only(amplified):
     assert not certify.gradient_descent(
         network, *data, learning_rate=wrong
     ).is_certified
-    assert np.max(losses(network, *data, wrong)) > 10 * loss[0]
+    assert np.max(losses(network, params, x, y, wrong)) > 10 * loss[0]
 
 
 def test_warm_starts_of_scaled_outputs_have_the_residual_that_they_claim(amplified):

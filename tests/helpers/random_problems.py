@@ -37,9 +37,11 @@ def random_network(rng: np.random.Generator) -> Network:
     num_layers = depth + 1
     trained: Any
     some = tuple(i for i in range(1, num_layers + 1) if rng.random() < 0.6)
-    trained = rng.choice(["all", "all", "first", "last", "last_hidden", "some"])
+    trained = str(rng.choice(["all", "all", "first", "last", "last_hidden", "some"]))
     if depth == 1 and rng.random() < 0.3:
         activation, trained = str(rng.choice(KINKED)), "first"
+    if trained == "some":
+        trained = some or (1,)
     return build(
         Architecture(
             kind="mlp",
@@ -49,7 +51,7 @@ def random_network(rng: np.random.Generator) -> Network:
             b_std=float(rng.choice([0.0, 0.3])),
             parameterization=rng.choice(["ntk", "standard", "mup"]),
             num_outputs=int(rng.choice([1, 1, 2])),
-            trained=(some or (1,)) if trained == "some" else str(trained),
+            trained=trained,
             input_scaling=rng.choice(["fan_in", "none"]),
             readout=rng.choice(["normal", "sign"]),
             symmetrized=bool(rng.random() < 0.4),
