@@ -134,7 +134,9 @@ def check_finite(name: str, array: AnyArray) -> None:
         ValueError: If a value is not finite.
     """
     try:
-        num_bad = int(jnp.sum(~jnp.isfinite(array)))
+        # JAX may read NumPy's arrays in lower precision, where they overflow.
+        numpy = np if isinstance(array, np.ndarray) else jnp
+        num_bad = int(numpy.sum(~numpy.isfinite(array)))
     except jax.errors.ConcretizationTypeError:
         return
     if num_bad:

@@ -11,18 +11,21 @@ import pytest
 
 from lazyjax.certify import (
     activation_bounds,
+    agreement,
     ball,
     bounds,
+    copies,
     dense_layers,
     evaluation,
     flips,
     lipschitz,
     logistic,
     matrix_bounds,
+    problem,
     rounding,
     theorems,
 )
-from lazyjax.certify.bounds import Kernel
+from lazyjax.certify.evaluation import Kernel
 from lazyjax.certify.rounding import Interval
 from tests.helpers.bound_checks import CHECKS
 
@@ -213,10 +216,10 @@ MUTATIONS: list[Mutation] = [
     (bounds, "sigma_min_lower", scaled(1.01), "singular_values"),
     (bounds, "sigma_max_upper", scaled(0.99), "singular_values"),
     (bounds, "newton_norm_upper", scaled(0.99), "newton_norm"),
-    (bounds, "output_of", part(1, 0.0), "residual_norm"),
-    (bounds, "output_of", part(1, 0.5), "symmetrized"),
-    (bounds, "kernel_of", field("error", 0.5), "symmetrized"),
-    (bounds, "_largest", of_function(0.5), "symmetrized"),
+    (copies, "output_of", part(1, 0.0), "residual_norm"),
+    (copies, "output_of", part(1, 0.5), "symmetrized"),
+    (copies, "kernel_of", field("error", 0.5), "symmetrized"),
+    (copies.NetworkLipschitz, "__call__", scaled(0.5), "symmetrized"),
     (ball, "_ball", field("length", 0.99), "ball_is_sharp"),
     (ball, "_ball", field("sigma_end", 1.01), "ball_is_sharp"),
     (ball, "_ball", field("condition", 0.9), "ball_is_sharp"),
@@ -230,6 +233,26 @@ MUTATIONS: list[Mutation] = [
     (flips, "drive_upper", scaled(0.9), "drive"),
     (logistic, "demand_of", scaled(0.9), "logistic"),
     (logistic, "total_loss_upper", scaled(0.9), "logistic"),
+    (dense_layers, "_layer", field("scale", 1 - 1e-11), "output_scale"),
+    (dense_layers, "_layer", field("scale", 1 - 1e-11), "agreement"),
+    (dense_layers, "_layer", field("bias_scale", 0.9), "output_scale"),
+    (dense_layers, "_layer", field("bias_scale", 0.9), "agreement"),
+    (evaluation, "gamma", constant(0.0), "output_scale"),
+    (problem, "check_agreement", constant(0.0), "agreement"),
+    (agreement, "_check", constant(0.0), "agreement"),
+    (agreement, "_LIBRARY_FACTOR", lambda v: 1e6 * v, "agreement"),
+    (agreement, "_MOVE", lambda v: 0.0, "agreement"),
+    (agreement, "_coarseness", scaled(1e9), "agreement"),
+    (bounds, "check_nonnegative", constant(0.0), "impossible_bounds"),
+    (bounds, "_ROUNDING", lambda v: 9.0, "impossible_bounds"),
+    (bounds, "_checked", lambda fn: lambda constant: constant, "impossible_bounds"),
+    (
+        bounds,
+        "sigma_min_lower",
+        lambda fn: lambda k, u: math.sqrt(abs(np.linalg.eigvalsh(k.value)[0])),
+        "plain_sigma_min",
+    ),
+    (bounds, "sigma_min_lower", scaled(1.01), "plain_sigma_min"),
 ]
 
 
@@ -250,6 +273,7 @@ def test_a_weakened_bound_fails_its_check(mutation, monkeypatch):
         flips,
         lipschitz,
         bounds,
+        copies,
         logistic,
         theorems,
     ):
@@ -263,7 +287,15 @@ def test_every_function_that_returns_a_bound_is_mutated():
     """A bound that is added later has to be added here as well."""
     marks = ("_upper", "_lower", "_error")
     mutated = {name for _, name, _, _ in MUTATIONS}
-    for module in (matrix_bounds, evaluation, flips, lipschitz, bounds, logistic):
+    for module in (
+        matrix_bounds,
+        evaluation,
+        flips,
+        lipschitz,
+        bounds,
+        copies,
+        logistic,
+    ):
         for name, value in vars(module).items():
             own = getattr(value, "__module__", None) == module.__name__
             if own and callable(value) and name.endswith(marks):

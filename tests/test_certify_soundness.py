@@ -1,5 +1,6 @@
 """No certificate promises what the run does not keep; and bounds decide, not chance."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -9,11 +10,17 @@ import numpy as np
 import pytest
 
 from lazyjax import certify
-from lazyjax.certify import Verdict, relu, theorems
-from lazyjax.certify.dense_layers import layers_of
+from lazyjax.certify import (
+    Verdict,
+    activation_bounds,
+    dense_layers,
+    relu,
+    theorems,
+)
 from lazyjax.certify.flips import flip_bounds
+from lazyjax.certify.problem import problem_of
 from lazyjax.nets import mlp
-from tests.helpers import certified_runs
+from tests.helpers import certified_runs, random_problems
 from tests.helpers.certified_runs import KINDS
 from tests.helpers.compare import assert_close
 
@@ -68,8 +75,8 @@ def certificates_of(network, problems) -> tuple[list[Any], list[Any]]:
     theorem: Any
     for p in problems:
         if network.architecture.activation == "relu":
-            copies, theorem = layers_of(network, p.params), relu
-            bounds = flip_bounds(copies, p.x, p.y, "proof")
+            theorem = relu
+            bounds = flip_bounds(problem_of(network, p.params, p.x, p.y), "proof")
         else:
             theorem = theorems
             bounds = certify.local_bounds(network, p.params, p.x, p.y)
@@ -207,3 +214,90 @@ def test_residual_of_plain_floats_is_a_number_whatever_the_order_of_its_sums():
         y = p.y + rng.standard_normal(p.y.shape)
         bounds = certify.local_bounds(network, p.params, p.x, y, rigor="float")
         assert 0 < bounds.residual.low <= bounds.residual.high
+
+
+# Random networks, of all fields.
+
+
+def check_random_problems(first_seed: int, num_networks: int, per_network: int) -> dict:
+    """Numbers of verdicts, after all promises were checked."""
+    counts: dict[tuple[str, str], int] = {}
+    broken = []
+    for seed in range(first_seed, first_seed + num_networks):
+        rng = np.random.default_rng(seed)
+        network = random_problems.random_network(rng)
+        for i in range(per_network):
+            problem = random_problems.random_problem(network, rng)
+            verdicts, found = random_problems.broken_promises(network, problem, rng)
+            broken += [(seed, i, problem.kind, network.architecture, f) for f in found]
+            for name, verdict in verdicts.items():
+                key = name, verdict.name
+                counts[key] = counts.get(key, 0) + 1
+    assert not broken
+    return counts
+
+
+def test_random_networks_keep_what_is_certified_of_them():
+    counts = check_random_problems(10**4, num_networks=6, per_network=10)
+    assert counts["flow", "CERTIFIED"] >= 10
+    assert counts["descent", "CERTIFIED"] >= 10
+    assert counts["existence", "CERTIFIED"] >= 5
+    assert counts["existence", "REFUTED"] >= 5
+    assert counts["flow", "INCONCLUSIVE"] >= 5
+
+
+@pytest.mark.slow
+def test_many_random_networks_keep_what_is_certified_of_them():
+    counts = check_random_problems(0, num_networks=130, per_network=8)
+    assert sum(n for (name, _), n in counts.items() if name == "flow") >= 1000
+    for name in ("flow", "descent", "descent at a rate", "existence"):
+        assert counts[name, "CERTIFIED"] >= 80
+
+
+def test_random_networks_have_all_values_of_all_fields_that_are_handled():
+    networks = [
+        random_problems.random_network(np.random.default_rng(seed))
+        for seed in range(130)
+    ]
+    for name in dense_layers.HANDLED:
+        values = {getattr(network.architecture, name) for network in networks}
+        assert len(values) >= 2, name
+    activations = {network.architecture.activation for network in networks}
+    assert activations >= set(activation_bounds.SMOOTH_ACTIVATIONS)
+    depths = {network.architecture.depth for network in networks}
+    assert depths == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("seed", range(10**4, 10**4 + 3))
+def test_random_networks_that_run_are_those_that_users_have(seed):
+    rng = np.random.default_rng(seed)
+    network = random_problems.random_network(rng)
+    problem = random_problems.random_problem(network, rng)
+    batch, copies = certified_runs.start_of(network, [problem])
+    with jax.enable_x64(True):
+        params = jax.tree.map(jnp.asarray, problem.params)
+        f = network.apply(params, jnp.asarray(problem.x))
+    assert_close(
+        batch.residual(copies), np.asarray(f).ravel() - problem.y.ravel(), 1e-7
+    )
+
+
+def test_promises_that_are_not_kept_are_found():
+    """Of a network whose outputs are ten times those that it was certified for."""
+    rng = np.random.default_rng(3)
+    network = mlp(width=6, depth=0)
+    found = 0
+    for _ in range(12):
+        problem = random_problems.random_problem(network, rng)
+        described = dataclasses.replace(network.architecture, output_scale=10.0)
+        scaled = dataclasses.replace(network, architecture=described)
+        certificate: Any = certify.gradient_descent(
+            network, problem.params, problem.x, problem.y
+        )
+        if certificate.is_certified:
+            loss, _ = certified_runs.runs(
+                scaled, "descent", [problem], [certificate.step_size], NUM_STEPS
+            )
+            bound = loss[0, 0] * certificate.loss_bound(NUM_STEPS)
+            found += not loss[0, -1] <= bound
+    assert found >= 2

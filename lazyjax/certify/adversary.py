@@ -25,6 +25,7 @@ from lazyjax._checks import (
     check_at_least,
     check_batch,
     check_network_output,
+    check_nonnegative,
     check_params,
     check_targets,
 )
@@ -42,11 +43,27 @@ class Attack:
         radii: The radii, increasing; the first is 0, the start itself.
         ratio: Smallest $\lVert\nabla L\rVert^2/L$ found within each.
         loss: $L_0$.
+
+    Raises:
+        ValueError: If radii do not increase from 0, or a number is negative.
     """
 
     radii: Float[np.ndarray, "radii"]
     ratio: Float[np.ndarray, "radii"]
     loss: float
+
+    def __post_init__(self) -> None:
+        radii, ratio = np.asarray(self.radii), np.asarray(self.ratio)
+        if radii.size == 0 or radii[0] != 0 or not np.all(np.diff(radii) > 0):
+            raise ValueError(f"`radii` must increase from 0; got {radii}.")
+        if ratio.shape != radii.shape:
+            raise ValueError(
+                f"`ratio` must have one number for each radius; got shapes {ratio.shape}"
+                f" and {radii.shape}."
+            )
+        # Of losses that overflow neither is a number: they refute nothing.
+        check_nonnegative("ratio", np.nan_to_num(ratio, nan=0.0, posinf=0.0))
+        check_nonnegative("loss", np.nan_to_num(self.loss, nan=0.0))
 
     def alpha_upper(self, radius: float) -> float:
         """Upper bound of alpha in a ball: the smallest ratio found within it.

@@ -23,7 +23,12 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Key, Shaped
 
-from lazyjax._checks import check_at_least, check_batch, check_floating
+from lazyjax._checks import (
+    check_at_least,
+    check_batch,
+    check_floating,
+    check_positive,
+)
 from lazyjax.certify.requirement import Requirement
 from lazyjax.certify.separation import separation
 from lazyjax.dynamics import train
@@ -124,6 +129,7 @@ def measure(
         Allen-Zhu, Li and Song (2019), arXiv:1811.03962, Theorems 3 and 4 (not checked
         against the paper).
     """
+    check_positive("learning_rate", learning_rate)
     check_at_least("num_steps", num_steps, 1)
     if observe_at is None:
         spaced = np.linspace(0, num_steps, 8).round().astype(int)

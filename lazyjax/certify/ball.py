@@ -47,6 +47,7 @@ class Ball:
         """Whether the path stays in the ball."""
         return bool(
             self.sigma > 0
+            and self.demand >= 0
             and self.condition.high < 0.5
             and self.sigma_end.low > 0
             and self.length.high <= self.radius < math.inf
@@ -115,6 +116,16 @@ def _ball(sigma: float, demand: float, lipschitz: Lipschitz, radius: float) -> B
         length=2 * interval(demand) / (interval(sigma) + sigma_end),
         sigma_end=sigma_end,
     )
+
+
+def check_radius(radius: float | None) -> None:
+    """Check that a radius that is asked for, if one is, is positive.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if radius is not None and not radius > 0:
+        raise ValueError(f"`radius` must be positive; got {radius!r}.")
 
 
 def ball_assumptions(ball: Ball, demand: str) -> tuple[Assumption, ...]:

@@ -1,31 +1,28 @@
 """What the theorems need to know of a network near one point of parameter space."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable
+from typing import get_args
 
 import numpy as np
 from jaxtyping import Float
 
-from lazyjax._checks import check_choice
+from lazyjax._checks import check_choice, check_nonnegative
 from lazyjax.certify import matrix_bounds
 from lazyjax.certify.activation_bounds import SMOOTH_ACTIVATIONS
 from lazyjax.certify.certificate import Assumption, Rigor
-from lazyjax.certify.dense_layers import (
-    SYMMETRIZED_SCALE,
-    Layers,
-    check_features,
-    data_of,
-    layers_of,
+from lazyjax.certify.copies import (
+    NetworkLipschitz,
+    constants_of,
+    kernel_of,
+    lipschitz_fn,
+    output_of,
 )
-from lazyjax.certify.evaluation import (
-    Evaluation,
-    Kernel,
-    evaluate,
-    kernel,
-    layer_kernel,
-)
-from lazyjax.certify.lipschitz import TwoLayer, lipschitz_of
+from lazyjax.certify.evaluation import Evaluation, Kernel, plain
+from lazyjax.certify.lipschitz import TwoLayer
+from lazyjax.certify.problem import Problem, problem_of
 from lazyjax.certify.rounding import (
     UNIT_ROUNDOFF,
     Interval,
@@ -47,6 +44,53 @@ PREMISES = (
 
 Lipschitz = Callable[[float], float]
 
+# Bounds that are plain floating-point values may be off by less than this.
+_ROUNDING = 1e-9
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckedLipschitz:
+    """A Lipschitz constant that is checked wherever it is asked for.
+
+    Attributes:
+        fn: The constant, as a function of the radius.
+    """
+
+    fn: Lipschitz
+
+    def __call__(self, radius: float) -> float:
+        """The constant in a ball.
+
+        Args:
+            radius: Radius of the ball.
+
+        Returns:
+            The constant.
+
+        Raises:
+            ValueError: If it is negative or NaN, or smaller than in a smaller ball.
+        """
+        values = [float(self.fn(r)) for r in (0.0, radius / 2, radius)]
+        for value in values:
+            check_nonnegative("lipschitz", value)
+        for smaller, larger in itertools.pairwise(values):
+            if smaller > larger * (1 + _ROUNDING):
+                raise ValueError(
+                    "`lipschitz` must not decrease with the radius, as larger balls "
+                    f"contain smaller ones; got {smaller!r} and then {larger!r} up to "
+                    f"radius {radius!r}."
+                )
+        return values[-1]
+
+
+def _checked(fn: Lipschitz) -> Lipschitz:
+    """The constant with its checks; those of networks need none."""
+    if isinstance(fn, NetworkLipschitz | CheckedLipschitz):
+        return fn
+    checked = CheckedLipschitz(fn)
+    checked(0.0)
+    return checked
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Block:
@@ -57,11 +101,19 @@ class Block:
         sigma_min: Lower bound of its smallest singular value at the centre.
         lipschitz: Upper bound of its Lipschitz constant in the ball of all trained
             parameters, as a nondecreasing function of the radius.
+
+    Raises:
+        ValueError: If a number is impossible: negative, NaN, or an infinite lower bound.
     """
 
     name: str
     sigma_min: float
     lipschitz: Lipschitz
+
+    def __post_init__(self) -> None:
+        check_nonnegative("sigma_min", self.sigma_min, infinity_allowed=False)
+        object.__setattr__(self, "sigma_min", float(self.sigma_min))
+        object.__setattr__(self, "lipschitz", _checked(self.lipschitz))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,7 +121,7 @@ class LocalBounds:
     r"""Bounds at and around one point, for $L = \tfrac12 \lVert r\rVert^2$.
 
     Made by `local_bounds` for networks; for other models, fill the fields with bounds
-    of your own.
+    of your own. Upper bounds may be infinite, if nothing is known.
 
     Attributes:
         residual: Bounds of $\lVert r \rVert$, $r = f - y$.
@@ -81,6 +133,10 @@ class LocalBounds:
         rigor: "proof" if rounding is accounted for, else "float".
         conflict: Statement that two equal inputs have different targets.
         premises: What the bounds rest on.
+
+    Raises:
+        ValueError: If bounds are impossible: negative or NaN, or in contradiction to
+            each other.
     """
 
     residual: Interval
@@ -91,6 +147,33 @@ class LocalBounds:
     rigor: Rigor = "proof"
     conflict: Assumption | None = None
     premises: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_choice("rigor", self.rigor, get_args(Rigor))
+        object.__setattr__(self, "residual", interval(self.residual))
+        check_nonnegative("residual", [self.residual.low, self.residual.high])
+        for name in ("jacobian_norm", "newton_norm"):
+            check_nonnegative(name, getattr(self, name))
+            object.__setattr__(self, name, float(getattr(self, name)))
+        object.__setattr__(self, "lipschitz", _checked(self.lipschitz))
+        object.__setattr__(self, "blocks", tuple(self.blocks))
+        if not self.blocks:
+            raise ValueError("`blocks` must hold at least one; got none.")
+        for block in self.blocks:
+            if block.sigma_min > self.jacobian_norm:
+                raise ValueError(
+                    "`sigma_min` must be at most `jacobian_norm`, as no singular value "
+                    f"is above the largest; got {block.sigma_min!r} for {block.name!r} "
+                    f"and {self.jacobian_norm!r}."
+                )
+        least = 0.0
+        if self.blocks[0].sigma_min > 0 and self.residual.low < math.inf:
+            least = self.residual.low / self.jacobian_norm
+        if self.newton_norm < least * (1 - _ROUNDING):
+            raise ValueError(
+                "`newton_norm` must be at least |r| / |J|, the length of the shortest "
+                f"step to zero; got {self.newton_norm!r}, below {least!r}."
+            )
 
     @classmethod
     def from_constants(
@@ -113,6 +196,10 @@ class LocalBounds:
         Returns:
             The bounds, with $\lVert J^+ r \rVert \le \lVert r \rVert / \sigma_{\min}$.
 
+        Raises:
+            ValueError: If a number is negative or NaN, or `sigma_min` above
+                `jacobian_norm`.
+
         Example:
             >>> bounds = LocalBounds.from_constants(
             ...     1.0, sigma_min=2.0, jacobian_norm=3.0, lipschitz=0.1
@@ -121,8 +208,9 @@ class LocalBounds:
             0.5
         """
         at = lipschitz if callable(lipschitz) else lambda radius: lipschitz
+        check_nonnegative("residual", residual)
         if sigma_min > 0:
-            newton = (interval(residual) / sigma_min).high
+            newton = _known((interval(residual) / sigma_min).high)
         else:
             newton = math.inf if residual else 0.0
         return cls(
@@ -171,78 +259,37 @@ def local_bounds(
         >>> round(bounds.residual.high, 6), round(bounds.blocks[0].sigma_min, 6)
         (5.0, 1.414214)
     """
-    check_choice("rigor", rigor, ("proof", "float"))
-    copies = layers_of(network, params)
-    inputs, targets = data_of(network, x, y)
-    check_features(copies, inputs)
-    reason = smooth(copies)
-    if reason.holds is not True:
+    check_choice("rigor", rigor, get_args(Rigor))
+    return bounds_of(problem_of(network, params, x, y), rigor)
+
+
+def bounds_of(problem: Problem, rigor: Rigor) -> LocalBounds:
+    """Bounds of a problem whose activation is smooth.
+
+    Args:
+        problem: The network with its data.
+        rigor: "proof" to account for rounding, else "float".
+
+    Returns:
+        The bounds.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if problem.smooth.holds is not True:
         raise ValueError(
             "`network` must have a smooth activation with known constants, "
-            f"{', '.join(SMOOTH_ACTIVATIONS)}; got {copies[0].activation!r}."
+            f"{', '.join(SMOOTH_ACTIVATIONS)}; got {problem.copies[0].activation!r}."
         )
-    unit = unit_roundoff(rigor)
     with np.errstate(all="ignore"):  # what overflows certifies nothing
-        evaluations = evaluations_of(copies, inputs, unit)
-        return _bounds(evaluations, inputs, targets, rigor)
+        return _bounds(problem, rigor)
 
 
-def smooth(copies: tuple[Layers, ...]) -> Assumption:
-    """The assumption that activations are smooth, with known constants."""
-    phi, depth = copies[0].activation, copies[0].depth
-    known = depth == 0 or (isinstance(phi, str) and phi in SMOOTH_ACTIVATIONS)
-    return Assumption(
-        name="smooth",
-        statement="the activation's derivative is bounded and Lipschitz",
-        # Of functions nothing is known; the names that are not listed are not smooth.
-        holds=True if known else (None if callable(phi) else False),
-        detail="no hidden layer" if depth == 0 else str(phi),
-    )
-
-
-def evaluations_of(
-    copies: tuple[Layers, ...], inputs: Float[np.ndarray, "n d"], unit: float
+def at_rigor(
+    evaluations: tuple[Evaluation, ...], rigor: Rigor
 ) -> tuple[Evaluation, ...]:
-    """Evaluations of all copies of a network; copies that are equal, once."""
-    first = evaluate(copies[0], inputs, unit)
-    return tuple(
-        first if _equal(copy, copies[0]) else evaluate(copy, inputs, unit)
-        for copy in copies
-    )
-
-
-def output_of(evaluations: tuple[Evaluation, ...]) -> tuple[np.ndarray, float]:
-    """Outputs of a network, symmetrized or not, and the norm of their error."""
-    unit = evaluations[0].unit
-    errors = [float(np.linalg.norm(e.output.error)) for e in evaluations]
-    if len(evaluations) == 1:
-        value, error = evaluations[0].output.value, errors[0]
-    else:
-        plus, minus = evaluations
-        size = [
-            matrix_bounds.frobenius_upper(e.output.value, unit) for e in evaluations
-        ]
-        value = (plus.output.value - minus.output.value) * SYMMETRIZED_SCALE
-        error = (sum(errors) + gamma(4, unit) * sum(size)) * SYMMETRIZED_SCALE
-    return value, float(raised(error, value.size + 8, unit))
-
-
-def kernel_of(evaluations: tuple[Evaluation, ...], layer: int | None = None) -> Kernel:
-    """Kernel of a network, symmetrized or not, or the part of one of its layers."""
-    parts = [
-        kernel(e) if layer is None else layer_kernel(e, layer) for e in evaluations
-    ]
-    if len(parts) == 1:
-        return parts[0]
-    total = parts[0] + parts[1]
-    # Halving is exact; the errors have room for one more rounding of a sum.
-    return Kernel(total.value / 2, total.error / 2)
-
-
-def lipschitz_fn(evaluations: tuple[Evaluation, ...]) -> Lipschitz:
-    """Lipschitz constant of the Jacobian, as a function of the radius."""
-    constants = [lipschitz_of(e) for e in _distinct(evaluations)]
-    return _largest([c.at for c in constants], len(evaluations))
+    """Evaluations with the bounds of their errors, or as if they were exact."""
+    return evaluations if rigor == "proof" else tuple(map(plain, evaluations))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,40 +319,45 @@ def residual_of(
     low = matrix_bounds.frobenius_lower(value, unit) - error
     high = matrix_bounds.frobenius_upper(value, unit) + error
     high = float(raised(high, 2, unit))
+    if math.isnan(low) or math.isnan(high):
+        return Residual(value, math.inf, Interval(0.0, math.inf))
     # As plain floating-point values, the two may be an ulp on the wrong sides.
     low = min(max(low, 0.0) * (1 - 4 * unit), high)
     return Residual(value, error, Interval(low, high))
 
 
-def _bounds(
-    evaluations: tuple[Evaluation, ...],
-    inputs: np.ndarray,
-    targets: np.ndarray,
-    rigor: Rigor,
-) -> LocalBounds:
-    unit = evaluations[0].unit
-    residual = residual_of(evaluations, targets)
-    gram = kernel_of(evaluations)
+def _bounds(problem: Problem, rigor: Rigor) -> LocalBounds:
+    unit = unit_roundoff(rigor)
+    evaluations = at_rigor(problem.evaluations, rigor)
+    residual = residual_of(evaluations, problem.targets)
+    # The error of the kernel decides whether it is singular, at any rigor.
+    gram = kernel_of(problem.evaluations)
     sigma_min = sigma_min_lower(gram, unit)
-    constants = [lipschitz_of(e) for e in _distinct(evaluations)]
-    lipschitz = _largest([c.at for c in constants], len(evaluations))
-    blocks = [Block(name="all", sigma_min=sigma_min, lipschitz=lipschitz)]
+    blocks = [
+        Block(name="all", sigma_min=sigma_min, lipschitz=lipschitz_fn(evaluations))
+    ]
     layers = evaluations[0].network.layers
-    first = [c.of_first_layer for c in constants if isinstance(c, TwoLayer)]
-    if first and all(layer.is_trained for layer in layers):
-        alone = sigma_min_lower(kernel_of(evaluations, layer=0), unit)
-        of_first = _largest(first, len(evaluations))
-        blocks.append(Block(name="first layer", sigma_min=alone, lipschitz=of_first))
+    constants = [c for c in constants_of(evaluations) if isinstance(c, TwoLayer)]
+    if constants and all(layer.is_trained for layer in layers):
+        alone = sigma_min_lower(kernel_of(problem.evaluations, layer=0), unit)
+        of_first = tuple(c.of_first_layer for c in constants)
+        of_block = NetworkLipschitz(of_first, len(evaluations))
+        blocks.append(Block(name="first layer", sigma_min=alone, lipschitz=of_block))
+    if unit == 0:
+        gram = Kernel(gram.value, 0.0)
+    jacobian_norm = sigma_max_upper(gram, unit)
+    if unit == 0:  # plain values may be an ulp on the wrong sides
+        jacobian_norm = max(jacobian_norm, *(block.sigma_min for block in blocks))
     return LocalBounds(
         residual=residual.norm,
-        jacobian_norm=sigma_max_upper(gram, unit),
-        lipschitz=lipschitz,
+        jacobian_norm=jacobian_norm,
+        lipschitz=blocks[0].lipschitz,
         blocks=tuple(blocks),
         newton_norm=newton_norm_upper(
             gram, residual.value.reshape(-1), residual.error, sigma_min, unit
         ),
         rigor=rigor,
-        conflict=conflict_of(inputs, targets),
+        conflict=problem.conflict,
         premises=premises_of(rigor),
     )
 
@@ -316,8 +368,23 @@ def premises_of(rigor: Rigor) -> tuple[str, ...]:
 
 
 def sigma_min_lower(gram: Kernel, unit: float) -> float:
-    """Lower bound of the smallest singular value of the Jacobian with this kernel."""
-    square = matrix_bounds.eig_min_lower(gram.value, unit) - gram.error
+    """Lower bound of the smallest singular value of the Jacobian with this kernel.
+
+    Args:
+        gram: The kernel and its error.
+        unit: Unit roundoff to account for; 0 for the computed value, unless that is
+            within its error of 0.
+
+    Returns:
+        The bound; 0 if none was found.
+    """
+    square = matrix_bounds.eig_min_lower(gram.value, unit)
+    if unit == 0:
+        # Solvers are off by a few roundings of the largest eigenvalue.
+        size = matrix_bounds.symmetric_norm_upper(gram.value, UNIT_ROUNDOFF)
+        own = gamma(len(gram.value), UNIT_ROUNDOFF) * size
+        return math.sqrt(square) if square > gram.error + own else 0.0
+    square = square - gram.error
     if not square > 0:
         return 0.0
     return math.sqrt(square * (1 - 4 * unit)) * (1 - 4 * unit)
@@ -326,7 +393,7 @@ def sigma_min_lower(gram: Kernel, unit: float) -> float:
 def sigma_max_upper(gram: Kernel, unit: float) -> float:
     """Upper bound of the largest singular value of the Jacobian with this kernel."""
     square = max(matrix_bounds.eig_max_upper(gram.value, unit), 0) + gram.error
-    return math.sqrt(raised(square, 2, unit)) * (1 + 4 * unit)
+    return _known(math.sqrt(raised(square, 2, unit)) * (1 + 4 * unit))
 
 
 def newton_norm_upper(
@@ -370,45 +437,9 @@ def newton_norm_upper(
         + (gamma(2 * count, unit) * size + gram.error * q_norm) * q_norm
     )
     root = math.sqrt(raised(square, count + 12, unit))
-    return float(raised(root + left / sigma_min, 6, unit))
+    return _known(float(raised(root + left / sigma_min, 6, unit)))
 
 
-def _largest(constants: list[Lipschitz], num_copies: int) -> Lipschitz:
-    r"""Constant of $(g(w_1) - g(w_2))/\sqrt2$ from those of $g$, or that of $g$."""
-    if num_copies == 1:
-        return constants[0]
-    return lambda radius: float(
-        raised(
-            max(fn(radius) for fn in constants) * SYMMETRIZED_SCALE, 4, UNIT_ROUNDOFF
-        )
-    )
-
-
-def _distinct(evaluations: tuple[Evaluation, ...]) -> tuple[Evaluation, ...]:
-    is_one = all(e is evaluations[0] for e in evaluations)
-    return evaluations[:1] if is_one else evaluations
-
-
-def _equal(one: Layers, other: Layers) -> bool:
-    if one is other:
-        return True
-    return all(
-        np.array_equal(a.weight, b.weight) and np.array_equal(a.bias, b.bias)
-        for a, b in zip(one.layers, other.layers, strict=True)
-    )
-
-
-def conflict_of(inputs: np.ndarray, targets: np.ndarray) -> Assumption | None:
-    """The first two equal inputs with different targets, if there are any."""
-    seen: dict[bytes, int] = {}
-    for i, row in enumerate(inputs + 0.0):  # -0.0 equals 0.0
-        j = seen.setdefault(row.tobytes(), i)
-        if not np.array_equal(targets[i], targets[j]):
-            return Assumption(
-                name="conflict",
-                statement="two equal inputs have different targets, which no parameters "
-                "fit",
-                holds=True,
-                detail=f"examples {j} and {i}",
-            )
-    return None
+def _known(upper: float) -> float:
+    """An upper bound; infinity if there is none."""
+    return math.inf if math.isnan(upper) else upper

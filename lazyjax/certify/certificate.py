@@ -10,6 +10,8 @@ import json
 import math
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from lazyjax._archive import checksum
 from lazyjax._checks import check_choice
 
@@ -67,6 +69,9 @@ class Assumption:
         statement: The statement.
         holds: Whether it holds; `None` if neither was shown.
         detail: The numbers behind that, or what to do about it.
+
+    Raises:
+        TypeError: If `holds` is neither a boolean nor `None`.
     """
 
     name: str
@@ -75,9 +80,13 @@ class Assumption:
     detail: str = ""
 
     def __post_init__(self) -> None:
+        if self.holds is None:
+            return
+        # Not what Python takes for true, such as a NaN or the text "no".
+        if np.shape(self.holds) or np.asarray(self.holds).dtype != bool:
+            raise TypeError(f"`holds` must be True, False or None; got {self.holds!r}.")
         # NumPy's booleans are none of True, False and None to `is` and to JSON.
-        if self.holds is not None:
-            object.__setattr__(self, "holds", bool(self.holds))
+        object.__setattr__(self, "holds", bool(self.holds))
 
 
 def below(
@@ -188,13 +197,13 @@ class Certificate:
 
     @property
     def is_certified(self) -> bool:
-        """Whether all assumptions hold, with finite numbers and a positive margin."""
+        """Whether all assumptions hold, with numbers that can be and a positive margin."""
         guarantee = (self.rate, self.radius, self.step_size)
         return (
             all(assumption.holds is True for assumption in self.assumptions)
             and math.isfinite(self.margin)
             and self.margin > 0
-            and all(value is None or math.isfinite(value) for value in guarantee)
+            and all(value is None or 0 <= value < math.inf for value in guarantee)
             and not any(math.isnan(quantity.value) for quantity in self.quantities)
         )
 

@@ -31,6 +31,7 @@ import math
 
 import numpy as np
 
+from lazyjax._checks import check_nonnegative
 from lazyjax.certify.bounds import LocalBounds
 from lazyjax.certify.certificate import Assumption, Certificate, Quantity, Rigor, below
 from lazyjax.certify.rounding import Interval, interval
@@ -70,7 +71,8 @@ def criterion(
         bound.
 
     Raises:
-        ValueError: If `radius` is not positive, or the bounds contradict each other.
+        ValueError: If `radius` is not positive, a bound is negative or NaN, or the
+            bounds contradict each other.
 
     Example:
         >>> criterion(1.0, 3.0, alpha_lower=0.5).verdict.name
@@ -84,7 +86,16 @@ def criterion(
     """
     if not 0 < radius < math.inf:
         raise ValueError(f"`radius` must be positive and finite; got {radius!r}.")
-    needed = 4.0 * interval(loss)
+    loss = interval(loss)
+    check_nonnegative("loss", [loss.low, loss.high])
+    check_nonnegative("alpha_lower", alpha_lower, infinity_allowed=False)
+    check_nonnegative("alpha_upper", alpha_upper)
+    if alpha_lower > alpha_upper:
+        raise ValueError(
+            "`alpha_lower` must be at most `alpha_upper`, as both bound one number; got "
+            f"{alpha_lower!r} and {alpha_upper!r}."
+        )
+    needed = 4.0 * loss
     squared = interval(radius) * radius
     has, at_most = squared * alpha_lower, math.inf
     if alpha_upper < math.inf:
@@ -98,7 +109,7 @@ def criterion(
         ),
         margin=_relative(needed, has),
         quantities=(
-            Quantity(name="loss", value=interval(loss).high, bound="upper"),
+            Quantity(name="loss", value=loss.high, bound="upper"),
             _radius_quantity(radius),
             _alpha_quantity(alpha_lower),
             Quantity(
@@ -332,7 +343,11 @@ def _smoothness(bounds: LocalBounds, radius: float) -> Interval:
 
 
 def _loss(bounds: LocalBounds) -> Interval:
-    return bounds.residual * bounds.residual / 2.0
+    loss = bounds.residual * bounds.residual / 2.0
+    # No loss is negative, and what overflows is only known to be none.
+    if math.isnan(loss.high):
+        return Interval(0.0, math.inf)
+    return Interval(max(loss.low, 0.0), loss.high)
 
 
 def _relative(needed: Interval, has: Interval) -> float:

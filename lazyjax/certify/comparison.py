@@ -13,21 +13,18 @@ losses and says less than any: not that the loss goes to zero.
 import dataclasses
 import math
 from collections.abc import Iterator
+from typing import get_args
 
 import jax
 import numpy as np
 from jaxtyping import Float
 
+from lazyjax._checks import check_choice
 from lazyjax.certify import chatterjee2022, liu2022, oymak2019, theorems
-from lazyjax.certify.bounds import (
-    LocalBounds,
-    evaluations_of,
-    kernel_of,
-    local_bounds,
-    residual_of,
-)
+from lazyjax.certify.bounds import LocalBounds, bounds_of, residual_of
 from lazyjax.certify.certificate import Assumption, Certificate, Quantity, Rigor, below
-from lazyjax.certify.dense_layers import data_of, layers_of
+from lazyjax.certify.copies import kernel_of
+from lazyjax.certify.problem import problem_of
 from lazyjax.nets import Network
 from lazyjax.typing import AnyArray, Params
 
@@ -111,7 +108,8 @@ def compare(
         Polyak (1963) and Lojasiewicz (1963), for their inequalities; those of the
         theorems stand with them.
     """
-    bounds = local_bounds(network, params, x, y, rigor=rigor)
+    check_choice("rigor", rigor, get_args(Rigor))
+    bounds = bounds_of(problem_of(network, params, x, y), rigor)
     return Comparison(
         polyak=_polyak(network, params, x, y, bounds),
         liu=liu2022.descent_theorem(bounds),
@@ -181,10 +179,9 @@ def _at_zero(
         return np.zeros_like(value) if keys & trained else value
 
     zero = jax.tree_util.tree_map_with_path(zeroed, params)
-    inputs, targets = data_of(network, x, y)
-    evaluations = evaluations_of(layers_of(network, zero), inputs, 0.0)
-    residual = residual_of(evaluations, targets).value.reshape(-1)
-    square = float(residual @ kernel_of(evaluations).value @ residual)
+    problem = problem_of(network, zero, x, y)
+    residual = residual_of(problem.evaluations, problem.targets).value.reshape(-1)
+    square = float(residual @ kernel_of(problem.evaluations).value @ residual)
     return math.sqrt(max(square, 0.0)), float(residual @ residual) / 2
 
 

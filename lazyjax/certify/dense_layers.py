@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,9 +16,50 @@ from lazyjax._checks import (
     check_params,
     check_targets,
 )
+from lazyjax.architecture import Architecture
 from lazyjax.nets import Network
 from lazyjax.nets._layers import bias_scale, weight_scale
 from lazyjax.typing import AnyArray, Params
+
+HANDLED = frozenset(
+    {
+        "activation",
+        "activation_scale",
+        "b_std",
+        "depth",
+        "input_scaling",
+        "num_outputs",
+        "output_scale",
+        "parameterization",
+        "readout",
+        "symmetrized",
+        "trained",
+        "w_std",
+    }
+)
+"""Fields of `Architecture` that bounds take account of, whatever their values."""
+
+_OF_OTHER_KINDS = "it belongs to networks that are not fully connected"
+
+REFUSED: Mapping[str, str] = types.MappingProxyType(
+    {
+        "kind": "only fully connected networks, from `lazyjax.nets.mlp`, have bounds",
+        "normalization": "no theorem here covers normalized pre-activations",
+        "residual_scale": _OF_OTHER_KINDS,
+        "recurrent_std": _OF_OTHER_KINDS,
+        "width_factors": _OF_OTHER_KINDS,
+        "filter_shape": _OF_OTHER_KINDS,
+        "strides": _OF_OTHER_KINDS,
+        "padding": _OF_OTHER_KINDS,
+        "pool_after": _OF_OTHER_KINDS,
+        "pooling": _OF_OTHER_KINDS,
+        "head": _OF_OTHER_KINDS,
+        "pixel_scaling": _OF_OTHER_KINDS,
+        "patch_size": _OF_OTHER_KINDS,
+        "num_heads": _OF_OTHER_KINDS,
+    }
+)
+"""Fields of `Architecture` that must have their default values, and why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +69,8 @@ class Layer:
     Attributes:
         weight: $W$, of shape (fan-in, units).
         bias: $b$; zeros if there is none.
-        scale: $s$.
-        bias_scale: $s_b$; 0 if there are no biases.
+        scale: $s$, rounded at most once.
+        bias_scale: $s_b$, likewise; 0 if there are no biases.
         is_trained: Whether $W$ and $b$ are trained.
     """
 
@@ -59,8 +101,27 @@ class Layers:
         return len(self.layers) - 1
 
 
+def check_architecture(architecture: Architecture) -> None:
+    """Check that there are bounds for networks of this description.
+
+    Raises:
+        ValueError: If a field that bounds take no account of is not at its default.
+    """
+    for field in dataclasses.fields(architecture):
+        value = getattr(architecture, field.name)
+        if field.name in HANDLED or value == field.default:
+            continue
+        reason = REFUSED.get(field.name, "no theorem here takes account of it")
+        raise ValueError(
+            f"`network` must have {field.name} = {field.default!r} to be certified; got "
+            f"{value!r}: {reason}."
+        )
+
+
 def layers_of(network: Network, params: Params) -> tuple[Layers, ...]:
     """Copies of the network: one, or "plus" and "minus" if it is symmetrized.
+
+    That `network.apply` computes the same is for `lazyjax.certify.problem` to check.
 
     Args:
         network: Fully connected network.
@@ -70,26 +131,20 @@ def layers_of(network: Network, params: Params) -> tuple[Layers, ...]:
         Its copies, in float64.
 
     Raises:
-        ValueError: If the network is of another kind, or the parameters are not those
+        ValueError: If bounds do not cover the network, or the parameters are not those
             of such a network, or not finite.
         TypeError: If a parameter is not a floating-point array.
     """
     architecture = network.architecture
-    if architecture.kind != "mlp":
-        raise ValueError(
-            "`network` must be fully connected, from `lazyjax.nets.mlp`, to be "
-            f"certified; got kind {architecture.kind!r}."
-        )
+    check_architecture(architecture)
     check_params("params", params)
-    for leaf in jax.tree.leaves(params):
-        if not np.all(np.isfinite(np.asarray(leaf, np.float64))):
-            raise ValueError("`params` must be finite; got NaN or infinite values.")
-    copies = (
-        (_entry(params, "plus"), _entry(params, "minus"))
-        if architecture.symmetrized
-        else (params,)
+    if not architecture.symmetrized:
+        return (_layers(network, params, "params"),)
+    _check_names(params, ("minus", "plus"), "params")
+    return tuple(
+        _layers(network, params[name], f"params[{name!r}]")
+        for name in ("plus", "minus")
     )
-    return tuple(_layers(network, copy) for copy in copies)
 
 
 def data_of(
@@ -116,7 +171,7 @@ def data_of(
     return inputs, np.asarray(y, np.float64)
 
 
-def check_features(copies: tuple[Layers, ...], x: np.ndarray) -> None:
+def check_features(copies: tuple[Layers, ...], name: str, x: np.ndarray) -> None:
     """Check that inputs have as many features as the first layer reads.
 
     Raises:
@@ -125,47 +180,93 @@ def check_features(copies: tuple[Layers, ...], x: np.ndarray) -> None:
     expected = copies[0].layers[0].weight.shape[0]
     if x.shape[1] != expected:
         raise ValueError(
-            f"`x` must have {expected} features per example, as `params` do; got "
+            f"`{name}` must have {expected} features per example, as `params` do; got "
             f"{x.shape[1]}."
         )
 
 
-def _layers(network: Network, params: Params) -> Layers:
+def _layers(network: Network, params: Params, where: str) -> Layers:
     architecture = network.architecture
-    layers = []
-    for number in range(1, architecture.num_layers + 1):
-        entry = _entry(params, f"layer_{number}")
-        weight = np.asarray(_entry(entry, "kernel"), np.float64)
-        is_unscaled = number == 1 and architecture.input_scaling == "none"
-        fan_in = 1 if is_unscaled else weight.shape[0]
-        of_weight = weight_scale(architecture, number, fan_in, network.width)
-        of_bias = bias_scale(architecture, number, network.width)
-        if of_bias is None:
-            bias = np.zeros(weight.shape[1])
-        else:
-            bias = np.asarray(_entry(entry, "bias"), np.float64)
+    numbers = range(1, architecture.num_layers + 1)
+    _check_names(params, tuple(f"layer_{number}" for number in numbers), where)
+    # Any number of features; each layer reads what the one before it makes.
+    layers, fan_in = [], None
+    for number in numbers:
+        name = f"layer_{number}"
         layers.append(
-            Layer(
-                weight=weight,
-                bias=bias,
-                scale=of_weight.multiplier,
-                bias_scale=0.0 if of_bias is None else of_bias.multiplier,
-                is_trained=architecture.is_trained(number),
-            )
+            _layer(network, number, params[name], fan_in, f"{where}[{name!r}]")
         )
+        fan_in = layers[-1].weight.shape[1]
+    # The scale of activations is found by JAX, in the precision that is enabled.
+    with jax.enable_x64(True):
+        factor = architecture.activation_factor(1) if architecture.depth else 1.0
     return Layers(
-        layers=tuple(layers),
-        activation=architecture.activation,
-        factor=architecture.activation_factor(1) if architecture.depth else 1.0,
+        layers=tuple(layers), activation=architecture.activation, factor=factor
     )
 
 
-def _entry(params: Params, name: str) -> Any:
-    if not isinstance(params, Mapping) or name not in params:
+def _layer(
+    network: Network, number: int, entry: Params, fan_in: int | None, where: str
+) -> Layer:
+    """Layer `number`, of shapes that fit the network."""
+    architecture, width = network.architecture, network.width
+    is_last = number == architecture.num_layers
+    units = architecture.num_outputs if is_last else width
+    of_bias = bias_scale(architecture, number, width)
+    names = ("kernel",) if of_bias is None else ("bias", "kernel")
+    _check_names(entry, names, where)
+    weight = _array(entry["kernel"], (fan_in, units), f"{where}['kernel']", network)
+    bias = np.zeros(units)
+    if of_bias is not None:
+        bias = _array(entry["bias"], (units,), f"{where}['bias']", network)
+    is_unscaled = number == 1 and architecture.input_scaling == "none"
+    of_weight = weight_scale(
+        architecture, number, 1 if is_unscaled else weight.shape[0], width
+    )
+    # The output's scale is one more factor of the last layer's.
+    factor = architecture.output_scale if is_last else 1.0
+    return Layer(
+        weight=weight,
+        bias=bias,
+        scale=factor * of_weight.multiplier,
+        bias_scale=0.0 if of_bias is None else factor * of_bias.multiplier,
+        is_trained=architecture.is_trained(number),
+    )
+
+
+def _check_names(params: Params, names: tuple[str, ...], where: str) -> None:
+    """Check that a level of the tree of parameters is a mapping with these keys.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    found = sorted(params) if isinstance(params, Mapping) else type(params).__name__
+    if found != sorted(names):
         raise ValueError(
-            f"`params` must be those of the network's `init`; got no {name!r}."
+            f"`{where}` must be those of the network's `init`, with the entries "
+            f"{', '.join(map(repr, sorted(names)))}; got {found}."
         )
-    return params[name]
+
+
+def _array(
+    leaf: AnyArray, shape: tuple[int | None, ...], where: str, network: Network
+) -> np.ndarray:
+    """A finite array of parameters of this shape, of which `None` is any size."""
+    found = np.shape(leaf)
+    is_fit = len(found) == len(shape) and all(
+        size in (None, other) for size, other in zip(shape, found, strict=True)
+    )
+    if not is_fit:
+        expected = ", ".join("features" if n is None else str(n) for n in shape)
+        raise ValueError(
+            f"`{where}` must have shape ({expected}), as in a network of width "
+            f"{network.width} with {network.architecture.num_outputs} outputs; got "
+            f"{found}."
+        )
+    value = np.asarray(leaf, np.float64)
+    if not np.all(np.isfinite(value)):
+        raise ValueError(f"`{where}` must be finite; got NaN or infinite values.")
+    return value
 
 
 SYMMETRIZED_SCALE = 1 / math.sqrt(2)

@@ -32,7 +32,13 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from lazyjax import semidefinite
-from lazyjax._checks import check_batch, check_floating, check_targets
+from lazyjax._checks import (
+    check_batch,
+    check_floating,
+    check_nonnegative,
+    check_positive,
+    check_targets,
+)
 from lazyjax.architecture import Architecture
 from lazyjax.certify.requirement import Requirement
 from lazyjax.certify.separation import separation
@@ -159,7 +165,8 @@ def measure(
 
     Raises:
         TypeError: If an array is not floating point.
-        ValueError: If there is no loss after the first step, or an array is empty.
+        ValueError: If there is no loss after the first step, an array is empty, a norm
+            or loss is negative, or `learning_rate` not positive.
 
     Example:
         >>> import jax.numpy as jnp
@@ -194,6 +201,10 @@ def measure(
             "`loss` must hold the loss at the start and after at least one step; got "
             f"shape {loss.shape}."
         )
+    for name in ("drift_norm", "loss"):
+        # A NaN is no number of a run that went wrong: no inequality holds by it.
+        check_nonnegative(name, jnp.nan_to_num(arrays[name], nan=0.0))
+    check_positive("learning_rate", learning_rate)
     ntk_infinite, ntk_start = jnp.asarray(ntk_infinite), jnp.asarray(ntk_start)
     loss, eig_min = jnp.asarray(loss), jnp.asarray(eig_min)
     eigenvalues, _, rounding = semidefinite.eigh(ntk_infinite)
@@ -385,7 +396,8 @@ def required_widths(
     if y is not None:
         check_targets("y", y, n, 1)
         target_sq = jnp.sum(jnp.asarray(y, x.dtype) ** 2)
-    eig_min = jnp.linalg.eigvalsh(infinite_ntk(ARCHITECTURE, x))[0]
+    # Zero up to rounding asks for an infinite width, not for a negative one.
+    eig_min = jnp.maximum(jnp.linalg.eigvalsh(infinite_ntk(ARCHITECTURE, x))[0], 0)
     x_norm_sq = jnp.linalg.norm(x, ord=2) ** 2
     # Fourth powers are taken last: n^5 or the power of lambda_0 alone may overflow.
     third = failure / 3

@@ -164,7 +164,7 @@ def requirements(
             "without 2^O(H)"
         )
         width = max(quartic, n / failure, concentration)
-        learning_rate = eig_min / n**2
+        learning_rate = max(eig_min, 0.0) / n**2
     else:
         is_conv = spec.kind == "conv_resnet"
         name = "convolutional residual" if is_conv else "residual"
@@ -178,7 +178,7 @@ def requirements(
         width = max(
             quartic / depth**6, (ratio / depth) ** 2, n / failure, concentration
         )
-        learning_rate = eig_min * (depth / n) ** 2
+        learning_rate = max(eig_min, 0.0) * (depth / n) ** 2
     return (
         Requirement(
             theorem=theorem,

@@ -161,12 +161,30 @@ def evaluate(
     )
 
 
+def plain(evaluation: Evaluation) -> Evaluation:
+    """The same numbers, as if they were exact."""
+
+    def exact(rows: tuple[Rows, ...]) -> tuple[Rows, ...]:
+        return tuple(dataclasses.replace(r, error=np.zeros_like(r.error)) for r in rows)
+
+    (output,) = exact((evaluation.output,))
+    return dataclasses.replace(
+        evaluation,
+        output=output,
+        preactivations=exact(evaluation.preactivations),
+        inputs=exact(evaluation.inputs),
+        backward=exact(evaluation.backward),
+        cotangents=exact(evaluation.cotangents),
+        unit=0.0,
+    )
+
+
 def affine(layer: Layer, norm: LayerNorms, rows: Rows, unit: float) -> Rows:
     """Pre-activations of a layer."""
     value = layer.scale * (rows.value @ layer.weight) + layer.bias_scale * layer.bias
     fan_in = layer.weight.shape[0]
     size = layer.scale * rows.computed_norm * norm.frobenius
-    rounded = gamma(fan_in + 4, unit) * (size + layer.bias_scale * norm.bias)
+    rounded = gamma(fan_in + 5, unit) * (size + layer.bias_scale * norm.bias)
     error = rounded + layer.scale * norm.spectral * rows.error
     return _rows(value, error, unit)
 
@@ -189,7 +207,7 @@ def transposed(layer: Layer, norm: LayerNorms, cotangent: Rows, unit: float) -> 
     value = layer.scale * (cotangent.value @ layer.weight.T)
     size = layer.scale * cotangent.computed_norm * norm.frobenius
     error = layer.scale * norm.spectral * cotangent.error
-    return _rows(value, gamma(units + 2, unit) * size + error, unit)
+    return _rows(value, gamma(units + 3, unit) * size + error, unit)
 
 
 def chained(network: Layers, b: Rows, slope: Rows, unit: float) -> Rows:

@@ -10,13 +10,16 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float
 
+from lazyjax._checks import check_nonnegative
 from lazyjax.certify import bounds as local, matrix_bounds
 from lazyjax.certify.activation_bounds import PIECEWISE_ACTIVATIONS
 from lazyjax.certify.certificate import Assumption, Rigor
+from lazyjax.certify.copies import kernel_of
 from lazyjax.certify.dense_layers import SYMMETRIZED_SCALE, Layers
-from lazyjax.certify.evaluation import Evaluation, activation_of
+from lazyjax.certify.evaluation import Evaluation, Kernel, activation_of
 from lazyjax.certify.lipschitz import InputGram, input_gram
-from lazyjax.certify.rounding import Interval, raised, unit_roundoff
+from lazyjax.certify.problem import Problem
+from lazyjax.certify.rounding import Interval, interval, raised, unit_roundoff
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +35,10 @@ class FlipBounds:
         rigor: "proof" if rounding is accounted for, else "float".
         conflict: Statement that two equal inputs have different targets.
         premises: What the bounds rest on.
+
+    Raises:
+        ValueError: If bounds are impossible: negative or NaN, or in contradiction to
+            each other.
     """
 
     residual: Interval
@@ -42,6 +49,19 @@ class FlipBounds:
     rigor: Rigor = "proof"
     conflict: Assumption | None = None
     premises: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "residual", interval(self.residual))
+        check_nonnegative("residual", [self.residual.low, self.residual.high])
+        check_nonnegative("sigma_min", self.sigma_min, infinity_allowed=False)
+        check_nonnegative("jacobian_norm", self.jacobian_norm)
+        check_nonnegative("drive", self.drive)
+        if self.sigma_min > self.jacobian_norm:
+            raise ValueError(
+                "`sigma_min` must be at most `jacobian_norm`, as no singular value is "
+                f"above the largest; got {self.sigma_min!r} and "
+                f"{self.jacobian_norm!r}."
+            )
 
 
 def supported(copies: tuple[Layers, ...]) -> Assumption:
@@ -60,12 +80,15 @@ def supported(copies: tuple[Layers, ...]) -> Assumption:
 
 def drive_upper(evaluations: tuple[Evaluation, ...], gram: InputGram) -> float:
     r"""Upper bound of $D = c \sup|\phi'| \max_r \lVert a_r\rVert \lVert\tilde X\rVert$."""
-    found = 0.0
+    bounds = []
     for e in evaluations:
         last = e.network.layers[-1]
         readout = np.max(matrix_bounds.row_norms_upper(last.weight, e.unit))
         outer = last.scale * e.network.factor * activation_of(e.network).slope
-        found = max(found, float(raised(outer * readout * gram.spectral, 8, e.unit)))
+        bounds.append(float(raised(outer * readout * gram.spectral, 8, e.unit)))
+    found = float(np.max(bounds))
+    if math.isnan(found):
+        return math.inf
     if len(evaluations) == 1:
         return found
     return float(raised(found * SYMMETRIZED_SCALE, 4, evaluations[0].unit))
@@ -114,18 +137,11 @@ def _weights(evaluation: Evaluation) -> Float[np.ndarray, "m k"]:
     return raised(size, 4, evaluation.unit)
 
 
-def flip_bounds(
-    copies: tuple[Layers, ...],
-    inputs: Float[np.ndarray, "n d"],
-    targets: Float[np.ndarray, "n k"],
-    rigor: Rigor,
-) -> FlipBounds:
+def flip_bounds(problem: Problem, rigor: Rigor) -> FlipBounds:
     """Bounds for a network that is `supported`.
 
     Args:
-        copies: The network, or the two copies of a symmetrized one.
-        inputs: Training inputs.
-        targets: Training targets.
+        problem: The network with its data.
         rigor: "proof" to account for rounding, else "float".
 
     Returns:
@@ -133,16 +149,23 @@ def flip_bounds(
         is not certain count as flipped whatever the radius.
     """
     unit = unit_roundoff(rigor)
-    evaluations = local.evaluations_of(copies, inputs, unit)
-    gram = input_gram(inputs, copies[0].layers[0], unit)
-    kernel = local.kernel_of(evaluations)
-    return FlipBounds(
-        residual=local.residual_of(evaluations, targets).norm,
-        sigma_min=local.sigma_min_lower(kernel, unit),
-        jacobian_norm=local.sigma_max_upper(kernel, unit),
-        drive=drive_upper(evaluations, gram),
-        flips=flips_fn(evaluations, gram),
-        rigor=rigor,
-        conflict=local.conflict_of(inputs, targets),
-        premises=local.premises_of(rigor),
-    )
+    with np.errstate(all="ignore"):  # what overflows certifies nothing
+        evaluations = local.at_rigor(problem.evaluations, rigor)
+        gram = input_gram(problem.inputs, problem.copies[0].layers[0], unit)
+        kernel = kernel_of(problem.evaluations)
+        sigma_min = local.sigma_min_lower(kernel, unit)
+        if unit == 0:
+            kernel = Kernel(kernel.value, 0.0)
+        jacobian_norm = local.sigma_max_upper(kernel, unit)
+        if unit == 0:  # plain values may be an ulp on the wrong sides
+            jacobian_norm = max(jacobian_norm, sigma_min)
+        return FlipBounds(
+            residual=local.residual_of(evaluations, problem.targets).norm,
+            sigma_min=sigma_min,
+            jacobian_norm=jacobian_norm,
+            drive=drive_upper(evaluations, gram),
+            flips=flips_fn(evaluations, gram),
+            rigor=rigor,
+            conflict=problem.conflict,
+            premises=local.premises_of(rigor),
+        )

@@ -3,15 +3,14 @@
 import math
 from collections.abc import Callable
 
-import numpy as np
 from jaxtyping import Float
 
 from lazyjax._checks import check_choice
 from lazyjax.certify import relu, theorems
-from lazyjax.certify.bounds import LocalBounds, conflict_of, local_bounds, smooth
+from lazyjax.certify.bounds import LocalBounds, bounds_of
 from lazyjax.certify.certificate import Assumption, Certificate, Rigor
-from lazyjax.certify.dense_layers import check_features, data_of, layers_of
 from lazyjax.certify.flips import FlipBounds, flip_bounds, supported
+from lazyjax.certify.problem import problem_of
 from lazyjax.nets import Network
 from lazyjax.typing import AnyArray, Params
 
@@ -215,15 +214,12 @@ def _certificate(
 ) -> Certificate:
     """By the theorem for the activation; inconclusive if there is none."""
     check_choice("rigor", rigor, ("proof", "float"))
-    copies = layers_of(network, params)
-    inputs, targets = data_of(network, x, y)
-    check_features(copies, inputs)
-    is_smooth, has_flips = smooth(copies), supported(copies)
+    problem = problem_of(network, params, x, y)
+    is_smooth, has_flips = problem.smooth, supported(problem.copies)
     if is_smooth.holds:
-        return of_smooth(local_bounds(network, params, x, y, rigor=rigor))
+        return of_smooth(bounds_of(problem, rigor))
     if has_flips.holds and of_flips is not None:
-        with np.errstate(all="ignore"):  # what overflows certifies nothing
-            return of_flips(flip_bounds(copies, inputs, targets, rigor))
+        return of_flips(flip_bounds(problem, rigor))
     options: tuple[Assumption, ...] = (is_smooth,)
     if of_flips is not None:
         options += (has_flips,)
@@ -233,5 +229,5 @@ def _certificate(
         assumptions=options,
         margin=-math.inf,
         rigor=rigor,
-        refutation=conflict_of(inputs, targets),
+        refutation=problem.conflict,
     )

@@ -18,11 +18,15 @@ import math
 import numpy as np
 from jaxtyping import Float
 
+from lazyjax._checks import check_batch, check_floating
 from lazyjax.certify import bounds as local
+from lazyjax.certify.agreement import check_agreement
 from lazyjax.certify.certificate import Certificate, Rigor
-from lazyjax.certify.dense_layers import check_features, data_of, layers_of
+from lazyjax.certify.copies import evaluations_of, kernel_of, lipschitz_fn
+from lazyjax.certify.dense_layers import check_features
 from lazyjax.certify.matrix_bounds import frobenius_upper
-from lazyjax.certify.rounding import interval, raised, unit_roundoff
+from lazyjax.certify.problem import problem_of
+from lazyjax.certify.rounding import UNIT_ROUNDOFF, interval, raised, unit_roundoff
 from lazyjax.certify.theorems import flow_theorem
 from lazyjax.nets import Network
 from lazyjax.typing import AnyArray, Params
@@ -80,26 +84,29 @@ def lazy_gap(
         >>> bool(gap.train < 1e-9), bool((gap.test < 1e-9).all())
         (True, True)
     """
-    bounds = local.local_bounds(network, params, x, y, rigor=rigor)
+    problem = problem_of(network, params, x, y)
+    bounds = local.bounds_of(problem, rigor)
     certificate = flow_theorem(bounds)
-    copies = layers_of(network, params)
-    inputs, _ = data_of(network, x, y)
+    copies, inputs = problem.copies, problem.inputs
+    check_floating("x_test", x_test)
+    check_batch("x_test", x_test)
     others = np.asarray(x_test, np.float64).reshape(len(x_test), -1)
-    check_features(copies, others)
+    check_features(copies, "x_test", others)
+    with np.errstate(all="ignore"):
+        evaluations = evaluations_of(copies, others, UNIT_ROUNDOFF)
+        check_agreement(network, params, x_test, evaluations)
     if not certificate.is_certified:
         infinite = np.full(len(others), np.inf)
         return LazyGap(train=math.inf, test=infinite, certificate=certificate)
     unit = unit_roundoff(rigor)
-    joined = local.kernel_of(
-        local.evaluations_of(copies, np.concatenate([inputs, others]), unit)
-    )
+    joined = kernel_of(evaluations_of(copies, np.concatenate([inputs, others]), unit))
     n, k = len(inputs), network.architecture.num_outputs
     test = []
     for i, row in enumerate(others):
         own = slice((n + i) * k, (n + i + 1) * k)
         cross = frobenius_upper(joined.value[: n * k, own], unit) + joined.error
         trace = float(np.trace(joined.value[own, own])) + k * joined.error
-        lipschitz = local.lipschitz_fn(local.evaluations_of(copies, row[None], unit))
+        lipschitz = lipschitz_fn(evaluations_of(copies, row[None], unit))
         test.append(
             _gap_at(
                 bounds,

@@ -20,7 +20,8 @@ from lazyjax.certify import bounds as local
 from lazyjax.certify.activation_bounds import ROUNDING
 from lazyjax.certify.ball import ball_assumptions, ball_quantities, smallest_ball
 from lazyjax.certify.certificate import Certificate, Quantity, Rigor
-from lazyjax.certify.dense_layers import check_features, data_of, layers_of
+from lazyjax.certify.copies import output_of
+from lazyjax.certify.problem import problem_of
 from lazyjax.certify.rounding import Interval, interval, raised, unit_roundoff
 from lazyjax.nets import Network
 from lazyjax.typing import AnyArray, Params
@@ -67,15 +68,15 @@ def logistic_flow(
         raise ValueError(
             f"`target_loss` must be positive and finite; got {target_loss!r}."
         )
-    copies = layers_of(network, params)
-    inputs, labels = data_of(network, x, y)
-    check_features(copies, inputs)
+    problem = problem_of(network, params, x, y)
+    labels = problem.targets
     if labels.shape[1] != 1 or not np.all(np.abs(labels) == 1):
         raise ValueError("`y` must have one column of -1 and 1.")
-    bounds = local.local_bounds(network, params, x, y, rigor=rigor)
+    bounds = local.bounds_of(problem, rigor)
     unit = unit_roundoff(rigor)
-    output, error = local.output_of(local.evaluations_of(copies, inputs, unit))
-    start = total_loss_upper(output, labels, error, unit)
+    output, error = output_of(local.at_rigor(problem.evaluations, rigor))
+    with np.errstate(all="ignore"):  # what overflows certifies nothing
+        start = total_loss_upper(output, labels, error, unit)
     target = (interval(target_loss) * len(labels)).low
     demand = demand_of(start, target, len(labels))
     balls = [

@@ -39,6 +39,14 @@ def frobenius_lower(matrix: Float[np.ndarray, "*shape"], unit: float) -> float:
     )
 
 
+def scaled_norm(values: Float[np.ndarray, "*shape"]) -> float:
+    """Root of the sum of squares, rounded, of which none over- or underflows."""
+    largest = float(np.max(np.abs(values), initial=0.0))
+    if not 0 < largest < math.inf:
+        return largest
+    return largest * math.sqrt(float(np.sum(np.square(values / largest))))
+
+
 def symmetric_norm_upper(matrix: Float[np.ndarray, "n n"], unit: float) -> float:
     """Upper bound of the spectral norm of a symmetric matrix, by its entries."""
     sums = raised(np.sum(np.abs(matrix), axis=1), len(matrix), unit)

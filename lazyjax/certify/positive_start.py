@@ -30,14 +30,8 @@ from jaxtyping import Float
 from lazyjax._checks import check_at_least, check_batch, check_floating, check_targets
 from lazyjax.certify import chatterjee2022
 from lazyjax.certify.activation_bounds import ROUNDING, SMOOTH_ACTIVATIONS
-from lazyjax.certify.bounds import (
-    Block,
-    Lipschitz,
-    evaluations_of,
-    local_bounds,
-)
+from lazyjax.certify.bounds import Block, Lipschitz, bounds_of
 from lazyjax.certify.certificate import Assumption, Certificate, below
-from lazyjax.certify.dense_layers import layers_of
 from lazyjax.certify.lipschitz import deep
 from lazyjax.certify.matrix_bounds import (
     eig_min_lower,
@@ -45,6 +39,7 @@ from lazyjax.certify.matrix_bounds import (
     gram_and_error,
     row_norms_upper,
 )
+from lazyjax.certify.problem import Problem, problem_of
 from lazyjax.certify.requirement import Requirement
 from lazyjax.certify.rounding import UNIT_ROUNDOFF, Interval, interval
 from lazyjax.nets import Network, mlp
@@ -261,22 +256,20 @@ def _params(
     return params
 
 
-def _with_zero_inputs(network: Network, params: Params, x: np.ndarray) -> Lipschitz:
+def _with_zero_inputs(problem: Problem) -> Lipschitz:
     """Lipschitz constant of the whole Jacobian, where hidden units are zero.
 
     Spectral norms of such inputs of a layer are bounded by those of their rows.
 
     Args:
-        network: The network, of at least two hidden layers.
-        params: The start.
-        x: Inputs.
+        problem: The network, of at least two hidden layers, at the start.
 
     Returns:
         The constant, as a function of the radius.
     """
-    (evaluation,) = evaluations_of(layers_of(network, params), x, UNIT_ROUNDOFF)
+    (evaluation,) = problem.evaluations
     constants = deep(evaluation)
-    root = interval(float(len(x))).sqrt()
+    root = interval(float(len(problem.inputs))).sqrt()
     layers = tuple(
         dataclasses.replace(
             layer, inputs=min(layer.inputs, (root * layer.one_input).high)
@@ -307,7 +300,8 @@ def _certificates(
     sigma = reach.sigma_min(output_weight)
     if checks[1].holds is not True:
         return _failed(checks, "flow"), _failed(checks, "descent")
-    bounds = local_bounds(network, params, x, y)
+    problem = problem_of(network, params, x, y)
+    bounds = bounds_of(problem, "proof")
     block = Block(
         name="first layer of a positive start",
         sigma_min=sigma,
@@ -315,9 +309,7 @@ def _certificates(
     )
     bounds = dataclasses.replace(bounds, blocks=(block,))
     if network.architecture.depth > 1:
-        inputs = np.asarray(x, np.float64)
-        lipschitz = _with_zero_inputs(network, params, inputs)
-        bounds = dataclasses.replace(bounds, lipschitz=lipschitz)
+        bounds = dataclasses.replace(bounds, lipschitz=_with_zero_inputs(problem))
     flow = chatterjee2022.flow_theorem(bounds, radius=reach.radius)
     descent = chatterjee2022.descent_theorem(bounds, radius=reach.radius)
 

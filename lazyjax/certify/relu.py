@@ -27,7 +27,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from lazyjax.certify.ball import start_quantities
+from lazyjax._checks import check_nonnegative
+from lazyjax.certify.ball import check_radius, start_quantities
 from lazyjax.certify.certificate import Certificate, Quantity, below
 from lazyjax.certify.flips import FlipBounds
 from lazyjax.certify.rounding import interval
@@ -46,10 +47,14 @@ def flow_theorem(bounds: FlipBounds, *, radius: float | None = None) -> Certific
     Returns:
         The certificate.
 
+    Raises:
+        ValueError: If `radius` is not positive, or `bounds` contradict themselves.
+
     References:
         Du, Zhai, Poczos and Singh (2019), arXiv:1810.02054, for the argument with
         other constants (not checked).
     """
+    check_radius(radius)
     best = _search(_Attempt(bounds, reach, None, None) for reach in _reaches(bounds))
     return _certificate(best, radius)
 
@@ -77,6 +82,7 @@ def descent_theorem(
         raise ValueError(
             f"`learning_rate` must be positive and finite; got {learning_rate!r}."
         )
+    check_radius(radius)
     epsilons = _EPSILONS if learning_rate is None else (None,)
     best = _search(
         _Attempt(bounds, reach, epsilon, learning_rate)
@@ -87,14 +93,31 @@ def descent_theorem(
 
 
 def _reaches(bounds: FlipBounds) -> list[tuple[float, float]]:
-    r"""Radii $R$ of units with their $\Delta$, while a positive $\mu$ is left."""
+    r"""Radii $R$ of units with their $\Delta$, while a positive $\mu$ is left.
+
+    Args:
+        bounds: At the start.
+
+    Returns:
+        Pairs of both; of infinities if $\mu$ is not positive at the start.
+
+    Raises:
+        ValueError: If $\Delta$ is negative or NaN, or decreases.
+    """
     if not bounds.sigma_min > 0:
         return [(math.inf, math.inf)]
     least = bounds.drive * bounds.residual.high / bounds.sigma_min**2
     reaches = []
     for factor in _RADII:
         reach = float(max(least * factor, 1e-300))
-        reaches.append((reach, bounds.flips(reach)))
+        flips = float(bounds.flips(reach))
+        check_nonnegative("flips", flips)
+        if reaches and flips < reaches[-1][1] * (1 - 1e-9):
+            raise ValueError(
+                "`flips` must not decrease with the radius; got "
+                f"{reaches[-1][1]!r} and then {flips!r} at {reach!r}."
+            )
+        reaches.append((reach, flips))
         if not reaches[-1][1] < bounds.sigma_min:
             break
     return reaches

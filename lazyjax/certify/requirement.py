@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from lazyjax._checks import check_at_least
+from lazyjax._checks import check_at_least, check_nonnegative
 from lazyjax.certify.certificate import Assumption
 
 
@@ -24,6 +24,10 @@ class Requirement:
         source: Where the formula comes from.
         max_learning_rate: Of gradient descent on $\tfrac12\lVert f-y\rVert^2$; `None`
             if the theorem is about gradient flow, or does not say.
+
+    Raises:
+        ValueError: If a width or learning rate is negative or NaN, or `depth` too small.
+        TypeError: If `depth` is not an integer.
     """
 
     theorem: str
@@ -34,6 +38,12 @@ class Requirement:
     assumptions: tuple[Assumption, ...] = ()
     source: str = ""
     max_learning_rate: float | None = None
+
+    def __post_init__(self) -> None:
+        check_at_least("depth", self.depth, 1)
+        for name in ("width", "max_learning_rate"):
+            if getattr(self, name) is not None:
+                check_nonnegative(name, getattr(self, name))
 
     @property
     def applies(self) -> bool | None:

@@ -25,6 +25,7 @@ from lazyjax.certify.ball import (
     Ball,
     ball_assumptions,
     ball_quantities,
+    check_radius,
     smallest_ball,
     zero_distance,
 )
@@ -55,6 +56,7 @@ def flow_theorem(bounds: LocalBounds, *, radius: float | None = None) -> Certifi
         (2019), arXiv:1812.10004; Chatterjee (2022), arXiv:2203.16462, for relatives
         with other constants (not checked).
     """
+    check_radius(radius)
     balls = [
         (block, smallest_ball(block.sigma_min, bounds.residual.high, block.lipschitz))
         for block in bounds.blocks
@@ -113,10 +115,11 @@ def descent_theorem(
         raise ValueError(
             f"`learning_rate` must be positive and finite; got {learning_rate!r}."
         )
+    check_radius(radius)
     epsilons = _EPSILONS
     if learning_rate is not None:
         least = learning_rate * bounds.jacobian_norm**2 / 2
-        epsilons = np.geomspace(min(1.0001 * least, 0.98), 0.99, 20).tolist()
+        epsilons = np.geomspace(min(max(1.0001 * least, 1e-6), 0.98), 0.99, 20).tolist()
     attempts = [
         _Descent(bounds, block, epsilon, learning_rate, gradient_error)
         for block in bounds.blocks
@@ -244,6 +247,7 @@ def existence_theorem(
         Kantorovich and Akilov (1964), Functional analysis in normed spaces (the
         theorem of Newton and Kantorovich; not checked).
     """
+    check_radius(radius)
     block = bounds.blocks[0]
     sigma = block.sigma_min
 
@@ -345,8 +349,6 @@ def _within(length: float, radius: float | None) -> tuple[Assumption, ...]:
     """The assumption that a path is within the distance asked for, if one was."""
     if radius is None:
         return ()
-    if not radius > 0:
-        raise ValueError(f"`radius` must be positive; got {radius!r}.")
     return (
         Assumption(
             name="within",

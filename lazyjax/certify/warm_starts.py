@@ -14,18 +14,12 @@ import numpy as np
 from jaxtyping import Float
 
 from lazyjax._checks import check_at_least, check_choice
-from lazyjax.certify.bounds import smooth
 from lazyjax.certify.certificate import Certificate, Rigor
-from lazyjax.certify.dense_layers import (
-    SYMMETRIZED_SCALE,
-    Layers,
-    check_features,
-    data_of,
-    layers_of,
-)
+from lazyjax.certify.dense_layers import SYMMETRIZED_SCALE, Layers
 from lazyjax.certify.evaluation import Evaluation, LayerNorms, evaluate, kernel
 from lazyjax.certify.flips import supported
 from lazyjax.certify.flow_descent import gradient_flow
+from lazyjax.certify.problem import problem_of
 from lazyjax.nets import Network
 from lazyjax.typing import AnyArray, Params
 
@@ -93,16 +87,17 @@ def warm_start(
     """
     check_choice("rigor", rigor, ("proof", "float"))
     check_at_least("num_steps", num_steps, 0)
-    copies = layers_of(network, params)
-    inputs, targets = data_of(network, x, y)
-    check_features(copies, inputs)
-    if not (smooth(copies).holds or supported(copies).holds):
+    problem = problem_of(network, params, x, y)
+    copies = problem.copies
+    if not (problem.smooth.holds or supported(copies).holds):
         raise ValueError(
             "`network` must be one that `gradient_flow` has a theorem for; got "
             f"activation {copies[0].activation!r}, {copies[0].depth} hidden layers."
         )
     with np.errstate(all="ignore"):  # a step that overflows is not taken
-        trained, residuals = _trained(copies, inputs, targets, num_steps)
+        trained, residuals = _trained(
+            copies, problem.inputs, problem.targets, num_steps
+        )
     result = _params(params, trained, network.architecture.symmetrized)
     return WarmStart(
         params=result,

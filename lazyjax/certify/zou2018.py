@@ -22,7 +22,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from lazyjax._checks import check_at_least, check_batch, check_params, check_targets
+from lazyjax._checks import (
+    check_at_least,
+    check_batch,
+    check_params,
+    check_positive,
+    check_targets,
+)
 from lazyjax._static import as_static
 from lazyjax.certify.certificate import Assumption
 from lazyjax.certify.requirement import Requirement
@@ -150,8 +156,10 @@ def check_loss(
         the paper).
     """
     check_at_least("num_points", num_points, 3)
-    if not low < high:
-        raise ValueError(f"`low` must be below `high`; got {low} and {high}.")
+    if not -math.inf < low < high < math.inf:
+        raise ValueError(
+            f"`low` must be below `high`, both finite; got {low} and {high}."
+        )
     z = np.linspace(low, high, num_points)
     value, slope, curvature = _derivatives(loss_fn, z)
     at = _least_ratio(family, value, slope)[0]
@@ -311,6 +319,7 @@ def measure_radius(
     check_targets("y", y, n, 1)
     if not np.all(np.abs(np.asarray(y)) == 1):
         raise ValueError("`y` must hold labels of -1 and +1 only.")
+    check_positive("learning_rate", learning_rate)
     check_at_least("num_steps", num_steps, 1)
     if batch_size is not None:
         check_at_least("batch_size", batch_size, 1)

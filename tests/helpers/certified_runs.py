@@ -1,15 +1,17 @@
 """Random problems with starts, and what gradient flow and descent do from there."""
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.integrate import quad
 from scipy.special import erf, expit
 
-from lazyjax.certify import bounds
+from lazyjax.certify import bounds, copies as certified_copies
 from lazyjax.certify.dense_layers import layers_of
 from lazyjax.nets import Network
 
@@ -39,29 +41,36 @@ def inputs(rng: np.random.Generator, kind: str, n: int, d: int) -> np.ndarray:
 
 
 def problem(
-    network: Network, shape: tuple[int, int], kind: str, seed: int, condition: float
+    network: Network,
+    shape: tuple[int, int],
+    kind: str,
+    seed: int,
+    condition: float,
+    params: Any = None,
 ) -> Problem:
     """A problem whose residual is `condition` times what flow can be certified for.
 
-    The residual points anywhere, or where the Jacobian is weakest.
+    The residual points anywhere, or where the Jacobian is weakest. Parameters are those
+    given, or drawn by the network.
     """
     rng = np.random.default_rng(seed)
     x = inputs(rng, kind, *shape)
-    with jax.enable_x64(True):
-        params = network.init(jax.random.key(seed), jnp.asarray(x))
+    if params is None:
+        with jax.enable_x64(True):
+            params = network.init(jax.random.key(seed), jnp.asarray(x))
     scale = {"huge scale": 1e5, "tiny scale": 1e-3}.get(kind, 1.0)
     params = jax.tree.map(lambda v: np.asarray(v) * scale ** (1 / (3 - v.ndim)), params)
-    evaluations = bounds.evaluations_of(layers_of(network, params), x, 0.0)
-    f, _ = bounds.output_of(evaluations)
+    evaluations = certified_copies.evaluations_of(layers_of(network, params), x, 0.0)
+    f, _ = certified_copies.output_of(evaluations)
     direction = rng.standard_normal(f.size)
-    gram = bounds.kernel_of(evaluations)
+    gram = certified_copies.kernel_of(evaluations)
     if rng.random() < 0.5:
         direction = np.linalg.eigh(gram.value)[1][:, 0]
-    if network.architecture.activation == "relu":
+    if network.architecture.activation in ("relu", "leaky_relu", "abs"):
         size = 10.0 ** rng.uniform(-4, 0)
     else:
         sigma = bounds.sigma_min_lower(gram, 0.0)
-        size = _size(sigma, bounds.lipschitz_fn(evaluations), condition)
+        size = _size(sigma, certified_copies.lipschitz_fn(evaluations), condition)
     direction = size * direction / np.linalg.norm(direction)
     return Problem(params, x, f + direction.reshape(f.shape), kind)
 
@@ -81,6 +90,24 @@ def _size(sigma: float, lipschitz, condition: float) -> float:
 
 # Networks once more, in NumPy and for a batch of problems: value and slope.
 ACTIVATIONS = {
+    "abs": (np.abs, lambda u: np.where(u > 0, 1.0, -1.0)),
+    "cos": (np.cos, lambda u: -np.sin(u)),
+    "elu": (
+        lambda u: np.where(u > 0, u, np.exp(np.minimum(u, 0)) - 1),
+        lambda u: np.where(u > 0, 1.0, np.exp(np.minimum(u, 0))),
+    ),
+    "erf": (erf, lambda u: 2 / np.pi**0.5 * np.exp(-(u**2))),
+    "gaussian": (lambda u: np.exp(-(u**2)), lambda u: -2 * u * np.exp(-(u**2))),
+    "identity": (lambda u: u, lambda u: 0 * u + 1),
+    "leaky_relu": (
+        lambda u: np.where(u > 0, u, 0.01 * u),
+        lambda u: np.where(u > 0, 1.0, 0.01),
+    ),
+    "sigmoid": (expit, lambda u: expit(u) * expit(-u)),
+    "silu": (
+        lambda u: u * expit(u),
+        lambda u: expit(u) * (1 + u * expit(-u)),
+    ),
     "softplus": (lambda u: np.logaddexp(0, u), expit),
     "tanh": (np.tanh, lambda u: 1 - np.tanh(u) ** 2),
     "sin": (np.sin, np.cos),
@@ -94,6 +121,18 @@ ACTIVATIONS = {
 }
 
 
+@functools.cache
+def unit_factor(activation: str) -> float:
+    """What makes the mean square of an activation of a standard Gaussian 1."""
+    phi, _ = ACTIVATIONS[activation]
+
+    def density(u: float) -> float:
+        return float(phi(np.float64(u))) ** 2 * math.exp(-(u**2) / 2)
+
+    square = sum(quad(density, *ends, epsabs=1e-13)[0] for ends in ((-12, 0), (0, 12)))
+    return (square / math.sqrt(2 * math.pi)) ** -0.5
+
+
 @dataclasses.dataclass(frozen=True)
 class Batch:
     """Problems of one network, their arrays stacked; the state is a list of arrays."""
@@ -105,16 +144,28 @@ class Batch:
     def scales(self, layer: int, fan_in: int) -> tuple[float, float]:
         """Multipliers of weights and biases of a layer, counted from 1."""
         spec, root = self.network.architecture, math.sqrt(self.network.width)
-        weight, bias = spec.w_std / math.sqrt(fan_in), spec.b_std
         is_hidden = layer <= spec.depth
+        outer = 1.0 if is_hidden else spec.output_scale
         if spec.parameterization == "standard":
-            return 1.0, 1.0
+            return outer, outer
+        if layer == 1 and spec.input_scaling == "none":
+            fan_in = 1
+        weight, bias = spec.w_std / math.sqrt(fan_in), spec.b_std
         if spec.parameterization == "mup" and is_hidden:
             return weight * root, bias * root
-        return weight, bias
+        return outer * weight, outer * bias
+
+    def activation(self) -> tuple[Any, Any]:
+        """The activation and its slope, scaled."""
+        spec = self.network.architecture
+        phi, slope = ACTIVATIONS[str(spec.activation)]
+        if spec.activation_scale == "none":
+            return phi, slope
+        factor = unit_factor(str(spec.activation))
+        return lambda u: factor * phi(u), lambda u: factor * slope(u)
 
     def forward(self, state: list) -> tuple[np.ndarray, list]:
-        phi, _ = ACTIVATIONS[str(self.network.architecture.activation)]
+        phi, _ = self.activation()
         h, seen = self.x, []
         for layer, (w, b) in enumerate(state, start=1):
             s, s_b = self.scales(layer, w.shape[1])
@@ -124,7 +175,7 @@ class Batch:
         return h, seen
 
     def gradient(self, state: list, seen: list, e: np.ndarray) -> list:
-        _, slope = ACTIVATIONS[str(self.network.architecture.activation)]
+        _, slope = self.activation()
         found: list[Any] = []
         for layer in range(len(state), 0, -1):
             (w, b), (h, _) = state[layer - 1], seen[layer - 1]
@@ -148,6 +199,28 @@ class Batch:
             for state, p, sign in zip(copies, passes, signs, strict=True)
         ]
         return np.sum(r**2, axis=(1, 2)) / 2, gradients
+
+    def jacobian(self, copies: list) -> np.ndarray:
+        """Of one problem, a row for each output of each example."""
+        signs = (1.0,) if len(copies) == 1 else (0.5**0.5, -(0.5**0.5))
+        _, n, k = self.y.shape
+        rows = []
+        for i in range(n * k):
+            unit = np.zeros((1, n * k))
+            unit[0, i] = 1.0
+            e = unit.reshape(1, n, k)
+            gradients = [
+                self.gradient(state, self.forward(state)[1], sign * e)
+                for state, sign in zip(copies, signs, strict=True)
+            ]
+            rows.append(np.concatenate([v.ravel() for v in leaves(gradients)]))
+        return np.array(rows)
+
+    def residual(self, copies: list) -> np.ndarray:
+        """Of one problem."""
+        signs = (1.0,) if len(copies) == 1 else (0.5**0.5, -(0.5**0.5))
+        f = sum(s * self.forward(c)[0] for s, c in zip(signs, copies, strict=True))
+        return (f - self.y).ravel()
 
 
 def moved(copies: list, gradients: list, size: np.ndarray) -> list:

@@ -14,12 +14,13 @@ import pytest
 
 from lazyjax.certify import (
     bounds,
+    copies,
     evaluation,
     lipschitz,
     matrix_bounds,
 )
-from lazyjax.certify.bounds import Kernel
 from lazyjax.certify.dense_layers import Layer, Layers
+from lazyjax.certify.evaluation import Kernel
 from tests.helpers import exact
 from tests.helpers.checks_of_matrices import U, matrices
 
@@ -365,16 +366,16 @@ def check_symmetrized():
     minus = random_layers((3, 4, 1), "tanh", seed=2)
     x = np.random.default_rng(7).standard_normal((2, 3))
     both = tuple(evaluation.evaluate(copy, x, U) for copy in (plus, minus))
-    value, error = bounds.output_of(both)
+    value, error = copies.output_of(both)
     true = (both[0].output.value - both[1].output.value) / 2**0.5
     np.testing.assert_allclose(value, true, rtol=1e-14)
     assert error >= sum(np.linalg.norm(e.output.error) for e in both) / 2**0.5
-    kernel = bounds.kernel_of(both)
+    kernel = copies.kernel_of(both)
     jacobians = [jacobian(copy, x, weights_of(copy)) for copy in (plus, minus)]
     joint = np.concatenate([jacobians[0], -jacobians[1]], 1) / 2**0.5
     np.testing.assert_allclose(kernel.value, joint @ joint.T, rtol=1e-11)
     parts = [evaluation.kernel(e).error for e in both]
     assert kernel.error >= sum(parts) / 2
     constants = [lipschitz.lipschitz_of(e).at(0.5) for e in both]
-    joined = bounds.lipschitz_fn(both)(0.5)
+    joined = copies.lipschitz_fn(both)(0.5)
     assert joined >= max(constants) / 2**0.5 * (1 - 1e-15)
