@@ -53,6 +53,21 @@ def called(eqn: jex.JaxprEqn) -> Any | None:
     return None if key is None else eqn.params.get(key)
 
 
+def is_jaxpr(part: Any) -> bool:
+    """Whether a parameter of an equation is a jaxpr, open or closed."""
+    return isinstance(part, (jex.Jaxpr, jex.ClosedJaxpr))
+
+
+def primitives(jaxpr: Any) -> set[str]:
+    """Names of all primitives in a jaxpr, open or closed, and in those it holds."""
+    found = set()
+    for eqn in opened(jaxpr)[0].eqns:
+        found.add(eqn.primitive.name)
+        for part in filter(is_jaxpr, jax.tree.leaves(eqn.params)):
+            found |= primitives(part)
+    return found
+
+
 def aval_of(atom: Any) -> jax.ShapeDtypeStruct:
     """Shape and dtype of an operand or result of an equation."""
     return jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype)

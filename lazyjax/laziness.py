@@ -25,6 +25,7 @@ from lazyjax._static import as_static
 from lazyjax.linalg import eigvalsh, frobenius_norm, gram_matrix
 from lazyjax.ntk import empirical_ntk
 from lazyjax.ntk._forward import directional_derivative
+from lazyjax.ntk._row_check import check_row_independence, poisoned
 from lazyjax.trees import tree_distance, tree_norm
 from lazyjax.typing import AnyArray, ApplyFn, Params
 
@@ -130,6 +131,7 @@ def kappa(
     alpha: float | Float[AnyArray, ""] = 1.0,
     num_rounds: int = 20,
     num_starts: int = 4,
+    check_rows: bool = True,
 ) -> Kappa:
     r"""Estimate of Chizat et al.'s criterion, of how far from lazy a network starts.
 
@@ -151,13 +153,14 @@ def kappa(
         alpha: Output scale $\alpha$.
         num_rounds: Rounds of the iteration, two Hessian-vector products each.
         num_starts: Random starts, of which the best counts.
+        check_rows: As in `lazyjax.empirical_ntk`, by which the norm of $D h$ is found.
 
     Returns:
         The estimate and its parts.
 
     Raises:
         ValueError: If an argument is empty, of the wrong shape, not finite or out of
-            range.
+            range, or rows of `apply_fn` interact.
         TypeError: If an argument is not of its kind.
 
     Example:
@@ -179,9 +182,11 @@ def kappa(
     f = jax.eval_shape(apply_fn, params, jnp.asarray(x))
     check_network_output(f, num_examples=x.shape[0])
     check_targets("y", y, *f.shape)
-    return _kappa(
+    x = jnp.asarray(x)
+    interacts = check_row_independence(apply_fn, params, x) if check_rows else None
+    found = _kappa(
         params,
-        jnp.asarray(x),
+        x,
         jnp.asarray(y),
         key,
         jnp.asarray(alpha, f.dtype),
@@ -189,6 +194,7 @@ def kappa(
         num_rounds=num_rounds,
         num_starts=num_starts,
     )
+    return poisoned(found, interacts)
 
 
 @functools.partial(jax.jit, static_argnames=("apply_fn", "num_rounds", "num_starts"))
@@ -230,7 +236,7 @@ def _kappa(
     best = jnp.argmax(norms)
     hessian_norm = norms[best]
     nonzero = jnp.where(hessian_norm > 0, hessian_norm, 1)
-    gram = gram_matrix(empirical_ntk(apply_fn, params, x))
+    gram = gram_matrix(empirical_ntk(apply_fn, params, x, check_rows=False))
     jacobian_norm = jnp.sqrt(jnp.maximum(eigvalsh(gram)[-1], 0))
     residual_norm = jnp.linalg.norm(alpha * h(params) - y)
     return Kappa(

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Key, Shaped
 from lazyjax._checks import check_at_least, check_batch, check_choice
 from lazyjax._static import as_static
 from lazyjax.ntk import empirical_nngp, empirical_ntk
-from lazyjax.ntk._validate import check_rows
+from lazyjax.ntk._row_check import check_row_independence, poisoned
 from lazyjax.typing import AnyArray, ApplyFn, InitFn, Outputs
 
 
@@ -40,6 +40,7 @@ def monte_carlo_ntk(
     num_seeds: int,
     outputs: Outputs = "full",
     of: str = "ntk",
+    check_rows: bool = True,
 ) -> MonteCarloKernel:
     r"""Mean over initializations of the kernel of `apply_fn`, with standard errors.
 
@@ -57,6 +58,8 @@ def monte_carlo_ntk(
         num_seeds: Number of initializations.
         outputs: Form of the kernel, as in `lazyjax.empirical_ntk`.
         of: "ntk", or "nngp" for products of outputs, as `lazyjax.empirical_nngp`.
+        check_rows: As in `lazyjax.empirical_ntk`; rows that interact are refused at the
+            first seed, and the result is NaN if they do at another.
 
     Returns:
         Mean and standard error of each entry, in the form `outputs`.
@@ -84,7 +87,10 @@ def monte_carlo_ntk(
     check_batch("x1", x1)
     x1, x2 = jnp.asarray(x1), None if x2 is None else jnp.asarray(x2)
     # Values that tell whether rows interact are not known inside the loop over seeds.
-    check_rows(apply_fn, init_fn(jax.random.fold_in(key, 0), x1), x1, x2)
+    interacts = None
+    if check_rows:
+        params = init_fn(jax.random.fold_in(key, 0), x1)
+        interacts = check_row_independence(apply_fn, params, x1, x2)
     mean, sem = _compiled(
         key,
         x1,
@@ -94,12 +100,22 @@ def monte_carlo_ntk(
         num_seeds=num_seeds,
         outputs=outputs,
         of=of,
+        check_rows=check_rows,
     )
+    mean, sem = poisoned((mean, sem), interacts)
     return MonteCarloKernel(mean=mean, sem=sem, num_seeds=num_seeds)
 
 
 @functools.partial(
-    jax.jit, static_argnames=("apply_fn", "init_fn", "num_seeds", "outputs", "of")
+    jax.jit,
+    static_argnames=(
+        "apply_fn",
+        "init_fn",
+        "num_seeds",
+        "outputs",
+        "of",
+        "check_rows",
+    ),
 )
 def _compiled(
     key: Array,
@@ -111,13 +127,16 @@ def _compiled(
     num_seeds: int,
     outputs: Outputs,
     of: str,
+    check_rows: bool,
 ) -> tuple[Array, Array]:
     """Mean and standard error, updated seed by seed (Welford)."""
     kernel_fn = empirical_ntk if of == "ntk" else empirical_nngp
 
     def sample(number: Array) -> Array:
         params = init_fn(jax.random.fold_in(key, number), x1)
-        return kernel_fn(apply_fn, params, x1, x2, outputs=outputs)
+        return kernel_fn(
+            apply_fn, params, x1, x2, outputs=outputs, check_rows=check_rows
+        )
 
     def update(
         state: tuple[Array, Array], number: Array

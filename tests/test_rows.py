@@ -11,8 +11,8 @@ from hypothesis import given, settings, strategies as st
 from jax import lax
 
 import lazyjax
+from lazyjax.ntk._row_check import _QUICK_DOUBLE, measured_excess, unproven_excess
 from lazyjax.ntk._rows import rows_are_independent
-from lazyjax.ntk._validate import measured_interaction, row_interaction
 from tests.helpers import oracles
 from tests.helpers.zoo_base import ZOO, relaxed
 from tests.property.test_ntk_compositions import FEATURES, LAYERS, Composition
@@ -208,6 +208,17 @@ INTERACTING = {
     ),
     "size_in_a_window": lambda w, x: x @ jnp.tile(w, (1, 30))[:, len(x) : len(x) + 3],
     "one_row_is_special": lambda w, x: x @ w if x.shape[0] == 1 else 2.0 * (x @ w),
+    "constant_of_one_row": lambda w, x: (
+        (x @ w) * np.full((1, 3), min(x.shape[0], 2), np.float32)
+    ),
+    "power_of_one_row": lambda w, x: lax.integer_pow(x @ w, min(x.shape[0], 2)),
+    "loop_of_one_row": lambda w, x: lax.fori_loop(
+        0, min(x.shape[0], 2), lambda i, h: jnp.tanh(h @ w), x
+    ),
+    "order_of_one_row": lambda w, x: x @ w @ w.T if len(x) > 1 else x @ w.T @ w,
+    "axes_of_one_row": lambda w, x: (
+        x[:, :, None] * w[None] if len(x) > 1 else x[:, None, :] * w[None]
+    ).reshape(len(x), -1),
     "turned": lambda w, x: (x @ w).T.reshape(x.shape[0], -1),
     "folded": lambda w, x: (x @ w).reshape(3, -1).T.reshape(-1, 3),
     "transposed": lambda w, x: (x @ w).T if x.shape[0] == 3 else x @ w,
@@ -383,19 +394,21 @@ def test_what_is_proven_is_found_by_the_numbers_too(names):
         params = jax.tree.map(jnp.asarray, net.params())
         x = jnp.asarray(net.x(3))
         assert rows_are_independent(net.apply, params, x)
-        measured = functools.partial(measured_interaction, net.apply)
-        measured = jax.jit(measured, compiler_options=oracles.UNOPTIMIZED)
-        assert measured(params, x, None) < 1e-12
+        measured = jax.jit(
+            lambda p, x: measured_excess(net.apply, p, x, None, _QUICK_DOUBLE),
+            compiler_options=oracles.UNOPTIMIZED,
+        )
+        assert measured(params, x) * _QUICK_DOUBLE.tolerance < 1e-12
 
 
 def test_a_proven_network_is_not_measured():
     """Nothing is left of the check in the program of its kernel."""
 
     def size(apply_fn):
-        program = jax.make_jaxpr(lambda w: row_interaction(apply_fn, w, X, None))(W)
+        program = jax.make_jaxpr(lambda w: unproven_excess(apply_fn, w, X, None))(W)
         return len(program.jaxpr.eqns)
 
-    assert size(lambda w, x: x @ w) <= 1
+    assert size(lambda w, x: x @ w) == 0
     assert size(lambda w, x: x @ w / x.shape[0]) > 10
 
 

@@ -70,7 +70,7 @@ class Snapshot:
 
     @functools.cached_property
     def ntk(self) -> Float[Array, "n n k k"]:
-        """Kernel on the training inputs, unnormalized."""
+        """Kernel on the training inputs, unnormalized; NaN if rows interact."""
         return empirical_ntk(self.apply_fn, self.params, self.x)
 
     @functools.cached_property

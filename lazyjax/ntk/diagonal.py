@@ -10,7 +10,8 @@ from jaxtyping import Array, Float, Shaped
 from lazyjax._checks import check_at_least
 from lazyjax._static import as_static
 from lazyjax.ntk._memory import Devices, devices_of
-from lazyjax.ntk._validate import check_arguments, check_network, check_rows
+from lazyjax.ntk._row_check import check_row_independence, poisoned
+from lazyjax.ntk._validate import check_arguments, check_network
 from lazyjax.ntk.jacobian import jacobian_ntk
 from lazyjax.ntk.output_chunks import in_chunks
 from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
@@ -24,6 +25,7 @@ def ntk_diagonal(
     outputs: Outputs = "full",
     batch_size: int | None = None,
     precision: jax.lax.PrecisionLike = "highest",
+    check_rows: bool = True,
 ) -> Float[Array, "n *k"]:
     r"""Kernel blocks $\Theta(x_i, x_i)$, for the work of one Jacobian.
 
@@ -37,6 +39,7 @@ def ntk_diagonal(
             the others `(n,)`.
         batch_size: Examples whose Jacobians are held at a time; `None` means all.
         precision: Of matrix products, the network's own included where it sets none.
+        check_rows: As in `empirical_ntk`.
 
     Returns:
         One block per example.
@@ -58,9 +61,9 @@ def ntk_diagonal(
         check_at_least("batch_size", batch_size, 1)
     x = jnp.asarray(x)
     check_network(apply_fn, params, x, outputs)
-    check_rows(apply_fn, params, x)
+    interacts = check_row_independence(apply_fn, params, x) if check_rows else None
     with jax.default_matmul_precision(precision):
-        return _compiled(
+        blocks = _compiled(
             params,
             x,
             apply_fn=as_static(apply_fn),
@@ -69,6 +72,7 @@ def ntk_diagonal(
             precision=precision,
             devices=devices_of(params, x),
         )
+    return poisoned(blocks, interacts)
 
 
 @functools.partial(

@@ -11,12 +11,8 @@ from jaxtyping import Array, Float, Shaped
 from lazyjax._checks import check_choice
 from lazyjax._static import as_static
 from lazyjax.ntk._memory import Devices, devices_of
-from lazyjax.ntk._validate import (
-    check_arguments,
-    check_network,
-    refuse_interaction,
-    row_interaction,
-)
+from lazyjax.ntk._row_check import poisoned, settled, unproven_excess
+from lazyjax.ntk._validate import check_arguments, check_network
 from lazyjax.ntk.auto import auto_ntk
 from lazyjax.ntk.jacobian import jacobian_ntk
 from lazyjax.ntk.output_chunks import in_chunks
@@ -43,6 +39,7 @@ def empirical_ntk(
     method: Method = "auto",
     precision: jax.lax.PrecisionLike = "highest",
     filter: Callable[[str], bool] | None = None,  # noqa: A002 (the field's word)
+    check_rows: bool = True,
 ) -> Float[Array, "n1 n2 *k"]:
     r"""Neural tangent kernel $\Theta$ of `apply_fn` at `params`.
 
@@ -74,6 +71,10 @@ def empirical_ntk(
             outputs are computed of some of the outputs at a time.
         precision: Of matrix products, the network's own included where it sets none.
         filter: Which parameters count, by path (`layer_1/kernel`); `None` means all.
+        check_rows: Whether rows that interact are refused: if it is not proven from the
+            program of `apply_fn` that they do not, they are compared with those of
+            batches of one, which takes a few forward passes. Where values are not known,
+            as under `jit`, the result is NaN instead.
 
     Returns:
         The kernel in the form `outputs`, in the dtype of the network's outputs.
@@ -82,7 +83,8 @@ def empirical_ntk(
         ValueError: If a batch is empty or not finite, features differ, the output is
             not `(n, k)`, an option is unknown, `apply_fn` ignores `params`, or its rows
             interact, `filter` accepts no parameter, or the kernel, or what the method
-            holds, is larger than the memory of the devices that hold the arrays. Values are looked at only where they are known: not under `jit`.
+            holds, is larger than the memory of the devices that hold the arrays. Values
+            are looked at only where they are known: not under `jit`.
         TypeError: If a parameter or the output is not real floating point.
 
     Example:
@@ -104,18 +106,26 @@ def empirical_ntk(
         "method": method,
         "precision": precision,
         "filter": None if filter is None else as_static(filter),
+        "check_rows": check_rows,
     }
     x1, x2 = jnp.asarray(x1), None if x2 is None else jnp.asarray(x2)
     devices = devices_of(params, x1, x2)
     with jax.default_matmul_precision(precision):
-        ntk, interaction = _compiled(params, x1, x2, devices=devices, **static)
-    refuse_interaction(interaction, ntk.dtype)
-    return ntk
+        ntk, excess = _compiled(params, x1, x2, devices=devices, **static)
+    return poisoned(ntk, settled(excess, apply_fn, params, x1, x2))
 
 
 @functools.partial(
     jax.jit,
-    static_argnames=("apply_fn", "outputs", "method", "precision", "filter", "devices"),
+    static_argnames=(
+        "apply_fn",
+        "outputs",
+        "method",
+        "precision",
+        "filter",
+        "check_rows",
+        "devices",
+    ),
 )
 def _compiled(
     params: Params,
@@ -127,9 +137,10 @@ def _compiled(
     method: Method,
     precision: Any,
     filter: Callable[[str], bool] | None,  # noqa: A002
+    check_rows: bool,
     devices: Devices,
-) -> tuple[Array, Array]:
-    """The kernel, and how much rows interact."""
+) -> tuple[Array, Array | None]:
+    """The kernel, and how much rows interact unless it is known that they do not."""
     # As a program of its own, the network is traced once for each size of batch.
     apply_fn = jax.jit(apply_fn)
     check_network(apply_fn, params, x1, outputs)
@@ -156,4 +167,4 @@ def _compiled(
         method=method,
         devices=devices,
     )
-    return ntk, row_interaction(apply_fn, params, x1, x2)
+    return ntk, unproven_excess(apply_fn, params, x1, x2) if check_rows else None

@@ -9,7 +9,8 @@ from jaxtyping import Array, Float, Shaped
 
 from lazyjax._static import as_static
 from lazyjax.ntk._memory import Devices, check_result_fits, devices_of
-from lazyjax.ntk._validate import check_arguments, check_network, check_rows
+from lazyjax.ntk._row_check import check_row_independence, poisoned
+from lazyjax.ntk._validate import check_arguments, check_network
 from lazyjax.ntk.outputs import directions, symmetrized
 from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
 
@@ -22,6 +23,7 @@ def empirical_nngp(
     *,
     outputs: Outputs = "full",
     precision: jax.lax.PrecisionLike = "highest",
+    check_rows: bool = True,
 ) -> Float[Array, "n1 n2 *k"]:
     r"""Products $f_a(x_i) f_b(x'_j)$ of a network's outputs at `params`.
 
@@ -35,6 +37,7 @@ def empirical_nngp(
         x2: Second batch; `None` means `x1`.
         outputs: As in `empirical_ntk`.
         precision: Of the product, and of the network's own where it sets none.
+        check_rows: As in `empirical_ntk`.
 
     Returns:
         The products in the form `outputs`, not divided by anything but as "pseudo" says.
@@ -58,9 +61,11 @@ def empirical_nngp(
     check_arguments(apply_fn, params, x1, x2)
     x1, x2 = jnp.asarray(x1), None if x2 is None else jnp.asarray(x2)
     check_network(apply_fn, params, x1, outputs)
-    check_rows(apply_fn, params, x1, x2)
+    interacts = None
+    if check_rows:
+        interacts = check_row_independence(apply_fn, params, x1, x2)
     with jax.default_matmul_precision(precision):
-        return _compiled(
+        products = _compiled(
             params,
             x1,
             x2,
@@ -69,6 +74,7 @@ def empirical_nngp(
             precision=precision,
             devices=devices_of(params, x1, x2),
         )
+    return poisoned(products, interacts)
 
 
 @functools.partial(

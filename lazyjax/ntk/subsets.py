@@ -11,12 +11,8 @@ from jaxtyping import Array, Float, Shaped
 from lazyjax._checks import check_choice
 from lazyjax._static import as_static
 from lazyjax.ntk._memory import Devices, devices_of
-from lazyjax.ntk._validate import (
-    check_arguments,
-    check_network,
-    refuse_interaction,
-    row_interaction,
-)
+from lazyjax.ntk._row_check import poisoned, settled, unproven_excess
+from lazyjax.ntk._validate import check_arguments, check_network
 from lazyjax.ntk.empirical import empirical_ntk
 from lazyjax.ntk.output_chunks import in_chunks
 from lazyjax.ntk.structured import contracted_in_groups, task_of
@@ -33,6 +29,7 @@ def layerwise_ntk(
     outputs: Outputs = "full",
     method: Method = "auto",
     precision: jax.lax.PrecisionLike = "highest",
+    check_rows: bool = True,
 ) -> dict[str, Float[Array, "n1 n2 *k"]]:
     """Kernel of each layer apart; their sum is `empirical_ntk`.
 
@@ -50,6 +47,7 @@ def layerwise_ntk(
         method: As in `empirical_ntk`; "auto" is "structured", which shares the work of
             all layers, where the others start anew for each.
         precision: As in `empirical_ntk`.
+        check_rows: As in `empirical_ntk`.
 
     Returns:
         Kernels by the layer's path, in the order of the leaves. Layers that `apply_fn`
@@ -73,16 +71,18 @@ def layerwise_ntk(
         check_arguments(apply_fn, params, x1, x2)
         x1, x2 = jnp.asarray(x1), None if x2 is None else jnp.asarray(x2)
         with jax.default_matmul_precision(precision):
-            kernels, interaction = _by_layer(
+            kernels, excess = _by_layer(
                 params,
                 x1,
                 x2,
                 apply_fn=as_static(apply_fn),
                 outputs=outputs,
                 precision=precision,
+                check_rows=check_rows,
                 devices=devices_of(params, x1, x2),
             )
-        refuse_interaction(interaction, kernels[0].dtype)
+        interacts = settled(excess, apply_fn, params, x1, x2)
+        kernels = poisoned(kernels, interacts)
         return dict(zip(layers, kernels, strict=True))
     return {
         layer: empirical_ntk(
@@ -94,13 +94,15 @@ def layerwise_ntk(
             method=method,
             precision=precision,
             filter=_Among(frozenset(paths)),
+            check_rows=check_rows,
         )
         for layer, paths in layers.items()
     }
 
 
 @functools.partial(
-    jax.jit, static_argnames=("apply_fn", "outputs", "precision", "devices")
+    jax.jit,
+    static_argnames=("apply_fn", "outputs", "precision", "check_rows", "devices"),
 )
 def _by_layer(
     params: Params,
@@ -110,9 +112,10 @@ def _by_layer(
     apply_fn: ApplyFn,
     outputs: Outputs,
     precision: Any,
+    check_rows: bool,
     devices: Devices,
-) -> tuple[list[Array], Array]:
-    """Kernels of all layers from the same cotangents, and how much rows interact."""
+) -> tuple[list[Array], Array | None]:
+    """Kernels of all layers from the same cotangents, and as in `empirical_ntk`."""
     # As a program of its own, the network is traced once for each size of batch.
     apply_fn = jax.jit(apply_fn)
     check_network(apply_fn, params, x1, outputs)
@@ -142,7 +145,8 @@ def _by_layer(
         devices=devices,
         num_kernels=len(layers),
     )
-    return kernels, row_interaction(apply_fn, params, x1, x2)
+    excess = unproven_excess(apply_fn, params, x1, x2) if check_rows else None
+    return kernels, excess
 
 
 def _layers(params: Params) -> dict[str, list[str]]:
