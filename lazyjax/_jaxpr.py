@@ -6,7 +6,7 @@ is read here is what they have in common.
 
 import pathlib
 import sysconfig
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -58,14 +58,17 @@ def is_jaxpr(part: Any) -> bool:
     return isinstance(part, (jex.Jaxpr, jex.ClosedJaxpr))
 
 
+def equations(jaxpr: Any) -> Iterator[jex.JaxprEqn]:
+    """All equations of a jaxpr, open or closed, and of those that it holds."""
+    for eqn in opened(jaxpr)[0].eqns:
+        yield eqn
+        for part in filter(is_jaxpr, jax.tree.leaves(eqn.params)):
+            yield from equations(part)
+
+
 def primitives(jaxpr: Any) -> set[str]:
     """Names of all primitives in a jaxpr, open or closed, and in those it holds."""
-    found = set()
-    for eqn in opened(jaxpr)[0].eqns:
-        found.add(eqn.primitive.name)
-        for part in filter(is_jaxpr, jax.tree.leaves(eqn.params)):
-            found |= primitives(part)
-    return found
+    return {eqn.primitive.name for eqn in equations(jaxpr)}
 
 
 def aval_of(atom: Any) -> jax.ShapeDtypeStruct:

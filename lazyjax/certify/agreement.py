@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from lazyjax._jaxpr import equations
 from lazyjax.certify.activation_bounds import PIECEWISE_ACTIVATIONS
 from lazyjax.certify.copies import output_of
 from lazyjax.certify.dense_layers import SYMMETRIZED_SCALE, Layers, layers_of
@@ -121,7 +122,7 @@ def _coarseness(apply_fn: ApplyFn, params: Params, x: np.ndarray) -> float:
     """
     with _float64():
         jaxpr = jax.make_jaxpr(apply_fn)(*jax.tree.map(jnp.asarray, (params, x)))
-    coarsest = max(_dtypes(jaxpr.jaxpr), key=lambda dtype: jnp.finfo(dtype).eps)
+    coarsest = max(_dtypes(jaxpr), key=lambda dtype: jnp.finfo(dtype).eps)
     unit = float(jnp.finfo(coarsest).eps) / 2
     longest = max(leaf.shape[0] for leaf in jax.tree.leaves(params))
     if not longest * unit < 0.01:
@@ -133,21 +134,14 @@ def _coarseness(apply_fn: ApplyFn, params: Params, x: np.ndarray) -> float:
     return max(unit / UNIT_ROUNDOFF, 1.0)
 
 
-def _dtypes(jaxpr: jex.Jaxpr) -> Iterator[Any]:
+def _dtypes(jaxpr: jex.ClosedJaxpr) -> Iterator[Any]:
     """Types of all floating-point numbers that a program computes."""
     yield jnp.dtype(jnp.float64)
-    for eqn in jaxpr.eqns:
+    for eqn in equations(jaxpr):
         for variable in eqn.outvars:
             dtype = getattr(variable.aval, "dtype", None)
             if dtype is not None and jnp.issubdtype(dtype, jnp.floating):
                 yield dtype
-        for part in jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_jaxpr):
-            if _is_jaxpr(part):
-                yield from _dtypes(getattr(part, "jaxpr", part))
-
-
-def _is_jaxpr(part: Any) -> bool:
-    return isinstance(part, jex.Jaxpr | jex.ClosedJaxpr)
 
 
 def _compare(

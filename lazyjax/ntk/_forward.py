@@ -1,7 +1,6 @@
 """Derivatives along a direction of the parameters, as reverse mode has them."""
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.extend.core as jex
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool
 
-from lazyjax._jaxpr import opened
+from lazyjax._jaxpr import primitives
 from lazyjax.typing import ApplyFn, Params
 
 # Primitives whose derivative is finite wherever their value is, unless it overflows: so
@@ -79,7 +78,7 @@ def tangent_outputs(
     of_params = lambda p: apply_fn(p, x)
     program = _forward_program(of_params, params, tangent)
     (tangents,) = jex.jaxpr_as_fun(program)(*jax.tree.leaves((params, tangent)))
-    if all(map(_is_bounded, _equations(program))):
+    if primitives(program) <= _BOUNDED:
         return tangents
     return lax.cond(
         _is_any(~jnp.isfinite(tangents)),
@@ -107,7 +106,7 @@ def _forward_program(
         if "custom_vjp" not in str(error):
             raise
     else:
-        if all(eqn.primitive.name != _FORBIDDEN for eqn in _equations(program)):
+        if _FORBIDDEN not in primitives(program):
             return program
     # A backward pass is linear in the cotangent: its transpose is the forward one.
     try:
@@ -120,29 +119,6 @@ def _forward_program(
             "`empirical_ntk` with a method that needs the backward pass only, such as "
             '"jacobian".'
         ) from error
-
-
-def _equations(jaxpr: Any) -> Iterator[jex.JaxprEqn]:
-    """All equations of a jaxpr and of those inside it."""
-    for eqn in opened(jaxpr)[0].eqns:
-        yield eqn
-        for inner in _jaxprs(eqn.params.values()):
-            yield from _equations(inner)
-
-
-def _jaxprs(values: Iterable[Any]) -> list[Any]:
-    found = []
-    for value in values:
-        if isinstance(value, tuple | list):
-            found += _jaxprs(value)
-        elif isinstance(value, jex.Jaxpr | jex.ClosedJaxpr):
-            found.append(value)
-    return found
-
-
-def _is_bounded(eqn: jex.JaxprEqn) -> bool:
-    name = eqn.primitive.name
-    return name in _BOUNDED or (name == "integer_pow" and eqn.params["y"] >= 0)
 
 
 def _mended(
