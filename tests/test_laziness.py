@@ -144,7 +144,7 @@ def test_relative_distance_is_frobenius_and_broadcasts(dtype, mode):
 @pytest.mark.parametrize("scale", [1e-30, 1e-15, 1.0, 1e15, 1e30])
 def test_relative_distance_does_not_depend_on_the_scale(scale):
     kernel = np.random.default_rng(0).normal(size=(2, 3, 4)) * scale
-    near = [np.float32(factor * kernel) for factor in (1.1, 1.0)]
+    near = [(factor * kernel).astype(np.float32) for factor in (1.1, 1.0)]
     assert_close(relative_distance(*near), np.full(2, 0.1, np.float32), 1e-5)
     outputs = kernel.astype(np.float32)
     gap = linearization_gap(outputs, 0 * outputs)
