@@ -473,7 +473,7 @@ def test_what_is_computed_once_is_no_change():
         np.random.default_rng(0),
         lambda: None,
     ],
-    ids=repr,
+    ids=lambda held: type(held).__name__,
 )
 def test_what_is_held_has_a_state(held):
     model = Scaled(held)
