@@ -5,30 +5,41 @@ import importlib.metadata as _metadata
 import importlib.util as _util
 import typing as _typing
 
-if _typing.TYPE_CHECKING:
-    from lazyjax._api import *  # noqa: F403
-
 __version__: str
 
-
-def __getattr__(name: str) -> _typing.Any:
-    # Everything is imported when it is first asked for: the command line is to answer
-    # an interrupt, or a question about its options, before JAX is there.
-    if name == "__version__":
-        value = _metadata.version(__name__)
-    elif name.startswith("_"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    elif _util.find_spec(f"{__name__}.{name}") is not None:
-        return _importlib.import_module(f"{__name__}.{name}")
-    else:
-        api = _importlib.import_module(f"{__name__}._api")
-        if not hasattr(api, name):
+if _typing.TYPE_CHECKING:
+    from lazyjax import (
+        experiments as experiments,
+        interop as interop,
+        plot as plot,
+        report as report,
+    )
+    from lazyjax._api import *  # noqa: F403
+else:
+    # Not for type checkers, which would take any name to be there.
+    def __getattr__(name):
+        # Everything is imported when it is first asked for: the command line is to
+        # answer an interrupt, or a question about its options, before JAX is there.
+        if name == "__version__":
+            value = _metadata.version(__name__)
+        elif name == "__all__":
+            value = _public_names()
+        elif name.startswith("_"):
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(api, name)
-    globals()[name] = value
-    return value
+        elif _util.find_spec(f"{__name__}.{name}") is not None:
+            return _importlib.import_module(f"{__name__}.{name}")
+        else:
+            if name not in _public_names():
+                raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            value = getattr(_importlib.import_module(f"{__name__}._api"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
+    return sorted({*globals(), *_public_names()})
+
+
+def _public_names() -> list[str]:
     api = _importlib.import_module(f"{__name__}._api")
-    return sorted({*globals(), *vars(api)})
+    return sorted(name for name in vars(api) if not name.startswith("_"))

@@ -71,12 +71,15 @@ def check_nonnegative(
     """Check that every number in `value` is zero or positive, where values are known.
 
     Raises:
+        TypeError: If it does not hold numbers.
         ValueError: If one is negative or NaN, or infinite where that is not allowed.
     """
     try:
         values = np.asarray(value)
     except jax.errors.TracerArrayConversionError:
         return
+    if values.dtype.kind in "OSU":
+        raise TypeError(f"`{name}` must be a number; got {value!r}.")
     if not np.all((values >= 0) & (infinity_allowed | np.isfinite(values))):
         expected = (
             "zero or positive" if infinity_allowed else "finite, zero or positive"

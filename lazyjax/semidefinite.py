@@ -183,6 +183,11 @@ class Semidefinite:
         return jnp.sum(self.factor.is_dropped)
 
     @property
+    def smallest(self) -> Float[Array, ""]:
+        """Smallest eigenvalue; an estimate from above, where Cholesky's factor serves."""
+        return self._eigenvalue(self.factor.smallest)
+
+    @property
     def condition(self) -> Float[Array, ""]:
         """Largest over smallest eigenvalue, infinite if directions are dropped.
 
@@ -190,7 +195,7 @@ class Semidefinite:
         power iteration: seldom off by a tenth, and by less than a factor of 2.
         """
         return condition(
-            self._eigenvalue(self.factor.smallest),
+            self.smallest,
             self._eigenvalue(self.factor.largest),
             self.num_dropped,
         )
@@ -404,6 +409,46 @@ def share_of(
     scale = jax.lax.stop_gradient(jnp.where(largest > 0, largest, 1))
     squares = [jnp.sum(jnp.square(a / scale), axis=(-2, -1)) for a in (part, whole)]
     return squares[0] / jnp.where(squares[1] > 0, squares[1], 1)
+
+
+def check_semidefinite(
+    name: str,
+    *,
+    asymmetry: Float[Array, ""],
+    smallest: Float[Array, ""],
+    scale: Float[Array, ""],
+) -> None:
+    """Check that a kernel is one but for rounding, where values are known: not in `jit`.
+
+    Args:
+        name: The kernel's.
+        asymmetry: Frobenius norm of its difference from its transpose.
+        smallest: Its smallest eigenvalue.
+        scale: Its Frobenius norm.
+
+    Raises:
+        ValueError: If it is clearly not symmetric, or not positive semidefinite.
+    """
+    tolerance = float(jnp.finfo(scale.dtype).eps) ** 0.5
+    if _known_false(asymmetry <= tolerance * scale):
+        raise ValueError(
+            f"`{name}` must be symmetric, a kernel of the training points with "
+            f"themselves; it differs from its transpose by {asymmetry:.2g} in Frobenius "
+            "norm."
+        )
+    if _known_false(smallest >= -tolerance * scale):
+        raise ValueError(
+            f"`{name}` must be positive semidefinite; its smallest eigenvalue is "
+            f"{smallest:.2g}, beyond what rounding explains."
+        )
+
+
+def _known_false(condition: Array) -> bool:
+    """Whether `condition` is false, where its value is known: not under `jit`."""
+    try:
+        return not bool(condition)
+    except jax.errors.ConcretizationTypeError:
+        return False
 
 
 def warn_of_dropped(

@@ -144,9 +144,9 @@ def test_misuse_is_refused_by_name(own_errors: None) -> None:
     grams = Grams(train=one, cross=one, test=one)
     with pytest.raises(ValueError, match=r"`y` must have shape \(1, 1\)"):
         posterior(grams, jnp.ones((2, 1)))
-    with pytest.raises(ValueError, match="`noise_sq` must be at least 0"):
+    with pytest.raises(ValueError, match="`noise_sq` must be finite, zero or"):
         posterior(grams, one, noise_sq=-1.0)
-    with pytest.raises(ValueError, match=r"`time` must be at least 0; got -1\.0"):
+    with pytest.raises(ValueError, match=r"`time` must be zero or positive; got -1\.0"):
         trained_ensemble(grams, grams, one, time=-1.0)
     with pytest.raises(ValueError, match="`ntk` must have shapes"):
         trained_ensemble(grams, Grams(train=one, cross=jnp.ones((2, 1)), test=one), one)
@@ -154,3 +154,43 @@ def test_misuse_is_refused_by_name(own_errors: None) -> None:
         posterior((one, one, one), one)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="`nngp_train` must be finite"):
         log_marginal_likelihood(one * jnp.nan, one)
+
+
+@pytest.mark.parametrize("noise_sq", [math.inf, 1e300, "1", None, np.ones(2)])
+def test_noise_that_is_no_finite_number_is_refused(
+    noise_sq: Any, own_errors: None
+) -> None:
+    one = jnp.ones((1, 1), jnp.float32)
+    grams = Grams(train=one, cross=one, test=one)
+    with pytest.raises((ValueError, TypeError), match="`noise_sq` must be"):
+        posterior(grams, one, noise_sq=noise_sq)
+    with pytest.raises((ValueError, TypeError), match="`noise_sq` must be"):
+        log_marginal_likelihood(one, one, noise_sq=noise_sq)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "word"),
+    [
+        ([[1.0, 0.9], [0.0, 1.0]], "symmetric"),
+        ([[1.0, 2.0], [2.0, 1.0]], "positive semidefinite"),
+        ([[-1.0, 0.0], [0.0, -1.0]], "positive semidefinite"),
+    ],
+)
+def test_what_is_no_kernel_is_refused(matrix: list, word: str) -> None:
+    k, y = jnp.array(matrix), jnp.array([[1.0], [0.0]])
+    grams, good = (Grams(train=m, cross=m, test=m) for m in (k, jnp.eye(2)))
+    with pytest.raises(ValueError, match=f"`nngp.train` must be {word}"):
+        posterior(grams, y)
+    with pytest.raises(ValueError, match=f"`nngp_train` must be {word}"):
+        log_marginal_likelihood(k, y)
+    for time in (1.0, math.inf):
+        with pytest.raises(ValueError, match=f"`ntk.train` must be {word}"):
+            trained_ensemble(good, grams, y, time=time)
+
+
+def test_likelihood_of_a_tiny_kernel_is_that_of_scipy() -> None:
+    k = jnp.eye(2, dtype=jnp.float32) * 1e-36
+    y = jnp.full((2, 1), 1e-18, jnp.float32)
+    found = log_marginal_likelihood(k, y)
+    normal = scipy.stats.multivariate_normal(cov=np.eye(2))
+    assert_close(found, normal.logpdf(np.ones(2)) + 36 * math.log(10), 1e-5)

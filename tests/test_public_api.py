@@ -1,6 +1,9 @@
 """The names that users may import: a name leaves or comes on purpose only."""
 
 import inspect
+import pydoc
+import subprocess
+import sys
 
 import pytest
 
@@ -34,6 +37,22 @@ def test_public_names_are_these():
     modules = {name for name in public if inspect.ismodule(getattr(lazyjax, name))}
     assert sorted(public - modules) == sorted(VERBS + TYPES)
     assert modules >= set(MODULES)
+
+
+@pytest.mark.once
+def test_a_star_brings_all_of_them_in_a_fresh_process():
+    program = "from lazyjax import *; print(*sorted(globals()))"
+    names = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout.split()
+    public = [name for name in names if not name.startswith("_")]
+    assert public == sorted(VERBS + TYPES + MODULES)
+
+
+@pytest.mark.once
+def test_help_tells_of_every_verb():
+    text = pydoc.plain(pydoc.render_doc(lazyjax))
+    assert [name for name in VERBS if f"    {name}(" not in text] == []
 
 
 @pytest.mark.parametrize("name", VERBS)

@@ -32,7 +32,13 @@ from lazyjax.dynamics._linear_filters import (
     scaled_up,
 )
 from lazyjax.linalg import frobenius_norm, gram_matrix
-from lazyjax.semidefinite import condition, eigh, share_of, warn_of_dropped
+from lazyjax.semidefinite import (
+    check_semidefinite,
+    condition,
+    eigh,
+    share_of,
+    warn_of_dropped,
+)
 from lazyjax.typing import AnyArray
 
 _Dynamics: TypeAlias = Literal["flow", "descent", "heavy ball"]
@@ -524,17 +530,7 @@ def linearized(
     """
     check_kernel_problem(ntk, y, f0)
     result, asymmetry, scale = _decomposed(*map(jnp.asarray, (ntk, y, f0)))
-    tolerance = float(jnp.finfo(ntk.dtype).eps) ** 0.5
-    if _known_false(asymmetry <= tolerance * scale):
-        raise ValueError(
-            "`ntk` must be symmetric, a kernel of the training points with themselves; "
-            f"it differs from its transpose by {asymmetry:.2g} in Frobenius norm."
-        )
-    if _known_false(result.eig_min >= -tolerance * scale):
-        raise ValueError(
-            "`ntk` must be positive semidefinite; its smallest eigenvalue is "
-            f"{result.eig_min:.2g}, beyond what rounding explains."
-        )
+    check_semidefinite("ntk", asymmetry=asymmetry, smallest=result.eig_min, scale=scale)
     return result
 
 
@@ -553,11 +549,3 @@ def _decomposed(ntk: Array, y: Array, f0: Array) -> tuple[Linearized, Array, Arr
         eig_cutoff=cutoff,
     )
     return result, frobenius_norm(gram - gram.T), frobenius_norm(gram)
-
-
-def _known_false(condition: Array) -> bool:
-    """Whether `condition` is false, where its value is known: not under `jit`."""
-    try:
-        return not bool(condition)
-    except jax.errors.ConcretizationTypeError:
-        return False

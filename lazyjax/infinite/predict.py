@@ -12,10 +12,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from lazyjax._checks import check_finite, check_floating, check_targets
+from lazyjax._checks import (
+    check_finite,
+    check_floating,
+    check_nonnegative,
+    check_targets,
+)
 from lazyjax.architecture import Architecture
 from lazyjax.infinite.kernels import infinite_nngp, infinite_ntk
+from lazyjax.linalg import frobenius_norm
 from lazyjax.semidefinite import (
+    check_semidefinite,
     condition,
     eigh,
     factorized,
@@ -139,7 +146,9 @@ def posterior(
         The posterior; if directions are dropped, with the pseudo-inverse.
 
     Raises:
-        ValueError: If shapes do not fit, a value is not finite, or `noise_sq` negative.
+        ValueError: If shapes do not fit, a value is not finite, `noise_sq` is negative,
+            or the kernel is clearly not symmetric or not positive semidefinite. Values
+            are looked at only where they are known: not under `jit`.
         TypeError: If an array is not floating point.
 
     Example:
@@ -154,8 +163,9 @@ def posterior(
         Rasmussen and Williams (2006), equations 2.23 and 2.24 (not checked).
     """
     _check_grams("nngp", nngp, y)
-    _check_not_negative("noise_sq", noise_sq)
-    result = _posterior(nngp, jnp.asarray(y), noise_sq)
+    _check_noise(noise_sq, nngp.train)
+    result, smallest = _posterior(nngp, jnp.asarray(y), noise_sq)
+    _check_kernel("nngp.train", nngp.train, smallest)
     _warn("nngp.train", result, "Use float64, or `noise_sq` for contradictory targets.")
     return result
 
@@ -185,7 +195,9 @@ def trained_ensemble(
         Their distribution.
 
     Raises:
-        ValueError: If shapes do not fit, a value is not finite, or `time` is negative.
+        ValueError: If shapes do not fit, a value is not finite, `time` is negative, or
+            `ntk.train` is clearly not symmetric or not positive semidefinite. Values
+            are looked at only where they are known: not under `jit`.
         TypeError: If an array is not floating point.
 
     Example:
@@ -203,11 +215,15 @@ def trained_ensemble(
     """
     _check_grams("nngp", nngp, y)
     _check_grams("ntk", ntk, y)
-    _check_not_negative("time", time)
+    _check_scalar("time", time)
+    check_nonnegative("time", time)
     y = jnp.asarray(y)
     if not _is_known_infinity(time):
-        return _ensemble_on_the_way(nngp, ntk, y, time)
-    result = _ensemble_at_the_end(nngp, ntk, y)
+        result, smallest = _ensemble_on_the_way(nngp, ntk, y, time)
+        _check_kernel("ntk.train", ntk.train, smallest)
+        return result
+    result, smallest = _ensemble_at_the_end(nngp, ntk, y)
+    _check_kernel("ntk.train", ntk.train, smallest)
     _warn("ntk.train", result, "Use float64, or a finite `time`.")
     return result
 
@@ -234,7 +250,9 @@ def log_marginal_likelihood(
         \sigma^2))$.
 
     Raises:
-        ValueError: If shapes do not fit, a value is not finite, or `noise_sq` negative.
+        ValueError: If shapes do not fit, a value is not finite, `noise_sq` is negative,
+            or the kernel is clearly not symmetric or not positive semidefinite. Values
+            are looked at only where they are known: not under `jit`.
         TypeError: If an array is not floating point.
 
     Example:
@@ -244,8 +262,11 @@ def log_marginal_likelihood(
         -0.9189
     """
     _check_gram("nngp_train", nngp_train, y)
-    _check_not_negative("noise_sq", noise_sq)
-    result, num_dropped, share = _log_likelihood(nngp_train, jnp.asarray(y), noise_sq)
+    _check_noise(noise_sq, nngp_train)
+    result, smallest, num_dropped, share = _log_likelihood(
+        nngp_train, jnp.asarray(y), noise_sq
+    )
+    _check_kernel("nngp_train", nngp_train, smallest)
     warn_of_dropped(
         "nngp_train",
         num_dropped,
@@ -257,40 +278,47 @@ def log_marginal_likelihood(
 
 
 @jax.jit
-def _posterior(nngp: Grams, y: Array, noise_sq: float | Array) -> Prediction:
+def _posterior(
+    nngp: Grams, y: Array, noise_sq: float | Array
+) -> tuple[Prediction, Array]:
+    """The posterior, and the smallest eigenvalue of what was inverted."""
     matrix = factorized(_with_noise(nngp.train, noise_sq))
     test, cross = jnp.asarray(nngp.test), jnp.asarray(nngp.cross)
     y = y.astype(cross.dtype)
     num_outputs = y.shape[1]
     # One solve for all: its two ways are compiled once.
     solutions = matrix.solve(jnp.concatenate([y, cross.T], axis=1))
-    return Prediction(
+    result = Prediction(
         mean=_dot(cross, solutions[:, :num_outputs]),
         covariance=_symmetric(test - _dot(cross, solutions[:, num_outputs:])),
         condition=matrix.condition,
         num_dropped=matrix.num_dropped,
         dropped_share=share_of(matrix.dropped_part(y), y),
     )
+    return result, matrix.smallest
 
 
 @jax.jit
 def _log_likelihood(
     nngp_train: AnyArray, y: Array, noise_sq: float | Array
-) -> tuple[Array, Array, Array]:
-    """The likelihood, the number of directions dropped, and their share."""
+) -> tuple[Array, Array, Array, Array]:
+    """The likelihood, the smallest eigenvalue, how many are dropped, and their share."""
     matrix = factorized(_with_noise(nngp_train, noise_sq))
     size, num_outputs = y.shape
     dropped = matrix.dropped_part(y)
-    quadratic = jnp.sum(y * matrix.solve(y)) + jnp.sum(dropped**2) / matrix.cutoff
+    # Nothing dropped costs nothing, also where the cutoff vanishes beside zero.
+    cutoff = jnp.maximum(matrix.cutoff, jnp.finfo(y.dtype).tiny)
+    quadratic = jnp.sum(y * matrix.solve(y)) + jnp.sum(dropped**2) / cutoff
     log_det = size * math.log(2 * math.pi) + matrix.log_det()
     result = -(quadratic + num_outputs * log_det) / 2
-    return result, matrix.num_dropped, share_of(dropped, y)
+    return result, matrix.smallest, matrix.num_dropped, share_of(dropped, y)
 
 
 @jax.jit
-def _ensemble_at_the_end(nngp: Grams, ntk: Grams, y: Array) -> Prediction:
+def _ensemble_at_the_end(nngp: Grams, ntk: Grams, y: Array) -> tuple[Prediction, Array]:
+    """The ensemble, and the smallest eigenvalue of the tangent kernel."""
     matrix = factorized(ntk.train)
-    return _ensemble(
+    result = _ensemble(
         nngp,
         y,
         response=matrix.solve(jnp.asarray(ntk.cross).T).T,
@@ -298,14 +326,16 @@ def _ensemble_at_the_end(nngp: Grams, ntk: Grams, y: Array) -> Prediction:
         num_dropped=matrix.num_dropped,
         dropped=matrix.dropped_part(y),
     )
+    return result, matrix.smallest
 
 
 @jax.jit
 def _ensemble_on_the_way(
     nngp: Grams, ntk: Grams, y: Array, time: float | Array
-) -> Prediction:
-    """The ensemble at any time, also one that turns out to be infinite."""
+) -> tuple[Prediction, Array]:
+    """The same at any time, also one that turns out to be infinite."""
     values, vectors, cutoff = eigh(jnp.asarray(ntk.train))
+    smallest = values[0]
     dtype = values.dtype
     is_dropped = values <= cutoff
     num_dropped = jnp.sum(is_dropped)
@@ -320,7 +350,7 @@ def _ensemble_on_the_way(
     positive = jnp.where(is_small, 1, values)
     in_between = jnp.where(is_small, time, -jnp.expm1(-decay) / positive)
     rate = jnp.where(is_end, at_end, in_between)
-    return _ensemble(
+    result = _ensemble(
         nngp,
         y,
         response=_dot(_dot(ntk.cross, vectors) * rate[None], vectors.T),
@@ -328,6 +358,7 @@ def _ensemble_on_the_way(
         num_dropped=num_dropped,
         dropped=jnp.where(is_dropped[:, None], _dot(vectors.T, y), 0),
     )
+    return result, smallest
 
 
 def _ensemble(
@@ -396,13 +427,34 @@ def _check_grams(name: str, grams: object, y: AnyArray) -> None:
         )
 
 
-def _check_not_negative(name: str, value: float | AnyArray) -> None:
-    try:
-        is_valid = bool(value >= 0)
-    except jax.errors.ConcretizationTypeError:
-        return
-    if not is_valid:
-        raise ValueError(f"`{name}` must be at least 0; got {float(value)}.")
+def _check_kernel(name: str, gram: AnyArray, smallest: Array) -> None:
+    gram = jnp.asarray(gram)
+    check_semidefinite(
+        name,
+        asymmetry=frobenius_norm(gram - gram.T),
+        smallest=smallest,
+        scale=frobenius_norm(gram),
+    )
+
+
+def _check_noise(noise_sq: float | AnyArray, gram: AnyArray) -> None:
+    _check_scalar("noise_sq", noise_sq)
+    check_nonnegative("noise_sq", noise_sq, infinity_allowed=False)
+    # A number of Python may overflow in the kernel's dtype.
+    largest = float(jnp.finfo(gram.dtype).max)
+    if isinstance(noise_sq, int | float) and noise_sq > largest:
+        raise ValueError(
+            f"`noise_sq` must be finite in the kernel's dtype, {gram.dtype}; got "
+            f"{noise_sq}."
+        )
+
+
+def _check_scalar(name: str, value: float | AnyArray) -> None:
+    if jnp.ndim(value) != 0:
+        raise ValueError(
+            f"`{name}` must be one number; got shape {jnp.shape(value)}. Map over "
+            "several with `jax.vmap`."
+        )
 
 
 def _is_known_infinity(time: float | AnyArray) -> bool:
