@@ -5,13 +5,16 @@ import math
 import types
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from lazyjax._breakpoints import breaks
 from lazyjax._checks import check_at_least, check_choice
+from lazyjax._quadrature import REACH, gauss_legendre, halved, panels
 from lazyjax.typing import Activation
 
 
@@ -185,6 +188,30 @@ def activation_fn(activation: Activation) -> Callable[[Array], Array]:
     return ACTIVATIONS[activation] if isinstance(activation, str) else activation
 
 
+# Without kinks or jumps; the others that have a name have theirs at 0.
+_SMOOTH = frozenset(
+    {
+        *("cos", "erf", "exp", "gaussian", "gelu", "identity"),
+        *("sigmoid", "silu", "sin", "softplus", "tanh"),
+    }
+)
+
+
+def named_breaks(activation: Activation) -> tuple[float, ...] | None:
+    """Places of kinks and jumps of an activation that has a name.
+
+    Args:
+        activation: Name of an activation, or an elementwise function of one array.
+
+    Returns:
+        The places, or None for functions that have no name.
+    """
+    for name, fn in ACTIVATIONS.items():
+        if activation is fn or activation == name:
+            return () if name in _SMOOTH else (0.0,)
+    return None
+
+
 def unit_scale(activation: Activation) -> float:
     r"""Number $\sqrt{c_\phi}$ with $c_\phi E[\phi(g)^2] = 1$ for a standard Gaussian $g$.
 
@@ -195,41 +222,38 @@ def unit_scale(activation: Activation) -> float:
         The scale, by quadrature in the highest precision that JAX has enabled.
 
     Raises:
-        ValueError: If the activation is 0 almost everywhere.
+        ValueError: If the activation is 0 almost everywhere, varies too fast, or has
+            more than 32 kinks and jumps.
         TypeError: If its values are not known, as under `jax.jit`.
     """
-    nodes, weights = gaussian_quadrature()
-    with jax.ensure_compile_time_eval():
-        # Compiled, because rules of derivatives would see an enclosing `jax.vmap`.
-        phi = jax.jit(activation_fn(activation))
-        values = phi(jnp.asarray(nodes, jnp.result_type(float)))
-        values = np.asarray(values, np.float64)
-    variance = float(weights @ values**2)
+    dtype = jnp.result_type(float)
+    phi = activation_fn(activation)
+    places = named_breaks(activation)
+    if places is None:
+        places = breaks(phi, dtype)
+    ends = np.unique([*panels(), *(c for c in places if abs(c) < REACH)])
+    coarse, variance = (
+        _second_moment(phi, rule, dtype) for rule in (ends, halved(ends))
+    )
     if not variance > 0:
         raise ValueError(
             "`activation` cannot be scaled to a second moment of 1: its own is "
             f"{variance}."
         )
+    if abs(coarse - variance) > 1e-3 * variance:
+        raise ValueError(
+            "`activation` varies too fast for its second moment to be known: two rules "
+            f"of quadrature make it {coarse:.6g} and {variance:.6g}."
+        )
     return 1 / math.sqrt(variance)
 
 
-# Beyond 12 standard deviations the Gaussian weight is 1e-32. Panels shrink towards 0,
-# where scaled activations vary fastest and where kinks are.
-_PANELS = (0.0, 1 / 8, 1 / 4, 1 / 2, *range(1, 13))
-_NODES_PER_PANEL = 16
-
-
-def gaussian_quadrature() -> tuple[np.ndarray, np.ndarray]:
-    """Nodes and weights for means over a standard Gaussian, exact for kinks at 0.
-
-    Returns:
-        The nodes, increasing and symmetric about 0, and their weights.
-    """
-    ends = np.array(_PANELS)
-    nodes, weights = np.polynomial.legendre.leggauss(_NODES_PER_PANEL)
-    half = np.diff(ends)[:, None] / 2
-    right = ((ends[:-1] + ends[1:])[:, None] / 2 + half * nodes).ravel()
-    nodes = np.concatenate([-right[::-1], right])
-    weights = (half * weights).ravel()
-    weights = np.concatenate([weights[::-1], weights])
-    return nodes, weights * np.exp(-(nodes**2) / 2) / np.sqrt(2 * np.pi)
+def _second_moment(
+    phi: Callable[[Array], Array], ends: np.ndarray, dtype: Any
+) -> float:
+    nodes, weights = gauss_legendre(ends)
+    with jax.ensure_compile_time_eval():
+        # Compiled, because rules of derivatives would see an enclosing `jax.vmap`.
+        values = jax.jit(phi)(jnp.asarray(nodes, dtype))
+        values = np.asarray(values, np.float64)
+    return float(weights @ values**2)

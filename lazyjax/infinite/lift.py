@@ -17,18 +17,15 @@ from lazyjax._checks import (
     check_same_features,
 )
 from lazyjax._static import as_static
+from lazyjax.infinite.accuracy import checked, largest_error, std_range
 from lazyjax.infinite.lifting.derive import lift
-from lazyjax.infinite.lifting.steps import facts_of, kernels_of
+from lazyjax.infinite.lifting.steps import Activate, facts_of, kernels_of
 from lazyjax.infinite.tiles import gram, pairwise
 from lazyjax.trees import leaf_paths
 from lazyjax.typing import AnyArray, ApplyFn, Params
 
 # A block's arrays should stay in cache: entries of each, over pairs of pixels too.
 _BLOCK_ENTRIES = 2**17
-
-# Share of a variance that the series of an activation may leave over at the variances
-# met: the kernel's error is of that order.
-_TOLERANCE = 1e-2
 
 
 def infinite_ntk_of(
@@ -85,7 +82,8 @@ def infinite_ntk_of(
     Raises:
         ValueError: If `apply_fn` does something that has no limit known here: the
             operation and the line of the program are named. If `variances` does not
-            fit, or a batch is empty or not finite.
+            fit, or a batch is empty or not finite. If an activation varies too fast,
+            as `infinite_ntk` says.
         TypeError: If a batch or a parameter is not floating point of 32 bits or more,
             or they differ in dtype.
 
@@ -179,7 +177,7 @@ def _kernel(
                 f"`params` and `x1` must have the same dtype; got {leaf.dtype} at "
                 f"{path!r} and {x1.dtype}."
             )
-    kernel, left_over = _compiled(
+    kernel, error = _compiled(
         jnp.asarray(x1),
         x2,
         apply_fn=as_static(apply_fn),
@@ -188,8 +186,7 @@ def _kernel(
         variances=_leaf_variances(variances, params),
         of=of,
     )
-    _check_series(left_over)
-    return kernel
+    return checked(kernel, error, "apply_fn")
 
 
 @functools.partial(
@@ -205,7 +202,7 @@ def _compiled(
     variances: Sequence[float],
     of: Literal["ntk", "nngp"],
 ) -> tuple[Array, Array]:
-    """The kernel, and what series of activations leave over."""
+    """The kernel, and by how much moments of its activations are not known."""
     params = jax.tree.unflatten(structure, leaves)
     example = jax.ShapeDtypeStruct(x1.shape[1:], x1.dtype)
     program = lift(apply_fn, params, variances, example)
@@ -224,8 +221,15 @@ def _compiled(
 
     rows, columns = described(x1), None if x2 is None else described(x2)
     whole = gram(pairwise(kernel), rows, columns, max(1, math.isqrt(batch_size)))
-    worst = [part.left_over for part in (rows, columns) if part is not None]
-    return whole, jnp.max(jnp.concatenate(worst))
+    stds = [
+        (
+            step.activation,
+            std_range([part.variances[number] for part in (rows, columns) if part]),
+        )
+        for number, step in enumerate(program.steps)
+        if isinstance(step, Activate)
+    ]
+    return whole, largest_error(stds, with_slope=of == "ntk")
 
 
 def _leaf_variances(variances: PyTree, params: Params) -> tuple[float, ...]:
@@ -257,22 +261,3 @@ def _leaf_variances(variances: PyTree, params: Params) -> tuple[float, ...]:
                 f"{value!r} at {path!r}."
             )
     return tuple(float(value) for value in whole)
-
-
-def _check_series(left_over: Float[Array, ""]) -> None:
-    """Refuse a kernel whose activations vary too fast, where values are known.
-
-    Raises:
-        ValueError: If series leave over too much.
-    """
-    try:
-        value = float(left_over)
-    except jax.errors.ConcretizationTypeError:
-        return
-    if not value <= _TOLERANCE:
-        raise ValueError(
-            "`apply_fn` has an activation that varies too fast, at the variances of its "
-            "argument, for the series of its moments, which leaves over a share of "
-            f"{value:.2g}. `lazyjax.monte_carlo_ntk` averages the kernels of finite "
-            "networks instead."
-        )

@@ -136,6 +136,7 @@ class _Lifter:
             result=self.result(value),
             steps=tuple(self.registers.steps),
             most_pixels=self.registers.most_pixels,
+            dtype=self.registers.dtype,
         )
 
     def result(self, value: Value) -> int:

@@ -2,7 +2,6 @@ r"""Elementwise functions found in a program, and the closed forms that they hav
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,13 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from lazyjax._breakpoints import breaks
 from lazyjax.activations import ABReLU, RectifiedPower
-from lazyjax.infinite._hermite import hermite_variance, truncation_bound
 from lazyjax.typing import Activation
-
-# Variance of a function, or of its derivative, that Hermite series may leave over: they
-# cannot follow jumps, which leave some 1e-2.
-SERIES_TOLERANCE = 2e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,12 +52,6 @@ class Elementwise:
             results.append(call.primitive.bind(*operands, **dict(call.params)))
         return results[-1]
 
-    @property
-    def constants(self) -> list[float]:
-        """The numbers in it: kinks are at such places."""
-        operands = (operand for call in self.calls for operand in call.operands)
-        return [float(c) for c in operands if isinstance(c, np.floating)]
-
 
 def applied(
     primitive: Any, params: dict[str, Any], operands: list["Elementwise | np.generic"]
@@ -99,20 +88,17 @@ class Recognized:
     Attributes:
         activation: A closed form of `lazyjax.infinite.dual`, or the function itself.
         factor: The constant.
-        is_exact: Whether it is a closed form.
     """
 
     activation: Activation
     factor: float
-    is_exact: bool
 
 
 def recognize(phi: Elementwise, dtype: Any) -> Recognized:
     """The closed form of `phi`, told by its values and derivatives, or `phi` itself."""
     near = np.concatenate([np.linspace(-12, 12, 997), [-1e-3, 1e-3]])
     far = np.geomspace(12, 1e6, 101)
-    kinks = np.array([c for c in phi.constants if np.isfinite(c) and c != 0])
-    kinks = np.concatenate([kinks, -kinks])
+    kinks = np.array(breaks(phi, dtype))
     points = np.concatenate([near, far, -far, 0.999 * kinks, 1.001 * kinks])
     points = points[points != 0]  # where kinks have no derivative
     points = np.asarray(points, dtype).astype(np.float64)
@@ -139,30 +125,8 @@ def recognize(phi: Elementwise, dtype: Any) -> Recognized:
             )
         )
         if fits:
-            return Recognized(activation, factor, is_exact=True)
-    return Recognized(phi, 1.0, is_exact=False)
-
-
-def left_over(
-    phi: Callable[[Array], Array], std: Float[Array, "*q"]
-) -> Float[Array, "*q"]:
-    """Share of the variance of `phi`, or its derivative, that its series leaves over."""
-    slope = jax.grad(lambda u: jnp.sum(phi(u)))
-    worst = jnp.zeros_like(std)
-    one = jnp.ones_like(std)
-    for fn in (phi, slope):
-        total = hermite_variance(fn, std)
-        left = truncation_bound(fn, std, one, std) / 2
-        share = jnp.where(total > 0, left / jnp.where(total > 0, total, 1), 0)
-        worst = jnp.maximum(worst, share)
-    return jnp.where(jnp.isnan(worst), jnp.inf, worst)
-
-
-def is_smooth(phi: Elementwise, dtype: Any) -> bool:
-    """Whether the series of `phi` and of its derivative converge, at unit variance."""
-    with jax.ensure_compile_time_eval():
-        share = jax.jit(lambda std: left_over(phi, std))(jnp.ones((), dtype))
-        return bool(share <= SERIES_TOLERANCE)
+            return Recognized(activation, factor)
+    return Recognized(phi, 1.0)
 
 
 def _values_and_slopes(

@@ -17,10 +17,8 @@ from jaxtyping import Array, Bool, Float
 
 from lazyjax._jaxpr import evaluate
 from lazyjax.infinite import layers
-from lazyjax.infinite._closed_forms import safe_sqrt
 from lazyjax.infinite.dual import dual_mean
 from lazyjax.infinite.layers import Kernels, Scales
-from lazyjax.infinite.lifting.functions import left_over
 from lazyjax.infinite.lifting.pixels import PixelMap
 from lazyjax.typing import Activation
 
@@ -111,13 +109,11 @@ class Activate:
         source: The value.
         activation: The function.
         factor: What multiplies it.
-        is_exact: Whether its moments are closed forms.
     """
 
     source: int
     activation: Activation
     factor: float
-    is_exact: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +160,7 @@ class Program:
         steps: How registers are filled.
         result: Register of the outputs.
         most_pixels: Most pixels of any register.
+        dtype: Of an input.
     """
 
     known: tuple[KnownStep, ...]
@@ -171,6 +168,7 @@ class Program:
     steps: tuple[Step, ...]
     result: int
     most_pixels: int
+    dtype: Any
 
     def has_mean(self, register: int) -> bool:
         """Whether the mean of a unit, over units, may be other than 0."""
@@ -193,13 +191,11 @@ class Facts:
         features: What meets weights, (pixels, features) each.
         variances: Of Gaussian values that are activated, by step.
         means: Of a unit over units, where sums need them, by register.
-        left_over: Largest share of a variance that series of activations leave over.
     """
 
     features: tuple[Array, ...]
     variances: dict[int, Array]
     means: dict[int, Array]
-    left_over: Array
 
 
 def facts_of(program: Program, x: Float[Array, "*d"]) -> Facts:
@@ -217,9 +213,8 @@ def facts_of(program: Program, x: Float[Array, "*d"]) -> Facts:
         operands = [values[o] if isinstance(o, int) else o for o in step.operands]
         values.extend(evaluate(step.eqn, step.debug_info, *operands))
     features = tuple(read(values[number]) for number, read in program.features)
-    facts = Facts(features, {}, {}, jnp.zeros((), x.dtype))
+    facts = Facts(features, {}, {})
     registers: list[Kernels] = []
-    worst = facts.left_over
     is_same = jnp.ones((), bool)
 
     def mean(register: int) -> Array | None:
@@ -244,18 +239,13 @@ def facts_of(program: Program, x: Float[Array, "*d"]) -> Facts:
             case Activate():
                 variance = jnp.diagonal(registers[step.source].nngp)
                 facts.variances[number] = variance
-                if not step.is_exact:
-                    fn = step.activation
-                    assert callable(fn)
-                    share = left_over(fn, safe_sqrt(variance))
-                    worst = jnp.maximum(worst, jnp.max(share))
             case Combine(terms=terms):
                 for source in with_means(program, terms):
                     found = mean(source)
                     assert found is not None
                     facts.means[source] = found
         registers.append(_run(program, step, number, registers, facts, facts, is_same))
-    return dataclasses.replace(facts, left_over=worst)
+    return facts
 
 
 def kernels_of(
@@ -303,7 +293,7 @@ def _run(
         case Weigh():
             return layers.weigh(registers[step.source], step.scales)
         case Bias():
-            pattern = _pattern(step, facts1.left_over.dtype)
+            pattern = _pattern(step, program.dtype)
             ntk = step.scales.ntk_b * pattern if step.scales.is_trained else None
             return Kernels(step.scales.b_sq * pattern, ntk)
         case Together():

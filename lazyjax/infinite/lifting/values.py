@@ -8,11 +8,11 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from lazyjax._breakpoints import TooManyBreaksError
 from lazyjax.infinite.lifting.axes import Axes
 from lazyjax.infinite.lifting.functions import (
     Elementwise,
     Recognized,
-    is_smooth,
     recognize,
 )
 from lazyjax.infinite.lifting.steps import (
@@ -232,21 +232,20 @@ class Registers:
         key = (phi, source)
         if key not in self._activations:
             found = self._closed_form(phi)
-            step = Activate(source, found.activation, found.factor, found.is_exact)
+            step = Activate(source, found.activation, found.factor)
             about = dataclasses.replace(self.about[source], is_gaussian=False)
             self._activations[key] = self.add(step, about)
         return self._activations[key]
 
     def _closed_form(self, phi: Elementwise) -> Recognized:
         if phi not in self._recognized:
-            found = recognize(phi, self.dtype)
-            if not found.is_exact and not is_smooth(phi, self.dtype):
+            try:
+                self._recognized[phi] = recognize(phi, self.dtype)
+            except TooManyBreaksError as error:
                 raise RefusalError(
-                    "makes an activation with a kink or jump, whose moments have no "
-                    "closed form here and no accurate series",
+                    "makes an activation with more kinks and jumps than can be told",
                     self.origins.get(phi),
-                )
-            self._recognized[phi] = found
+                ) from error
         return self._recognized[phi]
 
     def argument(self, value: Hidden) -> tuple[Elementwise, int]:
