@@ -408,6 +408,22 @@ def test_critical_points_at_zero_are_those_of_vanishing_factors(
     assert (found.polyak["gradient_at_zero"] == 0) == (expected == "REFUTED")
 
 
+def test_adversary_is_not_misled_by_squares_that_underflow():
+    # A linear model of slope 1, whose ratio is 2 everywhere.
+    num_params = 10_000
+    found = adversary.refute(
+        lambda w, x: x @ w,
+        jnp.zeros((num_params, 1), jnp.float32),
+        jnp.full((1, num_params), num_params**-0.5, jnp.float32),
+        jnp.full((1, 1), 1e-18, jnp.float32),
+        key=jax.random.key(0),
+        num_steps=3,
+        radius=1.0,
+    )
+    assert verdict(found) == "INCONCLUSIVE"
+    assert found["alpha_upper"] == pytest.approx(2.0, rel=1e-4)
+
+
 def test_adversary_refutes_small_networks_and_not_certified_ones(problem, x64):
     x, y, start = problem
     net, params = start(8, w_std=1.0)
