@@ -360,6 +360,70 @@ def test_only_a_linear_model_satisfies_the_inequality_everywhere(problem, x64):
     assert found.polyak["gradient_at_zero"] > 0
 
 
+@pytest.mark.parametrize("case", ["cancelled", "underflowed", "exponent"])
+def test_a_gradient_that_only_rounding_makes_zero_refutes_nothing(problem, x64, case):
+    x, y, _ = problem
+    activation, scale = ("softplus" if case == "exponent" else "tanh"), 1.0
+    if case == "cancelled":
+        x, y = np.stack([x[0], x[0] + 1e-9 * x[1]]), y[:2]
+    elif case == "underflowed":
+        scale = 1e-170
+    # Linear in what is trained; the first two have independent features, so that the
+    # inequality holds, and in none is the gradient zero.
+    found = []
+    for seed in range(6):
+        net = mlp(
+            width=16,
+            activation=activation,
+            trained="last",
+            input_scaling="none",
+            output_scale=scale,
+        )
+        params = net.init(jax.random.key(seed), jnp.asarray(x))
+        if case == "exponent":
+            ones = np.ones_like(params["layer_1"]["kernel"])
+            params["layer_1"]["kernel"] = -1e4 * ones
+            x = np.abs(x)
+        found.append(verdict(compare(net, params, x, y).polyak))
+    assert set(found) == {"INCONCLUSIVE"}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"depth": 3}, "REFUTED"),
+        ({"depth": 2, "b_std": 1.0}, "INCONCLUSIVE"),
+        ({"depth": 2, "trained": (1, 2)}, "REFUTED"),
+        ({"depth": 2, "trained": (2,)}, "INCONCLUSIVE"),
+        ({"depth": 2, "trained": (1, 3)}, "REFUTED"),
+    ],
+)
+def test_critical_points_at_zero_are_those_of_vanishing_factors(
+    problem, x64, options, expected
+):
+    x, y, start = problem
+    net, params = start(8, **options)
+    found = compare(net, params, x, y)
+    assert verdict(found.polyak) == expected
+    assert (found.polyak["gradient_at_zero"] == 0) == (expected == "REFUTED")
+
+
+def test_adversary_is_not_misled_by_squares_that_underflow():
+    # A linear model of slope 1, whose ratio is 2 everywhere.
+    num_params = 10_000
+    found = adversary.refute(
+        lambda w, x: x @ w,
+        jnp.zeros((num_params, 1), jnp.float32),
+        jnp.full((1, num_params), num_params**-0.5, jnp.float32),
+        jnp.full((1, 1), 1e-18, jnp.float32),
+        key=jax.random.key(0),
+        num_steps=3,
+        radius=1.0,
+    )
+    assert verdict(found) == "INCONCLUSIVE"
+    assert found["alpha_upper"] == pytest.approx(2.0, rel=1e-4)
+
+
 def test_adversary_refutes_small_networks_and_not_certified_ones(problem, x64):
     x, y, start = problem
     net, params = start(8, w_std=1.0)

@@ -281,8 +281,9 @@ def _attack(
 
     def ratio_at(w: Array) -> Array:
         loss, gradient = jax.value_and_grad(loss_at)(w)
-        # Where the loss is zero there is no ratio.
-        return jnp.where(loss > 0, jnp.sum(gradient**2) / loss, jnp.inf)
+        # Where the loss is zero there is no ratio. Small squares would underflow.
+        ratio = jnp.sum((gradient / jnp.sqrt(loss)) ** 2)
+        return jnp.where(loss > 0, ratio, jnp.inf)
 
     def inside(w: Array, radius: Array) -> Array:
         move = w - centre
