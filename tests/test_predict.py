@@ -192,8 +192,8 @@ def test_likelihood_of_a_tiny_kernel_is_that_of_scipy() -> None:
     k = jnp.eye(2, dtype=jnp.float32) * 1e-36
     y = jnp.full((2, 1), 1e-18, jnp.float32)
     found = log_marginal_likelihood(k, y)
-    normal = scipy.stats.multivariate_normal(cov=np.eye(2))
-    assert_close(found, normal.logpdf(np.ones(2)) + 36 * math.log(10), 1e-5)
+    expected = scipy.stats.norm.logpdf(np.ones(2)).sum() + 36 * math.log(10)
+    assert_close(found, expected, 1e-5)
 
 
 @pytest.mark.parametrize("time", [1e6, 1e10, 1e30, math.inf])
