@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from lazyjax.typing import AnyArray
 
@@ -36,6 +36,10 @@ _ALLOWANCE = 2
 # Vectors, and products with each, by which extreme eigenvalues are estimated.
 _NUM_STARTS = 4
 _NUM_ITERATIONS = 16
+
+# Progress in a time, of an eigenvalue that may be anything up to the cutoff, beyond which
+# what became of it is unknown.
+_SMALL_PROGRESS = 0.01
 
 # Share of the targets beyond which dropping it is worth a warning.
 _SMALL_SHARE = 1e-3
@@ -409,6 +413,27 @@ def share_of(
     scale = jax.lax.stop_gradient(jnp.where(largest > 0, largest, 1))
     squares = [jnp.sum(jnp.square(a / scale), axis=(-2, -1)) for a in (part, whole)]
     return squares[0] / jnp.where(squares[1] > 0, squares[1], 1)
+
+
+def is_long(
+    time: Float[Array, "*times"], cutoff: Float[Array, "*batch"]
+) -> Bool[Array, "*times"]:
+    """Whether a time of gradient flow is too long for eigenvalues up to the cutoff.
+
+    What they belong to may have decayed by then or not; as at infinite time, it is
+    taken not to have moved.
+
+    Args:
+        time: The time, which may be infinite.
+        cutoff: Eigenvalues no larger are zero to rounding.
+
+    Returns:
+        Whether it is.
+    """
+    # Of a kernel of zeros the cutoff is 0.
+    return jnp.isinf(time) | (
+        jnp.where(jnp.isinf(time), 0, time) * cutoff > _SMALL_PROGRESS
+    )
 
 
 def check_semidefinite(

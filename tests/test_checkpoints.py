@@ -316,6 +316,18 @@ def test_results_that_lie_in_the_folder_are_not_taken_for_records(swept, tmp_pat
     assert_close(kept_sweep(tmp_path, buckets=[[2, 4]]).loss, result.loss, "exact")
 
 
+def test_a_run_of_no_step_has_its_loss(tmp_path):
+    once = kept_run(tmp_path, num_steps=0)
+    plain = kept_run(None, num_steps=0, checkpoint_every=None)
+    assert once.loss.tolist() == plain.loss.tolist() != [0.0]
+    assert once.observations["seen"].tolist() == plain.loss.tolist()
+
+
+def test_losses_keep_their_type_in_64_bit_mode(tmp_path, x64):
+    assert kept_run(tmp_path).loss.dtype == np.float32
+    assert kept_run(tmp_path).loss.dtype == np.float32
+
+
 def test_half_precision_goes_on_to_the_same_numbers(tmp_path):
     go = functools.partial(
         kept_sweep,

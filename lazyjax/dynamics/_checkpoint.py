@@ -89,7 +89,8 @@ def run_with_checkpoints(
     while start < num_steps:
         segment = _segment(problem, state, start, observed_at, settings)
         state, start = segment.state, start + every
-        losses = np.concatenate([losses[:-1], np.asarray(segment.loss)])
+        loss = np.asarray(segment.loss)
+        losses = np.concatenate([losses[:-1].astype(loss.dtype), loss])
         new = [np.asarray(leaf) for leaf in jax.tree.leaves(segment.observations)]
         if new:
             pairs = zip(seen or [leaf[:0] for leaf in new], new, strict=True)

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from lazyjax.semidefinite import is_long
+
 
 class Filter(NamedTuple):
     """Decay and integral of every direction.
@@ -81,17 +83,19 @@ def flow_filter(
     Args:
         rates: The $\lambda$.
         time: The $t$, which may be infinite.
-        cutoff: At infinite time, directions up to this rate do not move at all.
+        cutoff: Directions up to this rate do not move at all, where the time is too
+            long to tell whether they would.
 
     Returns:
         The filter.
     """
     is_end = jnp.isinf(time)
-    finite_time = jnp.where(is_end, 0, time)
+    times = jnp.where(is_end, 0, time)
+    times = jnp.where((rates <= cutoff) & is_long(time, cutoff), 0, times)
     at_end = jnp.where(rates > cutoff, jnp.inf, 0).astype(rates.dtype)
-    exponents = jnp.where(is_end, at_end, rates * finite_time)
+    exponents = jnp.where(is_end, at_end, rates * times)
     progress = -jnp.expm1(-exponents)
-    integral = _over_rates(rates, exponents, progress, finite_time)
+    integral = _over_rates(rates, exponents, progress, times)
     return Filter(jnp.exp(-exponents), integral, jnp.zeros_like(integral))
 
 

@@ -36,6 +36,7 @@ from lazyjax.semidefinite import (
     check_semidefinite,
     condition,
     eigh,
+    is_long,
     share_of,
     warn_of_dropped,
 )
@@ -60,12 +61,13 @@ class Linearized:
 
     In the eigenbasis $H = V \Lambda V^\top$ every coefficient of the residual decays by
     itself. Eigenvalues that rounding made negative count as zero: their part of the
-    residual never decays. At infinite time this holds for every eigenvalue up to
-    `eig_cutoff`, a `SingularKernelWarning` where targets have more than 1e-3 of their
-    squares there (`dropped_share`) and values are known, not under `jit`. At finite
-    times the smallest eigenvalues are only known to within `eig_cutoff`, which shows
-    once `time * eig_cutoff` is not small: use float64 for long times. Build batches of
-    it, and call its methods on them, under `jax.vmap`.
+    residual never decays. The smallest eigenvalues are only known to within
+    `eig_cutoff`, which matters once `time * eig_cutoff` is beyond 0.01: from there on,
+    gradient flow takes every eigenvalue up to `eig_cutoff` for zero, with a
+    `SingularKernelWarning` where targets have more than 1e-3 of their squares there
+    (`dropped_share`) and values are known, not under `jit`. Updates by steps are not
+    warned of: use float64 for many. Build batches of it, and call its methods on them,
+    under `jax.vmap`.
 
     Attributes:
         eigenvalues: Of $H$, ascending, negative ones replaced by zero; `m` is `n * k`,
@@ -470,9 +472,9 @@ class Linearized:
         return share_of(part, self.coefficients)
 
     def _warn_if_dropped(self, times: Array, ridge: Array) -> None:
-        """Warn of what is not fitted at infinite time, where all values are known."""
+        """Warn of what is not fitted at long times, where all values are known."""
         try:
-            if not jnp.any(jnp.isinf(times)):
+            if not jnp.any(is_long(times, self.eig_cutoff)):
                 return
         except jax.errors.ConcretizationTypeError:
             return
@@ -481,7 +483,7 @@ class Linearized:
             "ntk",
             jnp.sum(is_dropped),
             self._share(is_dropped),
-            remedy="Use float64, or a finite `time`.",
+            remedy="Use float64, or a shorter `time`.",
             stacklevel=4,
         )
 

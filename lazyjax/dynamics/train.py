@@ -192,7 +192,8 @@ def train(
     )
     if checkpoint is not None or checkpoint_every is not None:
         _check_checkpoint(checkpoint, checkpoint_every, num_steps)
-        assert checkpoint is not None
+    # A run of no step has no segment to keep.
+    if checkpoint is not None and num_steps > 0:
         assert checkpoint_every is not None
         segment = run_with_checkpoints(
             problem, steps, settings, path=checkpoint, every=checkpoint_every

@@ -26,6 +26,7 @@ from lazyjax.semidefinite import (
     condition,
     eigh,
     factorized,
+    is_long,
     share_of,
     warn_of_dropped,
 )
@@ -60,11 +61,11 @@ class Prediction:
             would be at infinite time), infinite if directions are dropped; an estimate
             from below, by less than a factor of 2, where nothing but a solve is needed.
         num_dropped: Its eigenvalues that are zero to rounding, by the rule of
-            `lazyjax.semidefinite`: beyond finite times, what they belong to is not
-            fitted at all.
-        dropped_share: Share of the sum of squares of the targets that lies there. Beyond
-            finite times, a share above 1e-3 is warned of, where values are known: under
-            `jit`, look here.
+            `lazyjax.semidefinite`: what they belong to is not fitted at all, but at
+            times too short for them to matter, up to 0.01 over the cutoff.
+        dropped_share: Share of the sum of squares of the targets that lies there. Where
+            it is not fitted, a share above 1e-3 is warned of, where values are known:
+            under `jit`, look here.
     """
 
     mean: Float[Array, "m k"]
@@ -215,16 +216,23 @@ def trained_ensemble(
     """
     _check_grams("nngp", nngp, y)
     _check_grams("ntk", ntk, y)
-    _check_scalar("time", time)
     check_nonnegative("time", time)
+    _check_scalar("time", time)
     y = jnp.asarray(y)
     if not _is_known_infinity(time):
-        result, smallest = _ensemble_on_the_way(nngp, ntk, y, time)
-        _check_kernel("ntk.train", ntk.train, smallest)
-        return result
-    result, smallest = _ensemble_at_the_end(nngp, ntk, y)
+        result, smallest, num_dropped = _ensemble_on_the_way(nngp, ntk, y, time)
+    else:
+        result, smallest = _ensemble_at_the_end(nngp, ntk, y)
+        num_dropped = result.num_dropped
     _check_kernel("ntk.train", ntk.train, smallest)
-    _warn("ntk.train", result, "Use float64, or a finite `time`.")
+    share = jnp.where(num_dropped > 0, result.dropped_share, 0)
+    warn_of_dropped(
+        "ntk.train",
+        num_dropped,
+        share,
+        remedy="Use float64, or a shorter `time`.",
+        stacklevel=2,
+    )
     return result
 
 
@@ -332,8 +340,8 @@ def _ensemble_at_the_end(nngp: Grams, ntk: Grams, y: Array) -> tuple[Prediction,
 @jax.jit
 def _ensemble_on_the_way(
     nngp: Grams, ntk: Grams, y: Array, time: float | Array
-) -> tuple[Prediction, Array]:
-    """The same at any time, also one that turns out to be infinite."""
+) -> tuple[Prediction, Array, Array]:
+    """The same at any time, also an infinite one, and how many are dropped by then."""
     values, vectors, cutoff = eigh(jnp.asarray(ntk.train))
     smallest = values[0]
     dtype = values.dtype
@@ -344,7 +352,7 @@ def _ensemble_on_the_way(
     time = jnp.asarray(time, dtype)
     at_end = jnp.where(is_dropped, 0, 1 / jnp.where(is_dropped, 1, values))
     # (1 - exp(-l t)) / l, which is t where l is 0; the limit is taken where t is.
-    is_end = jnp.isinf(time)
+    is_end = jnp.isinf(time) | (is_dropped & is_long(time, cutoff))
     decay = jnp.where(is_end, 0, time) * values
     is_small = decay < jnp.finfo(dtype).eps
     positive = jnp.where(is_small, 1, values)
@@ -358,7 +366,7 @@ def _ensemble_on_the_way(
         num_dropped=num_dropped,
         dropped=jnp.where(is_dropped[:, None], _dot(vectors.T, y), 0),
     )
-    return result, smallest
+    return result, smallest, jnp.sum(is_dropped & is_end)
 
 
 def _ensemble(
@@ -438,8 +446,8 @@ def _check_kernel(name: str, gram: AnyArray, smallest: Array) -> None:
 
 
 def _check_noise(noise_sq: float | AnyArray, gram: AnyArray) -> None:
-    _check_scalar("noise_sq", noise_sq)
     check_nonnegative("noise_sq", noise_sq, infinity_allowed=False)
+    _check_scalar("noise_sq", noise_sq)
     # A number of Python may overflow in the kernel's dtype.
     largest = float(jnp.finfo(gram.dtype).max)
     if isinstance(noise_sq, int | float) and noise_sq > largest:
