@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from lazyjax._jaxpr import called, evaluate, is_smooth, opened
+from lazyjax._jaxpr import aval_of, called, evaluate, is_smooth, opened
 
 # More kinks and jumps than these are refused.
 MOST_BREAKS = 32
@@ -135,7 +135,7 @@ def _observed(
     def read(atom: Any) -> _Value:
         is_literal = isinstance(atom, jex.Literal)
         if is_literal:
-            return _Value(np.asarray(atom.val, atom.aval.dtype), False)
+            return _Value(np.asarray(atom.val, aval_of(atom).dtype), False)
         return env[atom]
 
     for eqn in jaxpr.eqns:

@@ -1,6 +1,7 @@
 """Gaussian moments of functions with kinks and jumps, wherever these are."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -103,10 +104,16 @@ def assert_moments_are_exact(fn: Callable, pieces: Pieces, derivative: bool) -> 
         assert abs(value - exact_moment(pieces, *entry)) <= 1e-10 * scale + 1e-30, entry
 
 
+def normal_of(covariance: list[list[float]]) -> Any:
+    return scipy.stats.multivariate_normal(cov=covariance)  # pyright: ignore[reportArgumentType]
+
+
 def test_oracle_agrees_with_bivariate_normal_probabilities() -> None:
     for q11, q12, q22 in ((1.3, 0.65, 1.3), (1.0, -0.8, 2.0)):
         # P(u > c, v > c) = P(-u < -c, -v < -c)
-        normal = scipy.stats.multivariate_normal(cov=np.array([[q11, q12], [q12, q22]]))
+        normal = scipy.stats.multivariate_normal(
+            None, np.array([[q11, q12], [q12, q22]])
+        )
         expected = normal.cdf(np.array([-0.5, -0.5]))
         assert abs(exact_moment(STEP, q11, q12, q22) - expected) < 1e-7
 
@@ -118,7 +125,7 @@ def test_moments_of_truncated_powers_are_normal_probabilities(
     h: float, k: float, rho: float, x64: None
 ) -> None:
     moments = truncated_moments(*map(jnp.asarray, (h, k, rho)))
-    normal = scipy.stats.multivariate_normal(cov=np.array([[1, rho], [rho, 1]]))
+    normal = normal_of([[1, rho], [rho, 1]])
     assert abs(moments[0][0] - normal.cdf(np.array([-h, -k]))) < 1e-7
     for i, step in enumerate(1e-5 * np.eye(3)):  # derivatives, by differences
         shift = [jnp.asarray(v) for v in step]

@@ -332,7 +332,8 @@ def power_moment(
             for c, side in zip(phi.corners, phi.sides, strict=True)
         ]
         scales = jnp.stack([kept[p] * std**p for p in range(NUM_POWERS)])
-        jumps = phi.jumps.reshape(*phi.jumps.shape, *(1,) * std.ndim)
+        jumps = jnp.asarray(phi.jumps)
+        jumps = jumps.reshape(*jumps.shape, *(1,) * std.ndim)
         return jnp.stack(places), jumps * scales[None]
 
     (h1, w1), (h2, w2) = described(std1, one.kept), described(std2, two.kept)
