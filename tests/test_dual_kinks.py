@@ -111,9 +111,7 @@ def normal_of(covariance: list[list[float]]) -> Any:
 def test_oracle_agrees_with_bivariate_normal_probabilities() -> None:
     for q11, q12, q22 in ((1.3, 0.65, 1.3), (1.0, -0.8, 2.0)):
         # P(u > c, v > c) = P(-u < -c, -v < -c)
-        normal = scipy.stats.multivariate_normal(
-            None, np.array([[q11, q12], [q12, q22]])
-        )
+        normal = normal_of([[q11, q12], [q12, q22]])
         expected = normal.cdf(np.array([-0.5, -0.5]))
         assert abs(exact_moment(STEP, q11, q12, q22) - expected) < 1e-7
 
