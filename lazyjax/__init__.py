@@ -26,7 +26,7 @@ else:
             value = _public_names()
         elif name.startswith("_"):
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        elif _util.find_spec(f"{__name__}.{name}") is not None:
+        elif name.isidentifier() and _util.find_spec(f"{__name__}.{name}"):
             return _importlib.import_module(f"{__name__}.{name}")
         else:
             if name not in _public_names():
@@ -37,7 +37,8 @@ else:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_public_names()})
+    with_extras = {"experiments", "interop", "plot", "report"}
+    return sorted({*globals(), *_public_names(), *with_extras})
 
 
 def _public_names() -> list[str]:

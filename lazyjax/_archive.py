@@ -7,6 +7,7 @@ All reading goes through `reading` and `verified`, so that a bad file is one err
 import hashlib
 import io
 import json
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -166,6 +167,8 @@ def read_npz(path: Path, kind: str, *, advice: str) -> tuple[dict[str, Any], Arr
     """
     with reading(path, advice):
         raw = path.read_bytes()
+        if not zipfile.is_zipfile(io.BytesIO(raw)):  # NumPy would advise to unpickle it
+            raise FileError("it is no archive of arrays")
         with np.load(io.BytesIO(raw), allow_pickle=False) as archive:
             arrays = dict(archive)
         about = json.loads(str(arrays.pop(_HEADER))) if _HEADER in arrays else {}

@@ -201,9 +201,12 @@ def as_written_by_a_later_version(path):
 
 
 HURT = {
-    "empty": (lambda path: path.write_bytes(b""), "is damaged"),
-    "text": (lambda path: path.write_text("{}"), "is damaged"),
-    "zeros": (lambda path: path.write_bytes(bytes(path.stat().st_size)), "is damaged"),
+    "empty": (lambda path: path.write_bytes(b""), "it is no archive of arrays"),
+    "text": (lambda path: path.write_text("{}"), "it is no archive of arrays"),
+    "zeros": (
+        lambda path: path.write_bytes(bytes(path.stat().st_size)),
+        "it is no archive of arrays",
+    ),
     "no header": (lambda path: without_member(path, "meta"), "not in format 2"),
     "no loss": (lambda path: without_member(path, "loss"), "not what was written"),
     "not JSON": (

@@ -7,6 +7,7 @@ import pytest
 
 import lazyjax
 from lazyjax.architecture import Architecture
+from lazyjax.infinite import accuracy
 from tests.helpers.compare import assert_close
 from tests.helpers.piecewise import Pieces, exact_moment
 
@@ -20,6 +21,7 @@ def clipped(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
     return jnp.clip(x @ params["w"], -2, 0.3) @ params["v"] / 6**0.5
 
 
+@pytest.mark.slow
 def test_kernels_of_a_clip_are_exact_from_either_description(x64: None) -> None:
     q = X @ X.T
     moments = [
@@ -62,3 +64,22 @@ def test_steep_activations_are_refused_for_nearly_parallel_inputs_only() -> None
     near = 20 * jnp.asarray(X[:2], jnp.float32)
     with pytest.raises(ValueError, match="nearly parallel inputs"):
         lazyjax.infinite_ntk(steep, near)
+
+
+def test_errors_that_are_tabulated_are_not_estimated_again(monkeypatch):
+    class AskedError(Exception):
+        pass
+
+    def ask(*args):
+        raise AskedError
+
+    monkeypatch.setattr(accuracy, "dual_disagreement", ask)
+    tanh = Architecture(depth=2, activation="tanh")
+    x = jnp.array([[1.0, 2.0, -1.0], [0.5, 1.0, 1.0]])
+    assert jnp.isfinite(lazyjax.infinite_ntk(tanh, x)).all()
+    with pytest.raises(AskedError):  # beyond the table
+        lazyjax.infinite_ntk(tanh, 10 * x)
+    with pytest.raises(AskedError):  # a function, of which nothing is known
+        lazyjax.infinite_ntk(Architecture(depth=2, activation=lambda u: jnp.tanh(u)), x)
+    with pytest.raises(AskedError):  # values are not known
+        jax.jit(lambda x: lazyjax.infinite_ntk(tanh, x))(x)

@@ -13,7 +13,7 @@ from lazyjax.dynamics.observers import Observer, Snapshot
 from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params
 
 # Programs can be compared only where these parts are the same: what they are traced by.
-_TRACED = ("versions", "shapes")
+_TRACED = ("versions", "shapes", "batch_size")
 _NEEDS: Mapping[str, tuple[str, ...]] = {
     "apply_fn": _TRACED,
     "loss_fn": _TRACED,

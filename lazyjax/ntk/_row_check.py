@@ -153,9 +153,9 @@ def settled(
         return None
     raise ValueError(
         "`apply_fn` must treat the rows of `x` independently; in the batch, a row "
-        f"differs by {exact * level.tolerance:.2g} of its size from what it is alone. "
-        "Put batch normalization into inference mode and remove what mixes or counts "
-        "rows. `check_rows=False` leaves this check out."
+        f"differs by {exact * level.tolerance:.2g} times its size from what it is alone. "
+        "Put batch normalization and dropout into inference mode and remove what mixes "
+        "or counts rows. `check_rows=False` leaves this check out."
     )
 
 
