@@ -138,7 +138,14 @@ def test_what_runs_is_the_network_that_users_have(family):
     assert_close(np.sort(norms), np.sort(expected), 1e-9)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+# Random networks, below, have several outputs and copies too.
+LONGER = ("tanh, both layers, two outputs", "gelu, mup, symmetrized")
+
+
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(f, marks=[pytest.mark.slow] * (f in LONGER)) for f in FAMILIES],
+)
 def test_certified_runs_keep_their_promise(family):
     per_cell = 3
     num_flow, num_descent = check_family(family, per_cell)

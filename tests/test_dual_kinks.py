@@ -221,6 +221,7 @@ def test_variance_and_mean_are_exact(x64: None) -> None:
     assert abs(unit_scale(fn) - scale) < 1e-12
 
 
+@pytest.mark.slow
 def test_derivatives_in_covariances_agree_with_differences(x64: None) -> None:
     fn = jax.nn.hard_tanh
     for dual in (dual_activation, dual_derivative):

@@ -158,9 +158,10 @@ def test_second_call_does_not_retrace():
 
     params, x, y = linear_problem(np.float32)
     gradient_flow(counted, params, x, y, [0.1, 0.2])
-    calls.clear()
+    num_calls = len(calls)
+    assert num_calls > 0
     gradient_flow(counted, params, -x, y, [0.3, 0.4], rtol=1e-3)
-    assert calls == []
+    assert len(calls) == num_calls
 
 
 def test_without_diffrax_the_error_says_what_to_install(monkeypatch):

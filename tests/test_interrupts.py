@@ -147,6 +147,7 @@ def test_sweep_says_what_is_kept_and_goes_on_from_there(tmp_path):
     assert loss.shape == (2, 1, 1, 1, 6)
 
 
+@pytest.mark.slow
 def test_main_thread_in_a_program_that_never_ends_is_no_hindrance(tmp_path):
     told = interrupted(
         tmp_path,

@@ -196,7 +196,7 @@ def test_members_are_shared_by_several_devices():
 def test_sweep_leaves_no_threads_behind():
     before = threading.active_count()
     sweep32()
-    assert threading.active_count() == before
+    assert threading.active_count() <= before  # others may end meanwhile
 
 
 # --- checkpoints --------------------------------------------------------------------
