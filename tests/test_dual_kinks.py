@@ -246,7 +246,7 @@ def test_single_precision_is_kept_and_accurate() -> None:
 
 
 @pytest.mark.parametrize(
-    "seed", [0, *(pytest.param(s, marks=pytest.mark.slow) for s in range(1, 30))]
+    "seed", [pytest.param(s, marks=pytest.mark.slow) for s in range(30)]
 )
 def test_errors_are_not_far_above_their_estimate(seed: int, x64: None) -> None:
     pieces = random_pieces(seed)

@@ -333,6 +333,7 @@ def test_networks_without_a_limit_are_refused(fields: dict[str, Any]) -> None:
         compare(Architecture(**fields), IMAGES[0])
 
 
+@pytest.mark.slow
 def test_where_elu_differs_theirs_is_the_one_that_is_off() -> None:
     spec = Architecture(activation="elu", depth=2, w_std=1.3)
     result = compared(spec)

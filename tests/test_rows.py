@@ -34,7 +34,13 @@ NOT_PROVEN = {
 }
 
 
-@pytest.mark.parametrize("room", sorted({net.room for net in ZOO.values()}))
+@pytest.mark.parametrize(
+    "room",
+    [
+        pytest.param(room, marks=[pytest.mark.slow] * (room == "frameworks"))
+        for room in sorted({net.room for net in ZOO.values()})
+    ],
+)
 def test_networks_of_the_zoo_are_proven(room):
     nets = [net for net in ZOO.values() if net.room == room]
     proven = {

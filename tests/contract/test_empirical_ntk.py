@@ -15,7 +15,12 @@ ALL = [case for method in cases.METHODS for case in cases.rotation(method)]
 def marked(case, slow=False):
     """The case; what JAX's version and the compiler do to it matters in our own method."""
     marks = [pytest.mark.compiler if case.method == "structured" else pytest.mark.once]
-    if slow or case.name not in cases.CORE:
+    # "auto" and "vjp" take turns over the core.
+    turn = cases.METHODS.index(case.method) // 2
+    is_turn = case.method in ("structured", "jacobian") or (
+        case.name in cases.CORE and cases.CORE.index(case.name) % 2 == turn
+    )
+    if slow or case.name not in cases.CORE or not is_turn:
         marks.append(pytest.mark.slow)
     return pytest.param(case, marks=marks)
 

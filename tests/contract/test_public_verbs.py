@@ -185,7 +185,13 @@ def test_jit_is_eager(name, x64):
 
 
 @pytest.mark.once
-@EVERY_VERB
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * name.endswith("_of"))
+        for name in TABLE
+    ],
+)
 def test_vmap_is_a_loop(name, x64):
     verb = TABLE[name]
     problems = [problem(seed, jnp.float64) for seed in (0, 1)]
