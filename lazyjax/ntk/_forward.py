@@ -18,7 +18,7 @@ abs add add_any and argmax argmin asinh atan broadcast_in_dim ceil clamp concate
 conv_general_dilated convert_element_type copy cos cosh cumlogsumexp cummax cummin cumsum
 div dot_general dynamic_slice dynamic_update_slice eq erf erfc exp exp2 expand_dims expm1
 floor gather ge gt integer_pow iota is_finite le log log1p logistic lt max min mul ne neg
-not or pad reduce_and reduce_max reduce_min reduce_or reduce_sum reduce_window_max
+not one_minus_square or pad reduce_and reduce_max reduce_min reduce_or reduce_sum reduce_window_max
 reduce_window_min reduce_window_sum rem reshape rev round rsqrt scatter-add
 select_and_gather_add select_n sign sin sinh slice sort split square squeeze stop_gradient
 sub tan tanh transpose xor
