@@ -17,7 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import lazyjax
-from lazyjax.dynamics import gradient_flow, linearized, observers, scaled, square_loss
+from lazyjax.dynamics import (
+    gradient_flow,
+    linearized,
+    observers,
+    scaled,
+    square_loss,
+)
 from lazyjax.laziness import (
     Scaling,
     linearization_gap,
@@ -25,7 +31,7 @@ from lazyjax.laziness import (
     relative_parameter_distance,
     scaling,
 )
-from lazyjax.linalg import gram_matrix
+from lazyjax.linalg.norms import gram_matrix
 
 ALPHAS = np.logspace(0.0, 4.0, 9)
 TIMES = (0.5, 2.0, 8.0)

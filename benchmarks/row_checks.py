@@ -18,7 +18,7 @@ import lazyjax
 from benchmarks import _harness
 from benchmarks.networks import apply_fn
 from benchmarks.workloads import WORKLOADS, Size
-from lazyjax.ntk import _row_check
+from lazyjax.ntk import row_check
 
 
 def measure(case: str, size: Size, num_calls: int) -> dict[str, Any]:
@@ -47,11 +47,11 @@ def measure(case: str, size: Size, num_calls: int) -> dict[str, Any]:
 
     def prove() -> None:
         network = jax.jit(lambda p, x: fn(p, x))
-        if _row_check.unproven_excess(network, params, x) is not None:
+        if row_check.unproven_excess(network, params, x) is not None:
             raise _harness.WrongAnswerError(f"{case}: not proven")
 
     def excess(params: Any, x: jax.Array) -> jax.Array:
-        return _row_check.measured_excess(fn, params, x, None, _row_check._QUICK)
+        return row_check.measured_excess(fn, params, x, None, row_check._QUICK)
 
     programs: dict[str, Callable[..., jax.Array]] = {
         "kernel": lambda params, x: kernel(params, x, False),
@@ -69,7 +69,7 @@ def measure(case: str, size: Size, num_calls: int) -> dict[str, Any]:
         call = timed[-1][1]
         result = jax.block_until_ready(call(params, x))
         if name == "measurement":
-            _row_check.settled(result, fn, params, x, None)
+            row_check.settled(result, fn, params, x, None)
         seconds = [
             _harness.timed(lambda call=call: jax.block_until_ready(call(params, x)))[0]
             for _ in range(num_calls)

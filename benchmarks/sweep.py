@@ -35,7 +35,7 @@ import numpy as np
 import lazyjax
 from benchmarks import _harness
 from benchmarks.infinite_workloads import Size as SizeName
-from lazyjax.certify import du2019
+from lazyjax.certify.widths import du2019
 from lazyjax.dynamics import square_loss
 
 TOLERANCE = 1e-4  # of last losses in float32, relative, Frobenius

@@ -7,12 +7,12 @@ from lazyjax import (
     infinite as infinite,
     laziness as laziness,
     nets as nets,
+    sweeps as sweeps,
 )
 from lazyjax.architecture import Architecture as Architecture
 from lazyjax.dynamics import (
     gradient_flow as gradient_flow,
     linearized as linearized,
-    sweep as sweep,
     train as train,
 )
 from lazyjax.infinite import (
@@ -33,3 +33,4 @@ from lazyjax.ntk import (
     ntk_plan as ntk_plan,
     taylor_expand as taylor_expand,
 )
+from lazyjax.sweeps import sweep as sweep

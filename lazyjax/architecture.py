@@ -5,7 +5,7 @@ import math
 from typing import get_args
 
 from lazyjax._checks import check_at_least, check_choice
-from lazyjax.activations import check_activation, unit_scale
+from lazyjax.activations.functions import check_activation, unit_scale
 from lazyjax.typing import (
     Activation,
     ActivationScale,

@@ -21,11 +21,15 @@ from lazyjax._checks import (
     check_positive,
     check_targets,
 )
-from lazyjax._static import as_static
-from lazyjax.linalg import eigvalsh, frobenius_norm, gram_matrix
+from lazyjax.callables.static import as_static
+from lazyjax.linalg.norms import (
+    eigvalsh,
+    frobenius_norm,
+    gram_matrix,
+)
 from lazyjax.ntk import empirical_ntk
-from lazyjax.ntk._forward import directional_derivative
-from lazyjax.ntk._row_check import check_row_independence, poisoned
+from lazyjax.ntk.methods.forward import directional_derivative
+from lazyjax.ntk.row_check import check_row_independence, poisoned
 from lazyjax.trees import tree_distance, tree_norm
 from lazyjax.typing import AnyArray, ApplyFn, Params
 

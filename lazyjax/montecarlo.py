@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Shaped
 
 from lazyjax._checks import check_at_least, check_batch, check_choice
-from lazyjax._static import as_static
+from lazyjax.callables.static import as_static
 from lazyjax.ntk import empirical_nngp, empirical_ntk
-from lazyjax.ntk._row_check import check_row_independence, poisoned
+from lazyjax.ntk.row_check import check_row_independence, poisoned
 from lazyjax.typing import AnyArray, ApplyFn, InitFn, Outputs
 
 

@@ -12,8 +12,9 @@ import pytest
 
 from lazyjax import certify
 from lazyjax.architecture import Architecture
-from lazyjax.certify import Verdict, dense_layers
-from lazyjax.certify.activation_bounds import SMOOTH_ACTIVATIONS
+from lazyjax.certify import Verdict
+from lazyjax.certify.arithmetic.activations import SMOOTH_ACTIVATIONS
+from lazyjax.certify.bounds import layers as dense_layers
 from lazyjax.nets import Network, mlp
 from lazyjax.nets.build import build
 from tests.helpers.compare import assert_close

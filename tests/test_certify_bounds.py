@@ -9,24 +9,25 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from lazyjax.certify import (
-    activation_bounds,
+from lazyjax.certify import logistic, problem
+from lazyjax.certify.arithmetic import (
+    activations as activation_bounds,
+    matrices as matrix_bounds,
+    rounding,
+)
+from lazyjax.certify.arithmetic.rounding import Interval
+from lazyjax.certify.bounds import (
     agreement,
     ball,
-    bounds,
-    copies,
-    dense_layers,
+    branches as copies,
     evaluation,
     flips,
+    layers as dense_layers,
     lipschitz,
-    logistic,
-    matrix_bounds,
-    problem,
-    rounding,
-    theorems,
+    local as bounds,
 )
-from lazyjax.certify.evaluation import Kernel
-from lazyjax.certify.rounding import Interval
+from lazyjax.certify.bounds.evaluation import Kernel
+from lazyjax.certify.theorems import residual as theorems
 from tests.helpers.bound_checks import CHECKS
 
 pytestmark = pytest.mark.once

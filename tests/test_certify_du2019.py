@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lazyjax import empirical_ntk
-from lazyjax.certify import du2019
+from lazyjax.certify.widths import du2019
 from lazyjax.data import sphere
 from lazyjax.infinite import infinite_ntk
 from lazyjax.nets import mlp

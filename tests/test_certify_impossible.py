@@ -15,21 +15,25 @@ from lazyjax.certify import (
     Block,
     LocalBounds,
     adversary,
-    allen_zhu2019,
+)
+from lazyjax.certify.arithmetic.rounding import Interval
+from lazyjax.certify.bounds.flips import FlipBounds
+from lazyjax.certify.certificate import Certificate, below
+from lazyjax.certify.theorems import (
     chatterjee2022,
     chizat2019,
-    du2019,
-    du2019b,
     liu2022,
     oymak2019,
     relu,
-    theorems,
+    residual as theorems,
+)
+from lazyjax.certify.widths import (
+    allen_zhu2019,
+    du2019,
+    du2019b,
     zou2018,
 )
-from lazyjax.certify.certificate import Certificate, below
-from lazyjax.certify.flips import FlipBounds
-from lazyjax.certify.requirement import Requirement
-from lazyjax.certify.rounding import Interval
+from lazyjax.certify.widths.requirement import Requirement
 
 pytestmark = [pytest.mark.once, pytest.mark.usefixtures("own_errors")]
 

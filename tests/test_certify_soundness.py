@@ -10,15 +10,12 @@ import numpy as np
 import pytest
 
 from lazyjax import certify
-from lazyjax.certify import (
-    Verdict,
-    activation_bounds,
-    dense_layers,
-    relu,
-    theorems,
-)
-from lazyjax.certify.flips import flip_bounds
+from lazyjax.certify import Verdict
+from lazyjax.certify.arithmetic import activations as activation_bounds
+from lazyjax.certify.bounds import layers as dense_layers
+from lazyjax.certify.bounds.flips import flip_bounds
 from lazyjax.certify.problem import problem_of
+from lazyjax.certify.theorems import relu, residual as theorems
 from lazyjax.nets import mlp
 from tests.helpers import certified_runs, random_problems
 from tests.helpers.certified_runs import KINDS

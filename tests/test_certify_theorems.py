@@ -18,14 +18,16 @@ from lazyjax.certify import (
     LocalBounds,
     Verdict,
     adversary,
+)
+from lazyjax.certify.arithmetic.rounding import Interval
+from lazyjax.certify.comparison import compare
+from lazyjax.certify.theorems import (
     chatterjee2022,
     chizat2019,
     liu2022,
     oymak2019,
-    theorems,
+    residual as theorems,
 )
-from lazyjax.certify.comparison import compare
-from lazyjax.certify.rounding import Interval
 from lazyjax.nets import mlp
 from tests.helpers.compare import assert_close
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from lazyjax.certify import Certificate, widths
+from lazyjax.certify import Certificate
+from lazyjax.certify.widths import table as widths
 from lazyjax.cli.app import app
 
 pytestmark = pytest.mark.once

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lazyjax.certify import Verdict, adversary
-from lazyjax.certify.positive_start import positive_init
+from lazyjax.certify.theorems.positive_start import positive_init
 from tests.helpers.compare import assert_close
 
 pytestmark = pytest.mark.once

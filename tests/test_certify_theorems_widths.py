@@ -8,16 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lazyjax.certify import (
+from lazyjax.certify.theorems import positive_start
+from lazyjax.certify.widths import (
     allen_zhu2019,
     arora2019,
     du2019,
     du2019b,
-    positive_start,
     zou2018,
 )
-from lazyjax.certify.requirement import num_parameters
-from lazyjax.certify.separation import separation
+from lazyjax.certify.widths.requirement import num_parameters
+from lazyjax.certify.widths.separation import separation
 from lazyjax.data import digits, sphere
 from tests.helpers.compare import assert_close
 

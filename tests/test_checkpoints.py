@@ -11,14 +11,12 @@ import optax
 import pytest
 
 import lazyjax
-from lazyjax.dynamics import (
-    _checkpoint,
-    _fingerprint,
-    observers,
-    square_loss,
-    sweep_work,
-    train,
+from lazyjax.dynamics import observers, square_loss, train
+from lazyjax.dynamics.training import (
+    checkpoint as _checkpoint,
+    fingerprint as _fingerprint,
 )
+from lazyjax.sweeps import work as sweep_work
 from tests.helpers import two_layer
 from tests.helpers.compare import assert_close
 from tests.helpers.derivatives import identity_with_derivative

@@ -225,7 +225,7 @@ def test_sweep_prints_means_and_writes_what_can_be_read_again(tmp_path):
     options = ("--widths", "2,4", "--seeds", 2, "--alphas", "1,10", "--steps", 5)
     result = call("sweep", "--out", out, *options, "--rates", "0.5", "--num-train", 8)
     assert result.exit_code == 0, result.output
-    loss = lazyjax.dynamics.Sweep.load(out).loss
+    loss = lazyjax.sweeps.Sweep.load(out).loss
     assert loss.shape == (2, 2, 2, 1, 6)
     rows = [line.split() for line in result.stdout.splitlines()[1:]]
     assert [row[:2] for row in rows] == [[w, a] for w in "24" for a in ("1", "10")]

@@ -7,12 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lazyjax.ntk import contract_gradients, contract_kernel, contract_positions
-from lazyjax.ntk.contract import kernel_of
-from lazyjax.ntk.contract_factors import Factor
-from lazyjax.ntk.contract_kernel import Contraction
-from lazyjax.ntk.contract_layout import Shape
-from lazyjax.ntk.contract_orders import Sizes, best_order, order_cost
+from lazyjax.ntk.contract import (
+    accumulator as contract_kernel,
+    gradients as contract_gradients,
+    positions as contract_positions,
+)
+from lazyjax.ntk.contract.accumulator import Contraction
+from lazyjax.ntk.contract.contract import kernel_of
+from lazyjax.ntk.contract.factors import Factor
+from lazyjax.ntk.contract.layout import Shape
+from lazyjax.ntk.contract.orders import (
+    Sizes,
+    best_order,
+    order_cost,
+)
 from tests.helpers.compare import assert_close
 
 SEEDS, POSITIONS, OUTPUTS, INPUTS = 3, 4, 6, 5

@@ -14,11 +14,12 @@ import optax
 import pytest
 
 import lazyjax
-from lazyjax import _archive
-from lazyjax._archive import FileError
 from lazyjax.certify import Assumption, Certificate, Quantity
-from lazyjax.dynamics import Sweep, observers, train
-from lazyjax.dynamics.sweep_checkpoint import Checkpoint, kept_files
+from lazyjax.dynamics import observers, train
+from lazyjax.files import archive as _archive
+from lazyjax.files.archive import FileError
+from lazyjax.sweeps import Sweep
+from lazyjax.sweeps.checkpoint import Checkpoint, kept_files
 from tests.helpers import two_layer
 
 pytestmark = pytest.mark.once

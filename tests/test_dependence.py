@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
-from lazyjax.ntk._dependence import depends
+from lazyjax.jaxpr.dependence import depends
 from tests.helpers.zoo_base import ZOO
 
 W, X = jnp.ones((3, 2)), jnp.ones((1, 3))

@@ -12,7 +12,7 @@ import pytest
 import scipy.integrate
 import scipy.special
 
-from lazyjax.activations import (
+from lazyjax.activations.functions import (
     ACTIVATIONS,
     ABReLU,
     Polynomial,
@@ -21,7 +21,7 @@ from lazyjax.activations import (
     monomial,
     unit_scale,
 )
-from lazyjax.infinite.dual import (
+from lazyjax.infinite.duals.dual import (
     dual_activation,
     dual_derivative,
     dual_error,

@@ -10,10 +10,9 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from lazyjax._breakpoints import breaks, marks
-from lazyjax.activations import unit_scale
-from lazyjax.infinite._truncated_powers import truncated_moments
-from lazyjax.infinite.dual import (
+from lazyjax.activations.breakpoints import breaks, marks
+from lazyjax.activations.functions import unit_scale
+from lazyjax.infinite.duals.dual import (
     dual_activation,
     dual_derivative,
     dual_disagreement,
@@ -21,6 +20,7 @@ from lazyjax.infinite.dual import (
     dual_mean,
     dual_variance,
 )
+from lazyjax.infinite.duals.truncated_powers import truncated_moments
 from tests.helpers.compare import assert_close
 from tests.helpers.piecewise import Pieces, exact_moment, random_pieces
 

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from lazyjax import plot, report
-from lazyjax.certify import du2019 as argument
+from lazyjax.certify.widths import du2019 as argument
 from lazyjax.experiments import EXPERIMENTS, Result, du2019
 from lazyjax.experiments._du2019_result import Slope
 from lazyjax.experiments.du2019 import SIZES, Size

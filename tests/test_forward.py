@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import lazyjax
-from lazyjax._jaxpr import primitives
+from lazyjax.jaxpr.equations import primitives
 from lazyjax.laziness import kappa
 from tests.helpers.compare import assert_close
 

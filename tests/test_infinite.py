@@ -12,7 +12,11 @@ import pytest
 
 from lazyjax.architecture import Architecture
 from lazyjax.infinite import infinite_nngp, infinite_ntk
-from lazyjax.infinite.dual import dual_activation, dual_derivative, dual_variance
+from lazyjax.infinite.duals.dual import (
+    dual_activation,
+    dual_derivative,
+    dual_variance,
+)
 from tests.helpers.compare import assert_close, relative_error
 from tests.test_dual import REFERENCE, reference_moment
 

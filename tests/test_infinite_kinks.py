@@ -7,7 +7,7 @@ import pytest
 
 import lazyjax
 from lazyjax.architecture import Architecture
-from lazyjax.infinite import accuracy
+from lazyjax.infinite.duals import accuracy
 from tests.helpers.compare import assert_close
 from tests.helpers.piecewise import Pieces, exact_moment
 

@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 import lazyjax
 from lazyjax.cli import interrupts
 from lazyjax.cli.app import app
-from lazyjax.dynamics.sweep_checkpoint import kept_files
-from lazyjax.dynamics.sweep_run import Job, run_jobs
+from lazyjax.sweeps.checkpoint import kept_files
+from lazyjax.sweeps.run import Job, run_jobs
 
 pytestmark = pytest.mark.once
 
@@ -143,7 +143,7 @@ def test_sweep_says_what_is_kept_and_goes_on_from_there(tmp_path):
         done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     assert record.read_bytes() == content
-    loss = lazyjax.dynamics.Sweep.load(tmp_path / "sweep.npz").loss
+    loss = lazyjax.sweeps.Sweep.load(tmp_path / "sweep.npz").loss
     assert loss.shape == (2, 1, 1, 1, 6)
 
 
@@ -296,7 +296,7 @@ def test_an_interrupted_library_call_leaves_good_files(tmp_path):
         """
         import time
         import jax, lazyjax
-        from lazyjax.dynamics.sweep_checkpoint import Checkpoint
+        from lazyjax.sweeps.checkpoint import Checkpoint
         from tests.test_interrupts import own_sweep
         write = Checkpoint.write
         def told(self, *args):
@@ -340,7 +340,7 @@ def own_sweep(folder):
         key=jax.random.key(0),
         learning_rates=[0.1],
         num_steps=5,
-        cost_model=lazyjax.dynamics.CostModel(batch_bytes=1, chunk_seconds=1e-9),
+        cost_model=lazyjax.sweeps.CostModel(batch_bytes=1, chunk_seconds=1e-9),
         checkpoint=folder,
         resume=True,
     )

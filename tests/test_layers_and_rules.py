@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import lazyjax
-from lazyjax.ntk import rules
+from lazyjax.ntk.trace import rules
 from lazyjax.trees import leaf_paths
 from tests.helpers.compare import assert_close
 

@@ -10,7 +10,13 @@ import pytest
 import scipy.linalg
 
 from lazyjax import empirical_ntk, linearize
-from lazyjax.dynamics import dual_params, linearized, losses, observers, train
+from lazyjax.dynamics import (
+    dual_params,
+    linearized,
+    losses,
+    observers,
+    train,
+)
 from tests.helpers import two_layer
 from tests.helpers.compare import assert_close, relative_error
 
@@ -270,7 +276,7 @@ def test_the_linear_model_trains_with_any_optimizer_and_loss(x64):
     assert run.observations["ntk_drift"].max() < 1e-12
 
 
-@pytest.mark.filterwarnings("ignore::lazyjax.semidefinite.SingularKernelWarning")
+@pytest.mark.filterwarnings("ignore::lazyjax.linalg.semidefinite.SingularKernelWarning")
 def test_singular_kernels_are_reported(dtype):
     ones = np.ones((3, 3), dtype)
     y = np.arange(3.0, dtype=dtype)[:, None]

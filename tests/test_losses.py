@@ -6,7 +6,12 @@ import numpy as np
 import optax
 import pytest
 
-from lazyjax.dynamics import losses, scaled, square_loss, train
+from lazyjax.dynamics import (
+    losses,
+    scaled,
+    square_loss,
+    train,
+)
 from tests.helpers import two_layer
 from tests.helpers.compare import assert_close, relative_error
 

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import lazyjax
-from lazyjax._jaxpr import opened
-from lazyjax.ntk import _memory, output_chunks
+from lazyjax.jaxpr.equations import opened
+from lazyjax.ntk import memory as _memory
+from lazyjax.ntk.methods import output_chunks
 from tests.helpers.compare import assert_close
 from tests.helpers.oracles import naive_ntk, reduce_ntk
 

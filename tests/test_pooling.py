@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 from jax import lax
 
-from lazyjax.ntk.structured import ntk_plan, structured_ntk, task_of
+from lazyjax.ntk.methods.structured import (
+    ntk_plan,
+    structured_ntk,
+    task_of,
+)
 from tests.helpers.compare import assert_close
 from tests.helpers.oracles import naive_ntk, reduce_ntk
 
@@ -233,7 +237,7 @@ def test_positions_that_are_not_merely_pooled_are_kept_apart(network, x64):
 
 
 def test_batches_too_large_for_one_sum_give_the_same_kernel(monkeypatch, x64):
-    monkeypatch.setattr("lazyjax.ntk.contract_positions._SMALL", 0)
+    monkeypatch.setattr("lazyjax.ntk.contract.positions._SMALL", 0)
     params, features, _ = POOLED[relu_and_mean]
     for outputs in ("full", "diagonal", "trace"):
         check_kernels(relu_and_mean, params, features, outputs)

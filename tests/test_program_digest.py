@@ -12,8 +12,9 @@ import numpy as np
 import optax
 import pytest
 
-from lazyjax.dynamics import _fingerprint, observers, square_loss
-from lazyjax.dynamics._program_digest import content_digest, program_digest
+from lazyjax.dynamics import observers, square_loss
+from lazyjax.dynamics.training import fingerprint as _fingerprint
+from lazyjax.dynamics.training.program_digest import content_digest, program_digest
 from tests.helpers import two_layer
 from tests.helpers.derivatives import identity_with_derivative
 

@@ -29,7 +29,7 @@ VERBS = [
     "train",
 ]
 TYPES = ["Architecture", "Network"]
-MODULES = ["certify", "data", "dynamics", "infinite", "laziness", "nets"]
+MODULES = ["certify", "data", "dynamics", "infinite", "laziness", "nets", "sweeps"]
 
 
 def test_public_names_are_these():

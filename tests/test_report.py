@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from rich.console import Console
 
-from lazyjax._writing import write_files
+from lazyjax.files.writing import write_files
 from lazyjax.report import json_bytes, table, to_json, with_error
 
 pytestmark = pytest.mark.once

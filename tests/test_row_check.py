@@ -9,10 +9,14 @@ import pytest
 from jax import lax
 
 import lazyjax
+from lazyjax.jaxpr.widened import evaluate_at_least
 from lazyjax.laziness import kappa
-from lazyjax.ntk import _row_check
-from lazyjax.ntk._row_check import _EXACT, _QUICK, check_row_independence
-from lazyjax.ntk._widened import evaluate_at_least
+from lazyjax.ntk import row_check
+from lazyjax.ntk.row_check import (
+    _EXACT,
+    _QUICK,
+    check_row_independence,
+)
 from tests.helpers.oracles import naive_ntk
 
 pytestmark = [pytest.mark.usefixtures("own_errors")]
@@ -167,7 +171,7 @@ INDEPENDENT = {
 
 @pytest.mark.parametrize("apply_fn", INDEPENDENT.values(), ids=INDEPENDENT)
 def test_independent_rows_pass_without_proof(apply_fn, monkeypatch):
-    monkeypatch.setattr(_row_check, "rows_are_independent", lambda *_: False)
+    monkeypatch.setattr(row_check, "rows_are_independent", lambda *_: False)
     check = lambda w, x: check_row_independence(apply_fn, w, x)
     assert check(W, X) is None
     assert not jax.jit(check)(W, X)
@@ -176,7 +180,7 @@ def test_independent_rows_pass_without_proof(apply_fn, monkeypatch):
 def test_what_rounding_in_float32_might_explain_is_decided_in_float64():
     """Eigenvalues of nearly singular matrices, found by different steps."""
     suspect = jnp.full((), 2.0)
-    settled = functools.partial(_row_check.settled, suspect)
+    settled = functools.partial(row_check.settled, suspect)
     assert settled(INDEPENDENT["eigenvalues"], W, X, None) is None
     with pytest.raises(ValueError, match=ROWS):
         settled(INTERACTING["weak"], W, X, None)

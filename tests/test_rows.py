@@ -11,8 +11,12 @@ from hypothesis import given, settings, strategies as st
 from jax import lax
 
 import lazyjax
-from lazyjax.ntk._row_check import _QUICK_DOUBLE, measured_excess, unproven_excess
-from lazyjax.ntk._rows import rows_are_independent
+from lazyjax.jaxpr.row_independence import rows_are_independent
+from lazyjax.ntk.row_check import (
+    _QUICK_DOUBLE,
+    measured_excess,
+    unproven_excess,
+)
 from tests.helpers import oracles
 from tests.helpers.zoo_base import ZOO, relaxed
 from tests.property.test_ntk_compositions import FEATURES, LAYERS, Composition

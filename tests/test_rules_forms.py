@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from lazyjax.ntk.rules import form_of
+from lazyjax.ntk.trace.rules import form_of
 from tests.helpers.compare import assert_close
 
 

@@ -10,7 +10,7 @@ import pytest
 import scipy.linalg
 from sklearn.datasets import load_digits
 
-from lazyjax import linearized, semidefinite
+from lazyjax import linearized
 from lazyjax.infinite.predict import (
     Grams,
     Prediction,
@@ -18,7 +18,8 @@ from lazyjax.infinite.predict import (
     posterior,
     trained_ensemble,
 )
-from lazyjax.semidefinite import SingularKernelWarning, factorized
+from lazyjax.linalg import semidefinite
+from lazyjax.linalg.semidefinite import SingularKernelWarning, factorized
 from tests.helpers.compare import assert_close, relative_error
 
 pytestmark = pytest.mark.once

@@ -13,8 +13,8 @@ import optax
 import pytest
 
 import lazyjax
-from lazyjax._state import state_of
-from lazyjax._static import as_static
+from lazyjax.callables.state import state_of
+from lazyjax.callables.static import as_static
 from lazyjax.laziness import kappa
 from tests.helpers.compare import assert_close
 

@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 from jax import lax
 
-from lazyjax.ntk.contract_orders import Shape, Sizes, best_order
-from lazyjax.ntk.structured import ntk_plan, structured_ntk
+from lazyjax.ntk.contract.orders import (
+    Shape,
+    Sizes,
+    best_order,
+)
+from lazyjax.ntk.methods.structured import ntk_plan, structured_ntk
 from tests.helpers.compare import assert_close
 from tests.helpers.oracles import naive_ntk, reduce_ntk
 
@@ -242,7 +246,7 @@ def test_auto_is_the_method_that_takes_least_time(name, copies, method):
 def test_batches_too_large_for_one_slice_give_the_same_kernel(monkeypatch, x64):
     # Slices and panels are only used for sizes at which tests would be slow.
     monkeypatch.setattr(
-        "lazyjax.ntk.contract_gradients._SLICE_BYTES", {"other": 1, "cpu": 1}
+        "lazyjax.ntk.contract.gradients._SLICE_BYTES", {"other": 1, "cpu": 1}
     )
     network, params, x1, x2 = problem("convolutions")
     for batches in ((jnp.tile(x1, (30, 1)),), (x1, x2)):

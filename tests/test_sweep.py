@@ -18,9 +18,10 @@ import optax
 import pytest
 
 import lazyjax
-from lazyjax.dynamics import Sweep, observers, square_loss
-from lazyjax.dynamics.sweep_checkpoint import Checkpoint
-from lazyjax.dynamics.sweep_padding import optimizer_ignores_padding
+from lazyjax.dynamics import observers, square_loss
+from lazyjax.sweeps import Sweep
+from lazyjax.sweeps.checkpoint import Checkpoint
+from lazyjax.sweeps.padding import optimizer_ignores_padding
 from tests.helpers.compare import assert_close, relative_error
 
 ROOT = Path(__file__).parent.parent
@@ -147,7 +148,7 @@ def test_seeds_and_learning_rates_are_told_apart(swept):
 
 
 def test_sweep_in_little_memory_is_the_same():
-    model = lazyjax.dynamics.CostModel(batch_bytes=2**30)
+    model = lazyjax.sweeps.CostModel(batch_bytes=2**30)
     keywords: dict[str, Any] = {"widths": [2, 4], "num_seeds": 7, "buckets": [[2, 4]]}
     whole = sweep32(**keywords, cost_model=model)
     least = sweep32(**keywords, cost_model=model, memory="40KiB")
@@ -205,9 +206,7 @@ def test_sweep_leaves_no_threads_behind():
 @pytest.mark.compiler
 def test_resumed_sweep_repeats_nothing_and_is_the_same_to_the_bit(tmp_path, swept):
     go = functools.partial(sweep32, num_seeds=6, checkpoint=tmp_path / "run")
-    model = lazyjax.dynamics.CostModel(
-        batch_bytes=1, chunk_seconds=1e-9
-    )  # calls of one
+    model = lazyjax.sweeps.CostModel(batch_bytes=1, chunk_seconds=1e-9)  # calls of one
     first = go(cost_model=model)
     files = sorted((tmp_path / "run").glob("*.npz"))
     assert len(files) >= 2
@@ -256,7 +255,7 @@ def go_on(folder):
         learning_rates=[0.1],
         num_steps=20,
         keep_params=True,
-        cost_model=lazyjax.dynamics.CostModel(batch_bytes=1, chunk_seconds=1e-9),
+        cost_model=lazyjax.sweeps.CostModel(batch_bytes=1, chunk_seconds=1e-9),
         checkpoint=folder,
         resume=True,
     )

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from lazyjax.dynamics import Sweep
-from lazyjax.dynamics.sweep_plan import (
+from lazyjax.sweeps import Sweep
+from lazyjax.sweeps.plan import (
     Calls,
     CostModel,
     MemberCost,

@@ -11,7 +11,13 @@ import optax
 import pytest
 from numpy.typing import DTypeLike
 
-from lazyjax.dynamics import Snapshot, linearized, observers, square_loss, train
+from lazyjax.dynamics import (
+    Snapshot,
+    linearized,
+    observers,
+    square_loss,
+    train,
+)
 from tests.helpers import two_layer
 from tests.helpers.compare import assert_close, relative_error
 

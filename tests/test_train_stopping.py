@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from lazyjax.dynamics import _checkpoint, observers, train
+from lazyjax.dynamics import observers, train
+from lazyjax.dynamics.training import checkpoint as _checkpoint
 from tests.helpers import two_layer
 from tests.helpers.compare import assert_close
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import lazyjax
-from lazyjax.ntk import contract_kernel
-from lazyjax.ntk.contract_kernel import Contraction
+from lazyjax.ntk.contract import accumulator as contract_kernel
+from lazyjax.ntk.contract.accumulator import Contraction
 from tests.helpers.compare import assert_close
 
 WIDTH, INPUTS = 48, 12

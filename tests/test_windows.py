@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from jax import lax
 
-from lazyjax.ntk import contract_gradients
-from lazyjax.ntk.rules import form_of
-from lazyjax.ntk.structured import structured_ntk
+from lazyjax.ntk.contract import gradients as contract_gradients
+from lazyjax.ntk.methods.structured import structured_ntk
+from lazyjax.ntk.trace.rules import form_of
 from tests.helpers import zoo
 from tests.helpers.compare import assert_close
 
@@ -89,7 +89,9 @@ def test_kernels_formed_in_slices_are_those_of_whole_gradients(
 ):
     monkeypatch.setattr(contract_gradients, "_SLICE_BYTES", {"cpu": 1, "other": 1})
     monkeypatch.setattr(contract_gradients, "_SLICE_INPUTS", 1)
-    monkeypatch.setattr("lazyjax.ntk.parts.best_order", lambda sizes, shape: "gradient")
+    monkeypatch.setattr(
+        "lazyjax.ntk.contract.groups.best_order", lambda sizes, shape: "gradient"
+    )
     net = zoo.ZOO[name]
     x1, x2 = zoo.batches(name, np.float64)
     verb = jax.jit(functools.partial(structured_ntk, net.apply_fn))

@@ -29,7 +29,7 @@ from lazyjax._checks import (
     check_params,
     check_targets,
 )
-from lazyjax._static import as_static
+from lazyjax.callables.static import as_static
 from lazyjax.certify.certificate import Assumption, Certificate, Quantity
 from lazyjax.dynamics.losses import square_loss
 from lazyjax.typing import AnyArray, ApplyFn, Params

@@ -12,8 +12,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from lazyjax._archive import checksum
 from lazyjax._checks import check_choice
+from lazyjax.files.archive import checksum
 
 Bound = Literal["lower", "upper", "exact", "estimate"]
 Rigor = Literal["proof", "float"]

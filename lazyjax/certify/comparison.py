@@ -20,12 +20,21 @@ import numpy as np
 from jaxtyping import Float
 
 from lazyjax._checks import check_choice
-from lazyjax.certify import chatterjee2022, liu2022, oymak2019, theorems
-from lazyjax.certify.bounds import LocalBounds, bounds_of, residual_of
+from lazyjax.certify.bounds.branches import kernel_of
+from lazyjax.certify.bounds.local import (
+    LocalBounds,
+    bounds_of,
+    residual_of,
+)
+from lazyjax.certify.bounds.vanishing import gradient_vanishes
 from lazyjax.certify.certificate import Assumption, Certificate, Quantity, Rigor, below
-from lazyjax.certify.copies import kernel_of
 from lazyjax.certify.problem import Problem, problem_of
-from lazyjax.certify.vanishing import gradient_vanishes
+from lazyjax.certify.theorems import (
+    chatterjee2022,
+    liu2022,
+    oymak2019,
+    residual as theorems,
+)
 from lazyjax.nets import Network
 from lazyjax.typing import AnyArray, Params
 

@@ -19,15 +19,24 @@ import numpy as np
 from jaxtyping import Float
 
 from lazyjax._checks import check_batch, check_floating
-from lazyjax.certify import bounds as local
-from lazyjax.certify.agreement import check_agreement
+from lazyjax.certify.arithmetic.matrices import frobenius_upper
+from lazyjax.certify.arithmetic.rounding import (
+    UNIT_ROUNDOFF,
+    interval,
+    raised,
+    unit_roundoff,
+)
+from lazyjax.certify.bounds import local as local
+from lazyjax.certify.bounds.agreement import check_agreement
+from lazyjax.certify.bounds.branches import (
+    evaluations_of,
+    kernel_of,
+    lipschitz_fn,
+)
+from lazyjax.certify.bounds.layers import check_features
 from lazyjax.certify.certificate import Certificate, Rigor
-from lazyjax.certify.copies import evaluations_of, kernel_of, lipschitz_fn
-from lazyjax.certify.dense_layers import check_features
-from lazyjax.certify.matrix_bounds import frobenius_upper
 from lazyjax.certify.problem import problem_of
-from lazyjax.certify.rounding import UNIT_ROUNDOFF, interval, raised, unit_roundoff
-from lazyjax.certify.theorems import flow_theorem
+from lazyjax.certify.theorems.residual import flow_theorem
 from lazyjax.nets import Network
 from lazyjax.typing import AnyArray, Params
 

@@ -7,7 +7,7 @@ n^{-3/2} (1 - e^{-nL})$ per length of path, and it reaches $\epsilon$ once
 
 $$\int_0^s \sigma_{\min}(J) \ge C = \sqrt n\, \log\frac{e^{n L_0} - 1}{e^{n\epsilon} - 1}.$$
 
-This is the condition of `lazyjax.certify.ball` with $C$ in place of the residual.
+This is the condition of `lazyjax.certify.bounds.ball` with $C$ in place of the residual.
 """
 
 import math
@@ -16,13 +16,22 @@ import numpy as np
 from jaxtyping import Float
 
 from lazyjax._checks import check_choice
-from lazyjax.certify import bounds as local
-from lazyjax.certify.activation_bounds import ROUNDING
-from lazyjax.certify.ball import ball_assumptions, ball_quantities, smallest_ball
+from lazyjax.certify.arithmetic.activations import ROUNDING
+from lazyjax.certify.arithmetic.rounding import (
+    Interval,
+    interval,
+    raised,
+    unit_roundoff,
+)
+from lazyjax.certify.bounds import local as local
+from lazyjax.certify.bounds.ball import (
+    ball_assumptions,
+    ball_quantities,
+    smallest_ball,
+)
+from lazyjax.certify.bounds.branches import output_of
 from lazyjax.certify.certificate import Certificate, Quantity, Rigor
-from lazyjax.certify.copies import output_of
 from lazyjax.certify.problem import problem_of
-from lazyjax.certify.rounding import Interval, interval, raised, unit_roundoff
 from lazyjax.nets import Network
 from lazyjax.typing import AnyArray, Params
 

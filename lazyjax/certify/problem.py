@@ -5,13 +5,21 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float
 
-from lazyjax.certify.activation_bounds import PIECEWISE_ACTIVATIONS, SMOOTH_ACTIVATIONS
-from lazyjax.certify.agreement import check_agreement
+from lazyjax.certify.arithmetic.activations import (
+    PIECEWISE_ACTIVATIONS,
+    SMOOTH_ACTIVATIONS,
+)
+from lazyjax.certify.arithmetic.rounding import UNIT_ROUNDOFF
+from lazyjax.certify.bounds.agreement import check_agreement
+from lazyjax.certify.bounds.branches import evaluations_of
+from lazyjax.certify.bounds.evaluation import Evaluation
+from lazyjax.certify.bounds.layers import (
+    Layers,
+    check_features,
+    data_of,
+    layers_of,
+)
 from lazyjax.certify.certificate import Assumption
-from lazyjax.certify.copies import evaluations_of
-from lazyjax.certify.dense_layers import Layers, check_features, data_of, layers_of
-from lazyjax.certify.evaluation import Evaluation
-from lazyjax.certify.rounding import UNIT_ROUNDOFF
 from lazyjax.nets import Network
 from lazyjax.typing import AnyArray, Params
 

@@ -14,11 +14,16 @@ import numpy as np
 from jaxtyping import Float
 
 from lazyjax._checks import check_at_least, check_choice
+from lazyjax.certify.bounds.evaluation import (
+    Evaluation,
+    LayerNorms,
+    evaluate,
+    kernel,
+)
+from lazyjax.certify.bounds.flips import supported
+from lazyjax.certify.bounds.layers import SYMMETRIZED_SCALE, Layers
 from lazyjax.certify.certificate import Certificate, Rigor
-from lazyjax.certify.dense_layers import SYMMETRIZED_SCALE, Layers
-from lazyjax.certify.evaluation import Evaluation, LayerNorms, evaluate, kernel
-from lazyjax.certify.flips import supported
-from lazyjax.certify.flow_descent import gradient_flow
+from lazyjax.certify.descent_and_flow import gradient_flow
 from lazyjax.certify.problem import problem_of
 from lazyjax.nets import Network
 from lazyjax.typing import AnyArray, Params

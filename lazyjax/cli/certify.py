@@ -110,7 +110,7 @@ def certify(
         x, y = read_examples("certify", data, num_train, seed)
         with one_line_errors():
             from lazyjax import certify as certificates
-            from lazyjax.certify.widths import network_at
+            from lazyjax.certify.widths.table import network_at
 
             with bad_usage():
                 network = network_at(
@@ -158,7 +158,7 @@ def bounds(
         x, y = read_examples("certify bounds", data, num_train, seed)
         with one_line_errors(), progress_shown() as show:
             from lazyjax import report
-            from lazyjax.certify.widths import BYTES_PER_PARAMETER, width_table
+            from lazyjax.certify.widths.table import BYTES_PER_PARAMETER, width_table
 
             with bad_usage():
                 found = width_table(

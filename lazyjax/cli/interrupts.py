@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from lazyjax._writing import end_writing
+from lazyjax.files.writing import end_writing
 
 EXIT_CODE = 130
 

@@ -7,7 +7,6 @@ from typing import Annotated
 import jax
 import typer
 
-from lazyjax._writing import check_file, write_files
 from lazyjax.cli import interrupts
 from lazyjax.cli.console import (
     bad_usage,
@@ -16,6 +15,7 @@ from lazyjax.cli.console import (
     table_console,
 )
 from lazyjax.cli.extras import require
+from lazyjax.files.writing import check_file, write_files
 
 _PNG, _JSON = "quickstart.png", "quickstart.json"
 

@@ -9,11 +9,11 @@ import jax
 import typer
 
 import lazyjax
-from lazyjax._writing import check_file
 from lazyjax.cli import interrupts
 from lazyjax.cli.console import bad_usage, one_line_errors
 from lazyjax.cli.extras import require
-from lazyjax.dynamics.sweep_checkpoint import check_checkpoint, kept_files
+from lazyjax.files.writing import check_file
+from lazyjax.sweeps.checkpoint import check_checkpoint, kept_files
 
 
 def sweep(

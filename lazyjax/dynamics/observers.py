@@ -17,7 +17,12 @@ from jaxtyping import Array, Float, PyTree, Shaped
 
 from lazyjax._checks import check_batch
 from lazyjax.dynamics.losses import square_loss
-from lazyjax.linalg import eigvalsh, frobenius_norm, gram_matrix, singular_values
+from lazyjax.linalg.norms import (
+    eigvalsh,
+    frobenius_norm,
+    gram_matrix,
+    singular_values,
+)
 from lazyjax.ntk import empirical_ntk
 from lazyjax.trees import leaf_paths, tree_distance, tree_norm
 from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params

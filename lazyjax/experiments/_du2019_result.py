@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from rich.table import Table
 
 from lazyjax import report
-from lazyjax.certify import du2019
+from lazyjax.certify.widths import du2019
 from lazyjax.data import Dataset
 from lazyjax.laziness import SlopeFit, log_log_slope, mean_and_sem
 

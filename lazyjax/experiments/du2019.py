@@ -21,7 +21,7 @@ import optax
 from jaxtyping import Array, Float, Key
 
 from lazyjax._checks import check_at_least, check_choice
-from lazyjax.certify import du2019
+from lazyjax.certify.widths import du2019
 from lazyjax.data import Dataset, digits, minimum_angle
 from lazyjax.dynamics import Run, linearized, observers, train
 from lazyjax.experiments._du2019_result import Du2019Result, fitted_slope

@@ -4,7 +4,7 @@ import math
 
 from lazyjax._checks import checked_bytes
 from lazyjax.architecture import Architecture
-from lazyjax.infinite.dual import is_closed_form
+from lazyjax.infinite.duals.dual import is_closed_form
 from lazyjax.infinite.recursion import reads_all_pairs
 
 # A block's arrays should stay in cache: entries of each, in kernels over pixels too.

@@ -16,9 +16,13 @@ from lazyjax._checks import (
 )
 from lazyjax.architecture import Architecture
 from lazyjax.infinite import recurrent, recursion
-from lazyjax.infinite.accuracy import checked, largest_error, std_range
 from lazyjax.infinite.budget import block_size
-from lazyjax.infinite.dual import is_closed_form
+from lazyjax.infinite.duals.accuracy import (
+    checked,
+    largest_error,
+    std_range,
+)
+from lazyjax.infinite.duals.dual import is_closed_form
 from lazyjax.infinite.layers import normalized_variance
 from lazyjax.infinite.tiles import gram
 from lazyjax.typing import AnyArray
@@ -71,7 +75,7 @@ def infinite_ntk(
 
     Cost: O(n1 n2 (d + P depth)) time, where P is the number of pixels, squared if all
     pairs are needed, and 1 for vectors; times about 50 for activations without a closed
-    form (see `lazyjax.infinite.dual`, also for accuracy). Memory is the result, up to
+    form (see `lazyjax.infinite.duals`, also for accuracy). Memory is the result, up to
     three times while it is assembled, and some ten arrays of 2**17 numbers, or of P if
     that is more: blocks of examples are computed one after the other, smaller ones if
     `memory` says so. In float32, kernels of kinked activations between equal rows of

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from lazyjax.architecture import NORMALIZATION_EPS, Architecture
-from lazyjax.infinite.dual import dual_activation, dual_derivative
+from lazyjax.infinite.duals.dual import dual_activation, dual_derivative
 from lazyjax.typing import Activation
 
 T = TypeVar("T")

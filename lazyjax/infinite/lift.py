@@ -16,8 +16,12 @@ from lazyjax._checks import (
     check_params,
     check_same_features,
 )
-from lazyjax._static import as_static
-from lazyjax.infinite.accuracy import checked, largest_error, std_range
+from lazyjax.callables.static import as_static
+from lazyjax.infinite.duals.accuracy import (
+    checked,
+    largest_error,
+    std_range,
+)
 from lazyjax.infinite.lifting.derive import lift
 from lazyjax.infinite.lifting.steps import Activate, facts_of, kernels_of
 from lazyjax.infinite.tiles import gram, pairwise

@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float
 
 from lazyjax.architecture import Architecture
 from lazyjax.infinite import layers
-from lazyjax.infinite.dual import dual_variance
+from lazyjax.infinite.duals.dual import dual_variance
 from lazyjax.infinite.layers import Kernels, Scales
 from lazyjax.infinite.recursion import layer_scales, output
 

@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from lazyjax.architecture import Architecture
 from lazyjax.infinite import layers
-from lazyjax.infinite.dual import dual_mean, dual_variance
+from lazyjax.infinite.duals.dual import dual_mean, dual_variance
 from lazyjax.infinite.layers import Kernels, Scales
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Shaped
 
-from lazyjax._state import ComparedByValue
+from lazyjax.callables.state import ComparedByValue
 from lazyjax.typing import AnyArray, Params
 
 # A model as a function of what is frozen, the parameters, and a batch or an example.

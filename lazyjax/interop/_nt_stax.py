@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lazyjax._checks import check_choice
-from lazyjax.activations import ACTIVATIONS, activation_fn
+from lazyjax.activations.functions import ACTIVATIONS, activation_fn
 from lazyjax.architecture import NORMALIZATION_EPS, Architecture
 from lazyjax.typing import Activation
 

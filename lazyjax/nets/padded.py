@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
 from lazyjax._checks import check_floating
-from lazyjax.activations import activation_fn
+from lazyjax.activations.functions import activation_fn
 from lazyjax.nets._layers import MULTIPLIERS, ModuleApply
 from lazyjax.nets.network import Apply, Network, SymmetrizedApply
 from lazyjax.typing import AnyArray, Params

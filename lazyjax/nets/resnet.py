@@ -5,7 +5,7 @@ from typing import Any
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from lazyjax.activations import activation_fn
+from lazyjax.activations.functions import activation_fn
 from lazyjax.architecture import Architecture
 from lazyjax.nets._layers import check_num_features, dense, network_of, normalized
 from lazyjax.nets.network import Network

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lazyjax.activations import activation_fn
+from lazyjax.activations.functions import activation_fn
 from lazyjax.architecture import Architecture
 from lazyjax.nets._layers import (
     Scale,

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from lazyjax._checks import check_at_least
-from lazyjax._static import as_static
-from lazyjax.ntk._memory import Devices, devices_of
-from lazyjax.ntk._row_check import check_row_independence, poisoned
-from lazyjax.ntk._validate import check_arguments, check_network
-from lazyjax.ntk.jacobian import jacobian_ntk
-from lazyjax.ntk.output_chunks import in_chunks
+from lazyjax.callables.static import as_static
+from lazyjax.ntk.memory import Devices, devices_of
+from lazyjax.ntk.methods.jacobian import jacobian_ntk
+from lazyjax.ntk.methods.output_chunks import in_chunks
+from lazyjax.ntk.row_check import check_row_independence, poisoned
+from lazyjax.ntk.validate import check_arguments, check_network
 from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
 
 

@@ -9,15 +9,19 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from lazyjax._checks import check_choice
-from lazyjax._static import as_static
-from lazyjax.ntk._memory import Devices, devices_of
-from lazyjax.ntk._row_check import poisoned, settled, unproven_excess
-from lazyjax.ntk._validate import check_arguments, check_network
-from lazyjax.ntk.auto import auto_ntk
-from lazyjax.ntk.jacobian import jacobian_ntk
-from lazyjax.ntk.output_chunks import in_chunks
-from lazyjax.ntk.structured import structured_ntk
-from lazyjax.ntk.vector_products import vector_product_ntk
+from lazyjax.callables.static import as_static
+from lazyjax.ntk.memory import Devices, devices_of
+from lazyjax.ntk.methods.auto import auto_ntk
+from lazyjax.ntk.methods.jacobian import jacobian_ntk
+from lazyjax.ntk.methods.output_chunks import in_chunks
+from lazyjax.ntk.methods.structured import structured_ntk
+from lazyjax.ntk.methods.vjp import vector_product_ntk
+from lazyjax.ntk.row_check import (
+    poisoned,
+    settled,
+    unproven_excess,
+)
+from lazyjax.ntk.validate import check_arguments, check_network
 from lazyjax.trees import leaf_paths, split_leaves
 from lazyjax.typing import AnyArray, ApplyFn, Method, Outputs, Params
 

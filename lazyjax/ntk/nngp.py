@@ -7,11 +7,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
-from lazyjax._static import as_static
-from lazyjax.ntk._memory import Devices, check_result_fits, devices_of
-from lazyjax.ntk._row_check import check_row_independence, poisoned
-from lazyjax.ntk._validate import check_arguments, check_network
+from lazyjax.callables.static import as_static
+from lazyjax.ntk.memory import (
+    Devices,
+    check_result_fits,
+    devices_of,
+)
 from lazyjax.ntk.outputs import directions, symmetrized
+from lazyjax.ntk.row_check import check_row_independence, poisoned
+from lazyjax.ntk.validate import check_arguments, check_network
 from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
 
 

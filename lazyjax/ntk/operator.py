@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from lazyjax._checks import check_at_least
-from lazyjax._static import as_static
-from lazyjax.ntk._forward import tangent_outputs
-from lazyjax.ntk._row_check import check_row_independence, poisoned
-from lazyjax.ntk._validate import check_arguments, check_network
+from lazyjax.callables.static import as_static
+from lazyjax.ntk.methods.forward import tangent_outputs
+from lazyjax.ntk.row_check import check_row_independence, poisoned
+from lazyjax.ntk.validate import check_arguments, check_network
 from lazyjax.trees import tree_add, tree_zeros_like
 from lazyjax.typing import AnyArray, ApplyFn, Params
 

@@ -8,8 +8,9 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from lazyjax.ntk.contract_layout import Shape
-from lazyjax.ntk.contract_orders import (
+from lazyjax.ntk.contract.groups import Part
+from lazyjax.ntk.contract.layout import Shape
+from lazyjax.ntk.contract.orders import (
     Cost,
     Sizes,
     gradient_cost,
@@ -18,7 +19,6 @@ from lazyjax.ntk.contract_orders import (
     pairing_cost,
     propagation_cost,
 )
-from lazyjax.ntk.parts import Part
 from lazyjax.trees import leaf_paths
 from lazyjax.typing import Params
 

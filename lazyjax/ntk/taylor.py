@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from lazyjax._checks import check_at_least, check_like, check_not_explicit, check_params
-from lazyjax.ntk._forward import tangent_outputs
+from lazyjax.ntk.methods.forward import tangent_outputs
 from lazyjax.typing import AnyArray, ApplyFn, Params
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 import lazyjax
-from lazyjax.ntk import auto
+from lazyjax.ntk.methods import auto
 from tests.helpers import oracles, zoo
 from tests.helpers.compare import assert_close
 from tests.helpers.zoo_base import ZOO

@@ -11,8 +11,8 @@ import numpy as np
 from scipy.integrate import quad
 from scipy.special import erf, expit
 
-from lazyjax.certify import bounds, copies as certified_copies
-from lazyjax.certify.dense_layers import layers_of
+from lazyjax.certify.bounds import branches as certified_copies, local as bounds
+from lazyjax.certify.bounds.layers import layers_of
 from lazyjax.nets import Network
 
 # How inputs and parameters are drawn; most of them make certificates hard or impossible.

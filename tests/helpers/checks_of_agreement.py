@@ -10,15 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lazyjax.certify import (
-    LocalBounds,
-    bounds,
-    copies,
-    dense_layers,
+from lazyjax.certify import LocalBounds, problem
+from lazyjax.certify.bounds import (
+    branches as copies,
     evaluation,
-    problem,
+    layers as dense_layers,
+    local as bounds,
 )
-from lazyjax.certify.evaluation import Kernel
+from lazyjax.certify.bounds.evaluation import Kernel
 from lazyjax.nets import mlp
 from tests.helpers import exact
 from tests.helpers.checks_of_matrices import U, matrices

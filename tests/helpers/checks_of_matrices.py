@@ -6,12 +6,12 @@ from fractions import Fraction
 
 import numpy as np
 
-from lazyjax.certify import (
-    activation_bounds,
-    matrix_bounds,
+from lazyjax.certify.arithmetic import (
+    activations as activation_bounds,
+    matrices as matrix_bounds,
     rounding,
 )
-from lazyjax.certify.rounding import Interval
+from lazyjax.certify.arithmetic.rounding import Interval
 from tests.helpers import exact
 
 U = rounding.UNIT_ROUNDOFF

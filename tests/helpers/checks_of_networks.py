@@ -12,15 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lazyjax.certify import (
-    bounds,
-    copies,
+from lazyjax.certify.arithmetic import matrices as matrix_bounds
+from lazyjax.certify.bounds import (
+    branches as copies,
     evaluation,
     lipschitz,
-    matrix_bounds,
+    local as bounds,
 )
-from lazyjax.certify.dense_layers import Layer, Layers
-from lazyjax.certify.evaluation import Kernel
+from lazyjax.certify.bounds.evaluation import Kernel
+from lazyjax.certify.bounds.layers import Layer, Layers
 from tests.helpers import exact
 from tests.helpers.checks_of_matrices import U, matrices
 

@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lazyjax.certify import (
+from lazyjax.certify import logistic
+from lazyjax.certify.arithmetic import rounding
+from lazyjax.certify.arithmetic.rounding import Interval
+from lazyjax.certify.bounds import (
     ball,
     evaluation,
     flips,
     lipschitz,
-    logistic,
-    rounding,
-    theorems,
 )
-from lazyjax.certify.bounds import Block, LocalBounds
-from lazyjax.certify.dense_layers import Layer, Layers
-from lazyjax.certify.rounding import Interval
+from lazyjax.certify.bounds.layers import Layer, Layers
+from lazyjax.certify.bounds.local import Block, LocalBounds
+from lazyjax.certify.theorems import residual as theorems
 
 U = rounding.UNIT_ROUNDOFF
 

@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Array
 
 from lazyjax._checks import check_network_output
-from lazyjax._jaxpr import aval_of, called, evaluate, opened, source_lines
 from lazyjax.infinite.lifting.axes import Atom, AxesError, axis_of, sizes
 from lazyjax.infinite.lifting.known import elementwise_axes, known_axes
 from lazyjax.infinite.lifting.rules import ELEMENTWISE, Rules
@@ -27,6 +26,13 @@ from lazyjax.infinite.lifting.values import (
     Weight,
 )
 from lazyjax.infinite.lifting.weights import Leaves, Meetings
+from lazyjax.jaxpr.equations import (
+    aval_of,
+    called,
+    evaluate,
+    opened,
+    source_lines,
+)
 from lazyjax.trees import leaf_paths
 
 _CUSTOM_CALLS = ("custom_jvp_call", "custom_vjp_call")

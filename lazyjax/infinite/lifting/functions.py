@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lazyjax._breakpoints import breaks
-from lazyjax.activations import ABReLU, RectifiedPower
+from lazyjax.activations.breakpoints import breaks
+from lazyjax.activations.functions import ABReLU, RectifiedPower
 from lazyjax.typing import Activation
 
 
@@ -86,7 +86,7 @@ class Recognized:
     """An activation and what multiplies it.
 
     Attributes:
-        activation: A closed form of `lazyjax.infinite.dual`, or the function itself.
+        activation: A closed form of `lazyjax.infinite.duals`, or the function itself.
         factor: The constant.
     """
 

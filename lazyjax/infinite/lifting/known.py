@@ -6,7 +6,6 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
-from lazyjax._jaxpr import aval_of
 from lazyjax.infinite.lifting.axes import (
     Axes,
     Axis,
@@ -17,6 +16,7 @@ from lazyjax.infinite.lifting.axes import (
     transposed,
 )
 from lazyjax.infinite.lifting.values import Constant, Known, RefusalError
+from lazyjax.jaxpr.equations import aval_of
 
 ROWS = "lets examples of a batch interact, or tells them apart by their place"
 

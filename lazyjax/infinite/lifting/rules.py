@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lazyjax._jaxpr import aval_of
 from lazyjax.infinite.lifting.axes import (
     Axes,
     axis_of,
@@ -37,6 +36,7 @@ from lazyjax.infinite.lifting.values import (
     added,
     scaled,
 )
+from lazyjax.jaxpr.equations import aval_of
 
 ELEMENTWISE = frozenset(
     [

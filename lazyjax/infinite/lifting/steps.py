@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from lazyjax._jaxpr import evaluate
 from lazyjax.infinite import layers
-from lazyjax.infinite.dual import dual_mean
+from lazyjax.infinite.duals.dual import dual_mean
 from lazyjax.infinite.layers import Kernels, Scales
 from lazyjax.infinite.lifting.pixels import PixelMap
+from lazyjax.jaxpr.equations import evaluate
 from lazyjax.typing import Activation
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from lazyjax._breakpoints import TooManyBreaksError
+from lazyjax.activations.breakpoints import TooManyBreaksError
 from lazyjax.infinite.lifting.axes import Axes
 from lazyjax.infinite.lifting.functions import (
     Elementwise,

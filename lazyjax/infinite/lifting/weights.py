@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from lazyjax._jaxpr import aval_of
 from lazyjax.infinite.layers import Scales
 from lazyjax.infinite.lifting.axes import (
     Axes,
@@ -38,6 +37,7 @@ from lazyjax.infinite.lifting.values import (
     Weight,
     added,
 )
+from lazyjax.jaxpr.equations import aval_of
 
 
 class Leaves:

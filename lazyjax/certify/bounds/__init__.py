@@ -1,0 +1,1 @@
+"""Bounds of a network about its parameters."""

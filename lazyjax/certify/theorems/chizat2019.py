@@ -1,0 +1,428 @@
+r"""Laziness after Chizat, Oyallon and Bach (2019): criterion, horizon and output scale.
+
+For the square loss and $f = \alpha h$, training is lazy if
+
+$$\kappa = \lVert f(w_0) - y\rVert \, \lVert D^2 f(w_0)\rVert / \lVert Df(w_0)\rVert^2$$
+
+is much smaller than 1; it falls like $1/\alpha$. With the smallest singular value in place
+of the norm it is the number $h = \kappa\,\mathrm{cond}^2$ that certifies gradient flow
+below $\tfrac12$. All losses here are $\tfrac12\lVert f - y\rVert^2$, without their factor
+$\alpha^{-2}$: times are $\alpha^{-2}$ of theirs, and the statements below are in terms of
+$f$, so that $\alpha$ is in its bounds.
+
+**Finite horizon** (their Theorem 2.3, proven here). With $\lVert J\rVert \le \beta$ and
+$J$ $\Lambda$-Lipschitz in a ball, the flow moves by at most $T\beta\lVert r_0\rVert$ up to
+time $T$, so kernels by $2\beta\Lambda$ times that. The gap $e$ of outputs to the
+linearized model obeys $e' = -K_t e - (K_t - K_0) \bar r_t$ with $K_t \succeq 0$, so that
+$\lVert e(T)\rVert \le T^2\beta^2\Lambda\lVert r_0\rVert^2$ while the flow is in the ball.
+
+**Output scale.** Their Theorem 2.4 asks for $\lVert h(w_0)\rVert \le C_0 = \sigma^3 /
+(32 \lVert Dh\rVert \Lambda)$ and $\alpha > \lVert y\rVert/C_0$, where $\Lambda$ is valid
+in the ball of radius $\sigma/(2\Lambda)$. Then $h \le \sigma/(16\lVert Dh\rVert)$, so that
+the threshold of gradient flow, $\alpha > 2\Lambda\lVert\alpha h(w_0) - y\rVert/\sigma^2$,
+is lower by a factor of 8 or more.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key, Shaped
+
+from lazyjax._checks import (
+    check_at_least,
+    check_batch,
+    check_network_output,
+    check_params,
+    check_targets,
+)
+from lazyjax.certify.arithmetic.rounding import Interval, interval
+from lazyjax.certify.bounds.ball import smallest_ball
+from lazyjax.certify.bounds.local import LocalBounds
+from lazyjax.certify.certificate import Assumption, Certificate, Quantity, below
+from lazyjax.certify.theorems.residual import flow_theorem
+from lazyjax.ntk.methods.forward import directional_derivative
+from lazyjax.trees import tree_norm
+from lazyjax.typing import AnyArray, ApplyFn, Params
+
+_STEPS = tuple(np.geomspace(1.0, 8.0, 60))
+
+
+def lazy_theorem(bounds: LocalBounds, *, tolerance: float = 0.1) -> Certificate:
+    r"""Whether gradient flow is certain to stay close to the linearized model for ever.
+
+    Args:
+        bounds: At the start.
+        tolerance: Largest distance of outputs to those of the linearized model, at any
+            time, relative to the residual at the start.
+
+    Returns:
+        The certificate. Quantities are those of `lazyjax.certify.theorems.flow_theorem`,
+        and "kappa", with the Lipschitz constant of $J$ at the start for
+        $\lVert D^2 f\rVert$.
+
+    Raises:
+        ValueError: If `tolerance` is not positive.
+
+    Example:
+        >>> from lazyjax.certify import LocalBounds
+        >>> bounds = LocalBounds.from_constants(
+        ...     1.0, sigma_min=1.0, jacobian_norm=2.0, lipschitz=0.01
+        ... )
+        >>> certificate = lazy_theorem(bounds)
+        >>> certificate.verdict.name, round(certificate["kappa"], 4)
+        ('CERTIFIED', 0.0025)
+
+    References:
+        Chizat, Oyallon and Bach (2019), arXiv:1812.07956 (the criterion as quoted by
+        others; the bound of the gap is ours).
+    """
+    if not tolerance > 0:
+        raise ValueError(f"`tolerance` must be positive; got {tolerance!r}.")
+    flow = flow_theorem(bounds)
+    limit = (interval(tolerance) * bounds.residual.low).low
+    gap = flow["linearization_gap"]
+    close = below("close", "gap to the linearized model < tolerance |r0|", gap, limit)
+    relative = 1 - gap / limit if limit > 0 and math.isfinite(gap) else -math.inf
+    kappa = math.inf
+    if bounds.jacobian_norm > 0:
+        bent = bounds.residual.high * bounds.lipschitz(0.0)
+        kappa = bent / bounds.jacobian_norm**2
+    return dataclasses.replace(
+        flow,
+        theorem="laziness after Chizat, Oyallon and Bach (2019)",
+        conclusion="gradient flow reaches zero loss, and its outputs are within the "
+        "tolerance of those of the linearized model at all times",
+        assumptions=(*flow.assumptions, close),
+        margin=min(flow.margin, relative),
+        quantities=(
+            *flow.quantities,
+            Quantity(
+                name="kappa",
+                value=kappa if math.isfinite(kappa) else math.inf,
+                bound="estimate",
+                meaning="criterion of laziness, with Lip(J) for the second derivative",
+            ),
+        ),
+    )
+
+
+def horizon_theorem(bounds: LocalBounds, time: float) -> Certificate:
+    r"""How close gradient flow stays to the linearized model up to a time.
+
+    It needs no positive singular value, and says nothing of zero loss.
+
+    Args:
+        bounds: At the start.
+        time: The horizon $T$, of gradient flow on $\tfrac12\lVert f - y\rVert^2$.
+
+    Returns:
+        The certificate; its quantity "linearization_gap" is
+        $T^2\beta^2\Lambda\lVert r_0\rVert^2$, and its radius $T\beta\lVert r_0\rVert$.
+
+    Raises:
+        ValueError: If `time` is not positive and finite.
+
+    Example:
+        >>> from lazyjax.certify import LocalBounds
+        >>> bounds = LocalBounds.from_constants(
+        ...     1.0, sigma_min=0.0, jacobian_norm=2.0, lipschitz=0.01
+        ... )
+        >>> certificate = horizon_theorem(bounds, 0.5)
+        >>> certificate.verdict.name, round(certificate["linearization_gap"], 3)
+        ('CERTIFIED', 0.01)
+
+    References:
+        Chizat, Oyallon and Bach (2019), arXiv:1812.07956, Theorem 2.3 (statement from
+        memory, proven here).
+    """
+    if not 0 < time < math.inf:
+        raise ValueError(f"`time` must be positive and finite; got {time!r}.")
+    residual = bounds.residual.high
+    shortest = time * bounds.jacobian_norm * residual
+    radius = 0.0
+    constant = beta = moved = Interval(math.nan, math.nan)
+    # No radius below the shortest will do; the constant may need more of it.
+    for step in _STEPS:
+        radius = max(shortest * float(step) * (1 + 1e-9), 1e-300)
+        constant = interval(bounds.lipschitz(radius))
+        beta = interval(bounds.jacobian_norm) + constant * radius
+        moved = time * beta * residual
+        if moved.high <= radius:
+            break
+    gap = moved * moved * constant
+    return Certificate(
+        theorem="finite horizon of Chizat, Oyallon and Bach (2019)",
+        conclusion="up to the horizon, gradient flow stays within the radius, and its "
+        "outputs within the gap of those of the linearized model",
+        assumptions=(
+            Assumption(
+                name="inside",
+                statement="T |J| |r0| is at most the radius up to which Lip(J) is valid",
+                holds=True if moved.high <= radius else None,
+                detail=f"{moved.high:.6g} against {radius:.6g}",
+            ),
+        ),
+        # An inequality that is met by choice of the radius: far from failing.
+        margin=1.0 if moved.high <= radius else 1 - moved.high / radius,
+        quantities=(
+            Quantity(name="time", value=time, bound="exact", meaning="horizon"),
+            Quantity(name="residual", value=residual, bound="upper"),
+            Quantity(
+                name="jacobian_norm",
+                value=_or_infinity(beta),
+                bound="upper",
+                meaning="largest singular value of the Jacobian in the ball",
+            ),
+            Quantity(
+                name="lipschitz",
+                value=_or_infinity(constant),
+                bound="upper",
+                meaning="Lipschitz constant of the Jacobian in the ball",
+            ),
+            Quantity(
+                name="linearization_gap",
+                value=_or_infinity(gap),
+                bound="upper",
+                meaning="distance of outputs from those of the linearized model",
+            ),
+        ),
+        radius=moved.high,
+        rigor=bounds.rigor,
+        premises=bounds.premises,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scales:
+    r"""Output scales $\alpha$ above which $\alpha h$ is certain to train to zero loss.
+
+    Attributes:
+        theirs: $\lVert y\rVert / C_0$; infinite if $\lVert h(w_0)\rVert > C_0$.
+        sharper: Threshold of the certificate of gradient flow; infinite likewise.
+        largest_output: $C_0$, the largest $\lVert h(w_0)\rVert$ of their theorem.
+        output_norm: Upper bound of $\lVert h(w_0)\rVert$.
+    """
+
+    theirs: float
+    sharper: float
+    largest_output: float
+    output_norm: float
+
+
+def scales(bounds: LocalBounds, target_norm: float) -> Scales:
+    r"""Thresholds of the output scale.
+
+    Args:
+        bounds: At the start, of $h$ and targets of zero: its residual is $h(w_0)$.
+        target_norm: Upper bound of $\lVert y\rVert$.
+
+    Returns:
+        The thresholds, rounded up.
+
+    Raises:
+        ValueError: If `target_norm` is not positive and finite.
+
+    Example:
+        >>> from lazyjax.certify import LocalBounds
+        >>> bounds = LocalBounds.from_constants(
+        ...     0.0, sigma_min=1.0, jacobian_norm=2.0, lipschitz=0.5
+        ... )
+        >>> found = scales(bounds, 1.0)
+        >>> round(found.theirs, 6), round(found.sharper, 6)
+        (32.0, 1.0)
+
+    References:
+        Chizat, Oyallon and Bach (2019), arXiv:1812.07956, Theorem 2.4, with M = m = 1
+        for the square loss.
+    """
+    if not 0 < target_norm < math.inf:
+        raise ValueError(
+            f"`target_norm` must be positive and finite; got {target_norm!r}."
+        )
+    output = bounds.residual.high
+    theirs, largest_output, sharper = math.inf, 0.0, math.inf
+    for block in bounds.blocks:
+        allowed = _largest_output(bounds, block.sigma_min, block.lipschitz)
+        largest_output = max(largest_output, allowed)
+        sharper = min(
+            sharper,
+            _sharper(block.sigma_min, block.lipschitz, output, target_norm),
+        )
+    if output <= largest_output and largest_output > 0:
+        theirs = (interval(target_norm) / largest_output).high
+    return Scales(
+        theirs=theirs,
+        sharper=sharper,
+        largest_output=largest_output,
+        output_norm=output,
+    )
+
+
+def _largest_output(bounds: LocalBounds, sigma: float, lipschitz) -> float:
+    """Lower bound of their constant, with Lip valid up to sigma / (2 Lip)."""
+    if not sigma > 0:
+        return 0.0
+    # Any radius with radius * Lip(radius) >= sigma / 2 is one: the smallest is best.
+    low, high = 0.0, 1.0
+    for _ in range(200):
+        if high * lipschitz(high) >= sigma / 2:
+            break
+        low, high = high, 2 * high
+    else:
+        return math.inf
+    for _ in range(80):
+        middle = (low + high) / 2
+        if middle * lipschitz(middle) >= sigma / 2:
+            high = middle
+        else:
+            low = middle
+    lowest = interval(sigma)
+    product = 32.0 * interval(bounds.jacobian_norm) * lipschitz(high)
+    value = (lowest * lowest * lowest / product).low
+    return value if value > 0 else 0.0
+
+
+def _sharper(sigma: float, lipschitz, output: float, target: float) -> float:
+    r"""Smallest $\alpha$ found with $\lVert h\rVert + \lVert y\rVert/\alpha$ in reach."""
+
+    def holds(alpha: float) -> bool:
+        demand = (interval(output) + interval(target) / alpha).high
+        return smallest_ball(sigma, demand, lipschitz).holds
+
+    if not holds(1e150):
+        return math.inf
+    low, high = -500.0, 500.0  # binary logarithms
+    for _ in range(64):
+        middle = (low + high) / 2
+        if holds(2.0**middle):
+            high = middle
+        else:
+            low = middle
+    return 2.0**high
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Kappa:
+    r"""The criterion of laziness, estimated for any network.
+
+    Attributes:
+        kappa: $\lVert r\rVert\,\lVert D^2 f\rVert / \lVert Df\rVert^2$.
+        residual: $\lVert f - y\rVert$.
+        curvature: $\lVert D^2 f\rVert$, from below.
+        jacobian_norm: $\lVert Df\rVert$, from below.
+    """
+
+    kappa: float
+    residual: float
+    curvature: float
+    jacobian_norm: float
+
+
+def estimate_kappa(
+    apply_fn: ApplyFn,
+    params: Params,
+    x: Shaped[AnyArray, "n *d"],
+    y: Float[AnyArray, "n k"],
+    *,
+    key: Key[Array, ""],
+    num_iterations: int = 30,
+) -> Kappa:
+    r"""Criterion of laziness by alternating maximization, for any differentiable network.
+
+    Both norms are those found from a random start: never too large, and no proof of
+    anything. `lazy_theorem` has bounds.
+
+    Args:
+        apply_fn: Network, twice differentiable.
+        params: Start.
+        x: Inputs.
+        y: Targets.
+        key: Source of randomness.
+        num_iterations: Of either maximization.
+
+    Returns:
+        The estimate.
+
+    Raises:
+        TypeError: If an argument is not of its kind.
+        ValueError: If shapes do not fit, or a number is out of range.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> square = lambda w, x: x @ w**2  # J = 2 w x, second derivative 2 x
+        >>> found = estimate_kappa(
+        ...     square, jnp.ones((1, 1)), jnp.ones((1, 1)), jnp.zeros((1, 1)),
+        ...     key=jax.random.key(0),
+        ... )
+        >>> found.kappa, found.curvature, found.jacobian_norm
+        (0.5, 2.0, 2.0)
+
+    References:
+        Chizat, Oyallon and Bach (2019), arXiv:1812.07956 (as quoted by others).
+    """
+    check_at_least("num_iterations", num_iterations, 1)
+    check_batch("x", x)
+    check_params("params", params)
+    x = jnp.asarray(x)
+    shape = jax.eval_shape(apply_fn, params, x)
+    check_network_output(shape, num_examples=x.shape[0])
+    check_targets("y", y, *shape.shape)
+
+    def outputs(params: Params) -> Array:
+        return apply_fn(params, x)
+
+    def unit(tree: Params) -> Params:
+        norm = tree_norm(tree)
+        scale = jnp.where(norm > 0, norm, 1)
+        return jax.tree.map(lambda leaf: leaf / scale, tree)
+
+    def pulled(direction: Params) -> Params:
+        """Gradient of half the squared norm of the derivative along a direction."""
+        return jax.grad(
+            lambda d: jnp.sum(directional_derivative(outputs, params, d) ** 2) / 2
+        )(direction)
+
+    def bend(direction: Params, other: Params) -> Array:
+        along = lambda p: directional_derivative(outputs, p, direction)
+        return directional_derivative(along, params, other)
+
+    def ascend(_: Array, pair: tuple[Params, Params]) -> tuple[Params, Params]:
+        first, second = pair
+        cotangent = unit(bend(first, second))
+        grow = jax.grad(lambda d: jnp.sum(bend(d, second) * cotangent))
+        first = unit(grow(first))
+        grow = jax.grad(lambda d: jnp.sum(bend(first, d) * cotangent))
+        return first, unit(grow(second))
+
+    @jax.jit
+    def estimate(start: tuple[Params, Params]) -> tuple[Array, Array, Array]:
+        first, second = jax.lax.fori_loop(0, num_iterations, ascend, start)
+        steepest = jax.lax.fori_loop(
+            0, num_iterations, lambda _, d: unit(pulled(d)), start[0]
+        )
+        return (
+            jnp.linalg.norm(outputs(params) - jnp.asarray(y)),
+            jnp.linalg.norm(bend(first, second)),
+            jnp.linalg.norm(directional_derivative(outputs, params, steepest)),
+        )
+
+    leaves, treedef = jax.tree.flatten(params)
+    keys = jax.random.split(key, 2 * len(leaves))
+    normal = [
+        jax.random.normal(k, leaf.shape, leaf.dtype)
+        for k, leaf in zip(keys, [*leaves, *leaves], strict=True)
+    ]
+    halves = normal[: len(leaves)], normal[len(leaves) :]
+    start = tuple(unit(treedef.unflatten(half)) for half in halves)
+    residual, curvature, norm = (float(v) for v in estimate(start))
+    kappa = residual * curvature / norm**2 if norm > 0 else math.inf
+    return Kappa(
+        kappa=kappa, residual=residual, curvature=curvature, jacobian_norm=norm
+    )
+
+
+def _or_infinity(value: Interval) -> float:
+    return math.inf if math.isnan(value.high) else value.high

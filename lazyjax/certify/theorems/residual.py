@@ -1,0 +1,392 @@
+r"""Convergence of gradient flow and descent, and existence of zero loss, from bounds.
+
+With $L = \tfrac12 \lVert r \rVert^2$, $r = f - y$, $J = Df$, $\sigma_0 =
+\sigma_{\min}(J(w_0))$, and $\Lambda$ the Lipschitz constant of $J$ in a ball around the
+start, the proofs are short:
+
+- **Flow.** Along $w' = -J^\top r$, $\lVert r \rVert$ falls by $\lVert J^\top r\rVert /
+  \lVert r\rVert \ge \sigma_{\min}(J) \ge \sigma_0 - \Lambda s$ per length of path $s$.
+- **Descent.** With $B = (\lVert J_0\rVert + \Lambda s^*)^2 + \Lambda \lVert r_0\rVert$,
+  gradients differ by at most $B$ times the distance from an iterate to points of the
+  step from it. So a step of length $\eta \lVert g \rVert$, $\eta \le 2\epsilon/B$,
+  lowers the loss by at least $(1-\epsilon) \eta \lVert g\rVert^2$, hence
+  $\lVert r \rVert$ by $(1-\epsilon)(\sigma_0 - \Lambda s)$ per length. If the gradient
+  is off by $\tau \lVert g \rVert$, lengths are longer by $(1+\tau)/(1-\tau)$, and
+  $\eta \le 2 \epsilon (1-\tau) / (B (1+\tau)^2)$.
+- **Existence** is the theorem of Newton and Kantorovich on the range of $J_0^\top$,
+  where $\lVert J_0^+ (J(w) - J(w'))\rVert \le \Lambda/\sigma_0 \lVert w - w'\rVert$.
+"""
+
+import math
+
+import numpy as np
+
+from lazyjax.certify.arithmetic.rounding import Interval, interval
+from lazyjax.certify.bounds.ball import (
+    Ball,
+    ball_assumptions,
+    ball_quantities,
+    check_radius,
+    smallest_ball,
+    zero_distance,
+)
+from lazyjax.certify.bounds.local import Block, LocalBounds
+from lazyjax.certify.certificate import Assumption, Certificate, Quantity
+
+_EPSILONS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75)
+
+
+def flow_theorem(bounds: LocalBounds, *, radius: float | None = None) -> Certificate:
+    r"""Convergence of gradient flow to zero loss.
+
+    Args:
+        bounds: At the start.
+        radius: Distance from the start that the path should stay within, if any.
+
+    Returns:
+        The certificate. Its quantity "linearization_gap" bounds the distance, at any
+        time, of the outputs from those of the linearized model; "kernel_drift" that of
+        the kernel from its start.
+
+    Raises:
+        ValueError: If `radius` is not positive.
+
+    References:
+        Chizat, Oyallon and Bach (2019), arXiv:1812.07956; Oymak and Soltanolkotabi
+        (2019), arXiv:1812.10004; Chatterjee (2022), arXiv:2203.16462, for relatives
+        with other constants (not checked).
+    """
+    check_radius(radius)
+    balls = [
+        (block, smallest_ball(block.sigma_min, bounds.residual.high, block.lipschitz))
+        for block in bounds.blocks
+    ]
+    block, ball = max(balls, key=lambda pair: _rank(pair[1]))
+    mu_sq = ball.sigma_end * ball.sigma_end
+    return Certificate(
+        theorem="gradient flow from bounds at the start",
+        conclusion="gradient flow converges to zero loss",
+        assumptions=(
+            *ball_assumptions(ball, "|r0|"),
+            *_within(ball.length.high, radius),
+        ),
+        margin=_margin(ball, radius),
+        quantities=(
+            *ball_quantities(ball, bounds),
+            _distance_quantity(bounds),
+            *_gap_quantities(bounds, ball),
+        ),
+        dynamics="flow",
+        rate=(2 * mu_sq).low,
+        radius=ball.length.high,
+        rigor=bounds.rigor,
+        refutation=_refutation(bounds, radius),
+        premises=(*bounds.premises, *_block_premise(block)),
+    )
+
+
+def descent_theorem(
+    bounds: LocalBounds,
+    *,
+    learning_rate: float | None = None,
+    gradient_error: float = 0.0,
+    radius: float | None = None,
+) -> Certificate:
+    r"""Convergence of gradient descent to zero loss.
+
+    Args:
+        bounds: At the start.
+        learning_rate: Step size to certify; `None` to find the one with the best
+            guaranteed rate.
+        gradient_error: Relative error $\tau < 1$ that gradients may have.
+        radius: Distance from the start that iterates should stay within, if any.
+
+    Returns:
+        The certificate.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+    if not 0 <= gradient_error < 1:
+        raise ValueError(
+            f"`gradient_error` must be at least 0 and below 1; got {gradient_error!r}."
+        )
+    if learning_rate is not None and not 0 < learning_rate < math.inf:
+        raise ValueError(
+            f"`learning_rate` must be positive and finite; got {learning_rate!r}."
+        )
+    check_radius(radius)
+    epsilons = _EPSILONS
+    if learning_rate is not None:
+        least = learning_rate * bounds.jacobian_norm**2 / 2
+        epsilons = np.geomspace(min(max(1.0001 * least, 1e-6), 0.98), 0.99, 20).tolist()
+    attempts = [
+        _Descent(bounds, block, epsilon, learning_rate, gradient_error)
+        for block in bounds.blocks
+        for epsilon in epsilons
+    ]
+    best = max(attempts, key=lambda attempt: attempt.rank)
+    ball = best.ball
+    return Certificate(
+        theorem="gradient descent from bounds at the start",
+        conclusion="gradient descent with this learning rate converges to zero loss",
+        assumptions=(
+            *ball_assumptions(ball, "|r0| / (1 - epsilon)"),
+            best.step_assumption,
+            *_within(ball.length.high, radius),
+        ),
+        margin=min(_margin(ball, radius), best.step_margin),
+        quantities=(
+            *ball_quantities(ball, bounds),
+            _distance_quantity(bounds),
+            *best.quantities,
+        ),
+        dynamics="descent",
+        rate=best.rate,
+        radius=ball.length.high,
+        step_size=best.step,
+        rigor=bounds.rigor,
+        refutation=_refutation(bounds, radius),
+        premises=(
+            *bounds.premises,
+            f"Every gradient is exact up to {gradient_error:g} of its norm.",
+            *_block_premise(best.block),
+        ),
+    )
+
+
+class _Descent:
+    r"""One attempt at gradient descent, for one block and one $\epsilon$."""
+
+    def __init__(
+        self,
+        bounds: LocalBounds,
+        block: Block,
+        epsilon: float,
+        learning_rate: float | None,
+        gradient_error: float,
+    ) -> None:
+        self.block, self.epsilon = block, float(epsilon)
+        tau = interval(gradient_error)
+        kept = (1 - interval(self.epsilon)) * (1 - tau)  # of the decrease of the loss
+        demand = interval(bounds.residual.high) * (1 + tau) / kept
+        self.ball = smallest_ball(block.sigma_min, demand.high, block.lipschitz)
+        length = self.ball.length.high
+        constant = bounds.lipschitz(length) if math.isfinite(length) else math.nan
+        beta = interval(bounds.jacobian_norm) + interval(constant) * length
+        self.smoothness = beta * beta + interval(constant) * bounds.residual.high
+        largest = (
+            2 * self.epsilon * (1 - tau) / (self.smoothness * (1 + tau) * (1 + tau))
+        )
+        self.largest_step = largest.low
+        self.step = self.largest_step if learning_rate is None else learning_rate
+        mu = self.ball.sigma_end
+        self.rate = (2 * kept * self.step * (mu * mu)).low
+
+    @property
+    def step_assumption(self) -> Assumption:
+        fits = 0 < self.step <= self.largest_step < math.inf
+        return Assumption(
+            name="step",
+            statement="the learning rate is at most 2 epsilon / (|J|^2 + Lip(J) |r0|)",
+            holds=True if fits else None,
+            detail=f"{self.step:.6g} against {self.largest_step:.6g}",
+        )
+
+    @property
+    def step_margin(self) -> float:
+        """How much larger the rate could be; not counted if it is the largest."""
+        if self.step == self.largest_step:
+            return 1.0
+        return 1 - self.step / self.largest_step
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """Certified attempts first, the fastest of them; then the nearest."""
+        if self.ball.holds and self.step_assumption.holds and self.rate > 0:
+            return True, self.rate
+        nearness = min(self.ball.margin, self.step_margin)
+        return False, -math.inf if math.isnan(nearness) else nearness
+
+    @property
+    def quantities(self) -> tuple[Quantity, ...]:
+        return (
+            Quantity(
+                name="epsilon",
+                value=self.epsilon,
+                bound="exact",
+                meaning="share of the decrease that is given up for the step size",
+            ),
+            Quantity(
+                name="smoothness",
+                value=_upper(self.smoothness),
+                bound="upper",
+                meaning="Lipschitz constant of the gradient along a step",
+            ),
+        )
+
+
+def existence_theorem(
+    bounds: LocalBounds, *, radius: float | None = None
+) -> Certificate:
+    """Existence of parameters with zero loss near the start.
+
+    It says nothing of how to get there, and needs less than convergence does.
+
+    Args:
+        bounds: At the start.
+        radius: Distance from the start within which they should exist, if any.
+
+    Returns:
+        The certificate.
+
+    Raises:
+        ValueError: If `radius` is not positive.
+
+    References:
+        Kantorovich and Akilov (1964), Functional analysis in normed spaces (the
+        theorem of Newton and Kantorovich; not checked).
+    """
+    check_radius(radius)
+    block = bounds.blocks[0]
+    sigma = block.sigma_min
+
+    def curvature(distance: float) -> float:
+        if not sigma > 0:
+            return math.inf
+        return (interval(block.lipschitz(distance)) / sigma).high
+
+    ball = smallest_ball(1.0, bounds.newton_norm, curvature)
+    surjective, *_ = ball_assumptions(
+        smallest_ball(sigma, bounds.residual.high, block.lipschitz), "|r0|"
+    )
+    _, small, inside = ball_assumptions(ball, "")
+    return Certificate(
+        theorem="existence of zero loss, by Newton and Kantorovich",
+        conclusion="there are parameters of zero loss within the radius",
+        assumptions=(
+            surjective,
+            Assumption(
+                name="small",
+                statement="Lip(J) |J0^+ r0| / sigma_min(J0) < 1/2",
+                holds=small.holds,
+                detail=small.detail,
+            ),
+            inside,
+            *_within(ball.length.high, radius),
+        ),
+        margin=_margin(ball, radius),
+        quantities=(
+            Quantity(name="residual", value=bounds.residual.high, bound="upper"),
+            Quantity(name="sigma_min", value=sigma, bound="lower"),
+            Quantity(
+                name="newton_norm",
+                value=bounds.newton_norm,
+                bound="upper",
+                meaning="length of the first Newton step",
+            ),
+            Quantity(name="h", value=_upper(ball.condition), bound="upper"),
+            _distance_quantity(bounds),
+        ),
+        radius=ball.length.high,
+        rigor=bounds.rigor,
+        refutation=_refutation(bounds, radius),
+        premises=bounds.premises,
+    )
+
+
+def _gap_quantities(bounds: LocalBounds, ball: Ball) -> tuple[Quantity, ...]:
+    # The gap e obeys e' = -K0 e - (K - K0) r, so that it is at most the drift of the
+    # kernel times |r0| t exp(-mu^2 t), which is at most |r0| / (mu^2 exp(1)).
+    drift = kernel_drift(bounds, ball)
+    gap = drift * bounds.residual.high / (ball.sigma_end * ball.sigma_end)
+    return (
+        Quantity(
+            name="kernel_drift",
+            value=_upper(drift),
+            bound="upper",
+            meaning="distance of the kernel from its start",
+        ),
+        Quantity(
+            name="linearization_gap",
+            value=_upper(gap / (interval(1.0).expm1() + 1)),
+            bound="upper",
+            meaning="distance of outputs from those of the linearized model",
+        ),
+    )
+
+
+def kernel_drift(bounds: LocalBounds, ball: Ball) -> Interval:
+    """Interval whose upper end bounds how far the kernel gets from its start.
+
+    With the Jacobian at most d from its start, it is at most 2 |J0| d + d^2.
+
+    Args:
+        bounds: At the start.
+        ball: Ball that the path stays in.
+
+    Returns:
+        The interval, unknown if the ball does not hold.
+    """
+    length = ball.length.high
+    constant = bounds.lipschitz(length) if math.isfinite(length) else math.nan
+    moved = interval(constant) * length
+    return 2 * interval(bounds.jacobian_norm) * moved + moved * moved
+
+
+def _rank(ball: Ball) -> tuple[bool, float]:
+    margin = ball.sigma_end.low if ball.holds else ball.margin
+    return ball.holds, -math.inf if math.isnan(margin) else margin
+
+
+def _margin(ball: Ball, radius: float | None) -> float:
+    if radius is None:
+        return ball.margin
+    return min(ball.margin, 1 - ball.length.high / radius)
+
+
+def _within(length: float, radius: float | None) -> tuple[Assumption, ...]:
+    """The assumption that a path is within the distance asked for, if one was."""
+    if radius is None:
+        return ()
+    return (
+        Assumption(
+            name="within",
+            statement="the path is shorter than the radius asked for",
+            holds=True if length < radius else None,
+            detail=f"{length:.6g} against {radius:.6g}",
+        ),
+    )
+
+
+def _refutation(bounds: LocalBounds, radius: float | None) -> Assumption | None:
+    """Why zero loss is out of reach: equal inputs, or too far away."""
+    if bounds.conflict is not None or radius is None:
+        return bounds.conflict
+    nearest = zero_distance(bounds)
+    return Assumption(
+        name="too far",
+        statement="no parameters of zero loss are within the radius asked for",
+        holds=True if nearest > radius else None,
+        detail=f"none within {nearest:.6g}; asked for {radius:.6g}",
+    )
+
+
+def _distance_quantity(bounds: LocalBounds) -> Quantity:
+    return Quantity(
+        name="zero_distance",
+        value=zero_distance(bounds),
+        bound="lower",
+        meaning="distance of the nearest parameters with zero loss",
+    )
+
+
+def _block_premise(block: Block) -> tuple[str, ...]:
+    if block.name == "all":
+        return ()
+    return (f"Singular values are bounded by those for the {block.name} alone.",)
+
+
+def _upper(value: Interval) -> float:
+    """Upper end; infinity if nothing is known."""
+    return math.inf if math.isnan(value.high) else value.high

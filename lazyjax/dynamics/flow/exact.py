@@ -1,0 +1,197 @@
+r"""Gradient flow, the ordinary differential equation that small steps tend to."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
+
+from lazyjax._checks import check_at_least
+from lazyjax.callables.static import as_static
+from lazyjax.dynamics.flow.ode import (
+    Explained,
+    Tolerances,
+    checked_times,
+    checked_tolerances,
+    require_diffrax,
+    solve,
+)
+from lazyjax.dynamics.losses import square_loss
+from lazyjax.dynamics.observers import Observer, Snapshot
+from lazyjax.dynamics.training.problem import checked_problem, named_observers
+from lazyjax.trees import tree_add, tree_zeros_like
+from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flow(Explained):
+    """What came of gradient flow; under `jax.vmap`, every array has the mapped axes first.
+
+    Where the solution was not reached it is NaN, and `is_solved` says so.
+
+    Attributes:
+        params: Parameters at the last time.
+        times: Times that were asked for.
+        loss: Loss at each.
+        observations: What each observer saw, by name, stacked along the times.
+        is_solved: Whether the solution reached each time within its tolerances.
+        status: 0 if it reached all of them; else see `explain`.
+        num_steps: Steps that the solver took, rejected ones included.
+    """
+
+    params: Params
+    times: Float[Array, "*batch num_times"]
+    loss: Float[Array, "*batch num_times"]
+    observations: dict[str, PyTree[Any]]
+    is_solved: Bool[Array, "*batch num_times"]
+    status: Int[Array, "*batch"]
+    num_steps: Int[Array, "*batch"]
+
+
+def gradient_flow(
+    apply_fn: ApplyFn,
+    params: Params,
+    x: Shaped[AnyArray, "n *d"],
+    y: Float[AnyArray, "n k"],
+    times: Sequence[float] | Float[AnyArray, "num_times"],
+    *,
+    loss_fn: LossFn = square_loss,
+    observe: Sequence[Observer] | Mapping[str, Observer] = (),
+    rtol: float | None = None,
+    atol: float | None = None,
+    solver: Any = None,
+    max_steps: int = 4096,
+) -> Flow:
+    r"""Exact gradient flow $\dot w = -\nabla L(w)$ of `apply_fn` from `params`.
+
+    Along it the outputs obey $\dot f = -H(t) \nabla_f L$, with the kernel $H(t)$ of that
+    moment, which is $\dot f = -H(t) (f - y)$ for the square loss. It is what `train`
+    with `optax.sgd(eta)` tends to as $\eta \to 0$, at times `step * eta`.
+
+    The displacement $w - w(0)$ is integrated in steps of adaptive size, whose error is
+    held below `atol` plus `rtol` times the displacement, in Euclidean norm. Flow is
+    stiff: an explicit solver needs about $\lambda_{\max}(H)\, t / 3$ steps.
+
+    Args:
+        apply_fn: Network `(params, x) -> f`, as in `train`.
+        params: Parameters at time 0.
+        x: Training inputs.
+        y: Training targets, in the dtype of the network's outputs.
+        times: Increasing times at which the observers look, from 0 or later; each of
+            them ends a step, so nothing is interpolated.
+        loss_fn: Loss `(f, y) -> scalar`.
+        observe: Observers, as in `train`; to them `snapshot.step` is the time.
+        rtol: Relative tolerance; `None` means $\sqrt\epsilon$ of the parameters' dtype.
+        atol: Absolute tolerance; `None` means the same.
+        solver: A solver of diffrax; `None` means `diffrax.Tsit5()`.
+        max_steps: Steps allowed from one time to the next.
+
+    Returns:
+        Losses and observations at `times`. A solution that failed is a result
+        (`status`, `is_solved`), not an error.
+
+    Raises:
+        ImportError: If diffrax is not installed.
+        TypeError: If an argument is not of its kind, or not floating point, or the
+            parameters differ in dtype.
+        ValueError: If `x` or `y` is empty, of the wrong shape or not finite, the output
+            is not `(n, k)`, or `times`, a tolerance or `observe` is out of range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> linear = lambda w, x: x @ w
+        >>> x, y = jnp.array([[1.0, 0.0], [0.0, 2.0]]), jnp.ones((2, 1))
+        >>> flow = gradient_flow(linear, jnp.zeros((2, 1)), x, y, jnp.array([0.0, 1.0]))
+        >>> [round(loss, 4) for loss in flow.loss.tolist()]  # (1 + 1) / 2, then smaller
+        [1.0, 0.0678]
+        >>> flow.explain()
+        'The solution met its tolerances at all times.'
+    """
+    require_diffrax("gradient_flow")
+    check_at_least("max_steps", max_steps, 1)
+    observers = named_observers(observe)
+    params, x, y, _ = checked_problem(apply_fn, params, x, y, loss_fn)
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves(params)}
+    if len(dtypes) > 1:
+        names = ", ".join(sorted(str(dtype) for dtype in dtypes))
+        raise TypeError(f"`params` must have one dtype; got {names}.")
+    (dtype,) = dtypes
+    return _compiled(
+        params,
+        x,
+        y,
+        checked_times(times, dtype),
+        checked_tolerances(rtol, atol, dtype),
+        apply_fn=as_static(apply_fn),
+        loss_fn=as_static(loss_fn),
+        observers=observers,
+        solver=solver,
+        max_steps=max_steps,
+    )
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("apply_fn", "loss_fn", "observers", "solver", "max_steps"),
+)
+def _compiled(
+    params: Params,
+    x: Array,
+    y: Array,
+    times: Array,
+    tolerances: Tolerances,
+    *,
+    apply_fn: ApplyFn,
+    loss_fn: LossFn,
+    observers: tuple[tuple[str, Observer], ...],
+    solver: Any,
+    max_steps: int,
+) -> Flow:
+    def loss_at(displacement: Params) -> Array:
+        return loss_fn(apply_fn(tree_add(params, displacement), x), y)
+
+    def field(displacement: Params) -> Params:
+        return jax.tree.map(jnp.negative, jax.grad(loss_at)(displacement))
+
+    initial = Snapshot(
+        apply_fn=apply_fn,
+        params=params,
+        x=x,
+        y=y,
+        step=jnp.zeros_like(times[0]),
+        loss_fn=loss_fn,
+    )
+
+    def look_all(snapshot: Snapshot) -> dict[str, Any]:
+        return {name: jax.tree.map(jnp.asarray, fn(snapshot)) for name, fn in observers}
+
+    # What observers need of the start is evaluated once, outside of the loop.
+    look_all(initial)
+
+    def look(displacement: Params, time: Array) -> tuple[Array, dict[str, Any]]:
+        snapshot = initial.following(tree_add(params, displacement), time)
+        return loss_at(displacement), look_all(snapshot)
+
+    solution = solve(
+        field,
+        tree_zeros_like(params),
+        times,
+        tolerances,
+        look,
+        solver=solver,
+        max_steps=max_steps,
+    )
+    loss, observations = solution.seen
+    return Flow(
+        params=tree_add(params, solution.last),
+        times=times,
+        loss=loss,
+        observations=observations,
+        is_solved=solution.is_solved,
+        status=solution.status,
+        num_steps=solution.num_steps,
+    )

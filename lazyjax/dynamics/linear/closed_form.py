@@ -1,0 +1,553 @@
+r"""Closed-form training dynamics of the linear model.
+
+For the loss $L = \tfrac12 \lVert f - y \rVert^2$, summed over examples and outputs, and
+a constant kernel $H$, the outputs obey $\dot f = -H (f - y)$ under gradient flow and
+$f \leftarrow f - \eta H (f - y)$ under gradient descent. A loss $c L$ has the same
+trajectory at `time / c` and `learning_rate / c`.
+
+All dynamics are of the form $w = w_0 + J^\top a$ with dual variables $a$ `(n, k)`, so that
+$f = f_0 + H a$ on training points and $f^* = f^*_0 + \Theta^* a$ on others.
+"""
+
+import dataclasses
+import functools
+from typing import Literal, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Shaped
+
+from lazyjax._checks import check_nonnegative
+from lazyjax.dynamics.linear.checks import (
+    check_kernel_problem,
+    check_test_points,
+    checked_steps,
+)
+from lazyjax.dynamics.linear.filters import (
+    Filter,
+    descent_filter,
+    flow_filter,
+    grown,
+    heavy_ball_filter,
+    scaled_up,
+)
+from lazyjax.linalg.norms import frobenius_norm, gram_matrix
+from lazyjax.linalg.semidefinite import (
+    check_semidefinite,
+    condition,
+    eigh,
+    is_long,
+    share_of,
+    warn_of_dropped,
+)
+from lazyjax.typing import AnyArray
+
+_Dynamics: TypeAlias = Literal["flow", "descent", "heavy ball"]
+_Quantity: TypeAlias = Literal["outputs", "loss", "dual"]
+
+
+class _Rates(NamedTuple):
+    """Numbers that dynamics depend on, beside the time or step."""
+
+    ridge: Array
+    learning_rate: Array
+    momentum: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Linearized:
+    r"""The linear model's dynamics, ready for any set of times; see `linearized`.
+
+    In the eigenbasis $H = V \Lambda V^\top$ every coefficient of the residual decays by
+    itself. Eigenvalues that rounding made negative count as zero: their part of the
+    residual never decays. The smallest eigenvalues are only known to within
+    `eig_cutoff`, which matters once `time * eig_cutoff` is beyond 0.01: from there on,
+    gradient flow takes every eigenvalue up to `eig_cutoff` for zero, with a
+    `SingularKernelWarning` where targets have more than 1e-3 of their squares there
+    (`dropped_share`) and values are known, not under `jit`. Updates by steps are not
+    warned of: use float64 for many. Build batches of it, and call its methods on them,
+    under `jax.vmap`.
+
+    Attributes:
+        eigenvalues: Of $H$, ascending, negative ones replaced by zero; `m` is `n * k`,
+            or `n` if all outputs share one kernel.
+        eigenvectors: Columns $V$.
+        coefficients: Initial error $V^\top (y - f_0)$, one column per shared output.
+        f0: Outputs at time 0.
+        eig_min: Smallest eigenvalue as computed; negative by rounding, if at all.
+        eig_cutoff: Eigenvalues no larger are zero to rounding, by the rule of
+            `lazyjax.linalg.semidefinite`: what the decomposition was measured to be off by,
+            and twice the rounding of the largest.
+    """
+
+    eigenvalues: Float[Array, "*batch m"]
+    eigenvectors: Float[Array, "*batch m m"]
+    coefficients: Float[Array, "*batch m c"]
+    f0: Float[Array, "*batch n k"]
+    eig_min: Float[Array, "*batch"]
+    eig_cutoff: Float[Array, "*batch"]
+
+    @property
+    def eig_max(self) -> Float[Array, "*batch"]:
+        r"""Largest eigenvalue $\lambda_{\max}(H)$."""
+        return self.eigenvalues[..., -1]
+
+    @property
+    def rank(self) -> Int[Array, "*batch"]:
+        """Number of eigenvalues above `eig_cutoff`; the others cannot be learned."""
+        is_positive = self.eigenvalues > self.eig_cutoff[..., None]
+        return jnp.sum(is_positive, axis=-1)
+
+    @property
+    def dropped_share(self) -> Float[Array, "*batch"]:
+        r"""Share of $\lVert y - f_0 \rVert^2$ in directions that cannot be learned."""
+        is_dropped = self.eigenvalues <= self.eig_cutoff[..., None]
+        return self._share(is_dropped)
+
+    @property
+    def condition(self) -> Float[Array, "*batch"]:
+        """Largest over smallest eigenvalue, infinite if `rank` is not full."""
+        num_dropped = self.eigenvalues.shape[-1] - self.rank
+        return condition(self.eigenvalues[..., 0], self.eig_max, num_dropped)
+
+    @property
+    def max_learning_rate(self) -> Float[Array, "*batch"]:
+        r"""Learning rate $2 / \lambda_{\max}(H)$, beyond which descent diverges."""
+        return 2 / self.eig_max
+
+    def gradient_flow(
+        self,
+        time: float | Shaped[AnyArray, "*times"],
+        *,
+        ridge: float | Float[AnyArray, ""] = 0.0,
+        ntk_test_train: Float[AnyArray, "n_test n *kk"] | None = None,
+        f0_test: Float[AnyArray, "n_test k"] | None = None,
+    ) -> Float[Array, "*times n_out k"]:
+        r"""Outputs of the linear model at `time` under gradient flow.
+
+        On the training points $f(t) = y + e^{-Ht} (f_0 - y)$; on test points
+        $f_0^* + \Theta^* H^{-1} (1 - e^{-Ht}) (y - f_0)$, with the pseudo-inverse of a
+        singular $H$ at infinite time.
+
+        Args:
+            time: One or more times, 0 to infinity.
+            ridge: Weight $\mu$ of the penalty $\tfrac\mu2 \lVert w - w_0 \rVert^2$, with
+                which the flow ends at $f_0 + H (H + \mu)^{-1} (y - f_0)$.
+            ntk_test_train: Kernel $\Theta^*$ of test against training points, in the
+                form that `linearized` was given; asks for outputs on the test points.
+            f0_test: Outputs on the test points at time 0.
+
+        Returns:
+            Outputs on the training points, or on the test points if they are given.
+
+        Raises:
+            ValueError: If `time` or `ridge` is negative or NaN, or shapes do not fit.
+            TypeError: If dtypes differ.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> flow = linearized(
+            ...     jnp.array([[2.0, 0.0], [0.0, 1.0]]), jnp.ones((2, 1)), jnp.zeros((2, 1))
+            ... )
+            >>> flow.gradient_flow(jnp.log(2.0))[:, 0].tolist()
+            [0.75, 0.5]
+            >>> flow.gradient_flow(jnp.inf)[:, 0].tolist()
+            [1.0, 1.0]
+            >>> flow.gradient_flow(jnp.inf, ridge=1.0)[:, 0].tolist()
+            [0.666667, 0.5]
+
+        References:
+            Lee, Xiao et al. (2019), arXiv:1902.06720, Section 2.2 (number not checked).
+        """
+        test_points = self._test_points(ntk_test_train, f0_test)
+        return self._at_times("outputs", time, ridge, test_points)
+
+    def gradient_descent(
+        self,
+        step: int | Int[AnyArray, "*steps"],
+        learning_rate: float | Float[AnyArray, ""],
+        *,
+        ridge: float | Float[AnyArray, ""] = 0.0,
+        ntk_test_train: Float[AnyArray, "n_test n *kk"] | None = None,
+        f0_test: Float[AnyArray, "n_test k"] | None = None,
+    ) -> Float[Array, "*steps n_out k"]:
+        r"""Outputs of the linear model after `step` updates of gradient descent.
+
+        As `gradient_flow`, with $(1 - \eta H)^s$ in place of $e^{-Ht}$. It is the true
+        iteration at every learning rate: beyond `max_learning_rate` it grows without
+        bound, and at last overflows, to infinities of its signs.
+
+        Args:
+            step: One or more numbers of updates.
+            learning_rate: Step size $\eta$.
+            ridge: Weight of the penalty, as in `gradient_flow`.
+            ntk_test_train: Kernel of test against training points, in the form that
+                `linearized` was given; asks for outputs on the test points.
+            f0_test: Outputs on the test points at step 0.
+
+        Returns:
+            Outputs on the training points, or on the test points if they are given.
+
+        Raises:
+            ValueError: If a number is negative, `step` larger than JAX's integers (without
+                64-bit types $2^{31} - 1$), or shapes do not fit.
+            TypeError: If `step` is not an integer, or dtypes differ.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> flow = linearized(
+            ...     jnp.array([[2.0, 0.0], [0.0, 1.0]]), jnp.ones((2, 1)), jnp.zeros((2, 1))
+            ... )
+            >>> flow.gradient_descent(jnp.array([0, 1, 2]), 0.25)[..., 0].tolist()
+            [[0.0, 0.0], [0.5, 0.25], [0.75, 0.4375]]
+        """
+        test_points = self._test_points(ntk_test_train, f0_test)
+        return self._at_steps("outputs", step, learning_rate, None, ridge, test_points)
+
+    def heavy_ball(
+        self,
+        step: int | Int[AnyArray, "*steps"],
+        learning_rate: float | Float[AnyArray, ""],
+        momentum: float | Float[AnyArray, ""],
+        *,
+        ridge: float | Float[AnyArray, ""] = 0.0,
+        ntk_test_train: Float[AnyArray, "n_test n *kk"] | None = None,
+        f0_test: Float[AnyArray, "n_test k"] | None = None,
+    ) -> Float[Array, "*steps n_out k"]:
+        r"""Outputs of the linear model after `step` updates with momentum.
+
+        $w_{s+1} = w_s - \eta \nabla L(w_s) + \beta (w_s - w_{s-1})$ from
+        $w_{-1} = w_0$, which is `optax.sgd(eta, momentum=beta)`. It is stable while
+        $\eta < (1 + \beta)\,$`max_learning_rate`.
+
+        Args:
+            step: One or more numbers of updates.
+            learning_rate: Step size $\eta$.
+            momentum: The $\beta$, at least 0.
+            ridge: Weight of the penalty, as in `gradient_flow`.
+            ntk_test_train: Kernel of test against training points, in the form that
+                `linearized` was given; asks for outputs on the test points.
+            f0_test: Outputs on the test points at step 0.
+
+        Returns:
+            Outputs on the training points, or on the test points if they are given.
+
+        Raises:
+            ValueError: If a number is negative, `step` larger than JAX's integers (without
+                64-bit types $2^{31} - 1$), or shapes do not fit.
+            TypeError: If `step` is not an integer, or dtypes differ.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> ball = linearized(jnp.ones((1, 1)), jnp.ones((1, 1)), jnp.zeros((1, 1)))
+            >>> ball.heavy_ball(jnp.arange(4), 0.5, 0.5)[:, 0, 0].tolist()
+            [0.0, 0.5, 1.0, 1.25]
+        """
+        test_points = self._test_points(ntk_test_train, f0_test)
+        return self._at_steps(
+            "outputs", step, learning_rate, momentum, ridge, test_points
+        )
+
+    def gradient_flow_loss(
+        self,
+        time: float | Shaped[AnyArray, "*times"],
+        *,
+        ridge: float | Float[AnyArray, ""] = 0.0,
+    ) -> Float[Array, "*times"]:
+        r"""Training loss $\tfrac12 \lVert f(t) - y \rVert^2$ under gradient flow.
+
+        Its relative accuracy does not depend on how small it is, unlike that of the
+        loss computed from outputs.
+
+        Args:
+            time: One or more times, 0 to infinity.
+            ridge: Weight of the penalty, which is not part of the loss.
+
+        Returns:
+            The loss, summed over examples and outputs.
+        """
+        return self._at_times("loss", time, ridge)
+
+    def gradient_descent_loss(
+        self,
+        step: int | Int[AnyArray, "*steps"],
+        learning_rate: float | Float[AnyArray, ""],
+        *,
+        ridge: float | Float[AnyArray, ""] = 0.0,
+    ) -> Float[Array, "*steps"]:
+        r"""Training loss $\tfrac12 \lVert f - y \rVert^2$ after `step` updates.
+
+        Args:
+            step: One or more numbers of updates.
+            learning_rate: Step size $\eta$.
+            ridge: Weight of the penalty, which is not part of the loss.
+
+        Returns:
+            The loss, summed over examples and outputs; accurate as that of
+            `gradient_flow_loss`.
+        """
+        return self._at_steps("loss", step, learning_rate, None, ridge)
+
+    def heavy_ball_loss(
+        self,
+        step: int | Int[AnyArray, "*steps"],
+        learning_rate: float | Float[AnyArray, ""],
+        momentum: float | Float[AnyArray, ""],
+        *,
+        ridge: float | Float[AnyArray, ""] = 0.0,
+    ) -> Float[Array, "*steps"]:
+        r"""Training loss $\tfrac12 \lVert f - y \rVert^2$ after updates with momentum.
+
+        Args:
+            step: One or more numbers of updates.
+            learning_rate: Step size $\eta$.
+            momentum: The $\beta$.
+            ridge: Weight of the penalty, which is not part of the loss.
+
+        Returns:
+            The loss, summed over examples and outputs.
+        """
+        return self._at_steps("loss", step, learning_rate, momentum, ridge)
+
+    def gradient_flow_dual(
+        self,
+        time: float | Shaped[AnyArray, "*times"],
+        *,
+        ridge: float | Float[AnyArray, ""] = 0.0,
+    ) -> Float[Array, "*times n k"]:
+        """Dual variables under gradient flow, from which `dual_params` makes parameters.
+
+        Args:
+            time: One or more times, 0 to infinity.
+            ridge: Weight of the penalty.
+
+        Returns:
+            The dual variables; of a singular kernel at infinite time, the smallest.
+        """
+        return self._at_times("dual", time, ridge)
+
+    def gradient_descent_dual(
+        self,
+        step: int | Int[AnyArray, "*steps"],
+        learning_rate: float | Float[AnyArray, ""],
+        *,
+        ridge: float | Float[AnyArray, ""] = 0.0,
+    ) -> Float[Array, "*steps n k"]:
+        """Dual variables after `step` updates, for `dual_params`.
+
+        Args:
+            step: One or more numbers of updates.
+            learning_rate: Step size.
+            ridge: Weight of the penalty.
+
+        Returns:
+            The dual variables.
+        """
+        return self._at_steps("dual", step, learning_rate, None, ridge)
+
+    def heavy_ball_dual(
+        self,
+        step: int | Int[AnyArray, "*steps"],
+        learning_rate: float | Float[AnyArray, ""],
+        momentum: float | Float[AnyArray, ""],
+        *,
+        ridge: float | Float[AnyArray, ""] = 0.0,
+    ) -> Float[Array, "*steps n k"]:
+        """Dual variables after `step` updates with momentum, for `dual_params`.
+
+        Args:
+            step: One or more numbers of updates.
+            learning_rate: Step size.
+            momentum: Its factor.
+            ridge: Weight of the penalty.
+
+        Returns:
+            The dual variables.
+        """
+        return self._at_steps("dual", step, learning_rate, momentum, ridge)
+
+    def _at_times(
+        self,
+        quantity: _Quantity,
+        time: float | AnyArray,
+        ridge: float | AnyArray,
+        test_points: tuple[Array, Array] | None = None,
+    ) -> Array:
+        check_nonnegative("time", time)
+        times = jnp.asarray(time, self.eigenvalues.dtype)
+        rates = self._checked_rates(ridge, 0.0, 0.0)
+        self._warn_if_dropped(times, rates.ridge)
+        return self._evaluate(
+            times, rates, test_points, dynamics="flow", quantity=quantity
+        )
+
+    def _at_steps(
+        self,
+        quantity: _Quantity,
+        step: int | AnyArray,
+        learning_rate: float | AnyArray,
+        momentum: float | AnyArray | None,
+        ridge: float | AnyArray,
+        test_points: tuple[Array, Array] | None = None,
+    ) -> Array:
+        steps = checked_steps(step)
+        dynamics = "descent" if momentum is None else "heavy ball"
+        rates = self._checked_rates(
+            ridge, learning_rate, 0.0 if momentum is None else momentum
+        )
+        return self._evaluate(
+            steps, rates, test_points, dynamics=dynamics, quantity=quantity
+        )
+
+    def _checked_rates(
+        self,
+        ridge: float | AnyArray,
+        learning_rate: float | AnyArray,
+        momentum: float | AnyArray,
+    ) -> _Rates:
+        if self.f0.ndim != 2:
+            raise ValueError(
+                f"`Linearized` with batch axes {self.f0.shape[:-2]} must be called "
+                "under `jax.vmap`."
+            )
+        values = {
+            "ridge": ridge,
+            "learning_rate": learning_rate,
+            "momentum": momentum,
+        }
+        for name, value in values.items():
+            check_nonnegative(name, value, infinity_allowed=False)
+        dtype = self.eigenvalues.dtype
+        return _Rates(**{k: jnp.asarray(v, dtype) for k, v in values.items()})
+
+    @functools.partial(jax.jit, static_argnames=("dynamics", "quantity"))
+    def _evaluate(
+        self,
+        points: Array,
+        rates: _Rates,
+        test_points: tuple[Array, Array] | None,
+        *,
+        dynamics: _Dynamics,
+        quantity: _Quantity,
+    ) -> Array:
+        """A quantity at every scalar of `points`, whose axes come first."""
+        shifted = self.eigenvalues + rates.ridge
+        learning_rate, momentum = rates.learning_rate, rates.momentum
+
+        def filter_at(point: Array) -> Filter:
+            if dynamics == "flow":
+                return flow_filter(shifted, point, self.eig_cutoff)
+            if dynamics == "descent":
+                return descent_filter(shifted, point, learning_rate)
+            return heavy_ball_filter(shifted, point, learning_rate, momentum)
+
+        readout, start = self.eigenvectors, self.f0
+        if quantity == "dual":
+            start = jnp.zeros_like(self.f0)
+        if test_points is not None:
+            ntk_test_train, start = test_points
+            readout = jnp.matmul(
+                gram_matrix(ntk_test_train), self.eigenvectors, precision="highest"
+            )
+
+        def at(point: Array) -> Array:
+            decay, integral, exponent = filter_at(point)
+            coefficients, exponent = grown(self.coefficients, exponent)
+            if quantity == "loss":
+                share = decay + rates.ridge * integral
+                loss = jnp.sum(jnp.square(share[:, None] * coefficients)) / 2
+                return scaled_up(loss, 2 * exponent)
+            is_on_train = quantity == "outputs" and test_points is None
+            weights = self.eigenvalues * integral if is_on_train else integral
+            combined = weights[:, None] * coefficients
+            change = jnp.matmul(readout, combined, precision="highest")
+            return start + scaled_up(change, exponent).reshape(start.shape)
+
+        values = jax.vmap(at)(points.reshape(-1))
+        return values.reshape(points.shape + values.shape[1:])
+
+    def _share(self, chosen: Array) -> Array:
+        part = jnp.where(chosen[..., None], self.coefficients, 0)
+        return share_of(part, self.coefficients)
+
+    def _warn_if_dropped(self, times: Array, ridge: Array) -> None:
+        """Warn of what is not fitted at long times, where all values are known."""
+        try:
+            if not jnp.any(is_long(times, self.eig_cutoff)):
+                return
+        except jax.errors.ConcretizationTypeError:
+            return
+        is_dropped = self.eigenvalues + ridge <= self.eig_cutoff
+        warn_of_dropped(
+            "ntk",
+            jnp.sum(is_dropped),
+            self._share(is_dropped),
+            remedy="Use float64, or a shorter `time`.",
+            stacklevel=4,
+        )
+
+    def _test_points(
+        self, ntk_test_train: AnyArray | None, f0_test: AnyArray | None
+    ) -> tuple[Array, Array] | None:
+        size = self.eigenvalues.shape[-1]
+        return check_test_points(ntk_test_train, f0_test, self.f0, gram_size=size)
+
+
+def linearized(
+    ntk: Float[AnyArray, "n n *kk"],
+    y: Float[AnyArray, "n k"],
+    f0: Float[AnyArray, "n k"],
+) -> Linearized:
+    r"""Closed-form training dynamics of the linear model with kernel `ntk`.
+
+    One eigendecomposition, of size `n * k`, or `n` for a kernel shared by all outputs,
+    serves every time, step and learning rate.
+
+    Args:
+        ntk: Kernel on the training points, unnormalized: `(n, n, k, k)` as from
+            `empirical_ntk`, or `(n, n)` for the same kernel in every output and none
+            between them, as at infinite width.
+        y: Training targets.
+        f0: Outputs on the training points at time 0.
+
+    Returns:
+        The dynamics, under gradient flow and gradient descent on
+        $\tfrac12 \lVert f - y \rVert^2$.
+
+    Raises:
+        ValueError: If shapes do not fit, a value is not finite, or `ntk` is clearly not
+            symmetric or has a clearly negative eigenvalue. Values are looked at only
+            where they are known: not under `jit`.
+        TypeError: If an argument is not floating point, or dtypes differ.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> x = jnp.array([[1.0, 0.0], [1.0, 1.0]])
+        >>> flow = linearized(x @ x.T, y=jnp.array([[1.0], [0.0]]), f0=jnp.zeros((2, 1)))
+        >>> round(flow.max_learning_rate.item(), 6)
+        0.763932
+        >>> [round(loss, 4) for loss in flow.gradient_flow_loss(jnp.arange(3.0)).tolist()]
+        [0.5, 0.1693, 0.0785]
+    """
+    check_kernel_problem(ntk, y, f0)
+    result, asymmetry, scale = _decomposed(*map(jnp.asarray, (ntk, y, f0)))
+    check_semidefinite("ntk", asymmetry=asymmetry, smallest=result.eig_min, scale=scale)
+    return result
+
+
+@jax.jit
+def _decomposed(ntk: Array, y: Array, f0: Array) -> tuple[Linearized, Array, Array]:
+    """The result, and the Frobenius norms of the asymmetry and of the kernel."""
+    gram = gram_matrix(ntk)
+    eigenvalues, eigenvectors, cutoff = eigh(gram)
+    error = (y - f0).reshape(gram.shape[0], -1)
+    result = Linearized(
+        eigenvalues=jnp.maximum(eigenvalues, 0),
+        eigenvectors=eigenvectors,
+        coefficients=jnp.matmul(eigenvectors.T, error, precision="highest"),
+        f0=f0,
+        eig_min=eigenvalues[0],
+        eig_cutoff=cutoff,
+    )
+    return result, frobenius_norm(gram - gram.T), frobenius_norm(gram)

@@ -1,0 +1,216 @@
+r"""What linear dynamics do to one eigendirection of the kernel, in closed form.
+
+In a direction of rate $\lambda$ (eigenvalue plus ridge) all of them have a *decay* $p$,
+the share of an initial residual that is left, and an *integral* $q = (1 - p) / \lambda$,
+the sum of what the gradients were. Both are computed by themselves, so that neither
+loses accuracy where $p$ or $\lambda$ is small; and beside a power of two, so that what
+grows beyond all numbers keeps its sign and can be added up.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from lazyjax.linalg.semidefinite import is_long
+
+
+class Filter(NamedTuple):
+    """Decay and integral of every direction.
+
+    Attributes:
+        decay: The $p$, divided by $2^e$.
+        integral: The $q$, divided by it too.
+        exponent: The integer $e$, 0 or more: 0 of all that does not grow.
+    """
+
+    decay: Float[Array, " m"]
+    integral: Float[Array, " m"]
+    exponent: Float[Array, " m"]
+
+
+def grown(
+    coefficients: Float[Array, "m c"], exponents: Float[Array, " m"]
+) -> tuple[Float[Array, "m c"], Float[Array, ""]]:
+    """Coefficients times their powers of two, over a power that they have in common.
+
+    So they can be added up, which infinities of both signs cannot.
+
+    Args:
+        coefficients: One row for each direction.
+        exponents: Of the powers, 0 or more.
+
+    Returns:
+        The products, and the exponent of the power that they were divided by: 0 if no
+        direction that has a coefficient grows.
+    """
+    largest = jnp.max(jnp.abs(coefficients), axis=1)
+    grows = (largest > 0) & (exponents > 0)
+    # A large power may belong to a small coefficient.
+    own = jnp.ceil(jnp.log2(jnp.where(grows, largest, 1)))
+    total = jnp.where(grows, exponents + own, 0)
+    common = jnp.max(total, initial=0)
+    scaled = coefficients * jnp.exp2(-own)[:, None]
+    return scaled * jnp.exp2(total - common)[:, None], common
+
+
+def scaled_up(
+    values: Float[Array, "*shape"], exponent: Array
+) -> Float[Array, "*shape"]:
+    """Values times a power of two: infinite where they overflow, and never NaN.
+
+    Args:
+        values: Finite numbers.
+        exponent: Of the power.
+
+    Returns:
+        The products.
+    """
+    # In two factors: one alone may overflow where the product does not.
+    half = jnp.floor(exponent / 2)
+    return jnp.where(
+        values == 0, 0, values * jnp.exp2(half) * jnp.exp2(exponent - half)
+    )
+
+
+def flow_filter(
+    rates: Float[Array, " m"], time: Float[Array, ""], cutoff: Float[Array, ""]
+) -> Filter:
+    r"""Gradient flow: $p = e^{-\lambda t}$.
+
+    Args:
+        rates: The $\lambda$.
+        time: The $t$, which may be infinite.
+        cutoff: Directions up to this rate do not move at all, where the time is too
+            long to tell whether they would.
+
+    Returns:
+        The filter.
+    """
+    is_end = jnp.isinf(time)
+    times = jnp.where(is_end, 0, time)
+    times = jnp.where((rates <= cutoff) & is_long(time, cutoff), 0, times)
+    at_end = jnp.where(rates > cutoff, jnp.inf, 0).astype(rates.dtype)
+    exponents = jnp.where(is_end, at_end, rates * times)
+    progress = -jnp.expm1(-exponents)
+    integral = _over_rates(rates, exponents, progress, times)
+    return Filter(jnp.exp(-exponents), integral, jnp.zeros_like(integral))
+
+
+def descent_filter(
+    rates: Float[Array, " m"], step: Int[Array, ""], learning_rate: Float[Array, ""]
+) -> Filter:
+    r"""Gradient descent: $p = (1 - \eta \lambda)^s$.
+
+    Args:
+        rates: The $\lambda$.
+        step: The $s$.
+        learning_rate: The $\eta$.
+
+    Returns:
+        The filter.
+    """
+    scaled = jnp.minimum(learning_rate * rates, float(jnp.finfo(rates.dtype).max))
+    count = step.astype(scaled.dtype)
+    decay, exponent = _power_of_one_minus(scaled, step)
+    # Below 1, so that a tiny product is not lost in 1 - product.
+    slow = -jnp.expm1(count * jnp.log1p(-jnp.where(scaled < 1, scaled, 0)))
+    progress = jnp.where(scaled < 1, slow, jnp.exp2(-exponent) - decay)
+    integral = _over_rates(rates, scaled, progress, learning_rate * count)
+    return Filter(decay, integral, exponent)
+
+
+def heavy_ball_filter(
+    rates: Float[Array, " m"],
+    step: Int[Array, ""],
+    learning_rate: Float[Array, ""],
+    momentum: Float[Array, ""],
+) -> Filter:
+    r"""Heavy ball: $p_{s+1} = (1 + \beta - \eta \lambda) p_s - \beta p_{s-1}$.
+
+    $p_0 = p_{-1} = 1$, and $q_{s+1} = (1 + \beta - \eta \lambda) q_s - \beta q_{s-1} +
+    \eta$ from $q_0 = q_{-1} = 0$. Powers of the matrix of both recurrences are taken by
+    squaring, without regard to whether its roots are real, complex or equal.
+
+    Args:
+        rates: The $\lambda$.
+        step: The $s$.
+        learning_rate: The $\eta$.
+        momentum: The $\beta$.
+
+    Returns:
+        The filter.
+    """
+    zero, one = jnp.zeros_like(rates), jnp.ones_like(rates)
+    # Finite, and far enough from the largest number that the entries 1 are not lost.
+    limit = float(jnp.finfo(rates.dtype).max) / 2**10
+    diagonal = one + momentum - jnp.minimum(learning_rate * rates, limit)
+    matrix = jnp.stack(
+        [
+            jnp.stack([diagonal, -momentum * one, one], axis=-1),
+            jnp.stack([one, zero, zero], axis=-1),
+            jnp.stack([zero, zero, one], axis=-1),
+        ],
+        axis=-2,
+    )
+    # The corner counts the constant 1: powers of the block without it are those of p.
+    homogeneous, exponent = _matrix_power(matrix[:, :2, :2], step)
+    affine, affine_exponent = _matrix_power(matrix, step)
+    common = jnp.maximum(jnp.maximum(exponent, affine_exponent), 0)
+    return Filter(
+        (homogeneous[:, 0, 0] + homogeneous[:, 0, 1]) * jnp.exp2(exponent - common),
+        learning_rate * affine[:, 0, 2] * jnp.exp2(affine_exponent - common),
+        common,
+    )
+
+
+def _over_rates(
+    rates: Array, exponents: Array, progress: Array, at_zero: Array
+) -> Array:
+    # Where the exponent underflows, so would the progress: the limit is exact there.
+    positive = exponents > jnp.finfo(rates.dtype).tiny
+    return jnp.where(positive, progress / jnp.where(positive, rates, 1), at_zero)
+
+
+def _power_of_one_minus(z: Array, step: Array) -> tuple[Array, Array]:
+    """`(1 - z) ** step` for `z >= 0`, accurate near 1 and -1, and its power of two."""
+    log = jnp.where(
+        z < 1, jnp.log1p(-jnp.where(z < 1, z, 0)), jnp.log1p(jnp.maximum(z, 1) - 2)
+    )
+    total = jnp.where(step == 0, 0, step.astype(z.dtype) * log)
+    exponent = jnp.floor(jnp.maximum(total, 0) / math.log(2))
+    magnitude = jnp.exp(total - exponent * math.log(2))
+    return jnp.where((z > 1) & (step % 2 == 1), -magnitude, magnitude), exponent
+
+
+def _matrix_power(matrices: Float[Array, "m r r"], step: Array) -> tuple[Array, Array]:
+    """Powers by squaring: entries of at most 1, and the exponents of two beside them."""
+
+    def normalized(values: Array) -> tuple[Array, Array]:
+        largest = jnp.max(jnp.abs(values), axis=(1, 2))
+        # Powers of two, by which nothing is rounded; a matrix of zeros stays so.
+        exponent = jnp.ceil(jnp.log2(jnp.where(largest > 0, largest, 1)))
+        return values * jnp.exp2(-exponent)[:, None, None], exponent
+
+    def product(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
+        values = jnp.sum(a[0][:, :, :, None] * b[0][:, None, :, :], axis=2)
+        values, exponent = normalized(values)
+        return values, a[1] + b[1] + exponent
+
+    def bit(carry: tuple) -> tuple:
+        left, base, power = carry
+        multiplied = product(power, base)
+        is_set = left % 2 == 1
+        power = jax.tree.map(
+            lambda new, old: jnp.where(is_set, new, old), multiplied, power
+        )
+        return left // 2, product(base, base), power
+
+    size = matrices.shape[-1]
+    eye = jnp.broadcast_to(jnp.eye(size, dtype=matrices.dtype), matrices.shape)
+    no_exponent = jnp.zeros(matrices.shape[0], matrices.dtype)
+    carry = (step, normalized(matrices), (eye, no_exponent))
+    _, _, power = jax.lax.while_loop(lambda c: c[0] > 0, bit, carry)
+    return power

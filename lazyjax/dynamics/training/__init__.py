@@ -1,0 +1,1 @@
+"""Discrete steps of an optimizer."""

@@ -1,0 +1,282 @@
+r"""Training with optax in one compiled program, observed at chosen steps."""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
+
+from lazyjax._checks import check_at_least, check_choice
+from lazyjax.callables.static import as_static
+from lazyjax.dynamics.losses import square_loss
+from lazyjax.dynamics.observers import Observer
+from lazyjax.dynamics.training.checkpoint import run_with_checkpoints
+from lazyjax.dynamics.training.loop import (
+    Problem,
+    Sampling,
+    Settings,
+    run_segment,
+)
+from lazyjax.dynamics.training.problem import checked_problem, named_observers
+from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """What came of training; under `jax.vmap`, every array has the mapped axes first.
+
+    Attributes:
+        params: Parameters after the last step.
+        loss: Loss at every step, from before the first update to after the last:
+            `num_steps + 1` values; with minibatches, on that of each step.
+        observed_at: Steps at which the observers looked.
+        observations: What each observer saw, by name, stacked along those steps.
+        stopped_at: First step at which a stop rule held; from there on parameters and
+            loss stay as they are. -1 if there was none.
+        diverged_at: First step at which the loss was not finite, or above `max_loss`;
+            -1 if there was none.
+    """
+
+    params: Params
+    loss: Float[Array, "*batch num_losses"]
+    observed_at: Int[Array, "*batch num_observed"]
+    observations: dict[str, PyTree[Any]]
+    stopped_at: Int[Array, "*batch"]
+    diverged_at: Int[Array, "*batch"]
+
+    def explain(self) -> str:
+        """How the run ended, in one sentence.
+
+        Returns:
+            The sentence, with counts if there are several runs.
+        """
+        num_steps = self.loss.shape[-1] - 1
+        diverged, stopped = np.ravel(self.diverged_at), np.ravel(self.stopped_at)
+        if diverged.size > 1:
+            reached = np.sum((stopped >= 0) & (diverged < 0))
+            return (
+                f"Of {diverged.size} runs of at most {num_steps} steps, "
+                f"{np.sum(diverged >= 0)} diverged and {reached} reached the target."
+            )
+        if diverged[0] >= 0:
+            return f"The loss diverged at step {diverged[0]} of {num_steps}."
+        loss = float(np.ravel(self.loss)[-1])
+        if stopped[0] >= 0:
+            return f"The loss reached its target at step {stopped[0]}: {loss:.3g}."
+        return f"The run took all {num_steps} steps; the last loss is {loss:.3g}."
+
+
+def train(
+    apply_fn: ApplyFn,
+    params: Params,
+    x: Shaped[AnyArray, "n *d"],
+    y: Float[AnyArray, "n k"],
+    *,
+    optimizer: optax.GradientTransformation,
+    num_steps: int,
+    loss_fn: LossFn = square_loss,
+    batch_size: int | None = None,
+    key: Key[Array, ""] | None = None,
+    sampling: Sampling = "shuffle",
+    target_loss: float | Float[AnyArray, ""] | None = None,
+    max_loss: float | Float[AnyArray, ""] | None = None,
+    observe: Sequence[Observer] | Mapping[str, Observer] = (),
+    observe_at: Sequence[int] | Int[AnyArray, "num_observed"] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int | None = None,
+) -> Run:
+    r"""Training of `apply_fn` from `params`, in one compiled program.
+
+    With `optax.sgd` it is gradient descent $w \leftarrow w - \eta \nabla L(w)$ on
+    $L = \tfrac12 \lVert f - y \rVert^2$, summed over examples and outputs. A loss
+    $c L$ has the same run at `learning_rate / c`. The step is stable for the linear
+    model while $\eta < 2 / \lambda_{\max}(H)$. Trained on `linearize(apply_fn, params)`,
+    it is the linear model's own run, for any optimizer and loss.
+
+    Observers see the network between updates and change nothing; several of them share
+    one evaluation of the outputs and the kernel. `params` is not overwritten. Seeds
+    train together under `jax.vmap` over `params`.
+
+    Args:
+        apply_fn: Network `(params, x) -> f`. A second call with the same functions and
+            shapes reuses the compiled program, so all functions passed must be pure;
+            one that is not hashable is compiled on every call.
+        params: Parameters at step 0.
+        x: Training inputs.
+        y: Training targets, in the dtype of the network's outputs.
+        optimizer: From optax; loss, gradient and loss function are passed on to those
+            that use them.
+        num_steps: Number of updates.
+        loss_fn: Loss `(f, y) -> scalar`.
+        batch_size: Number of examples of a minibatch; `None` means all, in order. The
+            loss is that of the minibatch alone: one that is a sum over examples, as all
+            of ours, has gradients smaller by `batch_size / n` on average.
+        key: Source of the minibatches; must be given with `batch_size`.
+        sampling: "shuffle" draws a new order of the examples for each epoch of
+            `n // batch_size` steps and takes them in turn (what is left over is left
+            out of that epoch); "replacement" draws every example of every minibatch
+            independently.
+        target_loss: The run stops before the first update whose loss is at most this.
+        max_loss: A larger loss counts as divergence; `None` means no finite one does.
+        observe: Observers, known by their `__name__`, or a mapping from names; see
+            `lazyjax.dynamics.observers`.
+        observe_at: Increasing steps, from 0 to `num_steps`, at which the observers
+            look; `None` means the first and the last.
+        checkpoint: Folder to keep the run in. A call with the same arguments goes on
+            from what is there, with the same result to the bit; another run is refused.
+            Functions are compared by what they compute, as JAX traces it.
+        checkpoint_every: Number of steps between checkpoints; must divide `num_steps`.
+
+    Returns:
+        The trained parameters, all losses and all observations. Divergence is a result
+        (`diverged_at`), not an error: the run stops there.
+
+    Raises:
+        TypeError: If an argument is not of its kind, or not floating point.
+        ValueError: If `x` or `y` is empty, of the wrong shape or not finite, the output
+            is not `(n, k)`, a number is out of range, arguments that belong together
+            are not given together, or `checkpoint` holds another run or a damaged file,
+            or cannot be written to.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> from lazyjax.dynamics import observers
+        >>> run = train(
+        ...     lambda w, x: x @ w,
+        ...     jnp.zeros((2, 1)),
+        ...     jnp.array([[1.0, 0.0], [0.0, 2.0]]),
+        ...     jnp.array([[1.0], [4.0]]),
+        ...     optimizer=optax.sgd(0.25),
+        ...     num_steps=20,
+        ...     observe=[observers.ntk_eig_min, observers.parameter_distance],
+        ... )
+        >>> [round(loss, 6) for loss in run.loss[:3].tolist()]
+        [8.5, 0.28125, 0.158203]
+        >>> run.observations["ntk_eig_min"].tolist(), run.diverged_at.item()
+        ([1.0, 1.0], -1)
+    """
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(
+            "`optimizer` must be an optax gradient transformation, such as "
+            f"`optax.sgd(0.1)`; got {optimizer!r}."
+        )
+    check_at_least("num_steps", num_steps, 0)
+    check_choice("sampling", sampling, ("shuffle", "replacement"))
+    observers = named_observers(observe)
+    steps = _checked_steps(observe_at, num_steps)
+    params, x, y, loss_dtype = checked_problem(apply_fn, params, x, y, loss_fn)
+    _check_batches(batch_size, key, x.shape[0])
+    settings = Settings(
+        apply_fn=as_static(apply_fn),
+        optimizer=_static_optimizer(optimizer),
+        loss_fn=as_static(loss_fn),
+        observers=observers,
+        num_steps=num_steps,
+        batch_size=batch_size,
+        sampling=sampling,
+        stops_early=target_loss is not None or max_loss is not None,
+    )
+    problem = Problem(
+        params=params,
+        x=x,
+        y=y,
+        key=key,
+        target_loss=_as_limit("target_loss", target_loss, -jnp.inf, loss_dtype),
+        max_loss=_as_limit("max_loss", max_loss, jnp.inf, loss_dtype),
+    )
+    if checkpoint is not None or checkpoint_every is not None:
+        _check_checkpoint(checkpoint, checkpoint_every, num_steps)
+    # A run of no step has no segment to keep.
+    if checkpoint is not None and num_steps > 0:
+        assert checkpoint_every is not None
+        segment = run_with_checkpoints(
+            problem, steps, settings, path=checkpoint, every=checkpoint_every
+        )
+    else:
+        segment = run_segment(
+            problem,
+            None,
+            jnp.zeros((), jnp.int32),
+            jnp.asarray(steps, jnp.int32),
+            settings=settings,
+            sees_start=int(steps[0]) == 0,
+            sees_end=int(steps[-1]) == num_steps,
+        )
+    return Run(
+        params=segment.state.params,
+        loss=segment.loss,
+        observed_at=jnp.asarray(steps, jnp.int32),
+        observations=segment.observations,
+        stopped_at=segment.state.stopped_at,
+        diverged_at=segment.state.diverged_at,
+    )
+
+
+def _check_batches(batch_size: int | None, key: object, num_examples: int) -> None:
+    if (batch_size is None) != (key is None):
+        missing = "key" if key is None else "batch_size"
+        raise ValueError(
+            f"`batch_size` and `key` must be given together; `{missing}` is missing."
+        )
+    if batch_size is None:
+        return
+    check_at_least("batch_size", batch_size, 1)
+    if batch_size > num_examples:
+        raise ValueError(
+            f"`batch_size` must be at most the number of examples, {num_examples}; got "
+            f"{batch_size}."
+        )
+
+
+def _as_limit(
+    name: str, value: float | AnyArray | None, default: float, dtype: jnp.dtype
+) -> Array:
+    limit = jnp.asarray(default if value is None else value)
+    if limit.ndim:
+        raise ValueError(f"`{name}` must be one number; got shape {limit.shape}.")
+    return limit.astype(dtype)
+
+
+def _check_checkpoint(path: object, every: int | None, num_steps: int) -> None:
+    if path is None or every is None:
+        missing = "checkpoint" if path is None else "checkpoint_every"
+        raise ValueError(
+            "`checkpoint` and `checkpoint_every` must be given together; "
+            f"`{missing}` is missing."
+        )
+    check_at_least("checkpoint_every", every, 1)
+    if num_steps % every:
+        raise ValueError(
+            f"`checkpoint_every` must divide `num_steps` = {num_steps}; got {every}."
+        )
+
+
+def _checked_steps(
+    observe_at: Sequence[int] | AnyArray | None, num_steps: int
+) -> np.ndarray:
+    if observe_at is None:
+        return np.unique([0, num_steps])
+    steps = np.asarray(observe_at)
+    if steps.ndim != 1 or steps.size == 0 or not np.issubdtype(steps.dtype, np.integer):
+        raise ValueError(
+            "`observe_at` must be one or more integer steps in one dimension; got "
+            f"{observe_at!r}."
+        )
+    if steps[0] < 0 or steps[-1] > num_steps or np.any(np.diff(steps) <= 0):
+        raise ValueError(
+            f"`observe_at` must increase strictly, from 0 or later to `num_steps` = "
+            f"{num_steps} or earlier; got {observe_at!r}."
+        )
+    return steps
+
+
+def _static_optimizer(
+    optimizer: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+    return type(optimizer)(*(as_static(fn) for fn in optimizer))

@@ -1,0 +1,1 @@
+"""All reading of programs: their equations, which rows meet, what depends on what."""

@@ -1,0 +1,1 @@
+"""From sites and cotangents to kernels."""

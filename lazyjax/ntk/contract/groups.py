@@ -1,0 +1,144 @@
+"""Which sites are contracted together, and in which order."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal, TypeAlias
+
+from lazyjax.ntk.contract.layout import (
+    Layout,
+    Shape,
+    layout_of,
+    merged,
+    merged_shape,
+    pooled,
+    scaled,
+)
+from lazyjax.ntk.contract.orders import (
+    Order,
+    Sizes,
+    best_order,
+)
+from lazyjax.ntk.trace.sites import Network
+from lazyjax.ntk.trace.views import (
+    Origin,
+    bounding_box,
+    origin_of,
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Block:
+    """Sites of one root that are one factor, with the order of its contraction."""
+
+    layouts: tuple[Layout, ...]
+    shape: Shape
+    order: Order
+
+    @property
+    def shared_key(self) -> tuple | None:
+        """What other blocks must share to have the same products of cotangents.
+
+        `None` if the products of this block are none but its own.
+        """
+        layout, shape = self.layouts[0], self.shape
+        if shape.has_act and self.order == "gradient":
+            return None
+        if len(self.layouts) > 1 or shape.groups * shape.positions * shape.pooled > 1:
+            return None
+        outputs = tuple(layout.delta.index(label) for label in layout.axes[2])
+        return layout.site.slot, layout.delta_shape, outputs, layout.view.scales
+
+
+Kind: TypeAlias = Literal["direct", "looked up", "pulled back"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Part:
+    """Roots that share parameters, and with no other root.
+
+    Attributes:
+        leaves: Numbers of the leaves that they depend on.
+        roots: Blocks of each root.
+        kind: "direct" if each root is, up to arrangement and scale, a piece of a leaf
+            that is disjoint from all others, so that its gradient is that of the leaf;
+            "looked up" if one root is a whole leaf whose rows are looked up, and the
+            others lie in a smaller box of it; "pulled back" in all other cases.
+        origins: Where each root comes from, but for "pulled back".
+    """
+
+    leaves: tuple[int, ...]
+    roots: Mapping[int, tuple[Block, ...]]
+    kind: Kind
+    origins: Mapping[int, Origin]
+
+
+def parts_of(network: Network, sizes: Sizes) -> list[Part]:
+    """All parts of a network, in the order of their first leaves."""
+    layouts: dict[int, list[Layout]] = {}
+    for site in network.sites:
+        layout = layout_of(network, site)
+        layouts.setdefault(layout.view.root, []).append(layout)
+    parts = []
+    for roots in _connected(network, list(layouts)):
+        leaves = sorted(set().union(*(network.depends_on[root] for root in roots)))
+        found = {root: origin_of(network, root) for root in roots}
+        origins = {root: origin for root, origin in found.items() if origin is not None}
+        kind = _kind(network, origins, {root: layouts[root] for root in roots})
+        blocks = {}
+        for root in roots:
+            known = layouts[root]
+            if len(known) == 1:
+                known = [pooled(network, known[0])]
+            if kind != "pulled back":
+                known = [scaled(layout, origins[root]) for layout in known]
+            blocks[root] = tuple(
+                Block(tuple(group), shape, best_order(sizes, shape))
+                for group in merged(known)
+                for shape in (merged_shape(group),)
+            )
+        parts.append(Part(tuple(leaves), blocks, kind, origins))
+    return sorted(parts, key=lambda part: part.leaves)
+
+
+def _connected(network: Network, roots: list[int]) -> list[list[int]]:
+    groups: list[tuple[set[int], list[int]]] = []
+    for root in roots:
+        leaves, members = set(network.depends_on[root]), [root]
+        apart = []
+        for group in groups:
+            if group[0] & leaves:
+                leaves, members = group[0] | leaves, group[1] + members
+            else:
+                apart.append(group)
+        groups = [*apart, (leaves, members)]
+    return [members for _, members in groups]
+
+
+def _kind(
+    network: Network,
+    origins: Mapping[int, Origin],
+    layouts: Mapping[int, Sequence[Layout]],
+) -> Kind:
+    if len(origins) < len(layouts):
+        return "pulled back"
+    if not any(
+        a.leaf == b.leaf and a.overlaps(b)
+        for a, b in itertools.combinations(origins.values(), 2)
+    ):
+        return "direct"
+    tables = [root for root, own in layouts.items() if any(x.is_index for x in own)]
+    if len({origin.leaf for origin in origins.values()}) > 1 or len(tables) != 1:
+        return "pulled back"
+    (table,) = tables
+    leaf = network.avals[network.leaves[origins[table].leaf]]
+    whole = tuple((0, size) for size in leaf.shape)
+    is_leaf = origins[table].box == whole and not origins[table].steps
+    if not is_leaf or len(merged(layouts[table])) > 1:
+        return "pulled back"
+    rest = bounding_box([o.box for root, o in origins.items() if root != table])
+    is_small = 2 * math.prod(end - start for start, end in rest) <= math.prod(
+        leaf.shape
+    )
+    return "looked up" if is_small else "pulled back"

@@ -1,0 +1,242 @@
+r"""How cotangents and operands of sites are brought to one canonical form.
+
+The gradient by a root of every site is
+
+$$G[n, s, g, o, i] = \sum_p \delta[n, s, g, p, o] \; a[n, g, p, i]$$
+
+with examples $n$, cotangents $s$ of the output, axes $g$ shared by both (groups,
+scanned layers), positions $p$, axes $o$ that only the cotangent has (outputs) and
+axes $i$ that only the operand has (inputs).
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from jaxtyping import Array
+
+from lazyjax.ntk.trace.rules import Labels
+from lazyjax.ntk.trace.sites import Network, Site
+from lazyjax.ntk.trace.views import (
+    Origin,
+    View,
+    view_of,
+)
+from lazyjax.ntk.trace.windows import Windows
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """Sizes of a canonical factor.
+
+    Attributes:
+        groups: Size of `g`.
+        positions: Size of `p`.
+        outputs: Size of `o`.
+        inputs: Size of `i`.
+        has_act: Whether there is an operand; if not, `p` and `i` have size 1.
+        is_index: Whether the operand is an index along `i`, `(n, p)`, with `g` 1.
+        pooled: Number of positions that the operand is a sum over.
+    """
+
+    groups: int
+    positions: int
+    outputs: int
+    inputs: int
+    has_act: bool = True
+    is_index: bool = False
+    pooled: int = 1
+
+    @property
+    def size(self) -> int:
+        """Number of entries of the gradient, for one example and cotangent."""
+        return self.groups * self.outputs * self.inputs
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Layout:
+    """How the factor of one site is made canonical.
+
+    Attributes:
+        site: The site.
+        view: Its operand as a view of a root.
+        delta: Label of each axis of the cotangent.
+        delta_shape: Shape with these axes.
+        act: Label of each axis of the operand.
+        axes: Labels of `g`, `p`, `o` and `i`.
+        sizes: Size of each label.
+        is_index: Whether the operand stays an index.
+        pooled: Labels of positions and outputs before the outputs were made groups.
+    """
+
+    site: Site
+    view: View
+    delta: Labels
+    delta_shape: tuple[int, ...]
+    act: Labels
+    axes: tuple[Labels, Labels, Labels, Labels]
+    sizes: Mapping[Any, int]
+    is_index: bool
+    pooled: tuple[Labels, Labels] | None = None
+
+    @property
+    def shape(self) -> Shape:
+        """Sizes of the canonical factor."""
+        g, p, o, i = (self.size(axes) for axes in self.axes)
+        pooled = 1 if self.pooled is None else self.size(self.pooled[0])
+        return Shape(g, p, o, i, self.site.record is not None, self.is_index, pooled)
+
+    def size(self, labels: Labels) -> int:
+        """Number of entries along axes with these labels."""
+        return math.prod(self.sizes[label] for label in labels)
+
+    @property
+    def windows(self) -> Windows | None:
+        """Where the patches are that the operand consists of, if it does."""
+        form, (g, p, _, i) = self.site.form, self.axes
+        if form is None or form.windows is None or form.act is None:
+            return None
+        space = form.act[: 1 + len(form.windows.places)]
+        rest = set(form.act[len(space) :])
+        is_whole = not self.site.depth and p == space and {*g, *i} == rest
+        return form.windows if is_whole and self.shape.groups == 1 else None
+
+    @property
+    def index_axis(self) -> int:
+        """The axis of the root along which the operand selects, if it is an index."""
+        return self.view.labels.index(self.axes[3])
+
+    @property
+    def key(self) -> tuple:
+        """What two sites of one root must share to be one factor with more positions."""
+        where = {
+            label: (axis, number, self.sizes[label])
+            for axis, labels in enumerate(self.view.labels)
+            for number, label in enumerate(labels)
+        }
+        g, _, o, i = (tuple(where.get(x) for x in axes) for axes in self.axes)
+        return g, o, i, self.site.record is None, self.is_index
+
+
+def layout_of(network: Network, site: Site) -> Layout:
+    """The layout of `site`, from its rule's form and the view of its operand."""
+    slot, form = network.slots[site.slot], site.form
+    levels = [level for level, stacked in enumerate(site.operand.stack) if stacked]
+    if form is None:
+        delta: Labels = tuple(("axis", axis) for axis in range(len(slot.shape)))
+        delta_shape, act, sizes = slot.shape, (), {}
+        weight = [(label,) for label in delta]
+    else:
+        scans = tuple(("scan", level) for level in range(site.depth))
+        lengths = slot.shape[: site.depth]
+        delta = scans + form.delta
+        delta_shape = lengths + (form.delta_shape or slot.shape[site.depth :])
+        weight = [(("scan", level),) for level in levels] + list(form.weight)
+        act, sizes = (), {}
+        if form.act is not None:
+            act = scans + form.act
+            operand = jax.eval_shape(lambda a: prepared(site, a), site.record_aval)
+            sizes = dict(zip(act, operand.shape, strict=True))
+    sizes |= dict(zip(delta, delta_shape, strict=True))
+    view = view_of(network, site.operand.id, weight)
+    flat = [label for labels in view.labels for label in labels]
+    index = None if form is None else form.index_into
+    if index is not None:
+        axis = next(a for a, labels in enumerate(weight) if labels == (index,))
+        sizes[index] = network.avals[site.operand.id].shape[axis]
+    has_index = index is not None and index in flat
+    acts = set(act) | ({index} if index is not None else set())
+    g = tuple(x for x in flat if x in delta and x in acts)
+    p = tuple(x for x in delta if x in acts and x not in flat)
+    o = tuple(x for x in flat if x in delta and x not in acts)
+    i = tuple(x for x in flat if x not in delta and x in acts)
+    is_index = has_index and not g and i == (index,)
+    if index is not None and not is_index:
+        act = (*act, index)
+    return Layout(site, view, delta, delta_shape, act, (g, p, o, i), sizes, is_index)
+
+
+def pooled(network: Network, layout: Layout) -> Layout:
+    r"""The layout of a site before a pool, with its positions summed over.
+
+    With cotangents $\delta[p, o] = u[o] \, m[p, o]$, where only $u$ differs between
+    outputs of the network, the gradient is $u[o] \sum_p m[p, o] \, a[p, i]$, and $o$ an
+    axis that cotangent and operand share.
+
+    Returns:
+        The layout, as it was where positions are not pooled.
+    """
+    (_, p, o, i), pool = layout.axes, layout.site.pool
+    if pool is None or layout.is_index or layout.shape.groups > 1 or not o or not i:
+        return layout
+    slot = network.slots[layout.site.slot]
+    summed = {
+        label
+        for axis, labels in enumerate(_split(slot.shape, layout))
+        for label in labels
+        if axis in pool.axes
+    }
+    wide = {label for label in layout.delta if layout.sizes[label] > 1}
+    if (
+        not summed & wide
+        or summed & wide != wide - set(o)
+        or set(p) & wide != summed & wide
+    ):
+        return layout
+    axes = (layout.axes[0] + o, (), (), i)
+    return dataclasses.replace(layout, axes=axes, pooled=(p, o))
+
+
+def _split(shape: Sequence[int], layout: Layout) -> list[Labels]:
+    # Labels of each axis of the slot, some of which are several axes of the layout.
+    labels, split = list(layout.delta), []
+    for size in shape:
+        own = [labels.pop(0)]
+        while layout.size(tuple(own)) < size:
+            own.append(labels.pop(0))
+        split.append(tuple(own))
+    return split
+
+
+def scaled(layout: Layout, origin: Origin) -> Layout:
+    """The layout with the factor that its root is scaled by, so that it is of the leaf."""
+    view = dataclasses.replace(
+        layout.view,
+        scales=layout.view.scales + origin.scales,
+        sign=layout.view.sign * origin.sign,
+    )
+    return dataclasses.replace(layout, view=view)
+
+
+def of_rows(layout: Layout, start: int, end: int) -> Layout:
+    """The layout of a lookup, for the rows of its table from `start` to `end` only."""
+    (index,) = layout.axes[3]
+    return dataclasses.replace(layout, sizes={**layout.sizes, index: end - start})
+
+
+def merged(layouts: Sequence[Layout]) -> list[list[Layout]]:
+    """Layouts of one root in groups that are one factor each."""
+    groups: dict[tuple, list[Layout]] = {}
+    for layout in layouts:
+        groups.setdefault(layout.key, []).append(layout)
+    return list(groups.values())
+
+
+def merged_shape(layouts: Sequence[Layout]) -> Shape:
+    """Sizes of the one factor of a group of layouts."""
+    shapes = [layout.shape for layout in layouts]
+    positions = sum(s.positions for s in shapes) if shapes[0].has_act else 1
+    return dataclasses.replace(shapes[0], positions=positions)
+
+
+def prepared(site: Site, act: Array) -> Array:
+    """The recorded operand of a site, as its form wants it."""
+    form = site.form
+    if form is None or form.prepare is None:
+        return act
+    prepare = form.prepare
+    for _ in range(site.depth):
+        prepare = jax.vmap(prepare)
+    return prepare(act)

@@ -1,0 +1,220 @@
+"""Kernels by pairs of positions, which never form a gradient.
+
+"kronecker" multiplies the products of cotangents by those of operands; "chain" multiplies
+the products of operands into the cotangents of one batch, and the result with the
+cotangents of the other.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array
+
+from lazyjax.ntk.contract.accumulator import (
+    Contraction,
+    in_blocks,
+    limit_of,
+    settled,
+)
+from lazyjax.ntk.contract.factors import Factor
+
+# Size of what lies between the two steps of a chain, for one example: fits the cache of
+# a processor core; an accelerator needs large products to be busy.
+_CHAIN_BYTES = {"cpu": 4 * 2**20, "other": 256 * 2**20}
+# Examples in a block of columns that still make efficient products, and the number of
+# blocks from which on little is computed twice.
+_BLOCK_COLUMNS = 12
+_MAX_BLOCKS = 4
+# Products of operands times cotangents so few (numbers) that there is no need of a loop.
+_SMALL = 2**22
+
+
+def products_of_operands(
+    contraction: Contraction, first: Factor, second: Factor
+) -> Array:
+    """Products of operands, `(n1, n2, g, p1, p2)`."""
+    if first.shape.is_index:
+        same = first.act[:, None, None, :, None] == second.act[None, :, None, None]
+        return same.astype(first.delta.dtype)
+    # Groups first, and the rest as rows: in other orders, XLA transposes both operands.
+    rows, columns = (_by_group(side.act) for side in (first, second))
+    products = lax.dot_general(
+        rows, columns, (((2,), (2,)), ((0,), (0,))), contraction.precision
+    )
+    (n, groups, p, _), (m, _, q, _) = first.act.shape, second.act.shape
+    return products.reshape(groups, n, p, m, q).transpose(1, 3, 0, 2, 4)
+
+
+def _by_group(act: Array) -> Array:
+    # Operand (n, g, p, i) as (g, n * p, i).
+    return act.swapaxes(0, 1).reshape(act.shape[1], -1, act.shape[-1])
+
+
+def by_positions(contraction: Contraction, first: Factor, second: Factor) -> Array:
+    """Products of cotangents times those of operands, summed over pairs of positions."""
+    acts = products_of_operands(contraction, first, second)
+    if first.shape.positions == 1 and acts.size * contraction.seeds < _SMALL:
+        return _by_groups(contraction, first, second, acts)
+    return _by_pairs(contraction, _deltas(first, second), acts)
+
+
+# Sites of the same sizes are traced once, here and below.
+@functools.partial(jax.jit, static_argnames="contraction")
+def _by_pairs(contraction: Contraction, deltas: Sequence[Array], acts: Array) -> Array:
+    subscripts = {
+        "pairs": ("sgpo,mtgqo->gpqsmt", "gpqsmt,mgpq->smt"),
+        "equal": ("sgpo,msgqo->gpqsm", "gpqsm,mgpq->sm"),
+        "summed": ("sgpo,msgqo->gpqm", "gpqm,mgpq->m"),
+    }[contraction.arrangement]
+    product = functools.partial(jnp.einsum, precision=contraction.precision)
+
+    def row(delta: Array, others: Array, weights: Array) -> Array:
+        return product(subscripts[1], product(subscripts[0], delta, others), weights)
+
+    return _row_by_row(contraction, row, deltas, acts)
+
+
+def _deltas(first: Factor, second: Factor) -> list[Array]:
+    return [first.delta] if second is first else [first.delta, second.delta]
+
+
+def _by_groups(
+    contraction: Contraction, first: Factor, second: Factor, acts: Array
+) -> Array:
+    # The same for one position, without a loop.
+    subscripts = {
+        "pairs": "nsgo,nmg,mtgo->nsmt",
+        "equal": "nsgo,nmg,msgo->snm",
+        "summed": "nsgo,nmg,msgo->nm",
+    }[contraction.arrangement]
+    kernel = jnp.einsum(
+        subscripts,
+        first.delta[:, :, :, 0],
+        acts[..., 0, 0],
+        second.delta[:, :, :, 0],
+        precision=contraction.precision,
+    )
+    if contraction.arrangement == "pairs":
+        rows = contraction.num_rows * contraction.seeds
+        return kernel.reshape(rows, -1)
+    return kernel
+
+
+def chained(contraction: Contraction, first: Factor, second: Factor) -> Array:
+    """Products of operands times cotangents of one batch, then of the other; one group."""
+    acts = products_of_operands(contraction, first, second)[:, :, 0]
+    return _chained(contraction, _deltas(first, second), acts)
+
+
+@functools.partial(jax.jit, static_argnames="contraction")
+def _chained(contraction: Contraction, deltas: Sequence[Array], acts: Array) -> Array:
+    # Cotangents are cut along `o`, for what lies between to fit in cache.
+    num_slices = _num_chain_slices(contraction, deltas[-1])
+    slices = [_positions_last(delta, num_slices) for delta in deltas]
+
+    def row(delta: Array, others: Array, weights: Array) -> Array:
+        flat = others.reshape(others.shape[0], -1, others.shape[-1])
+        met = jnp.einsum("mxq,mpq->mxp", flat, weights, precision=contraction.precision)
+        return _with_row(contraction, met, delta.reshape(contraction.seeds, -1))
+
+    def add(kernel: Array, deltas: list[Array]) -> tuple[Array, None]:
+        term = _row_by_row(contraction, row, deltas, acts)
+        return contraction.plus(kernel, term), None
+
+    if num_slices == 1:
+        return _row_by_row(contraction, row, [delta[0] for delta in slices], acts)
+    return lax.scan(add, contraction.zeros(acts.dtype), slices)[0]
+
+
+def _with_row(contraction: Contraction, met: Array, delta: Array) -> Array:
+    # Products of many cotangents (m, s * x) with those (s, x) of one example. The
+    # large operand must come first for the product to read it as it lies.
+    width = delta.shape[-1]
+    if contraction.arrangement == "pairs":
+        products = lax.dot_general(
+            met.reshape(-1, width),
+            delta,
+            (((1,), (1,)), ((), ())),
+            precision=contraction.precision,
+        )
+        return products.T.reshape(contraction.seeds, -1, contraction.seeds)
+    subscripts = "msx,sx->sm" if contraction.arrangement == "equal" else "msx,sx->m"
+    rows = met.reshape(-1, contraction.seeds, width)
+    return jnp.einsum(subscripts, rows, delta, precision=contraction.precision)
+
+
+def _row_by_row(
+    contraction: Contraction,
+    row: Callable[[Array, Array, Array], Array],
+    sides: Sequence[Array],
+    acts: Array,
+) -> Array:
+    # `row` gives the kernel of one example of the first batch with some of the
+    # second: (s, m, t), (s, m) or (m,) as arranged. One program serves all blocks
+    # of columns, and skips the rows below them.
+    number = _num_column_blocks(contraction)
+    blocks = in_blocks(sides[-1], 0, number)
+    # Rows are taken out of the same array if they can be. Reshaped, it would be another.
+    rows = sides[0][None] if len(sides) > 1 else blocks
+    weights = in_blocks(acts, 1, number).swapaxes(0, 1)
+    last = np.minimum((1 + np.arange(number)) * blocks.shape[1], contraction.num_rows)
+    ends = last if contraction.is_symmetric else np.full(number, contraction.num_rows)
+
+    def column(block: tuple[Array, Array, Array]) -> Array:
+        others, weights, end = block
+
+        def one(given: tuple[Array, Array]) -> Array:
+            i, weights = given
+            place = (*jnp.divmod(i, rows.shape[1]), *(0,) * (rows.ndim - 2))
+            delta = lax.dynamic_slice(
+                rows, place, (1, 1, *rows.shape[2:]), allow_negative_indices=False
+            )[0, 0]
+            made = jax.eval_shape(row, delta, others, weights)
+            return lax.cond(
+                i < end,
+                lambda: row(delta, others, weights),
+                lambda: jnp.zeros(made.shape, made.dtype),
+            )
+
+        return lax.map(one, (jnp.arange(contraction.num_rows), weights))
+
+    kernel = lax.map(column, (blocks, weights, jnp.asarray(ends)))
+    placed = kernel.swapaxes(0, 1)  # (n1, block, ...)
+    if contraction.arrangement == "summed":
+        return placed.reshape(contraction.num_rows, -1)[:, : contraction.num_columns]
+    placed = jnp.moveaxis(placed, 2, 0)  # (s, n1, block, m, ...)
+    if contraction.arrangement == "equal":
+        whole = placed.reshape(contraction.seeds, contraction.num_rows, -1)
+        return whole[..., : contraction.num_columns]
+    whole = placed.swapaxes(0, 1).reshape(contraction.num_rows * contraction.seeds, -1)
+    return whole[:, : contraction.num_columns * contraction.seeds]
+
+
+def _num_column_blocks(contraction: Contraction) -> int:
+    if not contraction.is_symmetric:
+        return 1
+    number = min(max(contraction.num_columns // _BLOCK_COLUMNS, 2), _MAX_BLOCKS)
+    return min(number, contraction.num_columns)
+
+
+def _num_chain_slices(contraction: Contraction, delta: Array) -> int:
+    # Into how many slices the cotangents of a block of columns are cut.
+    size = delta.size * delta.dtype.itemsize // _num_column_blocks(contraction)
+    return _divisor(delta.shape[-1], size, limit_of(_CHAIN_BYTES))
+
+
+def _divisor(number: int, size: int, limit: int) -> int:
+    # The least divisor of `number` in so many pieces no one is larger than the limit.
+    divisors = [d for d in range(1, number + 1) if number % d == 0]
+    return next((d for d in divisors if size <= d * limit), number)
+
+
+def _positions_last(delta: Array, num_slices: int) -> Array:
+    # Cotangents (n, s, 1, p, o) as slices (slice, n, s, o, p).
+    n, seeds, _, positions, outputs = delta.shape
+    delta = delta.reshape(n, seeds, positions, num_slices, outputs // num_slices)
+    return settled(delta.transpose(3, 0, 1, 4, 2))

@@ -1,0 +1,170 @@
+"""Kernels of some of the parameters: chosen by path, or layer by layer."""
+
+import dataclasses
+import functools
+from typing import Any, get_args
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Shaped
+
+from lazyjax._checks import check_choice
+from lazyjax.callables.static import as_static
+from lazyjax.ntk.empirical import empirical_ntk
+from lazyjax.ntk.memory import Devices, devices_of
+from lazyjax.ntk.methods.output_chunks import in_chunks
+from lazyjax.ntk.methods.structured import contracted_in_groups, task_of
+from lazyjax.ntk.row_check import (
+    poisoned,
+    settled,
+    unproven_excess,
+)
+from lazyjax.ntk.validate import check_arguments, check_network
+from lazyjax.trees import leaf_paths, path_names
+from lazyjax.typing import AnyArray, ApplyFn, Method, Outputs, Params
+
+
+def layerwise_ntk(
+    apply_fn: ApplyFn,
+    params: Params,
+    x1: Shaped[AnyArray, "n1 *d"],
+    x2: Shaped[AnyArray, "n2 *d"] | None = None,
+    *,
+    outputs: Outputs = "full",
+    method: Method = "auto",
+    precision: jax.lax.PrecisionLike = "highest",
+    check_rows: bool = True,
+) -> dict[str, Float[Array, "n1 n2 *k"]]:
+    """Kernel of each layer apart; their sum is `empirical_ntk`.
+
+    A layer is all leaves whose paths differ in the last part only, such as
+    `layer_1/kernel` and `layer_1/bias`; a leaf at the top is a layer of its own. Where
+    names contain slashes and two paths read the same, they are written as
+    `['layer/1']['kernel']` instead.
+
+    Args:
+        apply_fn: Network `(params, x) -> f`.
+        params: Point at which the network is linearized.
+        x1: First batch.
+        x2: Second batch; `None` means `x1`.
+        outputs: As in `empirical_ntk`.
+        method: As in `empirical_ntk`; "auto" is "structured", which shares the work of
+            all layers, where the others start anew for each.
+        precision: As in `empirical_ntk`.
+        check_rows: As in `empirical_ntk`.
+
+    Returns:
+        Kernels by the layer's path, in the order of the leaves. Layers that `apply_fn`
+        does not use have the kernel 0.
+
+    Raises:
+        ValueError: As `empirical_ntk`.
+        TypeError: As `empirical_ntk`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, lazyjax
+        >>> net = lazyjax.nets.mlp(width=8, b_std=1.0)
+        >>> x = jnp.ones((2, 3))
+        >>> params = net.init(jax.random.key(0), x)
+        >>> list(lazyjax.layerwise_ntk(net.apply, params, x))
+        ['layer_1', 'layer_2']
+    """
+    check_choice("method", method, get_args(Method))
+    layers = _layers(params)
+    if method in ("auto", "structured"):
+        check_arguments(apply_fn, params, x1, x2)
+        x1, x2 = jnp.asarray(x1), None if x2 is None else jnp.asarray(x2)
+        with jax.default_matmul_precision(precision):
+            kernels, excess = _by_layer(
+                params,
+                x1,
+                x2,
+                apply_fn=as_static(apply_fn),
+                outputs=outputs,
+                precision=precision,
+                check_rows=check_rows,
+                devices=devices_of(params, x1, x2),
+            )
+        interacts = settled(excess, apply_fn, params, x1, x2)
+        kernels = poisoned(kernels, interacts)
+        return dict(zip(layers, kernels, strict=True))
+    return {
+        layer: empirical_ntk(
+            apply_fn,
+            params,
+            x1,
+            x2,
+            outputs=outputs,
+            method=method,
+            precision=precision,
+            filter=_Among(frozenset(paths)),
+            check_rows=check_rows,
+        )
+        for layer, paths in layers.items()
+    }
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("apply_fn", "outputs", "precision", "check_rows", "devices"),
+)
+def _by_layer(
+    params: Params,
+    x1: Array,
+    x2: Array | None,
+    *,
+    apply_fn: ApplyFn,
+    outputs: Outputs,
+    precision: Any,
+    check_rows: bool,
+    devices: Devices,
+) -> tuple[list[Array], Array | None]:
+    """Kernels of all layers from the same cotangents, and as in `empirical_ntk`."""
+    # As a program of its own, the network is traced once for each size of batch.
+    apply_fn = jax.jit(apply_fn)
+    check_network(apply_fn, params, x1, outputs)
+    layers = list(_layers(params).values())
+    number = {path: i for i, paths in enumerate(layers) for path in paths}
+    groups = [number[path] for path in leaf_paths(params)]
+
+    def kernels_of(apply_fn: ApplyFn) -> list[Array]:
+        return contracted_in_groups(
+            task_of(apply_fn, params, x1, x2, outputs),
+            params,
+            x1,
+            x2,
+            groups=groups,
+            outputs=outputs,
+            precision=precision,
+        )
+
+    kernels = in_chunks(
+        kernels_of,
+        apply_fn,
+        params,
+        x1,
+        x2,
+        outputs=outputs,
+        method="structured",
+        devices=devices,
+        num_kernels=len(layers),
+    )
+    excess = unproven_excess(apply_fn, params, x1, x2) if check_rows else None
+    return kernels, excess
+
+
+def _layers(params: Params) -> dict[str, list[str]]:
+    """Paths of the leaves of each layer, by the layer's own."""
+    members: dict[tuple, list[str]] = {}
+    keyed = jax.tree_util.tree_leaves_with_path(params)
+    for (keys, _), path in zip(keyed, leaf_paths(params), strict=True):
+        members.setdefault(keys[:-1] or keys, []).append(path)
+    return dict(zip(path_names(list(members)), members.values(), strict=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Among:
+    paths: frozenset[str]
+
+    def __call__(self, path: str) -> bool:
+        return path in self.paths

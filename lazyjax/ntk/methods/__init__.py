@@ -1,0 +1,1 @@
+"""Ways to form a kernel: Jacobians, vector products, structure."""

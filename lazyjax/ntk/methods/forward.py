@@ -1,0 +1,163 @@
+"""Derivatives along a direction of the parameters, as reverse mode has them."""
+
+from collections.abc import Callable
+
+import jax
+import jax.extend.core as jex
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool
+
+from lazyjax.jaxpr.equations import primitives
+from lazyjax.typing import ApplyFn, Params
+
+# Primitives whose derivative is finite wherever their value is, unless it overflows: so
+# where the value of a network of these is finite, its forward derivative is too.
+_BOUNDED_NAMES = """
+abs add add_any and argmax argmin asinh atan broadcast_in_dim ceil clamp concatenate
+conv_general_dilated convert_element_type copy cos cosh cumlogsumexp cummax cummin cumsum
+div dot_general dynamic_slice dynamic_update_slice eq erf erfc exp exp2 expand_dims expm1
+floor gather ge gt integer_pow iota is_finite le log log1p logistic lt max min mul ne neg
+not one_minus_square or pad reduce_and reduce_max reduce_min reduce_or reduce_sum reduce_window_max
+reduce_window_min reduce_window_sum rem reshape rev round rsqrt scatter-add
+select_and_gather_add select_n sign sin sinh slice sort split square squeeze stop_gradient
+sub tan tanh transpose xor
+
+closed_call cond custom_jvp_call custom_vjp_call jit optimization_barrier pjit
+remat remat2 checkpoint scan while
+"""
+_BOUNDED = frozenset(_BOUNDED_NAMES.split())
+# Stands for the derivative that a `jax.custom_vjp` lacks; an error once it is run.
+_FORBIDDEN = "custom_lin"
+
+
+def directional_derivative(
+    fn: Callable[[Params], Array], params: Params, tangent: Params
+) -> Array:
+    """Derivative of `fn` at `params` along `tangent`, in forward mode.
+
+    Args:
+        fn: A function of parameters.
+        params: Point of differentiation.
+        tangent: Direction, a pytree like `params`.
+
+    Returns:
+        The derivative, of the shape of what `fn` returns.
+
+    Raises:
+        TypeError: If `fn` contains a `jax.custom_vjp` whose backward pass is not linear.
+    """
+    program = _forward_program(fn, params, tangent)
+    (derivative,) = jex.jaxpr_as_fun(program)(*jax.tree.leaves((params, tangent)))
+    return derivative
+
+
+def tangent_outputs(
+    apply_fn: ApplyFn, params: Params, x: Array, tangent: Params
+) -> Array:
+    r"""Derivative of the outputs along a direction of the parameters.
+
+    Taken in forward mode. Where a derivative inside the network is infinite and what
+    follows ignores it, as in $\sqrt{\operatorname{relu}(x)}$, forward mode gives NaN and
+    reverse mode a number: rows that are not finite are made by reverse mode. A network
+    whose own values are infinite on the way may give NaN all the same.
+
+    Args:
+        apply_fn: Network `(params, x) -> f`.
+        params: Point of differentiation.
+        x: Batch.
+        tangent: Direction, a pytree like `params`.
+
+    Returns:
+        One row per row of `x`.
+
+    Raises:
+        TypeError: If the network contains a `jax.custom_vjp` whose backward pass is not
+            linear.
+    """
+    of_params = lambda p: apply_fn(p, x)
+    program = _forward_program(of_params, params, tangent)
+    (tangents,) = jex.jaxpr_as_fun(program)(*jax.tree.leaves((params, tangent)))
+    if primitives(program) <= _BOUNDED:
+        return tangents
+    return lax.cond(
+        _is_any(~jnp.isfinite(tangents)),
+        lambda: _mended(of_params, params, tangent, tangents),
+        lambda: tangents,
+    )
+
+
+def _forward_program(
+    fn: Callable[[Params], Array], params: Params, tangent: Params
+) -> jex.ClosedJaxpr:
+    """The derivative of `fn` as a function of its parameters and of the direction."""
+
+    def in_forward_mode(params: Params, tangent: Params) -> Array:
+        return jax.jvp(fn, (params,), (tangent,))[1]
+
+    def transposed(params: Params, tangent: Params) -> Array:
+        f, pullback = jax.vjp(fn, params)
+        pushforward = jax.linear_transpose(lambda c: pullback(c)[0], f)
+        return pushforward(tangent)[0]
+
+    try:
+        program = jax.make_jaxpr(in_forward_mode)(params, tangent)
+    except TypeError as error:
+        if "custom_vjp" not in str(error):
+            raise
+    else:
+        if _FORBIDDEN not in primitives(program):
+            return program
+    # A backward pass is linear in the cotangent: its transpose is the forward one.
+    try:
+        return jax.make_jaxpr(transposed)(params, tangent)
+    except Exception as error:  # no type of error is promised of `linear_transpose`
+        raise TypeError(
+            "`apply_fn` contains a function with `jax.custom_vjp` whose backward pass is "
+            "not linear in the cotangent, so that it has no derivative along a "
+            "direction. Define the function with `jax.custom_jvp`, or use "
+            "`empirical_ntk` with a method that needs the backward pass only, such as "
+            '"jacobian".'
+        ) from error
+
+
+def _mended(
+    of_params: Callable[[Params], Array],
+    params: Params,
+    tangent: Params,
+    tangents: Array,
+) -> Array:
+    f, pullback = jax.vjp(of_params, params)
+    outputs = jnp.arange(f.shape[1])
+
+    def by_reverse_mode(row: Array) -> Array:
+        def along(output: Array) -> Array:
+            (gradient,) = pullback(jnp.zeros_like(f).at[row, output].set(1))
+            products = jax.tree.map(lambda g, t: jnp.sum(g * t), gradient, tangent)
+            total = jnp.zeros((), f.dtype)
+            for product in jax.tree.leaves(products):
+                total = total + product.astype(f.dtype)
+            return total
+
+        return lax.map(along, outputs)
+
+    def mended(row: Array, tangents: Array) -> Array:
+        return lax.cond(
+            _is_any(~jnp.isfinite(tangents)),
+            lambda: by_reverse_mode(row),
+            lambda: tangents,
+        )
+
+    rows = jnp.arange(f.shape[0])
+    return lax.map(lambda pair: mended(*pair), (rows, tangents))
+
+
+@jax.custom_batching.custom_vmap
+def _is_any(flags: Bool[Array, "*shape"]) -> Bool[Array, ""]:
+    """Whether any is true, in the whole of a `vmap`: so that a choice remains one."""
+    return jnp.any(flags)
+
+
+@_is_any.def_vmap
+def _(_size: int, _is_batched: list[bool], flags: Array) -> tuple[Array, bool]:
+    return _is_any(flags), False

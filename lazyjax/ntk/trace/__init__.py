@@ -1,0 +1,1 @@
+"""From a network to the sites where its parameters meet values."""

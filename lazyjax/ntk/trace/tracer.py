@@ -1,0 +1,400 @@
+"""The network of one example as outer and inner programs, with its sites found."""
+
+import functools
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.extend.core as jex
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+from lazyjax.jaxpr.equations import (
+    aval_of,
+    called,
+    evaluate,
+    opened,
+    scan_counts,
+)
+from lazyjax.ntk.trace.pooling import with_pools
+from lazyjax.ntk.trace.rules import form_of
+from lazyjax.ntk.trace.sharing import share_slots
+from lazyjax.ntk.trace.sites import (
+    Inner,
+    InnerStep,
+    Network,
+    Outer,
+    OuterStep,
+    Program,
+    Ref,
+    ScanStep,
+    Site,
+    Slot,
+)
+
+_BLOCKED = frozenset({"stop_gradient"})
+
+
+def trace_network(
+    apply_fn: Callable[..., Array], params: Any, example: jax.ShapeDtypeStruct
+) -> Network:
+    """The network `apply_fn` at one example of shape `(1, *d)`, with its sites.
+
+    Args:
+        apply_fn: Network `(params, x) -> f`.
+        params: Parameters; only their structure, shapes and dtypes are used.
+        example: Shape and dtype of one example.
+
+    Returns:
+        The network as programs to be replayed.
+    """
+    leaves, structure = jax.tree.flatten(params)
+
+    def of_leaves(leaves: list[Array], x: Array) -> Array:
+        return apply_fn(jax.tree.unflatten(structure, leaves), x)
+
+    shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
+    closed = jax.make_jaxpr(of_leaves)(shapes, example)
+    return _Tracer().network(closed, len(leaves))
+
+
+class _Scope:
+    """The steps of one level: the whole network, or the body of one `scan`."""
+
+    def __init__(self, depth: int) -> None:
+        self.depth = depth
+        self.steps: list[InnerStep | ScanStep] = []
+
+    def program(self, results: Sequence[Ref], slots: Sequence[Slot]) -> Program:
+        outer: set[Outer] = {ref for ref in results if isinstance(ref, Outer)}
+        inside: dict[int, tuple[bool, ...]] = {}
+        for step in self.steps:
+            if isinstance(step, ScanStep):
+                depth = self.depth
+                outer |= {ref for ref in step.carry if isinstance(ref, Outer)}
+                outer |= {Outer(r.id, r.stack[:depth]) for r in step.body.outer}
+                inside.update(step.body.slots)
+            else:
+                outer |= {ref for ref in step.inputs if isinstance(ref, Outer)}
+                added = [*step.nudged.values(), step.slot]
+                inside.update({s: slots[s].stack for s in added if s is not None})
+        return Program(tuple(self.steps), tuple(results), frozenset(outer), inside)
+
+
+class _Tracer:
+    """All that is collected while the jaxpr is walked, once, forward."""
+
+    def __init__(self) -> None:
+        self.avals: list[Any] = []
+        self.depends_on: list[frozenset[int]] = []
+        self.constants: dict[int, Any] = {}
+        self.outer_steps: list[OuterStep] = []
+        self.producers: dict[int, OuterStep] = {}
+        self.slots: list[Slot] = []
+        self.sites: list[Site] = []
+        self.inner_avals: dict[int, Any] = {}
+        self.inner_ids = itertools.count()
+        self.records = itertools.count()
+        self.lengths: list[int] = []
+        # For each inner value made by an equation with a perturbed output: its slot.
+        self.slot_of: dict[int, int] = {}
+        self.uses: Counter[int] = Counter()
+
+    def network(self, closed: Any, num_leaves: int) -> Network:
+        jaxpr, consts = opened(closed)
+        scope = _Scope(0)
+        leaves = []
+        for number, var in enumerate(jaxpr.invars[:num_leaves]):
+            differentiable = jnp.issubdtype(aval_of(var).dtype, jnp.inexact)
+            depends_on = frozenset({number} if differentiable else ())
+            leaves.append(self.new_outer(var.aval, depends_on))
+        example = self.new_inner(jaxpr.invars[num_leaves].aval)
+        refs = [*(Outer(leaf) for leaf in leaves), example]
+        (result,) = self.walk(scope, jaxpr, consts, refs)
+        result = self.as_inner(scope, result)
+        program = scope.program((result,), self.slots)
+        self.count_uses(program)
+        program, sites = share_slots(
+            program, self.sites, self.slots, self.slot_of, self.uses
+        )
+        program, sites = with_pools(
+            program,
+            sites,
+            {slot: value for value, slot in self.slot_of.items()},
+            self.uses,
+            self.aval_inside,
+            lambda aval: self.new_slot(aval.shape, aval.dtype, ()),
+            lambda: next(self.records),
+        )
+        return Network(
+            outer_steps=tuple(self.outer_steps),
+            program=program,
+            constants=self.constants,
+            leaves=tuple(leaves),
+            example=example.id,
+            depends_on=tuple(self.depends_on),
+            producers=self.producers,
+            avals=tuple(self.avals),
+            slots=tuple(self.slots),
+            sites=tuple(sites),
+            result=self.inner_avals[result.id],
+        )
+
+    # Values.
+
+    def new_outer(self, aval: Any, depends_on: frozenset[int]) -> int:
+        self.avals.append(jax.ShapeDtypeStruct(aval.shape, aval.dtype))
+        self.depends_on.append(depends_on)
+        return len(self.avals) - 1
+
+    def constant(self, value: Any, depth: int) -> Outer:
+        ref = self.new_outer(jax.typeof(value), frozenset())
+        self.constants[ref] = value
+        return Outer(ref, (False,) * depth)
+
+    def new_inner(self, aval: Any) -> Inner:
+        ref = Inner(next(self.inner_ids))
+        self.inner_avals[ref.id] = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+        return ref
+
+    def aval_inside(self, ref: Ref) -> jax.ShapeDtypeStruct:
+        if isinstance(ref, Inner):
+            return self.inner_avals[ref.id]
+        aval = self.avals[ref.id]
+        return jax.ShapeDtypeStruct(aval.shape[sum(ref.stack) :], aval.dtype)
+
+    def new_slot(self, shape: Sequence[int], dtype: Any, stack: tuple) -> int:
+        self.slots.append(Slot(tuple(shape), dtype, stack))
+        return len(self.slots) - 1
+
+    def is_weight(self, ref: Ref) -> bool:
+        return isinstance(ref, Outer) and bool(self.depends_on[ref.id])
+
+    # Equations.
+
+    def walk(
+        self, scope: _Scope, jaxpr: jex.Jaxpr, consts: Sequence, inputs: Sequence[Ref]
+    ) -> list[Ref]:
+        env: dict[Any, Ref] = dict(zip(jaxpr.invars, inputs, strict=True))
+        for var, value in zip(jaxpr.constvars, consts, strict=True):
+            env[var] = self.constant(value, scope.depth)
+
+        def read(atom: Any) -> Ref:
+            if isinstance(atom, jex.Literal):
+                return self.constant(_array(atom), scope.depth)
+            return env[atom]
+
+        for eqn in jaxpr.eqns:
+            refs = [read(atom) for atom in eqn.invars]
+            results = self.equation(scope, eqn, refs, jaxpr.debug_info)
+            env.update(zip(eqn.outvars, results, strict=True))
+        return [read(atom) for atom in jaxpr.outvars]
+
+    def equation(
+        self, scope: _Scope, eqn: jex.JaxprEqn, refs: list[Ref], debug_info: Any
+    ) -> list[Ref]:
+        inlined = called(eqn)
+        if inlined is not None:
+            return self.walk(scope, *opened(inlined), refs)
+        run = functools.partial(evaluate, eqn, debug_info)
+        outer = [ref for ref in refs if isinstance(ref, Outer)]
+        if len(outer) == len(refs):
+            return list(self.hoist(scope, eqn, run, outer))
+        if any(self.is_weight(ref) for ref in refs):
+            if eqn.primitive.name == "scan":
+                return self.scan(scope, eqn, refs)
+            if eqn.primitive.name == "cond" and isinstance(refs[0], Inner):
+                return self.choose(scope, eqn, refs)
+        return list(self.emit(scope, eqn, run, refs))
+
+    def hoist(
+        self, scope: _Scope, eqn: jex.JaxprEqn, run: Callable, refs: list[Outer]
+    ) -> list[Outer]:
+        # Nothing here depends on x: done once, for all iterations of enclosing scans.
+        stack = tuple(
+            any(ref.stack[level] for ref in refs) for level in range(scope.depth)
+        )
+        for level in reversed(range(scope.depth)):
+            if stack[level]:
+                axes = [0 if ref.stack[level] else None for ref in refs]
+                run = jax.vmap(run, in_axes=axes)
+        lengths = [n for n, s in zip(self.lengths, stack, strict=True) if s]
+        depends_on = frozenset().union(*(self.depends_on[ref.id] for ref in refs))
+        outputs = []
+        for var in eqn.outvars:
+            aval = aval_of(var)
+            aval = jax.ShapeDtypeStruct((*lengths, *aval.shape), aval.dtype)
+            smooth = jnp.issubdtype(aval.dtype, jnp.inexact)
+            smooth = smooth and eqn.primitive.name not in _BLOCKED
+            outputs.append(self.new_outer(aval, depends_on if smooth else frozenset()))
+        inputs = tuple(ref.id for ref in refs)
+        step = OuterStep(run, inputs, tuple(outputs), eqn, len(lengths))
+        self.outer_steps.append(step)
+        self.producers.update(dict.fromkeys(outputs, step))
+        return [Outer(output, stack) for output in outputs]
+
+    def emit(
+        self, scope: _Scope, eqn: jex.JaxprEqn, run: Callable, refs: list[Ref]
+    ) -> list[Inner]:
+        outputs = [self.new_inner(var.aval) for var in eqn.outvars]
+        weights = [i for i, ref in enumerate(refs) if self.is_weight(ref)]
+        weights = [i for i in weights if eqn.primitive.name not in _BLOCKED]
+        if len(weights) == 1:
+            (position,) = weights
+            form = form_of(eqn, position)
+            if form is not None:
+                self.emit_site(scope, eqn, run, refs, outputs[0], position, form)
+                return outputs
+        nudged = {
+            position: self.dense_site(scope, refs[position], eqn.primitive.name)
+            for position in weights
+        }
+        ids = tuple(output.id for output in outputs)
+        scope.steps.append(InnerStep(run, tuple(refs), ids, nudged, eqn=eqn))
+        return outputs
+
+    def emit_site(
+        self,
+        scope: _Scope,
+        eqn: jex.JaxprEqn,
+        run: Callable,
+        refs: list[Ref],
+        output: Inner,
+        position: int,
+        form: Any,
+    ) -> None:
+        aval, operand = aval_of(eqn.outvars[0]), refs[position]
+        assert isinstance(operand, Outer)
+        stack = (True,) * scope.depth
+        slot = self.new_slot((*self.lengths, *aval.shape), aval.dtype, stack)
+        recorded, record, record_aval = {}, None, None
+        if form.act is not None:
+            record = next(self.records)
+            recorded = {form.act_position: record}
+            met = aval_of(eqn.invars[form.act_position])
+            record_aval = jax.ShapeDtypeStruct((*self.lengths, *met.shape), met.dtype)
+        step = InnerStep(run, tuple(refs), (output.id,), {}, slot, recorded, eqn)
+        scope.steps.append(step)
+        self.slot_of[output.id] = slot
+        self.sites.append(
+            Site(
+                operand=operand,
+                slot=slot,
+                record=record,
+                record_aval=record_aval,
+                form=form,
+                depth=scope.depth,
+                primitive=eqn.primitive.name,
+            )
+        )
+
+    def dense_site(self, scope: _Scope, ref: Ref, primitive: str) -> int:
+        assert isinstance(ref, Outer)
+        aval = self.avals[ref.id]
+        slot = self.new_slot(aval.shape, aval.dtype, ref.stack)
+        self.sites.append(Site(ref, slot, None, None, None, scope.depth, primitive))
+        return slot
+
+    def as_inner(self, scope: _Scope, ref: Ref) -> Inner:
+        # An outer value that is wanted as an inner one: its use is a site.
+        if isinstance(ref, Inner):
+            return ref
+        output = self.new_inner(self.aval_inside(ref))
+        nudged = {}
+        if self.is_weight(ref):
+            nudged = {0: self.dense_site(scope, ref, "identity")}
+        scope.steps.append(InnerStep(lambda v: (v,), (ref,), (output.id,), nudged))
+        return output
+
+    # Control flow.
+
+    def choose(self, scope: _Scope, eqn: jex.JaxprEqn, refs: list[Ref]) -> list[Ref]:
+        # A branch chosen by the example: under `vmap` JAX runs all branches anyway.
+        index, *operands = refs
+        branches = [
+            self.walk(scope, *opened(branch), operands)
+            for branch in eqn.params["branches"]
+        ]
+        results: list[Ref] = []
+        for number, var in enumerate(eqn.outvars):
+            cases = [self.as_inner(scope, branch[number]) for branch in branches]
+            output = self.new_inner(var.aval)
+            step = InnerStep(_select, (index, *cases), (output.id,))
+            scope.steps.append(step)
+            results.append(output)
+        return results
+
+    def scan(self, scope: _Scope, eqn: jex.JaxprEqn, refs: list[Ref]) -> list[Ref]:
+        jaxpr, consts = opened(eqn.params["jaxpr"])
+        num_consts, num_carry = scan_counts(eqn)
+        constant = refs[:num_consts]
+        carry = refs[num_consts : num_consts + num_carry]
+        scanned = refs[num_consts + num_carry :]
+        carry = [self.as_inner(scope, r) if self.is_weight(r) else r for r in carry]
+        body = _Scope(scope.depth + 1)
+        self.lengths.append(eqn.params["length"])
+        carried = [
+            self.new_inner(var.aval)
+            for var in jaxpr.invars[num_consts : num_consts + num_carry]
+        ]
+        inputs: list[Ref] = [_deeper(ref, stacked=False) for ref in constant]
+        inputs += carried
+        pieces = []
+        for ref, var in zip(
+            scanned, jaxpr.invars[num_consts + num_carry :], strict=True
+        ):
+            if isinstance(ref, Inner):
+                pieces.append((ref, self.new_inner(var.aval)))
+                inputs.append(pieces[-1][1])
+            else:
+                inputs.append(_deeper(ref, stacked=True))
+        results = self.walk(body, jaxpr, consts, inputs)
+        results = [self.as_inner(body, ref) for ref in results]
+        self.lengths.pop()
+        outputs = [self.new_inner(var.aval) for var in eqn.outvars]
+        options = {key: eqn.params[key] for key in ("length", "reverse", "unroll")}
+        scope.steps.append(
+            ScanStep(
+                carry=tuple(carry),
+                scanned=tuple(ref for ref, _ in pieces),
+                outputs=tuple(output.id for output in outputs),
+                carry_ids=tuple(ref.id for ref in carried),
+                scanned_ids=tuple(ref.id for _, ref in pieces),
+                body=body.program(results, self.slots),
+                num_carry=num_carry,
+                options=options,
+            )
+        )
+        return list(outputs)
+
+    def count_uses(self, program: Program) -> None:
+        for step in program.steps:
+            if isinstance(step, ScanStep):
+                self.count(step.carry)
+                self.count(step.scanned)
+                self.count_uses(step.body)
+            else:
+                self.count(step.inputs)
+        self.count(program.results)
+
+    def count(self, refs: Iterable[Ref]) -> None:
+        self.uses.update(ref.id for ref in refs if isinstance(ref, Inner))
+
+
+def _deeper(ref: Ref, *, stacked: bool) -> Ref:
+    return Outer(ref.id, (*ref.stack, stacked)) if isinstance(ref, Outer) else ref
+
+
+def _select(index: Array, *cases: Array) -> tuple[Array]:
+    if len(cases) == 1:
+        return cases
+    index = jnp.clip(index, 0, len(cases) - 1)
+    which = index.astype(bool) if len(cases) == 2 else index
+    return (lax.select_n(which, *cases),)
+
+
+def _array(literal: Any) -> Array:
+    return jnp.asarray(literal.val, dtype=literal.aval.dtype)

@@ -1,0 +1,189 @@
+"""Where an outer value comes from: root, labels of its axes, and part of which leaf."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import jax.numpy as jnp
+
+from lazyjax.ntk.trace.rules import Labels
+from lazyjax.ntk.trace.sites import Network, OuterStep
+
+Box: TypeAlias = tuple[tuple[int, int], ...]
+
+_REARRANGING = frozenset({"reshape", "transpose", "squeeze", "rev"})
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """An outer value as a root whose axes are relabelled, scaled by constants.
+
+    Attributes:
+        root: Number of the outer value that the view is of.
+        labels: For each axis of the root, the labels that make it up, in order.
+        scales: Numbers of the scalar outer values that it is multiplied by, with the
+            power, 1 or -1.
+        sign: Further factor, 1 or -1.
+    """
+
+    root: int
+    labels: tuple[Labels, ...]
+    scales: tuple[tuple[int, int], ...] = ()
+    sign: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """A root as a rearranged, scaled box of one leaf.
+
+    Attributes:
+        leaf: Which leaf.
+        box: Start and end along each axis of the leaf.
+        scales: As in `View`.
+        sign: As in `View`.
+        steps: What makes the root of the box once it is cut out and scaled, in order:
+            these steps only rearrange.
+    """
+
+    leaf: int
+    box: Box
+    scales: tuple[tuple[int, int], ...]
+    sign: int
+    steps: tuple[OuterStep, ...]
+
+    def overlaps(self, other: "Origin") -> bool:
+        """Whether the two boxes, of the same leaf, have an entry in common."""
+        pairs = zip(self.box, other.box, strict=True)
+        return all(max(a[0], b[0]) < min(a[1], b[1]) for a, b in pairs)
+
+
+def view_of(network: Network, value: int, labels: Sequence[Labels]) -> View:
+    """The view of outer value `value`, whose axes are labelled, followed to its root."""
+    view = View(value, tuple(labels))
+    while (step := network.producers.get(view.root)) is not None:
+        before = _before(network, step, view)
+        if before is None:
+            break
+        view = before
+    return view
+
+
+def origin_of(network: Network, root: int) -> Origin | None:
+    """The box of a leaf that `root` is, if it is one."""
+    value, scales, sign = root, (), 1
+    box: list[tuple[int, int]] | None = None
+    steps: list[OuterStep] = []
+    while (step := network.producers.get(value)) is not None:
+        name, stacked = step.eqn.primitive.name, step.num_stacked
+        shape = network.avals[step.inputs[0]].shape
+        if _is_scaling(network, step):
+            value, more, factor = _scaling(network, step)
+            scales, sign = scales + more, sign * factor
+            continue
+        if name in ("slice", "split"):
+            piece = _piece(step, value, shape)
+            if piece is None:
+                return None
+            if box is None:
+                box = [(0, end - start) for start, end in piece]
+            box = [
+                (start + a, start + b)
+                for (start, _), (a, b) in zip(piece, box, strict=True)
+            ]
+        elif box is not None or name not in _REARRANGING:
+            return None
+        else:
+            steps.append(step)
+        if len(shape) < stacked or not network.depends_on[step.inputs[0]]:
+            return None
+        value = step.inputs[0]
+    if value not in network.leaves:
+        return None
+    whole = [(0, size) for size in network.avals[value].shape]
+    leaf = network.leaves.index(value)
+    return Origin(leaf, tuple(box or whole), scales, sign, tuple(reversed(steps)))
+
+
+def bounding_box(boxes: Sequence[Box]) -> Box:
+    """The smallest box that contains all of them."""
+    return tuple(
+        (min(start for start, _ in axis), max(end for _, end in axis))
+        for axis in zip(*boxes, strict=True)
+    )
+
+
+def _before(network: Network, step: OuterStep, view: View) -> View | None:
+    # The same view in terms of the operand of the step that makes its root.
+    if _is_scaling(network, step):
+        value, scales, sign = _scaling(network, step)
+        return View(value, view.labels, view.scales + scales, view.sign * sign)
+    name, params = step.eqn.primitive.name, step.eqn.params
+    stacked, own = view.labels[: step.num_stacked], view.labels[step.num_stacked :]
+    shape = network.avals[step.inputs[0]].shape[step.num_stacked :]
+    if name == "transpose":
+        labels: list[Labels] = [()] * len(own)
+        for label, axis in zip(own, params["permutation"], strict=True):
+            labels[axis] = label
+    elif name == "broadcast_in_dim" and len(step.inputs) == 1:
+        dims = params["broadcast_dimensions"]
+        sizes = [params["shape"][dim] for dim in dims]
+        labels = [
+            own[dim] if size == shape[axis] else ()
+            for axis, (dim, size) in enumerate(zip(dims, sizes, strict=True))
+        ]
+    elif name == "squeeze":
+        gone = {dim % len(shape) for dim in params["dimensions"]}
+        left = iter(own)
+        labels = [() if axis in gone else next(left) for axis in range(len(shape))]
+    elif name == "reshape":
+        after = network.avals[view.root].shape[step.num_stacked :]
+        kept = [label for label, size in zip(own, after, strict=True) if size != 1]
+        if [s for s in shape if s != 1] != [s for s in after if s != 1]:
+            return None
+        left = iter(kept)
+        labels = [() if size == 1 else next(left) for size in shape]
+    else:
+        return None
+    return View(step.inputs[0], (*stacked, *labels), view.scales, view.sign)
+
+
+def _is_scaling(network: Network, step: OuterStep) -> bool:
+    name = step.eqn.primitive.name
+    weights = [value for value in step.inputs if network.depends_on[value]]
+    if len(weights) != 1 or not jnp.issubdtype(
+        network.avals[weights[0]].dtype, jnp.floating
+    ):
+        return False
+    if network.avals[weights[0]].shape != network.avals[step.outputs[0]].shape:
+        return False
+    if name in ("neg", "convert_element_type", "copy"):
+        return True
+    others = [value for value in step.inputs if value not in weights]
+    if name not in ("mul", "div") or len(others) != 1 or network.avals[others[0]].shape:
+        return False
+    return name == "mul" or step.inputs[0] == weights[0]
+
+
+def _scaling(network: Network, step: OuterStep) -> tuple[int, Any, int]:
+    (weight,) = (value for value in step.inputs if network.depends_on[value])
+    others = [value for value in step.inputs if value != weight]
+    power = -1 if step.eqn.primitive.name == "div" else 1
+    sign = -1 if step.eqn.primitive.name == "neg" else 1
+    return weight, tuple((other, power) for other in others), sign
+
+
+def _piece(
+    step: OuterStep, value: int, shape: Sequence[int]
+) -> list[tuple[int, int]] | None:
+    params, stacked = step.eqn.params, step.num_stacked
+    piece = [(0, size) for size in shape]
+    if step.eqn.primitive.name == "split":
+        axis, sizes = params["axis"] + stacked, params["sizes"]
+        start = sum(sizes[: step.outputs.index(value)])
+        piece[axis] = (start, start + sizes[step.outputs.index(value)])
+        return [(int(a), int(b)) for a, b in piece]
+    if params["strides"] is not None and set(params["strides"]) != {1}:
+        return None
+    bounds = zip(params["start_indices"], params["limit_indices"], strict=True)
+    piece[stacked:] = [(int(a), int(b)) for a, b in bounds]
+    return piece

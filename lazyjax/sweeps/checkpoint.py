@@ -1,0 +1,92 @@
+"""Results of a sweep's calls on disk, so that a sweep that was cut short goes on."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lazyjax.dynamics.training.fingerprint import differences
+from lazyjax.dynamics.training.program_digest import content_digest
+from lazyjax.files.archive import (
+    Arrays,
+    read_npz,
+    write_npz,
+)
+from lazyjax.files.writing import check_folder
+
+_KIND = "call of a sweep"
+_INDICES = "members"
+
+
+def kept_files(folder: Path) -> list[Path]:
+    """Files of a folder that hold results of a sweep, one for each call that is done."""
+    return sorted(folder.glob("call-*.npz"))
+
+
+def check_checkpoint(folder: Path, *, resume: bool) -> None:
+    """Refuse, before any work, a folder that results cannot be written to.
+
+    Args:
+        folder: The folder; it may be missing.
+        resume: Whether there may be results already.
+
+    Raises:
+        ValueError: If it cannot be written to, or there are results and may not be.
+    """
+    if not os.path.isdir(folder) or not kept_files(folder):
+        check_folder("checkpoint", folder)
+    elif not resume:
+        raise ValueError(
+            f"`checkpoint` holds a sweep already: {folder}. Pass `resume=True` to go on "
+            "with it, or another folder."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A folder with one file for each call that is done; each says of what sweep it is.
+
+    Attributes:
+        folder: The folder.
+        fingerprint: Everything that results depend on, by argument.
+    """
+
+    folder: Path
+    fingerprint: Mapping[str, Any]
+
+    def write(self, members: np.ndarray, records: Arrays) -> None:
+        """Keep the results of one call.
+
+        Args:
+            members: Indices of its members.
+            records: Their results, along the first axis.
+        """
+        path = self.folder / f"call-{content_digest(members)[:32]}.npz"
+        about = {"fingerprint": self.fingerprint}
+        write_npz(path, _KIND, about, {_INDICES: members} | records)
+
+    def read(self) -> Iterator[tuple[np.ndarray, Arrays]]:
+        """What was written, call by call.
+
+        Yields:
+            Indices of members, and their results.
+
+        Raises:
+            ValueError: If a file cannot be read, or is of another sweep.
+        """
+        wanted = json.loads(json.dumps(self.fingerprint))
+        for path in kept_files(self.folder):
+            about, records = read_npz(
+                path, _KIND, advice="Delete it, and its members are trained again."
+            )
+            if about["fingerprint"] != wanted:
+                which = " and another ".join(differences(about["fingerprint"], wanted))
+                raise ValueError(
+                    f"`checkpoint` holds another sweep: {path} was made with another "
+                    f"{which}. Choose another folder, or delete this one to start anew."
+                )
+            yield records.pop(_INDICES), records
