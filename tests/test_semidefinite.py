@@ -85,8 +85,8 @@ def check_error(kind: str, size: int, condition: float) -> None:
 
     bayesian, trained = posterior(grams, y), trained_ensemble(grams, grams, y)
     flow = linearized(train, y, 0 * y)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SingularKernelWarning)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always", SingularKernelWarning)
         limit = flow.gradient_flow(
             np.inf, ntk_test_train=cross, f0_test=0 * y[:num_test]
         )
@@ -97,14 +97,20 @@ def check_error(kind: str, size: int, condition: float) -> None:
         scale = size_of_cross * np.linalg.norm(exact, axis=0)
         assert (error <= tolerance * scale).all(), (error / scale / EPS, condition)
     solution = jax.jit(lambda a, b: factorized(a).solve(b))(train, y)
-    for found in (solution, dual):
+    solutions = [solution]
+    # Weights lack what eigenvectors cannot tell from 0, and that is said.
+    if flow.rank == size:
+        solutions.append(dual)
+    else:
+        assert any(w.category is SingularKernelWarning for w in warned)
+    for found in solutions:
         error = np.linalg.norm(found - exact, axis=0)
         assert (error <= tolerance * np.linalg.norm(exact, axis=0)).all()
     if condition < 4e6:
         assert bayesian.num_dropped == trained.num_dropped == 0
         assert 0.5 * condition <= bayesian.condition <= 1.3 * condition
     # Eigenvectors are less accurate, most of all beside a large constant.
-    if condition < (1e5 if kind == "constant and diagonal" else 5e5):
+    if condition < (5e4 if kind == "constant and diagonal" else 5e5):
         assert flow.rank == size
         assert relative_error(flow.condition, condition) < 0.5
 
@@ -166,7 +172,11 @@ def singular(kind: str, size: int, dtype: jnp.dtype) -> tuple[np.ndarray, int]:
         return (x.astype(dtype) @ x.T.astype(dtype)), 1
     if kind == "zero":
         return np.zeros((size, size), dtype), size
-    rank = {"rank 3": 3, "rank half": half, "rank but one": size - 1}[kind]
+    if kind == "rank but one":  # a Gaussian factor would be nearly singular by itself
+        q, values = orthogonal(size, rng), np.linspace(1, 2, size)
+        values[0] = 0
+        return ((q * values) @ q.T).astype(dtype), 1
+    rank = {"rank 3": 3, "rank half": half}[kind]
     x = rng.normal(size=(size, rank)).astype(dtype)
     return x @ x.T, size - rank
 
@@ -184,9 +194,6 @@ SINGULAR = [
 
 def check_nullity(kind: str, size: int, dtype: jnp.dtype) -> None:
     matrix, nullity = singular(kind, size, dtype)
-    if kind == "rank but one":  # a square Gaussian matrix is nearly singular by itself
-        values = np.linalg.eigvalsh(matrix.astype(np.float64))
-        assert values[1] > 20 * np.finfo(dtype).eps * values[-1]
     found = jax.jit(factorized)(matrix)
     assert found.num_dropped == nullity
     assert np.isposinf(found.condition)
