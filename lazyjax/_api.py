@@ -12,7 +12,7 @@ from lazyjax import (
 from lazyjax.architecture import Architecture as Architecture
 from lazyjax.dynamics import (
     gradient_flow as gradient_flow,
-    linearized as linearized,
+    linear_dynamics as linear_dynamics,
     train as train,
 )
 from lazyjax.infinite import (

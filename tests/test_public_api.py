@@ -1,5 +1,6 @@
 """The names that users may import: a name leaves or comes on purpose only."""
 
+import importlib
 import inspect
 import pydoc
 import subprocess
@@ -18,8 +19,8 @@ VERBS = [
     "infinite_ntk",
     "infinite_ntk_of",
     "layerwise_ntk",
+    "linear_dynamics",
     "linearize",
-    "linearized",
     "monte_carlo_ntk",
     "ntk_diagonal",
     "ntk_operator",
@@ -65,3 +66,27 @@ def test_every_verb_says_what_it_returns_and_shows_an_example(name):
 
 def test_version_is_that_of_the_installed_package():
     assert lazyjax.__version__.count(".") == 2
+
+
+# Every former name, and what it stands for.
+RENAMED = {
+    "lazyjax.linearized": "lazyjax.linear_dynamics",
+    "lazyjax.dynamics.linearized": "lazyjax.dynamics.linear_dynamics",
+    "lazyjax.dynamics.Sweep": "lazyjax.sweeps.Sweep",
+    "lazyjax.dynamics.sweep": "lazyjax.sweeps.sweep",
+}
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("old", RENAMED)
+def test_former_names_still_work_and_warn_their_user(old):
+    module, _, name = old.rpartition(".")
+    with pytest.warns(DeprecationWarning, match=f"`{RENAMED[old]}`"):
+        found = getattr(importlib.import_module(module), name)
+    assert found is pydoc.locate(RENAMED[old])
+
+
+def test_a_name_that_never_was_is_an_error():
+    for module in (lazyjax, lazyjax.dynamics):
+        with pytest.raises(AttributeError, match="has no attribute 'linearised'"):
+            module.linearised  # noqa: B018

@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Key
 from lazyjax._checks import check_at_least, check_choice
 from lazyjax.certify.widths import du2019
 from lazyjax.data import Dataset, digits, minimum_angle
-from lazyjax.dynamics import Run, linearized, observers, train
+from lazyjax.dynamics import Run, linear_dynamics, observers, train
 from lazyjax.experiments._du2019_result import Du2019Result, fitted_slope
 from lazyjax.experiments.result import Progress
 from lazyjax.infinite import infinite_ntk
@@ -229,7 +229,7 @@ def _analysis(
         run: tuple[Float[Array, "num_observed n n"], Float[Array, "num_observed n 1"]],
     ) -> dict[str, Array]:
         kernels, outputs = run
-        model = linearized(kernels[0], data.y_train, outputs[0])
+        model = linear_dynamics(kernels[0], data.y_train, outputs[0])
         predicted = model.gradient_descent(jnp.asarray(observed_at), learning_rate)
         gaps = jnp.linalg.norm(outputs - predicted, axis=(-2, -1))
         changes = kernels - kernels[:1]

@@ -2,7 +2,7 @@ r"""Infinitely wide networks as predictors: Gaussian processes, and trained ense
 
 Outputs are independent and share one kernel, so that `y: (n, k)` holds k separate
 problems. Training is gradient flow on $L = \tfrac12\lVert f - y\rVert^2$, summed over
-examples, as in `lazyjax.linearized`.
+examples, as in `lazyjax.linear_dynamics`.
 """
 
 import dataclasses

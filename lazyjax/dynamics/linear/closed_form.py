@@ -57,7 +57,7 @@ class _Rates(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Linearized:
-    r"""The linear model's dynamics, ready for any set of times; see `linearized`.
+    r"""The linear model's dynamics, ready for any set of times; see `linear_dynamics`.
 
     In the eigenbasis $H = V \Lambda V^\top$ every coefficient of the residual decays by
     itself. Eigenvalues that rounding made negative count as zero: their part of the
@@ -135,7 +135,7 @@ class Linearized:
             ridge: Weight $\mu$ of the penalty $\tfrac\mu2 \lVert w - w_0 \rVert^2$, with
                 which the flow ends at $f_0 + H (H + \mu)^{-1} (y - f_0)$.
             ntk_test_train: Kernel $\Theta^*$ of test against training points, in the
-                form that `linearized` was given; asks for outputs on the test points.
+                form that `linear_dynamics` was given; asks for outputs on the test points.
             f0_test: Outputs on the test points at time 0.
 
         Returns:
@@ -147,7 +147,7 @@ class Linearized:
 
         Example:
             >>> import jax.numpy as jnp
-            >>> flow = linearized(
+            >>> flow = linear_dynamics(
             ...     jnp.array([[2.0, 0.0], [0.0, 1.0]]), jnp.ones((2, 1)), jnp.zeros((2, 1))
             ... )
             >>> flow.gradient_flow(jnp.log(2.0))[:, 0].tolist()
@@ -183,7 +183,7 @@ class Linearized:
             learning_rate: Step size $\eta$.
             ridge: Weight of the penalty, as in `gradient_flow`.
             ntk_test_train: Kernel of test against training points, in the form that
-                `linearized` was given; asks for outputs on the test points.
+                `linear_dynamics` was given; asks for outputs on the test points.
             f0_test: Outputs on the test points at step 0.
 
         Returns:
@@ -196,7 +196,7 @@ class Linearized:
 
         Example:
             >>> import jax.numpy as jnp
-            >>> flow = linearized(
+            >>> flow = linear_dynamics(
             ...     jnp.array([[2.0, 0.0], [0.0, 1.0]]), jnp.ones((2, 1)), jnp.zeros((2, 1))
             ... )
             >>> flow.gradient_descent(jnp.array([0, 1, 2]), 0.25)[..., 0].tolist()
@@ -227,7 +227,7 @@ class Linearized:
             momentum: The $\beta$, at least 0.
             ridge: Weight of the penalty, as in `gradient_flow`.
             ntk_test_train: Kernel of test against training points, in the form that
-                `linearized` was given; asks for outputs on the test points.
+                `linear_dynamics` was given; asks for outputs on the test points.
             f0_test: Outputs on the test points at step 0.
 
         Returns:
@@ -240,7 +240,7 @@ class Linearized:
 
         Example:
             >>> import jax.numpy as jnp
-            >>> ball = linearized(jnp.ones((1, 1)), jnp.ones((1, 1)), jnp.zeros((1, 1)))
+            >>> ball = linear_dynamics(jnp.ones((1, 1)), jnp.ones((1, 1)), jnp.zeros((1, 1)))
             >>> ball.heavy_ball(jnp.arange(4), 0.5, 0.5)[:, 0, 0].tolist()
             [0.0, 0.5, 1.0, 1.25]
         """
@@ -494,7 +494,7 @@ class Linearized:
         return check_test_points(ntk_test_train, f0_test, self.f0, gram_size=size)
 
 
-def linearized(
+def linear_dynamics(
     ntk: Float[AnyArray, "n n *kk"],
     y: Float[AnyArray, "n k"],
     f0: Float[AnyArray, "n k"],
@@ -524,7 +524,7 @@ def linearized(
     Example:
         >>> import jax.numpy as jnp
         >>> x = jnp.array([[1.0, 0.0], [1.0, 1.0]])
-        >>> flow = linearized(x @ x.T, y=jnp.array([[1.0], [0.0]]), f0=jnp.zeros((2, 1)))
+        >>> flow = linear_dynamics(x @ x.T, y=jnp.array([[1.0], [0.0]]), f0=jnp.zeros((2, 1)))
         >>> round(flow.max_learning_rate.item(), 6)
         0.763932
         >>> [round(loss, 4) for loss in flow.gradient_flow_loss(jnp.arange(3.0)).tolist()]

@@ -84,10 +84,10 @@ def linearized_flow(
 
     $\dot f = -H \nabla_f L(f)$, by way of dual variables that obey
     $\dot a = -\nabla_f L(f) - \mu a$, so that nothing is inverted and singular kernels are
-    as good as others. For the square loss, `linearized` has closed forms.
+    as good as others. For the square loss, `linear_dynamics` has closed forms.
 
     Args:
-        ntk: Kernel on the training points, unnormalized, in a form of `linearized`.
+        ntk: Kernel on the training points, unnormalized, in a form of `linear_dynamics`.
         y: Training targets.
         f0: Outputs on the training points at time 0.
         times: Increasing times, from 0 or later.
@@ -230,9 +230,9 @@ def dual_params(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from lazyjax.dynamics import linearized
+        >>> from lazyjax.dynamics import linear_dynamics
         >>> x, y = jnp.eye(2), jnp.array([[3.0], [4.0]])
-        >>> flow = linearized(x @ x.T, y, jnp.zeros((2, 1)))
+        >>> flow = linear_dynamics(x @ x.T, y, jnp.zeros((2, 1)))
         >>> w0 = jnp.zeros((2, 1))
         >>> dual = flow.gradient_flow_dual(jnp.inf)
         >>> dual_params(lambda w, x: x @ w, w0, x, dual)[:, 0].tolist()
