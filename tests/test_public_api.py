@@ -1,6 +1,5 @@
 """The names that users may import: a name leaves or comes on purpose only."""
 
-import importlib
 import inspect
 import pydoc
 import subprocess
@@ -74,6 +73,9 @@ RENAMED = {
     "lazyjax.dynamics.linearized": "lazyjax.dynamics.linear_dynamics",
     "lazyjax.dynamics.Sweep": "lazyjax.sweeps.Sweep",
     "lazyjax.dynamics.sweep": "lazyjax.sweeps.sweep",
+    "lazyjax.laziness.Prediction": "lazyjax.laziness.PredictedExponent",
+    "lazyjax.certify.chizat2019.Kappa": "lazyjax.laziness.Kappa",
+    "lazyjax.certify.chizat2019.estimate_kappa": "lazyjax.laziness.kappa",
 }
 
 
@@ -82,7 +84,7 @@ RENAMED = {
 def test_former_names_still_work_and_warn_their_user(old):
     module, _, name = old.rpartition(".")
     with pytest.warns(DeprecationWarning, match=f"`{RENAMED[old]}`"):
-        found = getattr(importlib.import_module(module), name)
+        found = getattr(pydoc.locate(module), name)
     assert found is pydoc.locate(RENAMED[old])
 
 

@@ -7,12 +7,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lazyjax._checks import check_batch, check_floating
+from lazyjax.files.results import Storable
 from lazyjax.typing import AnyArray
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Dataset:
+class Dataset(Storable):
     """Inputs of unit norm and floating-point targets, for training and for testing.
 
     Attributes:

@@ -3,10 +3,8 @@
 from lazyjax._renamed import deprecated_names as _deprecated_names
 from lazyjax.dynamics import losses as losses, observers as observers
 from lazyjax.dynamics.flow.exact import Flow as Flow, gradient_flow as gradient_flow
-from lazyjax.dynamics.linear.closed_form import (
-    Linearized as Linearized,
-    linear_dynamics as linear_dynamics,
-)
+from lazyjax.dynamics.linear.closed_form import Linearized as Linearized
+from lazyjax.dynamics.linear.decomposition import linear_dynamics as linear_dynamics
 from lazyjax.dynamics.linear.flow import (
     LinearizedFlow as LinearizedFlow,
     dual_params as dual_params,

@@ -20,10 +20,13 @@ from lazyjax.files.writing import write_file
 
 Arrays: TypeAlias = dict[str, np.ndarray]
 
-FORMAT = 2
+FORMAT = 3
 """Version of the layout of all files."""
 
 _HEADER = "meta"
+
+RESERVED = (_HEADER, "file")
+"""Names that no array can have: that of the header, and an argument of `numpy.savez`."""
 
 
 class FileError(ValueError):
@@ -31,11 +34,11 @@ class FileError(ValueError):
 
 
 @contextmanager
-def reading(path: Path, advice: str) -> Iterator[None]:
+def reading(path: object, advice: str) -> Iterator[None]:
     """Whatever goes wrong while a file is read, as one error that names it.
 
     Args:
-        path: The file.
+        path: The file, or whatever else is read.
         advice: How to go on without it.
 
     Yields:
@@ -87,7 +90,8 @@ def header(kind: str, content: Mapping[str, Any], arrays: Arrays) -> dict[str, A
     Returns:
         The header, for JSON.
     """
-    about = {"format": FORMAT, "kind": kind, **content}
+    assert not {"format", "class", "checksum"} & content.keys()
+    about = {"format": FORMAT, "class": kind, **content}
     return about | {"checksum": checksum(about, arrays)}
 
 
@@ -118,7 +122,7 @@ def verified(kind: str, about: Any, arrays: Arrays) -> dict[str, Any]:
         )
     if about.pop("checksum", None) != checksum(about, arrays):
         raise FileError("its content is not what was written")
-    found = about.pop("kind", None)
+    found = about.pop("class", None)
     if found != kind:
         raise FileError(f"it is no file of a {kind}, but of a {found}")
     del about["format"]

@@ -26,26 +26,14 @@ is lower by a factor of 8 or more.
 import dataclasses
 import math
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, Shaped
 
-from lazyjax._checks import (
-    check_at_least,
-    check_batch,
-    check_network_output,
-    check_params,
-    check_targets,
-)
+from lazyjax._renamed import deprecated_names
 from lazyjax.certify.arithmetic.rounding import Interval, interval
 from lazyjax.certify.bounds.ball import smallest_ball
 from lazyjax.certify.bounds.local import LocalBounds
 from lazyjax.certify.certificate import Assumption, Certificate, Quantity, below
 from lazyjax.certify.theorems.residual import flow_theorem
-from lazyjax.ntk.methods.forward import directional_derivative
-from lazyjax.trees import tree_norm
-from lazyjax.typing import AnyArray, ApplyFn, Params
 
 _STEPS = tuple(np.geomspace(1.0, 8.0, 60))
 
@@ -304,125 +292,14 @@ def _sharper(sigma: float, lipschitz, output: float, target: float) -> float:
     return 2.0**high
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Kappa:
-    r"""The criterion of laziness, estimated for any network.
-
-    Attributes:
-        kappa: $\lVert r\rVert\,\lVert D^2 f\rVert / \lVert Df\rVert^2$.
-        residual: $\lVert f - y\rVert$.
-        curvature: $\lVert D^2 f\rVert$, from below.
-        jacobian_norm: $\lVert Df\rVert$, from below.
-    """
-
-    kappa: float
-    residual: float
-    curvature: float
-    jacobian_norm: float
-
-
-def estimate_kappa(
-    apply_fn: ApplyFn,
-    params: Params,
-    x: Shaped[AnyArray, "n *d"],
-    y: Float[AnyArray, "n k"],
-    *,
-    key: Key[Array, ""],
-    num_iterations: int = 30,
-) -> Kappa:
-    r"""Criterion of laziness by alternating maximization, for any differentiable network.
-
-    Both norms are those found from a random start: never too large, and no proof of
-    anything. `lazy_theorem` has bounds.
-
-    Args:
-        apply_fn: Network, twice differentiable.
-        params: Start.
-        x: Inputs.
-        y: Targets.
-        key: Source of randomness.
-        num_iterations: Of either maximization.
-
-    Returns:
-        The estimate.
-
-    Raises:
-        TypeError: If an argument is not of its kind.
-        ValueError: If shapes do not fit, or a number is out of range.
-
-    Example:
-        >>> import jax, jax.numpy as jnp
-        >>> square = lambda w, x: x @ w**2  # J = 2 w x, second derivative 2 x
-        >>> found = estimate_kappa(
-        ...     square, jnp.ones((1, 1)), jnp.ones((1, 1)), jnp.zeros((1, 1)),
-        ...     key=jax.random.key(0),
-        ... )
-        >>> found.kappa, found.curvature, found.jacobian_norm
-        (0.5, 2.0, 2.0)
-
-    References:
-        Chizat, Oyallon and Bach (2019), arXiv:1812.07956 (as quoted by others).
-    """
-    check_at_least("num_iterations", num_iterations, 1)
-    check_batch("x", x)
-    check_params("params", params)
-    x = jnp.asarray(x)
-    shape = jax.eval_shape(apply_fn, params, x)
-    check_network_output(shape, num_examples=x.shape[0])
-    check_targets("y", y, *shape.shape)
-
-    def outputs(params: Params) -> Array:
-        return apply_fn(params, x)
-
-    def unit(tree: Params) -> Params:
-        norm = tree_norm(tree)
-        scale = jnp.where(norm > 0, norm, 1)
-        return jax.tree.map(lambda leaf: leaf / scale, tree)
-
-    def pulled(direction: Params) -> Params:
-        """Gradient of half the squared norm of the derivative along a direction."""
-        return jax.grad(
-            lambda d: jnp.sum(directional_derivative(outputs, params, d) ** 2) / 2
-        )(direction)
-
-    def bend(direction: Params, other: Params) -> Array:
-        along = lambda p: directional_derivative(outputs, p, direction)
-        return directional_derivative(along, params, other)
-
-    def ascend(_: Array, pair: tuple[Params, Params]) -> tuple[Params, Params]:
-        first, second = pair
-        cotangent = unit(bend(first, second))
-        grow = jax.grad(lambda d: jnp.sum(bend(d, second) * cotangent))
-        first = unit(grow(first))
-        grow = jax.grad(lambda d: jnp.sum(bend(first, d) * cotangent))
-        return first, unit(grow(second))
-
-    @jax.jit
-    def estimate(start: tuple[Params, Params]) -> tuple[Array, Array, Array]:
-        first, second = jax.lax.fori_loop(0, num_iterations, ascend, start)
-        steepest = jax.lax.fori_loop(
-            0, num_iterations, lambda _, d: unit(pulled(d)), start[0]
-        )
-        return (
-            jnp.linalg.norm(outputs(params) - jnp.asarray(y)),
-            jnp.linalg.norm(bend(first, second)),
-            jnp.linalg.norm(directional_derivative(outputs, params, steepest)),
-        )
-
-    leaves, treedef = jax.tree.flatten(params)
-    keys = jax.random.split(key, 2 * len(leaves))
-    normal = [
-        jax.random.normal(k, leaf.shape, leaf.dtype)
-        for k, leaf in zip(keys, [*leaves, *leaves], strict=True)
-    ]
-    halves = normal[: len(leaves)], normal[len(leaves) :]
-    start = tuple(unit(treedef.unflatten(half)) for half in halves)
-    residual, curvature, norm = (float(v) for v in estimate(start))
-    kappa = residual * curvature / norm**2 if norm > 0 else math.inf
-    return Kappa(
-        kappa=kappa, residual=residual, curvature=curvature, jacobian_norm=norm
-    )
-
-
 def _or_infinity(value: Interval) -> float:
     return math.inf if math.isnan(value.high) else value.high
+
+
+__getattr__ = deprecated_names(
+    __name__,
+    {
+        "Kappa": "lazyjax.laziness.Kappa",
+        "estimate_kappa": "lazyjax.laziness.kappa",
+    },
+)

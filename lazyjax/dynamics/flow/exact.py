@@ -7,12 +7,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
 from lazyjax._checks import check_at_least
 from lazyjax.callables.static import as_static
 from lazyjax.dynamics.flow.ode import (
-    Explained,
+    SolverStatus,
     Tolerances,
     checked_times,
     checked_tolerances,
@@ -22,13 +23,13 @@ from lazyjax.dynamics.flow.ode import (
 from lazyjax.dynamics.losses import square_loss
 from lazyjax.dynamics.observers import Observer, Snapshot
 from lazyjax.dynamics.training.problem import checked_problem, named_observers
-from lazyjax.trees import tree_add, tree_zeros_like
+from lazyjax.files.results import Storable
 from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Flow(Explained):
+class Flow(SolverStatus, Storable):
     """What came of gradient flow; under `jax.vmap`, every array has the mapped axes first.
 
     Where the solution was not reached it is NaN, and `is_solved` says so.
@@ -152,7 +153,7 @@ def _compiled(
     max_steps: int,
 ) -> Flow:
     def loss_at(displacement: Params) -> Array:
-        return loss_fn(apply_fn(tree_add(params, displacement), x), y)
+        return loss_fn(apply_fn(jax.tree.map(jnp.add, params, displacement), x), y)
 
     def field(displacement: Params) -> Params:
         return jax.tree.map(jnp.negative, jax.grad(loss_at)(displacement))
@@ -173,12 +174,12 @@ def _compiled(
     look_all(initial)
 
     def look(displacement: Params, time: Array) -> tuple[Array, dict[str, Any]]:
-        snapshot = initial.following(tree_add(params, displacement), time)
+        snapshot = initial.following(jax.tree.map(jnp.add, params, displacement), time)
         return loss_at(displacement), look_all(snapshot)
 
     solution = solve(
         field,
-        tree_zeros_like(params),
+        optax.tree.zeros_like(params),
         times,
         tolerances,
         look,
@@ -187,7 +188,7 @@ def _compiled(
     )
     loss, observations = solution.seen
     return Flow(
-        params=tree_add(params, solution.last),
+        params=jax.tree.map(jnp.add, params, solution.last),
         times=times,
         loss=loss,
         observations=observations,

@@ -54,7 +54,7 @@ class Solution(NamedTuple):
     num_steps: Int[Array, ""]
 
 
-class Explained:
+class SolverStatus:
     """A result with a `status`, in words."""
 
     status: Int[Array, "*batch"]

@@ -17,7 +17,7 @@ from lazyjax._checks import (
 )
 from lazyjax.callables.static import as_static
 from lazyjax.dynamics.flow.ode import (
-    Explained,
+    SolverStatus,
     Tolerances,
     checked_times,
     checked_tolerances,
@@ -26,14 +26,14 @@ from lazyjax.dynamics.flow.ode import (
 )
 from lazyjax.dynamics.linear.checks import check_kernel_problem, check_test_points
 from lazyjax.dynamics.losses import square_loss
+from lazyjax.files.results import Storable
 from lazyjax.linalg.norms import gram_matrix
-from lazyjax.trees import tree_add
 from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LinearizedFlow(Explained):
+class LinearizedFlow(SolverStatus, Storable):
     """Gradient flow of the linear model; NaN where the solution was not reached.
 
     Attributes:
@@ -248,7 +248,7 @@ def dual_params(
             f"{dual.shape}."
         )
     _, vjp_fn = jax.vjp(lambda p: apply_fn(p, x), params)
-    displaced = lambda a: tree_add(params, vjp_fn(a)[0])
+    displaced = lambda a: jax.tree.map(jnp.add, params, vjp_fn(a)[0])
     flat = jax.vmap(displaced)(dual.reshape(-1, *shape))
     times = dual.shape[:-2]
     return jax.tree.map(lambda leaf: leaf.reshape(*times, *leaf.shape[1:]), flat)

@@ -23,12 +23,13 @@ from lazyjax.dynamics.training.loop import (
     run_segment,
 )
 from lazyjax.dynamics.training.problem import checked_problem, named_observers
+from lazyjax.files.results import Storable
 from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Run:
+class Run(Storable):
     """What came of training; under `jax.vmap`, every array has the mapped axes first.
 
     Attributes:
