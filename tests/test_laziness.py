@@ -262,7 +262,13 @@ def test_kappa_of_a_quadratic_model_is_exact_and_falls_like_the_scale(x64):
     x, y = jnp.zeros((3, 1)), jnp.ones((3, 1))
     found = {
         scale: kappa(
-            model(scale), jnp.zeros(4), x, y, key=jax.random.key(0), num_rounds=60
+            model(scale),
+            jnp.zeros(4),
+            x,
+            y,
+            key=jax.random.key(0),
+            num_rounds=60,
+            check_rows=False,
         )
         for scale in (1.0, 10.0)
     }

@@ -24,6 +24,7 @@ from lazyjax.dynamics.losses import square_loss
 from lazyjax.dynamics.observers import Observer, Snapshot
 from lazyjax.dynamics.training.problem import checked_problem, named_observers
 from lazyjax.files.results import Storable
+from lazyjax.progress import Listener, Progress, program_listener, tell
 from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params
 
 
@@ -66,6 +67,7 @@ def gradient_flow(
     atol: float | None = None,
     solver: Any = None,
     max_steps: int = 4096,
+    progress: bool | Progress = False,
 ) -> Flow:
     r"""Exact gradient flow $\dot w = -\nabla L(w)$ of `apply_fn` from `params`.
 
@@ -90,6 +92,8 @@ def gradient_flow(
         atol: Absolute tolerance; `None` means the same.
         solver: A solver of diffrax; `None` means `diffrax.Tsit5()`.
         max_steps: Steps allowed from one time to the next.
+        progress: Whether to show a bar on standard error, if that is a terminal; or a
+            function of the share done and a message. The call then waits for the end.
 
     Returns:
         Losses and observations at `times`. A solution that failed is a result
@@ -121,18 +125,21 @@ def gradient_flow(
         names = ", ".join(sorted(str(dtype) for dtype in dtypes))
         raise TypeError(f"`params` must have one dtype; got {names}.")
     (dtype,) = dtypes
-    return _compiled(
-        params,
-        x,
-        y,
-        checked_times(times, dtype),
-        checked_tolerances(rtol, atol, dtype),
-        apply_fn=as_static(apply_fn),
-        loss_fn=as_static(loss_fn),
-        observers=observers,
-        solver=solver,
-        max_steps=max_steps,
-    )
+    times = checked_times(times, dtype)
+    with program_listener(progress, "gradient flow", times[-1]) as listener:
+        return _compiled(
+            params,
+            x,
+            y,
+            times,
+            checked_tolerances(rtol, atol, dtype),
+            listener,
+            apply_fn=as_static(apply_fn),
+            loss_fn=as_static(loss_fn),
+            observers=observers,
+            solver=solver,
+            max_steps=max_steps,
+        )
 
 
 @functools.partial(
@@ -145,6 +152,7 @@ def _compiled(
     y: Array,
     times: Array,
     tolerances: Tolerances,
+    listener: Listener | None,
     *,
     apply_fn: ApplyFn,
     loss_fn: LossFn,
@@ -174,6 +182,7 @@ def _compiled(
     look_all(initial)
 
     def look(displacement: Params, time: Array) -> tuple[Array, dict[str, Any]]:
+        tell(listener, time, "time")
         snapshot = initial.following(jax.tree.map(jnp.add, params, displacement), time)
         return loss_at(displacement), look_all(snapshot)
 

@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from lazyjax.dynamics.observers import Observer, Snapshot
+from lazyjax.progress import Listener, tell
 from lazyjax.typing import ApplyFn, LossFn, Params
 
 Sampling: TypeAlias = Literal["shuffle", "replacement"]
@@ -137,6 +138,7 @@ def run_segment(
     settings: Settings,
     sees_start: bool,
     sees_end: bool,
+    listener: Listener | None = None,
 ) -> Segment:
     """Run of `settings.num_steps` steps from `start`.
 
@@ -148,6 +150,7 @@ def run_segment(
         settings: What is compiled.
         sees_start: Whether `start` is one of those steps; only allowed at step 0.
         sees_end: Whether the last step is.
+        listener: Whom to report to, about a hundred times.
 
     Returns:
         The state at the end, losses and observations.
@@ -179,12 +182,25 @@ def run_segment(
         losses = jax.lax.dynamic_update_index_in_dim(losses, loss, step - start, 0)
         return _Carry(state, losses, order)
 
-    def advance(first: Array, last: Array, carry: _Carry) -> _Carry:
+    def advance_silently(first: Array, last: Array, carry: _Carry) -> _Carry:
         if not settings.stops_early:
             return jax.lax.fori_loop(first, last, update, carry)
         goes_on = lambda at: (at[0] < last) & ~_everywhere(at[1].state.stopped_at >= 0)
         body = lambda at: (at[0] + 1, update(*at))
         return jax.lax.while_loop(goes_on, body, (first, carry))[1]
+
+    def advance(first: Array, last: Array, carry: _Carry) -> _Carry:
+        if listener is None:
+            return advance_silently(first, last, carry)
+
+        # Reports stand between loops, not in them, lest updates be compiled otherwise.
+        def stretch(at: tuple[Array, _Carry]) -> tuple[Array, _Carry]:
+            stop = jnp.minimum(at[0] + max(1, num_steps // 100), last)
+            carry = advance_silently(at[0], stop, at[1])
+            tell(listener, stop, "step")
+            return stop, carry
+
+        return jax.lax.while_loop(lambda at: at[0] < last, stretch, (first, carry))[1]
 
     def look(snapshot: Snapshot) -> dict[str, Any]:
         return {
@@ -196,11 +212,12 @@ def run_segment(
     losses = jnp.zeros(num_steps + 1, problem.target_loss.dtype)
     carry = _Carry(before, losses, order)
     observations: dict[str, Any] = {}
-    if not settings.stops_early and (not settings.observers or not observed_at.size):
+    is_unobserved = not settings.observers or not observed_at.size
+    if is_unobserved and not settings.stops_early and listener is None:
         # A known number of steps, through which gradients can be taken.
         bounds = np.int32(0), np.int32(num_steps)
         carry = jax.lax.fori_loop(*bounds, lambda i, c: update(start + i, c), carry)
-    elif not settings.observers or not observed_at.size:
+    elif is_unobserved:
         carry = advance(start, end, carry)
     else:
         initial = Snapshot(

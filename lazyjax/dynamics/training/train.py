@@ -24,6 +24,7 @@ from lazyjax.dynamics.training.loop import (
 )
 from lazyjax.dynamics.training.problem import checked_problem, named_observers
 from lazyjax.files.results import Storable
+from lazyjax.progress import Progress, program_listener
 from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params
 
 
@@ -91,6 +92,7 @@ def train(
     observe_at: Sequence[int] | Int[AnyArray, "num_observed"] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int | None = None,
+    progress: bool | Progress = False,
 ) -> Run:
     r"""Training of `apply_fn` from `params`, in one compiled program.
 
@@ -133,6 +135,8 @@ def train(
             from what is there, with the same result to the bit; another run is refused.
             Functions are compared by what they compute, as JAX traces it.
         checkpoint_every: Number of steps between checkpoints; must divide `num_steps`.
+        progress: Whether to show a bar on standard error, if that is a terminal; or a
+            function of the share done and a message. The call then waits for the end.
 
     Returns:
         The trained parameters, all losses and all observations. Divergence is a result
@@ -193,22 +197,29 @@ def train(
     )
     if checkpoint is not None or checkpoint_every is not None:
         _check_checkpoint(checkpoint, checkpoint_every, num_steps)
-    # A run of no step has no segment to keep.
-    if checkpoint is not None and num_steps > 0:
-        assert checkpoint_every is not None
-        segment = run_with_checkpoints(
-            problem, steps, settings, path=checkpoint, every=checkpoint_every
-        )
-    else:
-        segment = run_segment(
-            problem,
-            None,
-            jnp.zeros((), jnp.int32),
-            jnp.asarray(steps, jnp.int32),
-            settings=settings,
-            sees_start=int(steps[0]) == 0,
-            sees_end=int(steps[-1]) == num_steps,
-        )
+    with program_listener(progress, "train", num_steps) as listener:
+        # A run of no step has no segment to keep.
+        if checkpoint is not None and num_steps > 0:
+            assert checkpoint_every is not None
+            segment = run_with_checkpoints(
+                problem,
+                steps,
+                settings,
+                path=checkpoint,
+                every=checkpoint_every,
+                listener=listener,
+            )
+        else:
+            segment = run_segment(
+                problem,
+                None,
+                jnp.zeros((), jnp.int32),
+                jnp.asarray(steps, jnp.int32),
+                settings=settings,
+                sees_start=int(steps[0]) == 0,
+                sees_end=int(steps[-1]) == num_steps,
+                listener=listener,
+            )
     return Run(
         params=segment.state.params,
         loss=segment.loss,
