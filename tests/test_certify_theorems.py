@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from lazyjax.certify import (
-    Block,
+    JacobianBlock,
     LocalBounds,
     Verdict,
     adversary,
@@ -40,7 +40,9 @@ def bounds_of(residual, sigma=1.0, lipschitz: Any = 0.0, norm=None, *, of_block=
         residual=Interval(residual, residual),
         jacobian_norm=sigma if norm is None else norm,
         lipschitz=constant,
-        blocks=(Block(name="all", sigma_min=sigma, lipschitz=of_block or constant),),
+        blocks=(
+            JacobianBlock(name="all", sigma_min=sigma, lipschitz=of_block or constant),
+        ),
         newton_norm=residual / sigma if sigma else math.inf,
     )
 
@@ -201,7 +203,7 @@ def test_nothing_known_never_certifies(theorem):
         bounds = dataclasses.replace(good, **change)
         fn = bounds.lipschitz
         bounds = dataclasses.replace(
-            bounds, blocks=(Block(name="all", sigma_min=1.0, lipschitz=fn),)
+            bounds, blocks=(JacobianBlock(name="all", sigma_min=1.0, lipschitz=fn),)
         )
         # Flow by the criterion asks nothing of the whole Jacobian's norm.
         if theorem is chatterjee2022.flow_theorem and "jacobian_norm" in change:
@@ -325,8 +327,7 @@ def problem():
 
 
 def verdicts(comparison):
-    names = [field.name for field in dataclasses.fields(comparison)]
-    return {name: verdict(found) for name, found in zip(names, comparison, strict=True)}
+    return {name: verdict(found) for name, found in comparison.certificates.items()}
 
 
 def test_conditions_side_by_side_differ_where_they_should(problem, x64):

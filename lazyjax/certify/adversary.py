@@ -30,7 +30,8 @@ from lazyjax._checks import (
     check_targets,
 )
 from lazyjax.callables.static import as_static
-from lazyjax.certify.certificate import Assumption, Certificate, Quantity
+from lazyjax.certify.certificate import Certificate
+from lazyjax.certify.statements import Assumption, Quantity
 from lazyjax.dynamics.losses import square_loss
 from lazyjax.typing import AnyArray, ApplyFn, Params
 

@@ -10,12 +10,10 @@ import json
 import math
 from typing import Any, Literal, get_args
 
-import numpy as np
-
 from lazyjax._checks import check_choice
+from lazyjax.certify.statements import Assumption, Quantity
 from lazyjax.files.archive import checksum
 
-Bound = Literal["lower", "upper", "exact", "estimate"]
 Rigor = Literal["proof", "float"]
 Dynamics = Literal["flow", "descent"]
 
@@ -33,93 +31,6 @@ class Verdict(enum.Enum):
     CERTIFIED = "CERTIFIED"
     INCONCLUSIVE = "INCONCLUSIVE"
     REFUTED = "REFUTED"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Quantity:
-    """A number that a certificate computed.
-
-    Attributes:
-        name: Short name, unique in the certificate.
-        value: The number.
-        bound: Whether it is a "lower" or "upper" bound of what it is named after, its
-            "exact" value, or an "estimate" that proves nothing.
-        meaning: What it is, in words.
-
-    Raises:
-        ValueError: If `bound` is not one of its choices.
-    """
-
-    name: str
-    value: float
-    bound: Bound
-    meaning: str = ""
-
-    def __post_init__(self) -> None:
-        check_choice("bound", self.bound, get_args(Bound))
-        object.__setattr__(self, "value", float(self.value))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Assumption:
-    """A statement that a theorem needs, or that refutes it, and what is known of it.
-
-    Attributes:
-        name: Short name, unique in the certificate.
-        statement: The statement.
-        holds: Whether it holds; `None` if neither was shown.
-        detail: The numbers behind that, or what to do about it.
-
-    Raises:
-        TypeError: If `holds` is neither a boolean nor `None`.
-    """
-
-    name: str
-    statement: str
-    holds: bool | None
-    detail: str = ""
-
-    def __post_init__(self) -> None:
-        if self.holds is None:
-            return
-        # Not what Python takes for true, such as a NaN or the text "no".
-        if np.shape(self.holds) or np.asarray(self.holds).dtype != bool:
-            raise TypeError(f"`holds` must be True, False or None; got {self.holds!r}.")
-        # NumPy's booleans are none of True, False and None to `is` and to JSON.
-        object.__setattr__(self, "holds", bool(self.holds))
-
-
-def below(
-    name: str, statement: str, value: float, limit: float, *, detail: str = ""
-) -> Assumption:
-    """Assumption that `value < limit`, for an upper and a lower bound of two sides.
-
-    Args:
-        name: Short name.
-        statement: The inequality in words or symbols.
-        value: Upper bound of the left side.
-        limit: Lower bound of the right side.
-        detail: What to add to the two numbers.
-
-    Returns:
-        The assumption. It holds if the strict inequality does between two numbers that
-        are not NaN, of which the left is finite; else nothing is known, as bounds the
-        wrong way round refute nothing.
-
-    Example:
-        >>> below("small", "x < 1", 0.25, 1.0).holds
-        True
-        >>> below("small", "x < 1", float("nan"), 1.0).holds is None
-        True
-    """
-    holds = True if math.isfinite(value) and value < limit else None
-    numbers = f"{value:.6g} against {limit:.6g}"
-    return Assumption(
-        name=name,
-        statement=statement,
-        holds=holds,
-        detail=f"{numbers}; {detail}" if detail else numbers,
-    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

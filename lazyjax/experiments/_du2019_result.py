@@ -12,7 +12,8 @@ from jaxtyping import Array, Float
 from rich.table import Table
 
 from lazyjax import report
-from lazyjax.certify.widths import du2019
+from lazyjax.certify.measured.du2019 import MeasuredArgument
+from lazyjax.certify.widths.du2019 import RequiredWidths
 from lazyjax.data import Dataset
 from lazyjax.laziness import SlopeFit, log_log_slope, mean_and_sem
 
@@ -146,8 +147,8 @@ class Du2019Result:
     loss_linear: Float[Array, "widths seeds num_losses"]
     gap: Float[Array, "widths seeds"]
     slopes: tuple[Slope, ...]
-    measurement: du2019.Measurement
-    required: du2019.RequiredWidths
+    measurement: MeasuredArgument
+    required: RequiredWidths
     widths: tuple[int, ...] = dataclasses.field(metadata={"static": True})
     observed_at: tuple[int, ...] = dataclasses.field(metadata={"static": True})
 

@@ -21,6 +21,7 @@ import optax
 from jaxtyping import Array, Float, Key
 
 from lazyjax._checks import check_at_least, check_choice
+from lazyjax.certify import measured
 from lazyjax.certify.widths import du2019
 from lazyjax.data import Dataset, digits, minimum_angle
 from lazyjax.dynamics import Run, linear_dynamics, observers, train
@@ -272,7 +273,7 @@ def _analysis(
             fitted_slope(name, jnp.asarray(widths, values.dtype), values)
             for name, values in scaling.items()
         ),
-        measurement=du2019.measure(
+        measurement=measured.du2019.measure(
             ntk_infinite,
             ntk_start=ntk_start,
             drift_norm=found["drift_norm"],

@@ -37,14 +37,14 @@ def gamma(count: int, unit: float) -> float:
     return total / (1 - total) if total < 0.5 else math.inf
 
 
-def raised(value: Numbers, count: int, unit: float) -> Numbers:
+def round_up(value: Numbers, count: int, unit: float) -> Numbers:
     """Upper bound of a nonnegative number that was computed with `count` roundings."""
     if unit == 0:
         return value
     return value * (1 + gamma(count + 2, unit)) + (count + 1) * SMALLEST_NORMAL
 
 
-def lowered(value: float, count: int, unit: float) -> float:
+def round_down(value: float, count: int, unit: float) -> float:
     """Lower bound of a nonnegative number that was computed with `count` roundings."""
     if unit == 0:
         return value
@@ -121,6 +121,12 @@ class Interval:
 def interval(value: "Interval | float | int") -> Interval:
     """A float as the interval of itself; intervals as they are."""
     return value if isinstance(value, Interval) else Interval(value, value)
+
+
+def upper_or_infinity(value: "Interval | float | int") -> float:
+    """Upper end of an interval, or a number; infinity if nothing is known of it."""
+    high = interval(value).high
+    return math.inf if math.isnan(high) else high
 
 
 def _ends(value: Interval) -> tuple[float, float]:

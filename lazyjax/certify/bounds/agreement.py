@@ -59,7 +59,7 @@ def check_agreement(
         network: The network.
         params: Its parameters.
         x: Inputs, as the network reads them.
-        evaluations: What was computed of its copies, with bounds of the errors.
+        evaluations: What was computed of its branches, with bounds of the errors.
 
     Raises:
         ValueError: If outputs or derivatives disagree by more than rounding explains.
@@ -75,8 +75,8 @@ def check_agreement(
     )
     flat = inputs.reshape(len(inputs), -1)
     evaluated_nearby = tuple(
-        evaluate(copy, flat, UNIT_ROUNDOFF, norms=_norms(copy))
-        for copy in layers_of(network, nearby)
+        evaluate(branch, flat, UNIT_ROUNDOFF, norms=_norms(branch))
+        for branch in layers_of(network, nearby)
     )
     weights = _signed(rng, evaluations[0].output.value.shape)
     # Programs are kept for networks that are what they say; others may have changed.

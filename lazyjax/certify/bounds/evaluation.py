@@ -7,6 +7,7 @@ is computed, an upper bound of the Euclidean norm of its error is carried along.
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float
@@ -24,7 +25,7 @@ from lazyjax.certify.arithmetic.matrices import (
     spectral_norm_upper,
     symmetric,
 )
-from lazyjax.certify.arithmetic.rounding import gamma, raised
+from lazyjax.certify.arithmetic.rounding import gamma, round_up
 from lazyjax.certify.bounds.layers import Layer, Layers
 
 
@@ -65,7 +66,7 @@ class LayerNorms:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    r"""What was computed of one copy of a network.
+    r"""What was computed of one branch of a network.
 
     Attributes:
         network: The network.
@@ -113,7 +114,7 @@ def evaluate(
     *,
     norms: tuple[LayerNorms, ...] | None = None,
 ) -> Evaluation:
-    """Forward and backward pass of one copy of a network.
+    """Forward and backward pass of one branch of a network.
 
     Args:
         network: The network, with a named activation of known constants; where it has
@@ -161,21 +162,59 @@ def evaluate(
     )
 
 
+def map_rows(
+    fn: Callable[..., Rows], evaluation: Evaluation, *others: Evaluation
+) -> Evaluation:
+    """An evaluation with all its rows mapped, those of others beside them.
+
+    Args:
+        fn: From the rows of each evaluation to new ones.
+        evaluation: The evaluation.
+        others: Evaluations of the same network.
+
+    Returns:
+        The evaluation with the new rows.
+    """
+
+    def mapped(name: str) -> tuple[Rows, ...]:
+        rows = (getattr(e, name) for e in (evaluation, *others))
+        return tuple(map(fn, *rows))
+
+    names = ("preactivations", "inputs", "backward", "cotangents")
+    output = fn(evaluation.output, *(other.output for other in others))
+    return dataclasses.replace(
+        evaluation, output=output, **{name: mapped(name) for name in names}
+    )
+
+
 def plain(evaluation: Evaluation) -> Evaluation:
     """The same numbers, as if they were exact."""
-
-    def exact(rows: tuple[Rows, ...]) -> tuple[Rows, ...]:
-        return tuple(dataclasses.replace(r, error=np.zeros_like(r.error)) for r in rows)
-
-    (output,) = exact((evaluation.output,))
-    return dataclasses.replace(
+    exact = map_rows(
+        lambda rows: dataclasses.replace(rows, error=np.zeros_like(rows.error)),
         evaluation,
-        output=output,
-        preactivations=exact(evaluation.preactivations),
-        inputs=exact(evaluation.inputs),
-        backward=exact(evaluation.backward),
-        cotangents=exact(evaluation.cotangents),
-        unit=0.0,
+    )
+    return dataclasses.replace(exact, unit=0.0)
+
+
+def concatenated(evaluation: Evaluation, other: Evaluation) -> Evaluation:
+    """Evaluations of one network on two sets of inputs, as one."""
+
+    def joined(one: Rows, two: Rows) -> Rows:
+        return Rows(
+            np.concatenate([one.value, two.value]),
+            np.concatenate([one.error, two.error]),
+            np.concatenate([one.computed_norm, two.computed_norm]),
+        )
+
+    return map_rows(joined, evaluation, other)
+
+
+def example_of(evaluation: Evaluation, i: int) -> Evaluation:
+    """The evaluation of example `i` alone."""
+    one = slice(i, i + 1)
+    return map_rows(
+        lambda rows: Rows(rows.value[one], rows.error[one], rows.computed_norm[one]),
+        evaluation,
     )
 
 
@@ -262,7 +301,7 @@ def layer_kernel(evaluation: Evaluation, layer: int) -> Kernel:
     size = s_sq * np.sum((both * q_all) ** 2) + b_sq * np.sum(q_all**2)
     num_terms = len(evaluation.network.layers)
     rounded = gamma(10 + num_terms, unit) * size
-    error = raised(of_h + of_e + of_bias + rounded, n * k + 30, unit)
+    error = round_up(of_h + of_e + of_bias + rounded, n * k + 30, unit)
     return Kernel(value.reshape(n * k, n * k), float(error))
 
 
@@ -303,5 +342,5 @@ def _rows(
     computed_norm = row_norms_upper(value, unit)
     if roundings:
         error = error + gamma(roundings, unit) * computed_norm
-    error = raised(error, 12, unit)
+    error = round_up(error, 12, unit)
     return Rows(value, np.broadcast_to(error, computed_norm.shape), computed_norm)

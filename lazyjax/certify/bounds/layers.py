@@ -1,4 +1,4 @@
-"""Fully connected networks as plain float64 arrays, one `Layers` for each copy."""
+"""Fully connected networks as plain float64 arrays, one `Layers` for each branch."""
 
 import dataclasses
 import math
@@ -119,16 +119,16 @@ def check_architecture(architecture: Architecture) -> None:
 
 
 def layers_of(network: Network, params: Params) -> tuple[Layers, ...]:
-    """Copies of the network: one, or "plus" and "minus" if it is symmetrized.
+    """Branches of the network: one, or "plus" and "minus" if it is symmetrized.
 
-    That `network.apply` computes the same is for `lazyjax.certify.problem` to check.
+    That `network.apply` computes the same is for `lazyjax.certify.bounds.start` to check.
 
     Args:
         network: Fully connected network.
         params: Its parameters; taken as the real numbers that they are.
 
     Returns:
-        Its copies, in float64.
+        Its branches, in float64.
 
     Raises:
         ValueError: If bounds do not cover the network, or the parameters are not those
@@ -171,13 +171,13 @@ def data_of(
     return inputs, np.asarray(y, np.float64)
 
 
-def check_features(copies: tuple[Layers, ...], name: str, x: np.ndarray) -> None:
+def check_features(branches: tuple[Layers, ...], name: str, x: np.ndarray) -> None:
     """Check that inputs have as many features as the first layer reads.
 
     Raises:
         ValueError: If they have not.
     """
-    expected = copies[0].layers[0].weight.shape[0]
+    expected = branches[0].layers[0].weight.shape[0]
     if x.shape[1] != expected:
         raise ValueError(
             f"`{name}` must have {expected} features per example, as `params` do; got "
@@ -270,4 +270,4 @@ def _array(
 
 
 SYMMETRIZED_SCALE = 1 / math.sqrt(2)
-"""What each copy of a symmetrized network is multiplied by, rounded."""
+"""What each branch of a symmetrized network is multiplied by, rounded."""

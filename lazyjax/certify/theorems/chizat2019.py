@@ -28,11 +28,13 @@ import math
 
 import numpy as np
 
+from lazyjax._checks import check_positive
 from lazyjax._renamed import deprecated_names
 from lazyjax.certify.arithmetic.rounding import Interval, interval
 from lazyjax.certify.bounds.ball import smallest_ball
-from lazyjax.certify.bounds.local import LocalBounds
-from lazyjax.certify.certificate import Assumption, Certificate, Quantity, below
+from lazyjax.certify.bounds.local import Lipschitz, LocalBounds
+from lazyjax.certify.certificate import Certificate
+from lazyjax.certify.statements import Assumption, Quantity, assume_less
 from lazyjax.certify.theorems.residual import flow_theorem
 
 _STEPS = tuple(np.geomspace(1.0, 8.0, 60))
@@ -72,7 +74,9 @@ def lazy_theorem(bounds: LocalBounds, *, tolerance: float = 0.1) -> Certificate:
     flow = flow_theorem(bounds)
     limit = (interval(tolerance) * bounds.residual.low).low
     gap = flow["linearization_gap"]
-    close = below("close", "gap to the linearized model < tolerance |r0|", gap, limit)
+    close = assume_less(
+        "close", "gap to the linearized model < tolerance |r0|", gap, limit
+    )
     relative = 1 - gap / limit if limit > 0 and math.isfinite(gap) else -math.inf
     kappa = math.inf
     if bounds.jacobian_norm > 0:
@@ -87,11 +91,10 @@ def lazy_theorem(bounds: LocalBounds, *, tolerance: float = 0.1) -> Certificate:
         margin=min(flow.margin, relative),
         quantities=(
             *flow.quantities,
-            Quantity(
-                name="kappa",
-                value=kappa if math.isfinite(kappa) else math.inf,
-                bound="estimate",
-                meaning="criterion of laziness, with Lip(J) for the second derivative",
+            Quantity.estimate(
+                "kappa",
+                kappa if math.isfinite(kappa) else math.inf,
+                "criterion of laziness, with Lip(J) for the second derivative",
             ),
         ),
     )
@@ -126,8 +129,7 @@ def horizon_theorem(bounds: LocalBounds, time: float) -> Certificate:
         Chizat, Oyallon and Bach (2019), arXiv:1812.07956, Theorem 2.3 (statement from
         memory, proven here).
     """
-    if not 0 < time < math.inf:
-        raise ValueError(f"`time` must be positive and finite; got {time!r}.")
+    check_positive("time", time)
     residual = bounds.residual.high
     shortest = time * bounds.jacobian_norm * residual
     radius = 0.0
@@ -156,25 +158,20 @@ def horizon_theorem(bounds: LocalBounds, time: float) -> Certificate:
         # An inequality that is met by choice of the radius: far from failing.
         margin=1.0 if moved.high <= radius else 1 - moved.high / radius,
         quantities=(
-            Quantity(name="time", value=time, bound="exact", meaning="horizon"),
-            Quantity(name="residual", value=residual, bound="upper"),
-            Quantity(
-                name="jacobian_norm",
-                value=_or_infinity(beta),
-                bound="upper",
-                meaning="largest singular value of the Jacobian in the ball",
+            Quantity.exact("time", time, "horizon"),
+            Quantity.upper("residual", residual),
+            Quantity.upper(
+                "jacobian_norm",
+                beta,
+                "largest singular value of the Jacobian in the ball",
             ),
-            Quantity(
-                name="lipschitz",
-                value=_or_infinity(constant),
-                bound="upper",
-                meaning="Lipschitz constant of the Jacobian in the ball",
+            Quantity.upper(
+                "lipschitz", constant, "Lipschitz constant of the Jacobian in the ball"
             ),
-            Quantity(
-                name="linearization_gap",
-                value=_or_infinity(gap),
-                bound="upper",
-                meaning="distance of outputs from those of the linearized model",
+            Quantity.upper(
+                "linearization_gap",
+                gap,
+                "distance of outputs from those of the linearized model",
             ),
         ),
         radius=moved.high,
@@ -226,30 +223,22 @@ def scales(bounds: LocalBounds, target_norm: float) -> Scales:
         Chizat, Oyallon and Bach (2019), arXiv:1812.07956, Theorem 2.4, with M = m = 1
         for the square loss.
     """
-    if not 0 < target_norm < math.inf:
-        raise ValueError(
-            f"`target_norm` must be positive and finite; got {target_norm!r}."
-        )
+    check_positive("target_norm", target_norm)
     output = bounds.residual.high
-    theirs, largest_output, sharper = math.inf, 0.0, math.inf
-    for block in bounds.blocks:
-        allowed = _largest_output(bounds, block.sigma_min, block.lipschitz)
-        largest_output = max(largest_output, allowed)
-        sharper = min(
-            sharper,
-            _sharper(block.sigma_min, block.lipschitz, output, target_norm),
-        )
+    constants = [(block.sigma_min, block.lipschitz) for block in bounds.blocks]
+    largest_output = max(_largest_output(bounds, *pair) for pair in constants)
+    theirs = math.inf
     if output <= largest_output and largest_output > 0:
         theirs = (interval(target_norm) / largest_output).high
     return Scales(
         theirs=theirs,
-        sharper=sharper,
+        sharper=min(_sharper(*pair, output, target_norm) for pair in constants),
         largest_output=largest_output,
         output_norm=output,
     )
 
 
-def _largest_output(bounds: LocalBounds, sigma: float, lipschitz) -> float:
+def _largest_output(bounds: LocalBounds, sigma: float, lipschitz: Lipschitz) -> float:
     """Lower bound of their constant, with Lip valid up to sigma / (2 Lip)."""
     if not sigma > 0:
         return 0.0
@@ -273,7 +262,7 @@ def _largest_output(bounds: LocalBounds, sigma: float, lipschitz) -> float:
     return value if value > 0 else 0.0
 
 
-def _sharper(sigma: float, lipschitz, output: float, target: float) -> float:
+def _sharper(sigma: float, lipschitz: Lipschitz, output: float, target: float) -> float:
     r"""Smallest $\alpha$ found with $\lVert h\rVert + \lVert y\rVert/\alpha$ in reach."""
 
     def holds(alpha: float) -> bool:
@@ -290,10 +279,6 @@ def _sharper(sigma: float, lipschitz, output: float, target: float) -> float:
         else:
             low = middle
     return 2.0**high
-
-
-def _or_infinity(value: Interval) -> float:
-    return math.inf if math.isnan(value.high) else value.high
 
 
 __getattr__ = deprecated_names(

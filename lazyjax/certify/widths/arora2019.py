@@ -19,7 +19,11 @@ from jaxtyping import Float
 from lazyjax._checks import check_targets
 from lazyjax.architecture import Architecture
 from lazyjax.certify.widths import du2019
-from lazyjax.certify.widths.requirement import Requirement
+from lazyjax.certify.widths.requirement import (
+    RequiredWidth,
+    Requirement,
+    check_probability,
+)
 from lazyjax.certify.widths.separation import separation
 from lazyjax.infinite import infinite_ntk
 from lazyjax.typing import AnyArray
@@ -134,7 +138,7 @@ def complexity(
 
 def requirements(
     x: Float[AnyArray, "n d"], *, failure: float = 0.1, accuracy: float = 0.1
-) -> tuple[Requirement, ...]:
+) -> tuple[RequiredWidth, ...]:
     r"""What the theorem asks for on the inputs `x`.
 
     Args:
@@ -159,9 +163,8 @@ def requirements(
         Arora, Du, Hu, Li and Wang (2019), arXiv:1901.08584, Theorem 4.1 (not checked
         against the paper).
     """
-    for name, value in {"failure": failure, "accuracy": accuracy}.items():
-        if not 0 < value < 1:
-            raise ValueError(f"`{name}` must be between 0 and 1; got {value!r}.")
+    check_probability("failure", failure)
+    check_probability("accuracy", accuracy)
     found = separation(x)
     n = x.shape[0]
     measured = complexity(x, np.zeros((n, 1)))
@@ -169,7 +172,7 @@ def requirements(
     with np.errstate(divide="ignore"):
         width = np.float64(n) ** 8 / (eig_min**4 * failure**6 * accuracy**4)
     return (
-        Requirement(
+        RequiredWidth(
             theorem="Arora et al. (2019), two-layer ReLU, outputs to accuracy eps",
             formula="C n^7 / (lambda_0^4 kappa^2 delta^4 eps^2), kappa = eps delta/n^0.5",
             width=float(width),
@@ -180,3 +183,10 @@ def requirements(
             max_learning_rate=eig_min / n**2,
         ),
     )
+
+
+REQUIREMENT = Requirement(
+    name="arora2019",
+    source="Arora, Du, Hu, Li and Wang (2019), arXiv:1901.08584",
+    widths=lambda x, y, *, depth, failure: requirements(x, failure=failure),
+)

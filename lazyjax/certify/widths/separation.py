@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lazyjax._checks import check_batch, check_floating, check_targets
-from lazyjax.certify.certificate import Assumption
+from lazyjax.certify.statements import Assumption
 from lazyjax.typing import AnyArray
 
 # Inputs that were normalized in single precision have unit norm to about this.
