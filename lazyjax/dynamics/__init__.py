@@ -18,7 +18,7 @@ from lazyjax.dynamics.losses import scaled as scaled, square_loss as square_loss
 from lazyjax.dynamics.observers import Observer as Observer, Snapshot as Snapshot
 from lazyjax.dynamics.training.train import Run as Run, train as train
 
-_MOVED = ("CostModel", "OverSeeds", "Sweep", "sweep")
+_MOVED = ("OverSeeds", "Sweep", "sweep")
 
 
 def __getattr__(name: str) -> object:

@@ -1,55 +1,49 @@
-"""A bar with the time that a sweep will still take."""
+"""Reports of how far a sweep has come."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeAlias
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    Progress,
+    Progress as Bar,
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
-# Called with the cost of members that are done, and their number.
-Advance = Callable[[float, int], None]
+# Called with the share of the work that is done, from 0 to 1, and what comes next.
+Progress: TypeAlias = Callable[[float, str], None]
 
 
 @contextmanager
-def progress_bar(
-    is_shown: bool, total_cost: float, num_members: int
-) -> Iterator[Advance]:
-    """A bar on standard error, which advances by cost and counts members.
+def progress_reporter(progress: bool | Progress) -> Iterator[Progress]:
+    """The function that a sweep reports to.
 
     Args:
-        is_shown: Whether there is one at all.
-        total_cost: Of all members.
-        num_members: Their number.
+        progress: The function itself; or whether there is a bar on standard error.
 
     Yields:
-        What is to be called when members are done.
+        The function.
     """
-    if not is_shown:
-        yield lambda cost, count: None
-        return
-    columns = (
-        TextColumn("sweep"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[members]} members"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    done = 0
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("", total=total_cost, members=f"0/{num_members}")
-
-        def advance(cost: float, count: int) -> None:
-            nonlocal done
-            done += count
-            progress.update(task, advance=cost, members=f"{done}/{num_members}")
-
-        yield advance
+    if callable(progress):
+        yield progress
+    elif not progress:
+        yield lambda share, message: None
+    else:
+        columns = (
+            TextColumn("sweep"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        with Bar(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task("", total=1.0)
+            yield lambda share, message: bar.update(
+                task, completed=share, description=message
+            )
