@@ -286,7 +286,7 @@ def test_records_of_another_sweep_are_refused_with_what_differs(swept, name):
 def test_every_file_of_a_sweep_says_what_it_is_of(swept, tmp_path):
     """There is no index to lose: each file alone is enough to refuse another sweep."""
     folder, result = swept
-    assert all(path.name.startswith("call-") for path in folder.iterdir())
+    assert all(path.name.startswith("chunk-") for path in folder.iterdir())
     (record, *_) = folder.iterdir()
     (tmp_path / record.name).write_bytes(record.read_bytes())
     with pytest.raises(ValueError, match="with another `network`"):
