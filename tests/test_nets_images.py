@@ -266,7 +266,6 @@ def test_sweeps_train_them_as_they_are_trained_alone(x64, case):
         key=KEY,
         learning_rates=[rate],
         num_steps=3,
-        buckets=[[2, 4]] if case != "vit" else None,
     )
     for index, width in enumerate((2, 4)):
         net = made(width=width)

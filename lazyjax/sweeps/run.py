@@ -80,8 +80,9 @@ class Execution:
                 cannot be read or written to.
         """
         history: History = {}
-        for members, records in checkpoint.read() if checkpoint is not None else ():
-            _record(history, members, records)
+        if checkpoint is not None:
+            for members, records in checkpoint.read():
+                _record(history, members, records)
         widths = [
             width
             for width in reversed(self.ensemble.networks)  # the longest work first

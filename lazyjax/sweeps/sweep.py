@@ -153,15 +153,15 @@ def sweep(
         )
     if chunk_size is not None:
         check_at_least("chunk_size", chunk_size, 1)
+    if observe_at is not None:
+        observe_at = tuple(np.asarray(observe_at).tolist())
     settings = SweepSettings(
         optimizer=as_static(optimizer),
         num_steps=num_steps,
         loss_fn=as_static(loss_fn),
         center=center,
         observers=named_observers(observe),
-        observe_at=None
-        if observe_at is None
-        else tuple(np.asarray(observe_at).tolist()),
+        observe_at=observe_at,
         keep_params=keep_params,
     )
     ensemble = Ensemble(
