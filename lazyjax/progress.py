@@ -40,9 +40,7 @@ class Listener(NamedTuple):
 
 
 @contextmanager
-def progress_reporter(
-    progress: bool | Progress, name: str
-) -> Iterator[Progress | None]:
+def progress_reporter(progress: bool | Progress, name: str) -> Iterator[Progress]:
     """The function that a computation reports to.
 
     Args:
@@ -51,8 +49,15 @@ def progress_reporter(
         name: Shown beside the bar.
 
     Yields:
-        The function, or `None` if nobody listens.
+        The function.
     """
+    with _heard(progress, name) as report:
+        yield report or (lambda share, message: None)
+
+
+@contextmanager
+def _heard(progress: bool | Progress, name: str) -> Iterator[Progress | None]:
+    """The function, or `None` if nobody would hear of it."""
     console = Console(stderr=True)
     if callable(progress):
         yield progress
@@ -89,7 +94,7 @@ def program_listener(
     Yields:
         What the program passes to `tell`, or `None` if nobody listens.
     """
-    with progress_reporter(progress, name) as report:
+    with _heard(progress, name) as report:
         if report is None:
             yield None
             return

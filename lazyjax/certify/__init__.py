@@ -1,12 +1,12 @@
 """Convergence arguments from the literature, confronted with networks and data."""
 
+from lazyjax._renamed import deprecated_names as _deprecated_names
 from lazyjax.certify import (
     adversary as adversary,
     measured as measured,
     theorems as theorems,
     widths as widths,
 )
-from lazyjax.certify._moved import moved as _moved
 from lazyjax.certify.bounds.local import (
     JacobianBlock as JacobianBlock,
     LocalBounds as LocalBounds,
@@ -61,11 +61,11 @@ from lazyjax.certify.widths import (
     zou2018 as zou2018,
 )
 
-__getattr__ = _moved(
+__getattr__ = _deprecated_names(
     __name__,
     {
-        "Block": "lazyjax.certify:JacobianBlock",
-        "Comparison": "lazyjax.certify:TheoremComparison",
-        "below": "lazyjax.certify:assume_less",
+        "Block": "lazyjax.certify.JacobianBlock",
+        "Comparison": "lazyjax.certify.TheoremComparison",
+        "below": "lazyjax.certify.assume_less",
     },
 )

@@ -17,7 +17,6 @@ from lazyjax.dynamics.training.train import Run as Run, train as train
 __getattr__ = _deprecated_names(
     __name__,
     {
-        "CostModel": "lazyjax.sweeps.CostModel",
         "OverSeeds": "lazyjax.sweeps.OverSeeds",
         "Sweep": "lazyjax.sweeps.Sweep",
         "linearized": "lazyjax.dynamics.linear_dynamics",

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # Theory's exponents are those of infinite width, which finite widths only approach.
 ALLOWANCE = 0.15
 
+_STEP_FIELDS = ("statement", "sense", "measured", "bound", "holds")
+
 
 class _Quantity(NamedTuple):
     """What scales with the width, and its exponent in theory."""
@@ -224,13 +226,7 @@ class Du2019Result:
             ],
             "eig_min_infinite": self.measurement.eig_min,
             "steps": {
-                step.label: {
-                    "statement": step.statement,
-                    "sense": step.sense,
-                    "measured": step.measured,
-                    "bound": step.bound,
-                    "holds": step.holds,
-                }
+                step.label: {name: getattr(step, name) for name in _STEP_FIELDS}
                 for step in self.measurement.steps
             },
         }

@@ -16,8 +16,6 @@ from lazyjax.architecture import NORMALIZATION_EPS, Architecture
 from lazyjax.nets.network import Apply, Init, Network, symmetrize
 from lazyjax.typing import Params, Readout
 
-MULTIPLIERS = "multipliers"  # collection of variables, beside "params"
-
 
 class Scale(NamedTuple):
     """How an array of parameters enters: `multiplier * (init_std * randomness)`."""
@@ -86,23 +84,14 @@ class _Affine(nn.Module):
             value = jnp.asarray(value)  # parameters may be NumPy's
             return value if self.is_trained else jax.lax.stop_gradient(value)
 
-        def multiplier(name: str, value: float) -> float | Array:
-            # Recorded at initialization, so that `PaddedNetwork` can pass that of
-            # another width as data.
-            if self.is_initializing():
-                self.put_variable(MULTIPLIERS, name, jnp.asarray(value, h.dtype))
-            if self.has_variable(MULTIPLIERS, name):
-                return self.get_variable(MULTIPLIERS, name)
-            return value
-
         shape = (*self.taps, h.shape[-1], self.features)
         kernel = parameter("kernel", weight_init, shape)
-        z = multiplier("kernel", self.weight.multiplier) * self.linear_map(h, kernel)
+        z = self.weight.multiplier * self.linear_map(h, kernel)
         if self.bias is None:
             return z
         bias_init = nn.initializers.normal(self.bias.init_std)
         bias = parameter("bias", bias_init, (self.features,))
-        bias = multiplier("bias", self.bias.multiplier) * bias
+        bias = self.bias.multiplier * bias
         return z + bias.reshape((1,) * (z.ndim - 1) + (-1,))
 
 

@@ -11,14 +11,7 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 
-from lazyjax.files.archive import (
-    Arrays,
-    header,
-    read_npz,
-    reading,
-    verified,
-    write_npz,
-)
+from lazyjax.files.archive import Arrays, header, read_npz, reading, verified, write_npz
 from lazyjax.files.writing import write_file
 from lazyjax.trees import leaf_paths
 from lazyjax.typing import Params
@@ -60,31 +53,29 @@ def _read_npz(path: Path) -> tuple[Axes, Arrays]:
 
 
 def _write_json(path: Path, axes: Axes, arrays: Arrays) -> None:
-    about = header(_KIND, {"axes": axes}, arrays)
-    content = about | {
-        "arrays": {
-            name: _described(array) | {"values": [_plain(v) for v in array.ravel()]}
-            for name, array in arrays.items()
-        },
+    described = {
+        name: _described(array) | {"values": [_plain(v) for v in array.ravel()]}
+        for name, array in arrays.items()
     }
+    content = header(_KIND, {"axes": axes}, arrays) | {"arrays": described}
     write_file(path, (json.dumps(content, allow_nan=False) + "\n").encode())
 
 
 def _read_json(path: Path) -> tuple[Axes, Arrays]:
     with reading(path, _ADVICE):
-        about = json.loads(path.read_text())
+        first = json.loads(path.read_text())
         arrays = {
             name: _array(described, described["values"])
-            for name, described in about.pop("arrays").items()
+            for name, described in first.pop("arrays").items()
         }
-        return _axes(verified(_KIND, about, arrays)["axes"]), arrays
+        return _axes(verified(_KIND, first, arrays)["axes"]), arrays
 
 
 def _write_csv(path: Path, axes: Axes, arrays: Arrays) -> None:
     """One row a number; the first line, a comment, says what shapes they have."""
     text = io.StringIO()
-    about = {name: _described(array) for name, array in arrays.items()}
-    first = header(_KIND, {"axes": axes}, arrays) | {"arrays": about}
+    described = {name: _described(array) for name, array in arrays.items()}
+    first = header(_KIND, {"axes": axes}, arrays) | {"arrays": described}
     text.write(f"# {json.dumps(first)}\n")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["quantity", *axes, "step", "index", "value"])
@@ -115,13 +106,13 @@ def _step(name: str, index: tuple[int, ...], observed_at: list[int]) -> tuple[An
 def _read_csv(path: Path) -> tuple[Axes, Arrays]:
     with reading(path, _ADVICE):
         lines = path.read_text().splitlines()
-        about = json.loads(lines[0].removeprefix("# "))
-        described = about.pop("arrays")
+        first = json.loads(lines[0].removeprefix("# "))
+        described = first.pop("arrays")
         values: dict[str, list[str]] = {name: [] for name in described}
         for row in itertools.islice(csv.reader(lines[1:]), 1, None):
             values[row[0]].append(row[-1])
         arrays = {name: _array(described[name], values[name]) for name in values}
-        return _axes(verified(_KIND, about, arrays)["axes"]), arrays
+        return _axes(verified(_KIND, first, arrays)["axes"]), arrays
 
 
 def _axes(axes: Mapping[str, Any]) -> Axes:
@@ -138,26 +129,30 @@ def _plain(number: np.generic) -> Any:
     return str(value) if isinstance(value, float) and not np.isfinite(value) else value
 
 
-def _array(about: Mapping[str, Any], values: list[Any]) -> np.ndarray:
-    dtype = np.dtype(about["dtype"])
+def _array(described: Mapping[str, Any], values: list[Any]) -> np.ndarray:
+    dtype = np.dtype(described["dtype"])
     if dtype.kind == "b":
         values = [value in (True, "True") for value in values]
     elif dtype.kind in "iu":
         values = [int(value) for value in values]
     else:
         values = [float(value) for value in values]
-    return np.array(values, dtype).reshape(about["shape"])
+    return np.array(values, dtype).reshape(described["shape"])
 
 
 Writer = Callable[[Path, Axes, Arrays], None]
 Reader = Callable[[Path], tuple[Axes, Arrays]]
-WRITERS: dict[str, Writer] = {
-    ".npz": _write_npz,
-    ".json": _write_json,
-    ".csv": _write_csv,
+_FORMATS: dict[str, tuple[Writer, Reader]] = {
+    ".npz": (_write_npz, _read_npz),
+    ".json": (_write_json, _read_json),
+    ".csv": (_write_csv, _read_csv),
 }
-READERS: dict[str, Reader] = {
-    ".npz": _read_npz,
-    ".json": _read_json,
-    ".csv": _read_csv,
-}
+
+
+def format_of(path: Path) -> tuple[Writer, Reader]:
+    """What writes and what reads files of the suffix of a path."""
+    if path.suffix not in _FORMATS:
+        raise ValueError(
+            f"`path` must end in one of {', '.join(_FORMATS)}; got {str(path)!r}."
+        )
+    return _FORMATS[path.suffix]

@@ -1,7 +1,7 @@
 """The result of a sweep: arrays with labelled axes, and their statistics over seeds."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lazyjax._checks import check_choice
+from lazyjax.files.archive import Arrays
 from lazyjax.files.writing import check_file
 from lazyjax.sweeps import files as sweep_files
 from lazyjax.sweeps.files import Axes, Label
 from lazyjax.typing import Params
-
-AXES = ("width", "seed", "alpha", "learning_rate")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -149,35 +148,28 @@ class Sweep:
         if not chosen:
             raise ValueError(f"`{name}` must name one label at least; got {wanted!r}.")
         indices = [known.index(label) for label in chosen]
-        axis = list(self.axes).index(name)
 
-        def take(array: np.ndarray, axis: int = axis) -> np.ndarray:
-            return np.asarray(np.take(array, indices[0] if is_one else indices, axis))
+        def take(array: np.ndarray, axes: Sequence[str] = tuple(self.axes)) -> Any:
+            taken = np.take(array, indices[0] if is_one else indices, axes.index(name))
+            return np.asarray(taken)
 
         axes = dict(self.axes) | {name: tuple(known[i] for i in indices)}
         if is_one:
             del axes[name]
+        params = self.params
+        if params is not None and name == "width":
+            params = {width: params[width] for width in chosen}
+        elif params is not None:
+            others = [axis for axis in self.axes if axis != "width"]
+            params = jax.tree.map(lambda leaf: take(leaf, others), params)
         return dataclasses.replace(
             self,
             axes=axes,
             loss=take(self.loss),
             diverged_at=take(self.diverged_at),
             observations={k: take(v) for k, v in self.observations.items()},
-            params=self._selected_params(name, chosen, take),
+            params=params,
         )
-
-    def _selected_params(
-        self, name: str, chosen: Sequence[Label], take: Callable[..., np.ndarray]
-    ) -> dict[int, Params] | None:
-        if self.params is None:
-            return None
-        if name == "width":
-            return {int(width): self.params[int(width)] for width in chosen}
-        axis = [known for known in self.axes if known != "width"].index(name)
-        return {
-            width: jax.tree.map(lambda leaf: take(leaf, axis), tree)
-            for width, tree in self.params.items()
-        }
 
     @property
     def quantities(self) -> tuple[str, ...]:
@@ -247,15 +239,13 @@ class Sweep:
         return self._members(self.diverged_at >= 0)
 
     def _members(self, which: np.ndarray) -> tuple[LeftOut, ...]:
-        found = []
-        for index in np.argwhere(which):
-            labels = {
-                name: known[i]
-                for (name, known), i in zip(self.axes.items(), index, strict=True)
-            }
-            at = int(self.diverged_at[tuple(index)])
-            found.append(LeftOut(labels=labels, diverged_at=at))
-        return tuple(found)
+        return tuple(
+            LeftOut(
+                labels={k: self.axes[k][i] for k, i in zip(self.axes, at, strict=True)},
+                diverged_at=int(self.diverged_at[tuple(at)]),
+            )
+            for at in np.argwhere(which)
+        )
 
     def save(self, path: str | Path) -> Path:
         """Write to a file that `Sweep.load` reads, in the form its suffix names.
@@ -272,12 +262,7 @@ class Sweep:
                 cannot be written.
         """
         path = Path(path)
-        writer = sweep_files.WRITERS.get(path.suffix)
-        if writer is None:
-            raise ValueError(
-                f"`path` must end in one of {', '.join(sweep_files.WRITERS)}; got "
-                f"{str(path)!r}."
-            )
+        write, _ = sweep_files.format_of(path)
         if self.params is not None and path.suffix != ".npz":
             raise ValueError(
                 f"`path` must end in .npz, for a {path.suffix} file holds no trained "
@@ -292,10 +277,9 @@ class Sweep:
         }
         arrays |= {f"observations/{k}": v for k, v in self.observations.items()}
         for width, tree in (self.params or {}).items():
-            arrays |= {
-                f"params/{width}/{k}": v for k, v in sweep_files.flat(tree).items()
-            }
-        writer(path, self.axes, arrays)
+            leaves = sweep_files.flat(tree)
+            arrays |= {f"params/{width}/{k}": v for k, v in leaves.items()}
+        write(path, self.axes, arrays)
         return path
 
     @classmethod
@@ -314,27 +298,20 @@ class Sweep:
                 is of another version of lazyjax.
         """
         path = Path(path)
-        reader = sweep_files.READERS.get(path.suffix)
-        if reader is None:
-            raise ValueError(
-                f"`path` must end in one of {', '.join(sweep_files.READERS)}; got "
-                f"{str(path)!r}."
-            )
-        axes, arrays = reader(path)
-        params: dict[int, dict[str, np.ndarray]] = {}
+        _, read = sweep_files.format_of(path)
+        axes, arrays = read(path)
+        observations: Arrays = {}
+        params: dict[int, Arrays] = {}
         for name, array in arrays.items():
-            if name.startswith("params/"):
-                _, width, leaf = name.split("/", 2)
+            kind, _, rest = name.partition("/")
+            if kind == "observations":
+                observations[rest] = array
+            elif kind == "params":
+                width, _, leaf = rest.partition("/")
                 params.setdefault(int(width), {})[leaf] = array
         return cls(
             axes=axes,
-            loss=arrays["loss"],
-            diverged_at=arrays["diverged_at"],
-            observed_at=arrays["observed_at"],
-            observations={
-                name.removeprefix("observations/"): array
-                for name, array in arrays.items()
-                if name.startswith("observations/")
-            },
+            **{k: arrays[k] for k in ("loss", "diverged_at", "observed_at")},
+            observations=observations,
             params={w: sweep_files.nested(p) for w, p in params.items()} or None,
         )

@@ -34,7 +34,7 @@ from lazyjax._checks import (
     check_positive,
     check_targets,
 )
-from lazyjax.certify._moved import moved
+from lazyjax._renamed import deprecated_names
 from lazyjax.certify.arithmetic.activations import ROUNDING, SMOOTH_ACTIVATIONS
 from lazyjax.certify.arithmetic.matrices import (
     eig_min_lower,
@@ -362,6 +362,6 @@ def _failed(checks: tuple[Assumption, ...], dynamics: Dynamics) -> Certificate:
     )
 
 
-__getattr__ = moved(
-    __name__, {"requirements": "lazyjax.certify.widths.chatterjee2022:requirements"}
+__getattr__ = deprecated_names(
+    __name__, {"requirements": "lazyjax.certify.widths.chatterjee2022.requirements"}
 )

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from lazyjax._checks import check_at_least, check_batch, check_floating
-from lazyjax.certify._moved import moved
+from lazyjax._renamed import deprecated_names
 from lazyjax.certify.widths.requirement import RequiredWidth, Requirement
 from lazyjax.certify.widths.separation import separation
 from lazyjax.typing import AnyArray, ApplyFn, Params
@@ -135,10 +135,10 @@ REQUIREMENT = Requirement(
     ),
 )
 
-__getattr__ = moved(
+__getattr__ = deprecated_names(
     __name__,
     {
-        "Measurement": "lazyjax.certify.measured.allen_zhu2019:MeasuredSmoothness",
-        "measure": "lazyjax.certify.measured.allen_zhu2019:measure",
+        "Measurement": "lazyjax.certify.measured.allen_zhu2019.MeasuredSmoothness",
+        "measure": "lazyjax.certify.measured.allen_zhu2019.measure",
     },
 )

@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lazyjax._checks import check_batch, check_floating, check_targets
+from lazyjax._renamed import deprecated_names
 from lazyjax.architecture import Architecture
-from lazyjax.certify._moved import moved
 from lazyjax.certify.widths.requirement import (
     RequiredWidth,
     Requirement,
@@ -235,11 +235,11 @@ REQUIREMENT = Requirement(
     widths=lambda x, y, *, depth, failure: requirements(x, y, failure=failure),
 )
 
-__getattr__ = moved(
+__getattr__ = deprecated_names(
     __name__,
     {
-        "Measurement": "lazyjax.certify.measured.du2019:MeasuredArgument",
-        "Step": "lazyjax.certify.measured.du2019:Step",
-        "measure": "lazyjax.certify.measured.du2019:measure",
+        "Measurement": "lazyjax.certify.measured.du2019.MeasuredArgument",
+        "Step": "lazyjax.certify.measured.du2019.Step",
+        "measure": "lazyjax.certify.measured.du2019.measure",
     },
 )

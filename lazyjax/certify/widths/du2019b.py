@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import Float
 
 from lazyjax._checks import check_at_least, check_choice
+from lazyjax._renamed import deprecated_names
 from lazyjax.architecture import Architecture
-from lazyjax.certify._moved import moved
 from lazyjax.certify.statements import Assumption, assume_listed
 from lazyjax.certify.widths.requirement import (
     RequiredWidth,
@@ -231,4 +231,4 @@ REQUIREMENT = Requirement(
     widths=_fully_connected_and_residual,
 )
 
-__getattr__ = moved(__name__, {"Network": f"{__name__}:NetworkKind"})
+__getattr__ = deprecated_names(__name__, {"Network": f"{__name__}:NetworkKind"})

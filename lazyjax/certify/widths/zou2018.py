@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lazyjax._checks import check_at_least
-from lazyjax.certify._moved import moved
+from lazyjax._renamed import deprecated_names
 from lazyjax.certify.statements import Assumption
 from lazyjax.certify.widths.requirement import RequiredWidth, Requirement
 from lazyjax.certify.widths.separation import separation
@@ -86,7 +86,7 @@ REQUIREMENT = Requirement(
 )
 
 _MEASURED = "lazyjax.certify.measured.zou2018"
-__getattr__ = moved(
+__getattr__ = deprecated_names(
     __name__,
     {
         name: f"{_MEASURED}:{name}"

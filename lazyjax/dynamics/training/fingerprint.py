@@ -20,8 +20,6 @@ _NEEDS: Mapping[str, tuple[str, ...]] = {
     "network": (*_TRACED, "widths"),
     "optimizer": (*_TRACED, "widths", "network"),
     "observe": (*_TRACED, "widths", "network", "apply_fn", "loss_fn"),
-    # Unless they are given, they are chosen by these.
-    "buckets": ("network", "optimizer", "observe", "widths", "num_seeds", "num_steps"),
 }
 
 
