@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Key, Shaped
 
 from lazyjax._checks import check_at_least, check_batch, check_choice
 from lazyjax.callables.static import as_static
+from lazyjax.files.results import Storable
 from lazyjax.ntk import empirical_nngp, empirical_ntk
 from lazyjax.ntk.row_check import check_row_independence, poisoned
 from lazyjax.typing import AnyArray, ApplyFn, InitFn, Outputs
@@ -16,7 +17,7 @@ from lazyjax.typing import AnyArray, ApplyFn, InitFn, Outputs
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MonteCarloKernel:
+class MonteCarloKernel(Storable):
     """Mean of a kernel over random initializations.
 
     Attributes:

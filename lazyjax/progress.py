@@ -82,7 +82,7 @@ def _heard(progress: bool | Progress, name: str) -> Iterator[Progress | None]:
 
 @contextmanager
 def program_listener(
-    progress: bool | Progress, name: str, total: float | Array
+    progress: bool | Progress, name: str, total: int | float | Array
 ) -> Iterator[Listener | None]:
     """Whom a compiled program reports to while it runs; the end waits for the reports.
 

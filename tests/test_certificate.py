@@ -154,13 +154,13 @@ def test_json_round_trip_keeps_every_number(value):
 
 def test_json_of_another_verdict_is_refused():
     forged = json.loads(certificate(rate=NAN).to_json()) | {"verdict": "CERTIFIED"}
-    with pytest.raises(ValueError, match="INCONCLUSIVE follows"):
+    with pytest.raises(ValueError, match="its content is not what was written"):
         Certificate.from_json(json.dumps(forged))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"verdict": "CERTIFIED"}'])
 def test_what_is_no_certificate_is_refused(text):
-    with pytest.raises(ValueError, match="`text` must be JSON of a certificate"):
+    with pytest.raises(ValueError, match=r"^`text` "):
         Certificate.from_json(text)
 
 

@@ -233,7 +233,7 @@ def test_json_is_strict_and_holds_what_was_measured(result):
     def refuse(token):
         raise AssertionError(token)
 
-    parsed = json.loads(report.json_bytes(result.to_json()), parse_constant=refuse)
+    parsed = json.loads(report.json_bytes(result.summary()), parse_constant=refuse)
     assert parsed["widths"] == [8, 16]
     assert_close(np.array(parsed["drift"]), result.drift)
     every = np.array(parsed["loss_at"])

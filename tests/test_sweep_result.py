@@ -119,8 +119,8 @@ def test_mean_of_an_observation_leaves_out_what_is_not_finite():
 @pytest.mark.parametrize("suffix", [".npz", ".json", ".csv"])
 def test_files_hold_every_bit(tmp_path, suffix, dtype):
     result = example(dtype)
-    if suffix != ".npz":
-        with pytest.raises(ValueError, match="`path` must end in"):
+    if suffix == ".csv":
+        with pytest.raises(ValueError, match="must not end in"):
             result.save(tmp_path / f"s{suffix}")
         result = dataclasses.replace(result, params=None)
     path = result.save(tmp_path / f"s{suffix}")

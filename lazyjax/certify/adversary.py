@@ -33,11 +33,12 @@ from lazyjax.callables.static import as_static
 from lazyjax.certify.certificate import Certificate
 from lazyjax.certify.statements import Assumption, Quantity
 from lazyjax.dynamics.losses import square_loss
+from lazyjax.files.results import Storable
 from lazyjax.typing import AnyArray, ApplyFn, Params
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Attack:
+class Attack(Storable):
     r"""Smallest ratios found in balls of several radii.
 
     Attributes:

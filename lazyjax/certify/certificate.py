@@ -6,18 +6,15 @@ hold and every number of the guarantee to be finite, so a NaN never certifies.
 
 import dataclasses
 import enum
-import json
 import math
-from typing import Any, Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from lazyjax._checks import check_choice
 from lazyjax.certify.statements import Assumption, Quantity
-from lazyjax.files.archive import checksum
+from lazyjax.files.results import Storable
 
 Rigor = Literal["proof", "float"]
 Dynamics = Literal["flow", "descent"]
-
-_FORMAT = 2
 
 
 class Verdict(enum.Enum):
@@ -34,7 +31,7 @@ class Verdict(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Certificate:
+class Certificate(Storable):
     r"""Whether a theorem applies to one network, data set and start, and what follows.
 
     Losses are $\tfrac12 \lVert f - y \rVert^2$, summed, unless the theorem says else.
@@ -61,6 +58,8 @@ class Certificate:
         ValueError: If there is no assumption, two things have one name, a choice is
             not valid, or everything holds and so does the refutation.
     """
+
+    _derived: ClassVar = ("verdict",)
 
     theorem: str
     conclusion: str
@@ -204,88 +203,6 @@ class Certificate:
         if self.radius is not None:
             lines.append(f"  distance from the start at most {self.radius:.6g}")
         return lines
-
-    def to_json(self) -> str:
-        """The certificate as one JSON object; NaN and infinities become strings.
-
-        Returns:
-            Strict JSON, from which `from_json` makes an equal certificate.
-        """
-        data = {"format": _FORMAT, "verdict": self.verdict.value}
-        data = _encoded(data | dataclasses.asdict(self))
-        data["checksum"] = checksum(data, {})
-        return json.dumps(data, allow_nan=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> "Certificate":
-        """The certificate that `to_json` wrote; its verdict is computed anew.
-
-        Args:
-            text: JSON of a certificate.
-
-        Returns:
-            The certificate.
-
-        Raises:
-            ValueError: If `text` is not JSON of a certificate, says another verdict than
-                follows from it, or was changed.
-        """
-        try:
-            data = json.loads(text)
-            version, written = data["format"], data.pop("checksum", None)
-            is_whole = written == checksum(data, {})
-            if version != _FORMAT:
-                raise ValueError(f"it must have format {_FORMAT}; got {version!r}")
-            verdict, _ = data.pop("verdict"), data.pop("format")
-            quantities = tuple(Quantity(**_decoded(q)) for q in data.pop("quantities"))
-            assumptions = tuple(Assumption(**a) for a in data.pop("assumptions"))
-            premises = tuple(data.pop("premises"))
-            refutation = data.pop("refutation")
-            if refutation is not None:
-                refutation = Assumption(**refutation)
-            certificate = cls(
-                **_decoded(data),
-                quantities=quantities,
-                assumptions=assumptions,
-                premises=premises,
-                refutation=refutation,
-            )
-        except Exception as error:  # damaged text makes anything fail
-            raise ValueError(
-                f"`text` must be JSON of a certificate; {type(error).__name__}: {error}"
-            ) from error
-        if certificate.verdict.value != verdict:
-            raise ValueError(
-                f"`text` says {verdict!r}, but {certificate.verdict.value} follows from "
-                "its assumptions."
-            )
-        if not is_whole:
-            raise ValueError(
-                "`text` must be what `to_json` wrote; it was changed since. Make the "
-                "certificate anew."
-            )
-        return certificate
-
-
-_NUMBERS = ("margin", "rate", "radius", "step_size", "value")
-
-
-def _encoded(data: Any) -> Any:
-    if isinstance(data, dict):
-        return {key: _encoded(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_encoded(value) for value in data]
-    if isinstance(data, float) and not math.isfinite(data):
-        return repr(data)
-    return data
-
-
-def _decoded(data: dict[str, Any]) -> dict[str, Any]:
-    """Numbers of their fields, whether written as numbers or as words."""
-    return {
-        key: float(value) if key in _NUMBERS and value is not None else value
-        for key, value in data.items()
-    }
 
 
 def _line(assumption: Assumption) -> str:

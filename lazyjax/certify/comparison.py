@@ -10,7 +10,6 @@ inequality says less than any: not that the loss goes to zero.
 """
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping
 
 from jaxtyping import Float
@@ -18,12 +17,13 @@ from jaxtyping import Float
 from lazyjax.certify.bounds.start import bounds_at
 from lazyjax.certify.certificate import Certificate, Rigor
 from lazyjax.certify.theorems import THEOREMS
+from lazyjax.files.results import Storable
 from lazyjax.nets import Network
 from lazyjax.typing import AnyArray, Params
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TheoremComparison:
+class TheoremComparison(Storable):
     """Certificates of several theorems for one start.
 
     A certificate is an attribute under the name of its theorem, too: `found.flow`.
@@ -47,13 +47,6 @@ class TheoremComparison:
     def explain(self) -> str:
         """One line for each theorem."""
         return "\n".join(f"{found.verdict.value:<12} {found.theorem}" for found in self)
-
-    def to_json(self) -> str:
-        """One JSON object, of the JSON of each certificate by its name."""
-        certificates = self.certificates.items()
-        return json.dumps(
-            {name: json.loads(found.to_json()) for name, found in certificates}
-        )
 
 
 def compare(

@@ -40,12 +40,13 @@ from lazyjax.certify.bounds.local import LocalBounds
 from lazyjax.certify.bounds.start import bounds_at
 from lazyjax.certify.certificate import Certificate, Rigor
 from lazyjax.certify.theorems.residual import flow_theorem
+from lazyjax.files.results import Storable
 from lazyjax.nets import Network
 from lazyjax.typing import AnyArray, Params
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LazyGap:
+class LazyGap(Storable):
     """Bounds of the distance from the linearized model, at any time of gradient flow.
 
     Attributes:

@@ -9,12 +9,13 @@ import numpy as np
 
 from lazyjax._checks import check_choice
 from lazyjax.certify.arithmetic.rounding import Interval, upper_or_infinity
+from lazyjax.files.results import Storable
 
 Bound = Literal["lower", "upper", "exact", "estimate"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Quantity:
+class Quantity(Storable):
     """A number that a certificate computed.
 
     Attributes:
@@ -60,7 +61,7 @@ class Quantity:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Assumption:
+class Assumption(Storable):
     """A statement that a theorem needs, or that refutes it, and what is known of it.
 
     Attributes:

@@ -24,12 +24,13 @@ from lazyjax.certify.bounds.layers import SYMMETRIZED_SCALE, Layers
 from lazyjax.certify.bounds.start import bounds_at
 from lazyjax.certify.certificate import Certificate, Rigor
 from lazyjax.certify.descent_and_flow import gradient_flow
+from lazyjax.files.results import Storable
 from lazyjax.nets import Network
 from lazyjax.typing import AnyArray, Params
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WarmStart:
+class WarmStart(Storable):
     """Trained parameters and what is certain of gradient flow from there.
 
     Attributes:

@@ -227,7 +227,7 @@ def bounds(
                     progress=show,
                 )
     if as_json:
-        print(report.json_bytes(found.to_json()).decode(), end="")
+        print(report.json_bytes(found.summary()).decode(), end="")
         return
     table_console(150).print(
         report.table(

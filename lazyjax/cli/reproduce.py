@@ -130,7 +130,7 @@ def run_and_write(
             result = run(show)
             contents = {
                 picture: plot.png_bytes(result.figure()),
-                numbers: report.json_bytes(result.to_json()),
+                numbers: report.json_bytes(result.summary()),
             }
         out.mkdir(parents=True, exist_ok=True)
         write_files(contents)

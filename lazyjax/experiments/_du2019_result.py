@@ -15,6 +15,7 @@ from lazyjax import report
 from lazyjax.certify.measured.du2019 import MeasuredArgument
 from lazyjax.certify.widths.du2019 import RequiredWidths
 from lazyjax.data import Dataset
+from lazyjax.files.results import Storable
 from lazyjax.laziness import SlopeFit, log_log_slope, mean_and_sem
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ _QUANTITIES: Mapping[str, _Quantity] = types.MappingProxyType(
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Slope:
+class Slope(Storable):
     """A power of the width, fitted, beside what theory says about it.
 
     Attributes:
@@ -115,7 +116,7 @@ def fitted_slope(
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Du2019Result:
+class Du2019Result(Storable):
     r"""Outcome of the experiment, over widths and seeds.
 
     Attributes:
@@ -203,7 +204,7 @@ class Du2019Result:
         )
         return figure
 
-    def to_json(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """Everything measured, but for the examples themselves."""
         skipped = {"data", "slopes", "measurement", "loss", "loss_linear"}
         fields = {

@@ -23,7 +23,7 @@ class Result(Protocol):
         """Figure to save; needs matplotlib."""
         ...
 
-    def to_json(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """Everything measured, for `lazyjax.report.json_bytes`."""
         ...
 

@@ -9,6 +9,7 @@ functions and networks cannot be written: a result that holds one says so.
 import contextlib
 import dataclasses
 import enum
+import itertools
 import json
 import reprlib
 from collections.abc import Mapping
@@ -38,7 +39,6 @@ from lazyjax.files.encoding import (
 from lazyjax.files.writing import check_file, write_file
 
 _ADVICE = "Save the result anew."
-_SUFFIXES = (".json", ".npz")
 
 _CLASSES: dict[str, type["Storable"]] = {}
 
@@ -53,6 +53,7 @@ class Storable:
     """
 
     _derived: ClassVar[tuple[str, ...]] = ()
+    _suffixes: ClassVar[tuple[str, ...]] = (".npz", ".json")
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -122,6 +123,16 @@ class Storable:
             data = {"class": cls.__name__, **fields}
             return decode(data, fetch_inline, _make)
 
+    @classmethod
+    def _checked_path(cls, path: str | Path) -> Path:
+        path = Path(path)
+        if path.suffix not in cls._suffixes:
+            raise ValueError(
+                f"`path` must end in one of {', '.join(cls._suffixes)}; got "
+                f"{str(path)!r}."
+            )
+        return path
+
     def save(self, path: str | Path) -> Path:
         """Write the result to a file that `load` reads.
 
@@ -135,7 +146,7 @@ class Storable:
             TypeError: If a field holds a function, or anything else that is no data.
             ValueError: If the suffix is another, or the file cannot be written.
         """
-        path = _checked_suffix(path)
+        path = self._checked_path(path)
         check_file("path", path)
         if path.suffix == ".json":
             write_file(path, (self.to_json() + "\n").encode())
@@ -167,7 +178,7 @@ class Storable:
             ValueError: If the suffix is another, or the file is damaged, was changed, or
                 is of another class or version.
         """
-        path = _checked_suffix(path)
+        path = cls._checked_path(path)
         if path.suffix == ".json":
             with reading(path, _ADVICE):
                 text = path.read_bytes()
@@ -176,15 +187,6 @@ class Storable:
         with reading(path, _ADVICE):
             data = {"class": cls.__name__, **fields}
             return decode(data, lambda of: arrays[of["array"]], _make)
-
-
-def _checked_suffix(path: str | Path) -> Path:
-    path = Path(path)
-    if path.suffix not in _SUFFIXES:
-        raise ValueError(
-            f"`path` must end in {' or '.join(_SUFFIXES)}; got {str(path)!r}."
-        )
-    return path
 
 
 def _encoded(value: object, path: str, keep: Keep) -> dict[str, Any]:
@@ -236,7 +238,17 @@ class _Brief(reprlib.Repr):
             return f"{x.dtype}[{','.join(map(str, x.shape))}]"
         if isinstance(x, Storable):
             return repr(x)
+        if isinstance(x, Mapping):
+            return self.repr_dict(x, level)
         return super().repr1(x, level)
+
+    def repr_dict(self, x: Any, level: int) -> str:
+        # Unlike that of the base class, in the order of the keys.
+        items = [
+            f"{self.repr1(key, level - 1)}: {self.repr1(item, level - 1)}"
+            for key, item in itertools.islice(x.items(), self.maxdict)
+        ]
+        return f"{{{', '.join(items + ['...'] * (len(x) > self.maxdict))}}}"
 
 
 _BRIEF = _Brief()

@@ -19,6 +19,7 @@ from lazyjax._checks import (
     check_targets,
 )
 from lazyjax.architecture import Architecture
+from lazyjax.files.results import Storable
 from lazyjax.infinite.kernels import infinite_nngp, infinite_ntk
 from lazyjax.linalg.norms import frobenius_norm
 from lazyjax.linalg.semidefinite import (
@@ -35,7 +36,7 @@ from lazyjax.typing import AnyArray
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Grams:
+class Grams(Storable):
     """One kernel on training and test inputs.
 
     Attributes:
@@ -51,7 +52,7 @@ class Grams:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Prediction:
+class Prediction(Storable):
     r"""Gaussian distribution of outputs at test inputs.
 
     Attributes:

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lazyjax.architecture import Architecture
+from lazyjax.files.results import Storable
 from lazyjax.infinite import infinite_nngp, infinite_ntk
 from lazyjax.interop import _nt_stax, _nt_structured
 from lazyjax.interop._importing import import_with, is_imported_with
@@ -85,7 +86,7 @@ def load_neural_tangents() -> types.ModuleType:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Comparison:
+class Comparison(Storable):
     r"""Kernels of one architecture by lazyjax and by neural-tangents.
 
     Attributes:

@@ -8,6 +8,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from lazyjax.files.results import Storable
 from lazyjax.ntk.contract.groups import Part
 from lazyjax.ntk.contract.layout import Shape
 from lazyjax.ntk.contract.orders import (
@@ -34,7 +35,7 @@ _SMALL_EXCESS = 1.7
 
 
 @dataclasses.dataclass(frozen=True)
-class PlanRow:
+class PlanRow(Storable):
     """How one parameter leaf contributes to the kernel.
 
     Attributes:
@@ -60,7 +61,7 @@ class PlanRow:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Plan(Storable):
     """Contractions that make up a kernel, one row for each parameter leaf.
 
     Attributes:

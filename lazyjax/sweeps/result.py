@@ -3,22 +3,21 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
 from jaxtyping import Float, Int
 
 from lazyjax._checks import check_choice
-from lazyjax.files.archive import Arrays
+from lazyjax.files.results import Storable
 from lazyjax.files.writing import check_file
-from lazyjax.sweeps import files as sweep_files
-from lazyjax.sweeps.files import Axes, Label
+from lazyjax.sweeps.csv_files import Axes, Label, read_csv, write_csv
 from lazyjax.typing import Params
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LeftOut:
+class LeftOut(Storable):
     """A member that a statistic leaves out, by its labels.
 
     Attributes:
@@ -32,7 +31,7 @@ class LeftOut:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OverSeeds:
+class OverSeeds(Storable):
     """Mean of a quantity over the seeds that did not diverge.
 
     Attributes:
@@ -69,7 +68,7 @@ class OverSeeds:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sweep:
+class Sweep(Storable):
     r"""Training runs over widths, seeds, output scales and learning rates.
 
     Arrays are NumPy's, on the host, and have the axes named in `axes` first.
@@ -103,6 +102,8 @@ class Sweep:
         loss: 1 of 4 members are left out:
           width 8, seed 1: diverged at step 0
     """
+
+    _suffixes: ClassVar = (".npz", ".json", ".csv")
 
     axes: Axes
     loss: Float[np.ndarray, "*axes num_losses"]
@@ -251,8 +252,8 @@ class Sweep:
         """Write to a file that `Sweep.load` reads, in the form its suffix names.
 
         Args:
-            path: Ends in ".npz" (everything), ".json" or ".csv" (no parameters). A CSV
-                file has one row for each number, with its labels.
+            path: Ends in ".npz", ".json" or ".csv". A CSV file has one row for each
+                number, with its labels, and no parameters.
 
         Returns:
             The path.
@@ -261,11 +262,12 @@ class Sweep:
             ValueError: If the suffix is another, parameters would be lost, or the file
                 cannot be written.
         """
-        path = Path(path)
-        write, _ = sweep_files.format_of(path)
-        if self.params is not None and path.suffix != ".npz":
+        path = self._checked_path(path)
+        if path.suffix != ".csv":
+            return super().save(path)
+        if self.params is not None:
             raise ValueError(
-                f"`path` must end in .npz, for a {path.suffix} file holds no trained "
+                "`path` must not end in .csv, for such a file holds no trained "
                 "parameters; leave them out with `dataclasses.replace(sweep, "
                 "params=None)`."
             )
@@ -276,10 +278,7 @@ class Sweep:
             "observed_at": self.observed_at,
         }
         arrays |= {f"observations/{k}": v for k, v in self.observations.items()}
-        for width, tree in (self.params or {}).items():
-            leaves = sweep_files.flat(tree)
-            arrays |= {f"params/{width}/{k}": v for k, v in leaves.items()}
-        write(path, self.axes, arrays)
+        write_csv(path, self.axes, arrays)
         return path
 
     @classmethod
@@ -290,28 +289,17 @@ class Sweep:
             path: Ends in ".npz", ".json" or ".csv".
 
         Returns:
-            The sweep, equal to the one saved; parameters come as nested dictionaries.
+            The sweep, equal to the one saved.
 
         Raises:
             FileNotFoundError: If there is no such file.
             ValueError: If the suffix is another, or the file is damaged, was changed, or
                 is of another version of lazyjax.
         """
-        path = Path(path)
-        _, read = sweep_files.format_of(path)
-        axes, arrays = read(path)
-        observations: Arrays = {}
-        params: dict[int, Arrays] = {}
-        for name, array in arrays.items():
-            kind, _, rest = name.partition("/")
-            if kind == "observations":
-                observations[rest] = array
-            elif kind == "params":
-                width, _, leaf = rest.partition("/")
-                params.setdefault(int(width), {})[leaf] = array
-        return cls(
-            axes=axes,
-            **{k: arrays[k] for k in ("loss", "diverged_at", "observed_at")},
-            observations=observations,
-            params={w: sweep_files.nested(p) for w, p in params.items()} or None,
-        )
+        path = cls._checked_path(path)
+        if path.suffix != ".csv":
+            return super().load(path)
+        axes, arrays = read_csv(path)
+        own = {k: arrays.pop(k) for k in ("loss", "diverged_at", "observed_at")}
+        seen = {k.removeprefix("observations/"): v for k, v in arrays.items()}
+        return cls(axes=axes, **own, observations=seen)

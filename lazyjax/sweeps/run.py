@@ -26,8 +26,8 @@ from lazyjax.files.archive import Arrays
 from lazyjax.files.writing import check_folder
 from lazyjax.progress import Progress
 from lazyjax.sweeps.checkpoint import Checkpoint
+from lazyjax.sweeps.csv_files import flat
 from lazyjax.sweeps.ensemble import Ensemble, History
-from lazyjax.sweeps.files import flat
 from lazyjax.sweeps.program import MEMBERS, Members, train_chunk
 from lazyjax.sweeps.result import Sweep
 

@@ -21,14 +21,14 @@ class Losses:
     runs: lazyjax.sweeps.Sweep
 
     def tables(self):
-        return [Table("loss", title=str(self.to_json()))]
+        return [Table("loss", title=str(self.summary()))]
 
     def figure(self):
         figure = lazyjax.plot.figure()
-        figure.subplots().plot(self.to_json()["losses"])
+        figure.subplots().plot(self.summary()["losses"])
         return figure
 
-    def to_json(self):
+    def summary(self):
         return {"losses": self.runs.loss[0, :, 0, 0, -1].tolist()}
 
 
@@ -48,7 +48,7 @@ def test_it_is_listed_run_saved_and_loaded(tmp_path):
     assert register(EXPERIMENT) is EXPERIMENTS["ones"]
     result = EXPERIMENTS["ones"].run(size="large", seed=1)
     path = result.runs.save(tmp_path / "runs.npz")
-    assert Losses(lazyjax.sweeps.Sweep.load(path)).to_json() == result.to_json()
+    assert Losses(lazyjax.sweeps.Sweep.load(path)).summary() == result.summary()
 
     call = lambda *args: CliRunner().invoke(app, ["reproduce", *args])
     assert "ones: Two ones. None." in call().stdout
@@ -56,5 +56,5 @@ def test_it_is_listed_run_saved_and_loaded(tmp_path):
         done = call(name, "--size=large", "--seed=1", f"--out={tmp_path / name}")
         assert done.exit_code == 0, done.output
         written = json.loads((tmp_path / name / "ones.json").read_text())
-        assert written["losses"] == pytest.approx(result.to_json()["losses"], rel=1e-6)
+        assert written["losses"] == pytest.approx(result.summary()["losses"], rel=1e-6)
     assert call("onse").exit_code == call("ones", "--size=none").exit_code == 2

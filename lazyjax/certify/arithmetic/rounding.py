@@ -13,6 +13,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from lazyjax.files.results import Storable
+
 # A number, or an array of them.
 Numbers = TypeVar("Numbers", float, np.ndarray)
 
@@ -53,7 +55,7 @@ def round_down(value: float, count: int, unit: float) -> float:
 
 
 @dataclasses.dataclass(frozen=True)
-class Interval:
+class Interval(Storable):
     """Two numbers that a real number is known to lie between; NaN if nothing is known.
 
     Attributes:

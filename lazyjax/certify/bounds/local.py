@@ -32,6 +32,7 @@ from lazyjax.certify.bounds.singular_values import (
 )
 from lazyjax.certify.certificate import Rigor
 from lazyjax.certify.statements import Assumption
+from lazyjax.files.results import Storable
 
 PREMISES = (
     "The network is that of real numbers: parameters, data and multipliers as stored, "
@@ -92,7 +93,7 @@ def _checked(fn: Lipschitz) -> Lipschitz:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class JacobianBlock:
+class JacobianBlock(Storable):
     r"""The Jacobian for some of the parameters: $K \succeq J_B J_B^\top$.
 
     Attributes:
@@ -116,7 +117,7 @@ class JacobianBlock:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LocalBounds:
+class LocalBounds(Storable):
     r"""Bounds at and around one point, for $L = \tfrac12 \lVert r\rVert^2$.
 
     Made by `local_bounds` for networks; for other models, fill the fields with bounds

@@ -26,6 +26,7 @@ from lazyjax._checks import check_at_least, check_positive
 from lazyjax.dynamics import train
 from lazyjax.dynamics.losses import square_loss
 from lazyjax.dynamics.observers import Snapshot
+from lazyjax.files.results import Storable
 from lazyjax.trees import tree_add, tree_norm
 from lazyjax.typing import AnyArray, ApplyFn, Params
 
@@ -34,7 +35,7 @@ _LENGTHS = (0.25, 1.0, 4.0, 16.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MeasuredSmoothness:
+class MeasuredSmoothness(Storable):
     r"""Gradient bounds and semi-smoothness at the observed steps of a run.
 
     Attributes:

@@ -31,6 +31,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from lazyjax._checks import check_floating, check_nonnegative, check_positive
+from lazyjax.files.results import Storable
 from lazyjax.linalg import semidefinite
 from lazyjax.linalg.norms import eigvalsh
 from lazyjax.typing import AnyArray
@@ -38,7 +39,7 @@ from lazyjax.typing import AnyArray
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Step:
+class Step(Storable):
     """One inequality of the argument, measured.
 
     Attributes:
@@ -66,7 +67,7 @@ class Step:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MeasuredArgument:
+class MeasuredArgument(Storable):
     r"""All steps of the argument, measured on one run or, with leading axes, on several.
 
     Attributes:

@@ -31,6 +31,7 @@ from lazyjax._checks import (
 )
 from lazyjax.callables.static import as_static
 from lazyjax.certify.statements import Assumption
+from lazyjax.files.results import Storable
 from lazyjax.trees import tree_distance
 from lazyjax.typing import AnyArray, ApplyFn, Params
 
@@ -91,7 +92,7 @@ def logistic_loss(z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LossCheck:
+class LossCheck(Storable):
     r"""A loss held against the constants of a family, on a grid of margins.
 
     A grid can show that a loss is no member; that it is one, it can only suggest.
@@ -237,7 +238,7 @@ def _least_ratio(
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Radius:
+class Radius(Storable):
     r"""How far a run went from its start.
 
     Attributes:

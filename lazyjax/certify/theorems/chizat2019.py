@@ -36,6 +36,7 @@ from lazyjax.certify.bounds.local import Lipschitz, LocalBounds
 from lazyjax.certify.certificate import Certificate
 from lazyjax.certify.statements import Assumption, Quantity, assume_less
 from lazyjax.certify.theorems.residual import flow_theorem
+from lazyjax.files.results import Storable
 
 _STEPS = tuple(np.geomspace(1.0, 8.0, 60))
 
@@ -181,7 +182,7 @@ def horizon_theorem(bounds: LocalBounds, time: float) -> Certificate:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Scales:
+class Scales(Storable):
     r"""Output scales $\alpha$ above which $\alpha h$ is certain to train to zero loss.
 
     Attributes:

@@ -53,6 +53,7 @@ from lazyjax.certify.bounds.start import Start, bounds_at
 from lazyjax.certify.certificate import Certificate, Dynamics
 from lazyjax.certify.statements import Assumption, assume_less, assume_listed
 from lazyjax.certify.theorems import chatterjee2022
+from lazyjax.files.results import Storable
 from lazyjax.nets import Network, mlp
 from lazyjax.typing import AnyArray, Params
 
@@ -62,7 +63,7 @@ _NOT_INCREASING = ("abs", "cos", "gaussian", "relu", "sign", "sin", "elu", "leak
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PositiveStart:
+class PositiveStart(Storable):
     """A network and a start that is certified by construction, if the data allow it.
 
     Attributes:

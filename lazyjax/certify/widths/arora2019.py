@@ -25,6 +25,7 @@ from lazyjax.certify.widths.requirement import (
     check_probability,
 )
 from lazyjax.certify.widths.separation import separation
+from lazyjax.files.results import Storable
 from lazyjax.infinite import infinite_ntk
 from lazyjax.typing import AnyArray
 
@@ -33,7 +34,7 @@ MAX_CONDITION = 1e10
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Complexity:
+class Complexity(Storable):
     r"""The measure of Arora et al. (2019), and what it is to be compared with.
 
     Attributes:

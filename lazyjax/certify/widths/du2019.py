@@ -22,6 +22,7 @@ from lazyjax.certify.widths.requirement import (
     check_probability,
 )
 from lazyjax.certify.widths.separation import separation
+from lazyjax.files.results import Storable
 from lazyjax.infinite import infinite_ntk
 from lazyjax.typing import AnyArray
 
@@ -39,7 +40,7 @@ ARCHITECTURE = Architecture(
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RequiredWidths:
+class RequiredWidths(Storable):
     r"""Widths that the theory asks for, with failure probability `failure`.
 
     None certifies anything about one network. All but `literal` are derived in

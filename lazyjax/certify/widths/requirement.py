@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 
 from lazyjax._checks import check_at_least, check_nonnegative
 from lazyjax.certify.statements import Assumption
+from lazyjax.files.results import Storable
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RequiredWidth:
+class RequiredWidth(Storable):
     r"""What a theorem on random networks of large width asks for.
 
     It is about the probability of random starts, and so certifies nothing about one.

@@ -27,6 +27,7 @@ from lazyjax.certify.widths.requirement import (
     num_parameters,
 )
 from lazyjax.dynamics import train
+from lazyjax.files.results import Storable
 from lazyjax.nets import Network, mlp
 from lazyjax.typing import Activation, AnyArray, Params, Trained
 
@@ -79,7 +80,7 @@ def network_at(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WidthTable:
+class WidthTable(Storable):
     """Widths asked for and widths that do.
 
     Attributes:
@@ -153,8 +154,8 @@ class WidthTable:
         memory = BYTES_PER_PARAMETER * count
         return [order_of_magnitude(width), order_of_magnitude(count), _in_bytes(memory)]
 
-    def to_json(self) -> dict[str, Any]:
-        """Everything, as what JSON can hold; the certificate as its own JSON's data."""
+    def summary(self) -> dict[str, Any]:
+        """Widths with their parameters and bytes, as what JSON can hold."""
 
         def size(width: float | int | None, depth: int | None = None) -> dict[str, Any]:
             if width is None:

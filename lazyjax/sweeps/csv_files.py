@@ -1,17 +1,17 @@
-"""Labelled arrays in files: NumPy's archives, JSON and CSV."""
+"""Labelled arrays in CSV files."""
 
 import csv
 import io
 import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import jax
 import numpy as np
 
-from lazyjax.files.archive import Arrays, header, read_npz, reading, verified, write_npz
+from lazyjax.files.archive import Arrays, header, reading, verified
 from lazyjax.files.writing import write_file
 from lazyjax.trees import leaf_paths
 from lazyjax.typing import Params
@@ -29,50 +29,14 @@ def flat(tree: Params) -> Arrays:
     return dict(zip(leaf_paths(tree), leaves, strict=True))
 
 
-def nested(leaves: Mapping[str, Any]) -> Any:
-    """Nested dictionaries that `flat` takes apart again."""
-    if list(leaves) == [""]:
-        return leaves[""]
-    tree: dict[str, Any] = {}
-    for path, leaf in leaves.items():
-        *folders, name = path.split("/")
-        branch = tree
-        for folder in folders:
-            branch = branch.setdefault(folder, {})
-        branch[name] = leaf
-    return tree
+def write_csv(path: Path, axes: Axes, arrays: Arrays) -> None:
+    """Write one row a number; the first line, a comment, says what shapes they have.
 
-
-def _write_npz(path: Path, axes: Axes, arrays: Arrays) -> None:
-    write_npz(path, _KIND, {"axes": axes}, arrays)
-
-
-def _read_npz(path: Path) -> tuple[Axes, Arrays]:
-    content, arrays = read_npz(path, _KIND, advice=_ADVICE)
-    return _axes(content["axes"]), arrays
-
-
-def _write_json(path: Path, axes: Axes, arrays: Arrays) -> None:
-    described = {
-        name: _described(array) | {"values": [_plain(v) for v in array.ravel()]}
-        for name, array in arrays.items()
-    }
-    content = header(_KIND, {"axes": axes}, arrays) | {"arrays": described}
-    write_file(path, (json.dumps(content, allow_nan=False) + "\n").encode())
-
-
-def _read_json(path: Path) -> tuple[Axes, Arrays]:
-    with reading(path, _ADVICE):
-        first = json.loads(path.read_text())
-        arrays = {
-            name: _array(described, described["values"])
-            for name, described in first.pop("arrays").items()
-        }
-        return _axes(verified(_KIND, first, arrays)["axes"]), arrays
-
-
-def _write_csv(path: Path, axes: Axes, arrays: Arrays) -> None:
-    """One row a number; the first line, a comment, says what shapes they have."""
+    Args:
+        path: The file.
+        axes: Labels along the leading axes.
+        arrays: By name.
+    """
     text = io.StringIO()
     described = {name: _described(array) for name, array in arrays.items()}
     first = header(_KIND, {"axes": axes}, arrays) | {"arrays": described}
@@ -103,7 +67,15 @@ def _step(name: str, index: tuple[int, ...], observed_at: list[int]) -> tuple[An
     return "", " ".join(map(str, index))
 
 
-def _read_csv(path: Path) -> tuple[Axes, Arrays]:
+def read_csv(path: Path) -> tuple[Axes, Arrays]:
+    """Labels and arrays that `write_csv` wrote.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Both.
+    """
     with reading(path, _ADVICE):
         lines = path.read_text().splitlines()
         first = json.loads(lines[0].removeprefix("# "))
@@ -112,11 +84,8 @@ def _read_csv(path: Path) -> tuple[Axes, Arrays]:
         for row in itertools.islice(csv.reader(lines[1:]), 1, None):
             values[row[0]].append(row[-1])
         arrays = {name: _array(described[name], values[name]) for name in values}
-        return _axes(verified(_KIND, first, arrays)["axes"]), arrays
-
-
-def _axes(axes: Mapping[str, Any]) -> Axes:
-    return {name: tuple(labels) for name, labels in axes.items()}
+        axes = verified(_KIND, first, arrays)["axes"]
+        return {name: tuple(labels) for name, labels in axes.items()}, arrays
 
 
 def _described(array: np.ndarray) -> dict[str, Any]:
@@ -138,21 +107,3 @@ def _array(described: Mapping[str, Any], values: list[Any]) -> np.ndarray:
     else:
         values = [float(value) for value in values]
     return np.array(values, dtype).reshape(described["shape"])
-
-
-Writer = Callable[[Path, Axes, Arrays], None]
-Reader = Callable[[Path], tuple[Axes, Arrays]]
-_FORMATS: dict[str, tuple[Writer, Reader]] = {
-    ".npz": (_write_npz, _read_npz),
-    ".json": (_write_json, _read_json),
-    ".csv": (_write_csv, _read_csv),
-}
-
-
-def format_of(path: Path) -> tuple[Writer, Reader]:
-    """What writes and what reads files of the suffix of a path."""
-    if path.suffix not in _FORMATS:
-        raise ValueError(
-            f"`path` must end in one of {', '.join(_FORMATS)}; got {str(path)!r}."
-        )
-    return _FORMATS[path.suffix]
