@@ -16,10 +16,7 @@ from lazyjax.certify.bounds.start import (
     bounds_at as bounds_at,
     local_bounds as local_bounds,
 )
-from lazyjax.certify.certificate import (
-    Certificate as Certificate,
-    Verdict as Verdict,
-)
+from lazyjax.certify.certificate import Certificate as Certificate, Verdict as Verdict
 from lazyjax.certify.comparison import (
     TheoremComparison as TheoremComparison,
     compare as compare,
@@ -45,10 +42,7 @@ from lazyjax.certify.theorems import (
     positive_start as positive_start,
     register_theorem as register_theorem,
 )
-from lazyjax.certify.warm_starts import (
-    WarmStart as WarmStart,
-    warm_start as warm_start,
-)
+from lazyjax.certify.warm_starts import WarmStart as WarmStart, warm_start as warm_start
 from lazyjax.certify.widths import (
     RequiredWidth as RequiredWidth,
     Requirement as Requirement,

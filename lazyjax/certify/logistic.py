@@ -24,11 +24,7 @@ from lazyjax.certify.arithmetic.rounding import (
     unit_roundoff,
     upper_or_infinity,
 )
-from lazyjax.certify.bounds.ball import (
-    ball_assumptions,
-    ball_quantities,
-    smallest_ball,
-)
+from lazyjax.certify.bounds.ball import ball_assumptions, ball_quantities, smallest_ball
 from lazyjax.certify.bounds.branches import at_rigor, output_of
 from lazyjax.certify.bounds.start import bounds_at
 from lazyjax.certify.certificate import Certificate, Rigor

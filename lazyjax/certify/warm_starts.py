@@ -14,12 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lazyjax._checks import check_at_least
-from lazyjax.certify.bounds.evaluation import (
-    Evaluation,
-    LayerNorms,
-    evaluate,
-    kernel,
-)
+from lazyjax.certify.bounds.evaluation import Evaluation, LayerNorms, evaluate, kernel
 from lazyjax.certify.bounds.layers import SYMMETRIZED_SCALE, Layers
 from lazyjax.certify.bounds.start import bounds_at
 from lazyjax.certify.certificate import Certificate, Rigor
@@ -162,10 +157,7 @@ def _stepped(evaluation: Evaluation, weights: Float[np.ndarray, "n k"]) -> Layer
     """The branch after the step $-J^T$ `weights`."""
     layers = []
     for layer, rows, cotangents in zip(
-        evaluation.network.layers,
-        evaluation.inputs,
-        evaluation.cotangents,
-        strict=True,
+        evaluation.network.layers, evaluation.inputs, evaluation.cotangents, strict=True
     ):
         if not layer.is_trained:
             layers.append(layer)

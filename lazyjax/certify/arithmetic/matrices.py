@@ -9,11 +9,7 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-from lazyjax.certify.arithmetic.rounding import (
-    gamma,
-    round_down,
-    round_up,
-)
+from lazyjax.certify.arithmetic.rounding import gamma, round_down, round_up
 
 # Above this size the largest eigenvalue is guessed by power iteration, not computed.
 _LARGE = 1500
@@ -60,15 +56,7 @@ def symmetric_norm_upper(matrix: Float[np.ndarray, "n n"], unit: float) -> float
 def gram_and_error(
     matrix: Float[np.ndarray, "n p"], unit: float
 ) -> tuple[Float[np.ndarray, "n n"], float]:
-    """Product of a matrix with its transpose, exactly symmetric, and its error.
-
-    Args:
-        matrix: The matrix, exact.
-        unit: Unit roundoff.
-
-    Returns:
-        The product and an upper bound of the spectral norm of its error.
-    """
+    """The product of a matrix with its transpose, symmetric, and the norm of its error."""
     norms = row_norms_upper(matrix, unit)
     # The error is below gamma times an outer product, entry by entry.
     error = round_up(

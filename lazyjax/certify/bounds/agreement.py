@@ -22,16 +22,8 @@ from lazyjax.certify.arithmetic.activations import PIECEWISE_ACTIVATIONS
 from lazyjax.certify.arithmetic.matrices import frobenius_upper, scaled_norm
 from lazyjax.certify.arithmetic.rounding import UNIT_ROUNDOFF, gamma
 from lazyjax.certify.bounds.branches import output_of
-from lazyjax.certify.bounds.evaluation import (
-    Evaluation,
-    LayerNorms,
-    evaluate,
-)
-from lazyjax.certify.bounds.layers import (
-    SYMMETRIZED_SCALE,
-    Layers,
-    layers_of,
-)
+from lazyjax.certify.bounds.evaluation import Evaluation, LayerNorms, evaluate
+from lazyjax.certify.bounds.layers import SYMMETRIZED_SCALE, Layers, layers_of
 from lazyjax.jaxpr.equations import equations
 from lazyjax.nets import Network
 from lazyjax.nets.build import build
@@ -48,10 +40,7 @@ _UNDERFLOW = 1e-290
 
 
 def check_agreement(
-    network: Network,
-    params: Params,
-    x: AnyArray,
-    evaluations: tuple[Evaluation, ...],
+    network: Network, params: Params, x: AnyArray, evaluations: tuple[Evaluation, ...]
 ) -> None:
     """Check that a network computes what was evaluated of its description.
 
@@ -116,11 +105,6 @@ def _float64() -> Iterator[None]:
 
 def _coarseness(apply_fn: ApplyFn, params: Params, x: np.ndarray) -> float:
     """How much coarser than float64 the coarsest arithmetic of a network is.
-
-    Args:
-        apply_fn: The network.
-        params: Its parameters.
-        x: Inputs.
 
     Returns:
         The ratio of unit roundoffs.
@@ -203,10 +187,7 @@ def _derivatives(
     size = np.abs(weights) * e.norm
     of_weight = np.sum(off * h.norm[:, None] + size * h.error[:, None])
     return {
-        "kernel": (
-            layer.scale * (h.value.T @ pulled),
-            float(layer.scale * of_weight),
-        ),
+        "kernel": (layer.scale * (h.value.T @ pulled), float(layer.scale * of_weight)),
         "bias": (
             layer.bias_scale * np.sum(pulled, axis=0),
             float(layer.bias_scale * np.sum(off)),

@@ -15,12 +15,7 @@ from lazyjax.certify.arithmetic.matrices import (
     frobenius_upper,
     scaled_norm,
 )
-from lazyjax.certify.arithmetic.rounding import (
-    UNIT_ROUNDOFF,
-    Interval,
-    gamma,
-    round_up,
-)
+from lazyjax.certify.arithmetic.rounding import UNIT_ROUNDOFF, Interval, gamma, round_up
 from lazyjax.certify.bounds.evaluation import (
     Evaluation,
     Kernel,
@@ -30,11 +25,7 @@ from lazyjax.certify.bounds.evaluation import (
     plain,
 )
 from lazyjax.certify.bounds.layers import SYMMETRIZED_SCALE, Layers
-from lazyjax.certify.bounds.lipschitz import (
-    Deep,
-    TwoLayer,
-    lipschitz_of,
-)
+from lazyjax.certify.bounds.lipschitz import Deep, TwoLayer, lipschitz_of
 from lazyjax.certify.certificate import Rigor
 
 

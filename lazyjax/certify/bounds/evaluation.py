@@ -114,18 +114,8 @@ def evaluate(
     *,
     norms: tuple[LayerNorms, ...] | None = None,
 ) -> Evaluation:
-    """Forward and backward pass of one branch of a network.
-
-    Args:
-        network: The network, with a named activation of known constants; where it has
-            kinks, derivatives are those of the computed signs.
-        x: Inputs.
-        unit: Unit roundoff to account for, 0 for none.
-        norms: Of each layer's parameters, if they are known.
-
-    Returns:
-        All vectors that the kernel and its Lipschitz constant are made of.
-    """
+    """Forward and backward pass of one branch of a network."""
+    # Where the activation has kinks, derivatives are those of the computed signs.
     if norms is None:
         norms = tuple(_norms(i, layer, unit) for i, layer in enumerate(network.layers))
     num_rows, num_outputs = len(x), network.layers[-1].weight.shape[1]
@@ -165,16 +155,7 @@ def evaluate(
 def map_rows(
     fn: Callable[..., Rows], evaluation: Evaluation, *others: Evaluation
 ) -> Evaluation:
-    """An evaluation with all its rows mapped, those of others beside them.
-
-    Args:
-        fn: From the rows of each evaluation to new ones.
-        evaluation: The evaluation.
-        others: Evaluations of the same network.
-
-    Returns:
-        The evaluation with the new rows.
-    """
+    """An evaluation with all its rows mapped, beside those of others of one network."""
 
     def mapped(name: str) -> tuple[Rows, ...]:
         rows = (getattr(e, name) for e in (evaluation, *others))

@@ -10,12 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from lazyjax._checks import (
-    check_batch,
-    check_floating,
-    check_params,
-    check_targets,
-)
+from lazyjax._checks import check_batch, check_floating, check_params, check_targets
 from lazyjax.architecture import Architecture
 from lazyjax.nets import Network
 from lazyjax.nets._layers import bias_scale, weight_scale

@@ -25,11 +25,7 @@ from lazyjax.certify.arithmetic.matrices import (
     row_norms_upper,
     spectral_norm_upper,
 )
-from lazyjax.certify.arithmetic.rounding import (
-    UNIT_ROUNDOFF,
-    gamma,
-    round_up,
-)
+from lazyjax.certify.arithmetic.rounding import UNIT_ROUNDOFF, gamma, round_up
 from lazyjax.certify.bounds.evaluation import Evaluation, activation_of
 from lazyjax.certify.bounds.layers import Layer
 
@@ -83,14 +79,7 @@ class TwoLayer:
 
 
 def two_layer(evaluation: Evaluation) -> TwoLayer:
-    """Constants of a network with one hidden layer, all examples taken together.
-
-    Args:
-        evaluation: What was computed of it.
-
-    Returns:
-        The constants, rounded up.
-    """
+    """Constants of a network with one hidden layer, all examples taken together."""
     unit = evaluation.unit
     first, last = evaluation.network.layers
     phi, c = activation_of(evaluation.network), evaluation.network.factor
@@ -124,16 +113,7 @@ class InputGram:
 
 
 def input_gram(x: Float[np.ndarray, "n d"], first: Layer, unit: float) -> InputGram:
-    """Bounds of the Gram matrix of inputs as the first layer sees them.
-
-    Args:
-        x: Inputs.
-        first: First layer, for its scales.
-        unit: Unit roundoff.
-
-    Returns:
-        The bounds.
-    """
+    """Bounds of the Gram matrix of inputs as the first layer sees them."""
     gram, error = gram_and_error(x, unit)
     s_sq, b_sq = first.scale**2, first.bias_scale**2
     gram, norms = s_sq * gram + b_sq, row_norms_upper(x, unit)
@@ -220,10 +200,7 @@ class Deep:
             column = layer.backward_column
             total += self.curvature * (column + db) * pi[i - 1] * zeta[i - 1]
             de = self.slope * db + self.curvature * column * radius * pi[i - 1]
-            steepest = min(
-                self.slope * (layer.backward + db),
-                layer.cotangent + de,
-            )
+            steepest = min(self.slope * (layer.backward + db), layer.cotangent + de)
         roundings = 100 * (len(self.layers) + 1) ** 2 + 4 * self.num_outputs
         return float(round_up(total, roundings, UNIT_ROUNDOFF))
 
@@ -256,14 +233,7 @@ class Deep:
 
 
 def deep(evaluation: Evaluation) -> Deep:
-    """Constants of a network of any depth.
-
-    Args:
-        evaluation: What was computed of it.
-
-    Returns:
-        The constants.
-    """
+    """Constants of a network of any depth."""
     unit, network = evaluation.unit, evaluation.network
     layers = []
     for i, (layer, rows) in enumerate(

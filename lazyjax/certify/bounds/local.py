@@ -59,10 +59,7 @@ class CheckedLipschitz:
     fn: Lipschitz
 
     def __call__(self, radius: float) -> float:
-        """The constant in a ball.
-
-        Args:
-            radius: Radius of the ball.
+        """The constant in a ball of this radius.
 
         Returns:
             The constant.

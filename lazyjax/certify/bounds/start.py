@@ -17,12 +17,7 @@ from lazyjax.certify.bounds.agreement import check_agreement
 from lazyjax.certify.bounds.branches import evaluations_of
 from lazyjax.certify.bounds.evaluation import Evaluation
 from lazyjax.certify.bounds.flips import FlipBounds, flip_bounds
-from lazyjax.certify.bounds.layers import (
-    Layers,
-    check_features,
-    data_of,
-    layers_of,
-)
+from lazyjax.certify.bounds.layers import Layers, check_features, data_of, layers_of
 from lazyjax.certify.bounds.local import LocalBounds, smooth_bounds
 from lazyjax.certify.certificate import Rigor
 from lazyjax.certify.statements import Assumption

@@ -32,11 +32,7 @@ import math
 import numpy as np
 
 from lazyjax._checks import check_nonnegative, check_positive
-from lazyjax.certify.arithmetic.rounding import (
-    Interval,
-    interval,
-    upper_or_infinity,
-)
+from lazyjax.certify.arithmetic.rounding import Interval, interval, upper_or_infinity
 from lazyjax.certify.bounds.local import LocalBounds
 from lazyjax.certify.certificate import Certificate, Rigor
 from lazyjax.certify.statements import Assumption, Quantity, assume_less
@@ -133,10 +129,7 @@ def criterion(
 
 
 def flow_theorem(
-    bounds: LocalBounds,
-    *,
-    radius: float | None = None,
-    alpha_upper: float = math.inf,
+    bounds: LocalBounds, *, radius: float | None = None, alpha_upper: float = math.inf
 ) -> Certificate:
     r"""Convergence of gradient flow to zero loss, by the criterion.
 

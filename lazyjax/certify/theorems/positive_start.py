@@ -42,11 +42,7 @@ from lazyjax.certify.arithmetic.matrices import (
     gram_and_error,
     row_norms_upper,
 )
-from lazyjax.certify.arithmetic.rounding import (
-    UNIT_ROUNDOFF,
-    Interval,
-    interval,
-)
+from lazyjax.certify.arithmetic.rounding import UNIT_ROUNDOFF, Interval, interval
 from lazyjax.certify.bounds.lipschitz import deep
 from lazyjax.certify.bounds.local import JacobianBlock, Lipschitz
 from lazyjax.certify.bounds.start import Start, bounds_at
@@ -267,18 +263,10 @@ def _params(
 
 
 def _with_zero_inputs(start: Start) -> Lipschitz:
-    """Lipschitz constant of the Jacobian of a deep network whose hidden units are zero.
-
-    Spectral norms of such inputs of a layer are bounded by those of their rows.
-
-    Args:
-        start: The start.
-
-    Returns:
-        The constant, as a function of the radius.
-    """
+    """Lipschitz constant of the Jacobian of a deep network whose hidden units are zero."""
     (evaluation,) = start.evaluations
     constants = deep(evaluation)
+    # Spectral norms of such inputs of a layer are bounded by those of their rows.
     root = interval(float(len(start.inputs))).sqrt()
     layers = tuple(
         dataclasses.replace(

@@ -100,9 +100,6 @@ def descent_theorem(
 def _reaches(bounds: FlipBounds) -> list[tuple[float, float]]:
     r"""Radii $R$ of units with their $\Delta$, while a positive $\mu$ is left.
 
-    Args:
-        bounds: At the start.
-
     Returns:
         Pairs of both; of infinities if $\mu$ is not positive at the start.
 
@@ -171,10 +168,7 @@ class _Attempt:
 
 def _search(attempts: Iterable[_Attempt]) -> _Attempt:
     """The fastest attempt that holds, else the one nearest to it."""
-    return max(
-        attempts,
-        key=lambda a: (True, a.rate) if a.holds else (False, a.margin),
-    )
+    return max(attempts, key=lambda a: (True, a.rate) if a.holds else (False, a.margin))
 
 
 def _certificate(best: _Attempt, radius: float | None) -> Certificate:

@@ -311,17 +311,8 @@ def _gap_quantities(bounds: LocalBounds, ball: Ball) -> tuple[Quantity, ...]:
 
 
 def kernel_drift(bounds: LocalBounds, ball: Ball) -> Interval:
-    """Interval whose upper end bounds how far the kernel gets from its start.
-
-    With the Jacobian at most d from its start, it is at most 2 |J0| d + d^2.
-
-    Args:
-        bounds: At the start.
-        ball: Ball that the path stays in.
-
-    Returns:
-        The interval, unknown if the ball does not hold.
-    """
+    """Interval whose upper end bounds how far the kernel gets from its start."""
+    # With the Jacobian at most d from its start, it is at most 2 |J0| d + d^2.
     length = ball.length.high
     constant = bounds.lipschitz(length) if math.isfinite(length) else math.nan
     moved = interval(constant) * length

@@ -9,26 +9,12 @@ from lazyjax.certify.statements import Assumption
 
 
 def smooth_activation(start: Start) -> Assumption:
-    """The activation is smooth, so that `start.local` has bounds.
-
-    Args:
-        start: The start.
-
-    Returns:
-        The assumption.
-    """
+    """The activation is smooth, so that `start.local` has bounds."""
     return start.smooth
 
 
 def first_layer_of_kinks(start: Start) -> Assumption:
-    """One hidden layer of ReLU units, trained alone, so that `start.flips` has bounds.
-
-    Args:
-        start: The start.
-
-    Returns:
-        The assumption.
-    """
+    """One hidden layer of kinks is trained alone, so that `start.flips` has bounds."""
     return start.first_layer
 
 

@@ -129,11 +129,7 @@ def complexity(
         value = np.sqrt(2 * squares[: targets.shape[1]] / n)
         random = math.sqrt(2 * float(np.sum(squares[targets.shape[1] :])) / n)
     return Complexity(
-        value=value,
-        random=random,
-        eig_min=eig_min,
-        condition=condition,
-        num_examples=n,
+        value=value, random=random, eig_min=eig_min, condition=condition, num_examples=n
     )
 
 
