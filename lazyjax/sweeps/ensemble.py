@@ -24,7 +24,7 @@ History: TypeAlias = dict[int, Arrays]
 """What was recorded of each member by its number, and by name."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Ensemble:
     """The members of a sweep, numbered along its axes, of which the last is fastest.
 

@@ -48,7 +48,7 @@ class _Program(NamedTuple):
     num_bytes: int
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Execution:
     """An ensemble on some devices, within some memory.
 
@@ -66,26 +66,14 @@ class Execution:
     chunk_size: int | None
 
     def run(self, checkpoint: Checkpoint | None, report: Progress) -> Sweep:
-        """Train the members that the checkpoint has no records of.
-
-        Args:
-            checkpoint: Where records are kept.
-            report: Called when a chunk is done.
-
-        Returns:
-            The result for all members.
-
-        Raises:
-            ValueError: If one member alone does not fit into memory, or the checkpoint
-                cannot be read or written to.
-        """
+        """The result, after training the members that the checkpoint has no records of."""
         history: History = {}
         if checkpoint is not None:
             for members, records in checkpoint.read():
                 _record(history, members, records)
         widths = [
             width
-            for width in reversed(self.ensemble.networks)  # the longest work first
+            for width in reversed(self.ensemble.axes["width"])  # the longest work first
             if any(m not in history for m in self.ensemble.members_of(width))
         ]
         if checkpoint is not None and widths:
@@ -275,16 +263,16 @@ def _num_bytes(compiled: jax.stages.Compiled) -> int:
 
 @contextmanager
 def _threads(number: int) -> Iterator[Callable[..., Future]]:
-    """Threads that take work; at the end it is waited for, unless there was an error.
+    """Function `submit(fn, *args)` of a pool of threads, which are joined at the end.
 
-    A program that compiles or runs cannot be cut short: after an error or an interrupt,
-    nobody is to wait for it.
+    After an error or an interrupt they are not: what they compile or run cannot be cut
+    short, and nobody is to wait for it.
 
     Args:
         number: Number of threads.
 
     Yields:
-        Function `(fn, *args)` that has one of them call `fn`.
+        The function.
     """
     is_x64 = jnp.result_type(float) == jnp.float64
 

@@ -164,14 +164,10 @@ def sweep(
         observe_at=observe_at,
         keep_params=keep_params,
     )
-    ensemble = Ensemble(
-        networks=networks, x=x, y=y, key=key, axes=axes, settings=settings
-    )
+    ensemble = Ensemble(networks, x, y, key, axes, settings)
+    devices = tuple(jax.local_devices() if devices is None else devices)
     execution = Execution(
-        ensemble=ensemble,
-        devices=tuple(jax.local_devices() if devices is None else devices),
-        memory=checked_bytes("memory", memory),
-        chunk_size=chunk_size,
+        ensemble, devices, checked_bytes("memory", memory), chunk_size
     )
     folder = None
     if checkpoint is not None:
@@ -181,10 +177,7 @@ def sweep(
 
 
 def _checked_axes(
-    widths: Sequence[int],
-    num_seeds: int,
-    alphas: Numbers,
-    learning_rates: Numbers,
+    widths: Sequence[int], num_seeds: int, alphas: Numbers, learning_rates: Numbers
 ) -> dict[str, tuple]:
     for width in widths:
         check_at_least("widths", width, 1)
@@ -202,12 +195,9 @@ def _checked_axes(
         ("learning_rate", "learning_rates", learning_rates),
     ):
         numbers = np.asarray(values, np.float64)
-        is_good = numbers.ndim == 1 and numbers.size and np.isfinite(numbers).all()
-        if (
-            not is_good
-            or (numbers <= 0).any()
-            or np.unique(numbers).size < numbers.size
-        ):
+        are_positive = ((numbers > 0) & np.isfinite(numbers)).all()
+        are_different = np.unique(numbers).size == numbers.size
+        if numbers.ndim != 1 or not (numbers.size and are_positive and are_different):
             raise ValueError(
                 f"`{argument}` must be one or more different, positive numbers; got "
                 f"{values}."

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,10 +47,9 @@ EXPERIMENT = Experiment(
 
 def test_it_is_listed_run_saved_and_loaded(tmp_path):
     assert register(EXPERIMENT) is EXPERIMENTS["ones"]
-    result = EXPERIMENTS["ones"].run(size="large", seed=1)
+    result: Any = EXPERIMENTS["ones"].run(size="large", seed=1)
     path = result.runs.save(tmp_path / "runs.npz")
     assert Losses(lazyjax.sweeps.Sweep.load(path)).summary() == result.summary()
-
     call = lambda *args: CliRunner().invoke(app, ["reproduce", *args])
     assert "ones: Two ones. None." in call().stdout
     for name in ("ones", f"{__name__}:EXPERIMENT"):
