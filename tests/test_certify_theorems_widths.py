@@ -20,6 +20,7 @@ from lazyjax.certify.widths import (
 from lazyjax.certify.widths.requirement import num_parameters
 from lazyjax.certify.widths.separation import separation
 from lazyjax.data import digits, sphere
+from lazyjax.dynamics import losses
 from tests.helpers.compare import assert_close
 
 pytestmark = pytest.mark.once
@@ -352,7 +353,7 @@ def test_logistic_loss_is_in_the_family():
 
 
 def change(**constants):
-    return measured.zou2018.LossFamily(
+    return losses.LossFamily(
         **{
             "alpha0": 0.5,
             "alpha1": 0.5,

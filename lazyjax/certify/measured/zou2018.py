@@ -31,6 +31,7 @@ from lazyjax._checks import (
 )
 from lazyjax.callables.static import as_static
 from lazyjax.certify.statements import Assumption
+from lazyjax.dynamics import losses
 from lazyjax.files.results import Storable
 from lazyjax.trees import tree_distance
 from lazyjax.typing import AnyArray, ApplyFn, Params
@@ -38,39 +39,7 @@ from lazyjax.typing import AnyArray, ApplyFn, Params
 MarginLoss = Callable[[Array], Array]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LossFamily:
-    r"""Constants of the family that $\ell$ must belong to.
-
-    Attributes:
-        alpha0: $\alpha_0$.
-        alpha1: $\alpha_1$.
-        power: $p$, at most 1.
-        lipschitz: $\rho$.
-        smoothness: $\lambda$.
-
-    Raises:
-        ValueError: If a constant is not positive, or `power` above 1.
-    """
-
-    alpha0: float
-    alpha1: float
-    power: float
-    lipschitz: float
-    smoothness: float
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(
-                    f"`{field.name}` must be finite and positive; got {value!r}."
-                )
-        if self.power > 1:
-            raise ValueError(f"`power` must be at most 1; got {self.power!r}.")
-
-
-LOGISTIC = LossFamily(alpha0=0.5, alpha1=0.5, power=1.0, lipschitz=1.0, smoothness=0.25)
+LOGISTIC = losses.ZOU_ASSUMPTIONS[losses.logistic_loss]
 r"""Constants of $\log(1 + e^{-z})$, for which $-\ell' = 1 - e^{-\ell}$."""
 
 
@@ -121,7 +90,7 @@ class LossCheck(Storable):
 
 def check_loss(
     loss_fn: MarginLoss,
-    family: LossFamily = LOGISTIC,
+    family: losses.LossFamily = LOGISTIC,
     *,
     low: float = -50.0,
     high: float = 50.0,
@@ -225,7 +194,7 @@ def _derivatives(
 
 
 def _least_ratio(
-    family: LossFamily, value: np.ndarray, slope: np.ndarray
+    family: losses.LossFamily, value: np.ndarray, slope: np.ndarray
 ) -> tuple[int, float]:
     """Where the condition on the gradient is nearest to failing, and its ratio."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):

@@ -89,16 +89,16 @@ _MEASURED = "lazyjax.certify.measured.zou2018"
 __getattr__ = deprecated_names(
     __name__,
     {
-        name: f"{_MEASURED}:{name}"
+        name: f"{_MEASURED}.{name}"
         for name in (
             "LOGISTIC",
             "LossCheck",
-            "LossFamily",
             "MarginLoss",
             "Radius",
             "check_loss",
             "logistic_loss",
             "measure_radius",
         )
-    },
+    }
+    | {"LossFamily": "lazyjax.dynamics.losses.LossFamily"},
 )
