@@ -17,7 +17,7 @@ import lazyjax
 from lazyjax import plot, report
 from lazyjax.certify.widths import du2019 as argument
 from lazyjax.dynamics import square_loss
-from lazyjax.dynamics.training.problem import named_observers
+from lazyjax.dynamics.problem import named_observers
 from lazyjax.experiments import EXPERIMENTS, Result, du2019
 from lazyjax.experiments._du2019_result import Slope
 from lazyjax.experiments.du2019 import SIZES, Size

@@ -11,7 +11,7 @@ from lazyjax.dynamics.linear.flow import (
     linearized_flow as linearized_flow,
 )
 from lazyjax.dynamics.losses import scaled as scaled, square_loss as square_loss
-from lazyjax.dynamics.observers import Observer as Observer, Snapshot as Snapshot
+from lazyjax.dynamics.snapshot import Observer as Observer, Snapshot as Snapshot
 from lazyjax.dynamics.training.train import Run as Run, train as train
 
 __getattr__ = _deprecated_names(

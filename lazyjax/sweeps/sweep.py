@@ -22,7 +22,7 @@ from lazyjax.architecture import Architecture
 from lazyjax.callables.static import as_static
 from lazyjax.dynamics.losses import square_loss
 from lazyjax.dynamics.observers import Observer
-from lazyjax.dynamics.training.problem import named_observers
+from lazyjax.dynamics.problem import named_observers
 from lazyjax.nets import Network, build
 from lazyjax.progress import Progress, progress_reporter
 from lazyjax.sweeps.checkpoint import Checkpoint, check_checkpoint

@@ -12,7 +12,8 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
 from lazyjax._checks import check_at_least
 from lazyjax.callables.static import as_static
-from lazyjax.dynamics.flow.ode import (
+from lazyjax.dynamics.losses import square_loss
+from lazyjax.dynamics.ode import (
     SolverStatus,
     Tolerances,
     checked_times,
@@ -20,9 +21,8 @@ from lazyjax.dynamics.flow.ode import (
     require_diffrax,
     solve,
 )
-from lazyjax.dynamics.losses import square_loss
-from lazyjax.dynamics.observers import Observer, Snapshot
-from lazyjax.dynamics.training.problem import checked_problem, named_observers
+from lazyjax.dynamics.problem import checked_problem, named_observers
+from lazyjax.dynamics.snapshot import Observer, Snapshot
 from lazyjax.files.results import Storable
 from lazyjax.progress import Listener, Progress, program_listener, tell
 from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params

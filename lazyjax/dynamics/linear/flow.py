@@ -16,7 +16,9 @@ from lazyjax._checks import (
     check_params,
 )
 from lazyjax.callables.static import as_static
-from lazyjax.dynamics.flow.ode import (
+from lazyjax.dynamics.linear.checks import check_kernel_problem, check_test_points
+from lazyjax.dynamics.losses import square_loss
+from lazyjax.dynamics.ode import (
     SolverStatus,
     Tolerances,
     checked_times,
@@ -24,8 +26,6 @@ from lazyjax.dynamics.flow.ode import (
     require_diffrax,
     solve,
 )
-from lazyjax.dynamics.linear.checks import check_kernel_problem, check_test_points
-from lazyjax.dynamics.losses import square_loss
 from lazyjax.files.results import Storable
 from lazyjax.linalg.norms import gram_matrix
 from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params

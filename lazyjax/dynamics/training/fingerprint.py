@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lazyjax.dynamics.observers import Observer, Snapshot
+from lazyjax.dynamics.snapshot import Observer, Snapshot
 from lazyjax.dynamics.training.program_digest import content_digest, program_digest
 from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params
 

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-from lazyjax.dynamics.observers import Observer, Snapshot
+from lazyjax.dynamics.snapshot import Observer, Snapshot
 from lazyjax.progress import Listener, tell
 from lazyjax.typing import ApplyFn, LossFn, Params
 

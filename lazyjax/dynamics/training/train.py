@@ -14,7 +14,8 @@ from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 from lazyjax._checks import check_at_least, check_choice
 from lazyjax.callables.static import as_static
 from lazyjax.dynamics.losses import square_loss
-from lazyjax.dynamics.observers import Observer
+from lazyjax.dynamics.problem import checked_problem, named_observers
+from lazyjax.dynamics.snapshot import Observer
 from lazyjax.dynamics.training.checkpoint import run_with_checkpoints
 from lazyjax.dynamics.training.loop import (
     Problem,
@@ -22,7 +23,6 @@ from lazyjax.dynamics.training.loop import (
     Settings,
     run_segment,
 )
-from lazyjax.dynamics.training.problem import checked_problem, named_observers
 from lazyjax.files.results import Storable
 from lazyjax.progress import Progress, program_listener
 from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params

@@ -13,7 +13,7 @@ from lazyjax._checks import (
     check_targets,
 )
 from lazyjax.callables.static import as_static
-from lazyjax.dynamics.observers import Observer
+from lazyjax.dynamics.snapshot import Observer
 from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params
 
 
