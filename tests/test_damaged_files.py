@@ -161,7 +161,7 @@ def test_damaged_files_are_read_right_or_refused_in_one_error(written, tmp_path,
 
 def test_well_formed_files_with_one_other_number_are_refused(written, tmp_path):
     data = json.loads(written["json"][0].read_text())
-    data["diverged_at"]["values"][0][0] += 1
+    data["observed_at"]["values"][0] += 1
     (tmp_path / "s.json").write_text(json.dumps(data))
     lines = written["csv"][0].read_text().splitlines()
     *cells, value = lines[2].split(",")

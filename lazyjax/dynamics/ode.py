@@ -83,17 +83,7 @@ class SolverStatus:
 
 
 def require_diffrax(verb: str) -> types.ModuleType:
-    """The module diffrax.
-
-    Args:
-        verb: Function that needs it.
-
-    Returns:
-        The module.
-
-    Raises:
-        ImportError: If it is not installed.
-    """
+    """The module diffrax."""
     try:
         import diffrax
     except ImportError as error:
@@ -104,18 +94,7 @@ def require_diffrax(verb: str) -> types.ModuleType:
 
 
 def checked_times(times: object, dtype: jnp.dtype) -> Array:
-    """Times as an array, checked as far as their values are known.
-
-    Args:
-        times: One or more increasing times.
-        dtype: Of the result.
-
-    Returns:
-        The times.
-
-    Raises:
-        ValueError: If they are not one-dimensional, finite, increasing and at least 0.
-    """
+    """Times as an array, checked as far as their values are known."""
     array = jnp.asarray(times, dtype)
     if array.ndim != 1 or array.size == 0:
         raise ValueError(
@@ -137,19 +116,7 @@ def checked_times(times: object, dtype: jnp.dtype) -> Array:
 def checked_tolerances(
     rtol: float | None, atol: float | None, dtype: jnp.dtype
 ) -> Tolerances:
-    """Tolerances, by default the root of the rounding error.
-
-    Args:
-        rtol: Relative, or `None`.
-        atol: Absolute, or `None`.
-        dtype: Of the state.
-
-    Returns:
-        Both, as numbers of that dtype.
-
-    Raises:
-        ValueError: If one is not positive and finite.
-    """
+    """Tolerances, by default the root of the rounding error."""
     default = float(jnp.finfo(dtype).eps) ** 0.5
     values = {"rtol": rtol, "atol": atol}
     values = {k: default if v is None else v for k, v in values.items()}
@@ -163,7 +130,7 @@ def solve(
     state: PyTree,
     times: Float[Array, "num_times"],
     tolerances: Tolerances,
-    look: Callable[[PyTree, Float[Array, ""]], PyTree[Any]],
+    inspect: Callable[[PyTree, Float[Array, ""]], PyTree[Any]],
     *,
     solver: Any,
     max_steps: int,
@@ -179,7 +146,7 @@ def solve(
         state: State at time 0.
         times: Increasing times.
         tolerances: Of each step.
-        look: Observer of a state and its time.
+        inspect: Observer of a state and its time.
         solver: From diffrax; `None` means `diffrax.Tsit5()`.
         max_steps: Steps allowed from each time to the next.
 
@@ -228,7 +195,7 @@ def solve(
         is_solved = status == SOLVED
         state = jax.tree.map(lambda leaf: jnp.where(is_solved, leaf, jnp.nan), state)
         num_steps = num_steps + jnp.asarray(result.stats["num_steps"], jnp.int32)
-        return (state, status, num_steps), (look(state, ends[1]), is_solved)
+        return (state, status, num_steps), (inspect(state, ends[1]), is_solved)
 
     start_is_finite = _is_finite(state) & _is_finite(field(state))
     status = jnp.where(start_is_finite, SOLVED, NOT_FINITE).astype(jnp.int32)

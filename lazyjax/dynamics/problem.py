@@ -20,18 +20,7 @@ from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params
 def named_observers(
     observe: Sequence[Observer] | Mapping[str, Observer],
 ) -> tuple[tuple[str, Observer], ...]:
-    """Observers and their names, hashable.
-
-    Args:
-        observe: Observers, known by their `__name__`, or a mapping from names.
-
-    Returns:
-        Pairs of a name and an observer.
-
-    Raises:
-        TypeError: If one is not callable or has no name.
-        ValueError: If two have the same name.
-    """
+    """Observers and their names, hashable."""
     if isinstance(observe, Mapping):
         pairs = list(observe.items())
     elif isinstance(observe, Sequence):
@@ -69,22 +58,7 @@ def checked_problem(
     y: Float[AnyArray, "n k"],
     loss_fn: LossFn,
 ) -> tuple[Params, Array, Array, jnp.dtype]:
-    """Parameters, inputs and targets, as arrays that keep their type in loops; loss dtype.
-
-    Args:
-        apply_fn: Network.
-        params: Its parameters.
-        x: Training inputs.
-        y: Training targets.
-        loss_fn: Loss.
-
-    Returns:
-        The three, and the dtype of the loss.
-
-    Raises:
-        TypeError: If an argument is not of its kind, or not floating point.
-        ValueError: If one is empty, of the wrong shape or not finite.
-    """
+    """Parameters, inputs and targets, as arrays that keep their type in loops; loss dtype."""
     for name, function in {"apply_fn": apply_fn, "loss_fn": loss_fn}.items():
         if not callable(function):
             raise TypeError(f"`{name}` must be callable; got {function!r}.")

@@ -117,15 +117,7 @@ def decode(
 
 
 def keep_inline(path: str, array: np.ndarray) -> dict[str, Data]:
-    """An array among the data, as nested lists.
-
-    Args:
-        path: Not used.
-        array: The array.
-
-    Returns:
-        Its dtype, shape and values; those of complex numbers are pairs.
-    """
+    """An array among the data, as nested lists."""
     del path
     plain = array
     if array.dtype.kind == "c":
@@ -139,14 +131,7 @@ def keep_inline(path: str, array: np.ndarray) -> dict[str, Data]:
 
 
 def fetch_inline(data: dict[str, Data]) -> np.ndarray:
-    """The array that `keep_inline` made into data.
-
-    Args:
-        data: What it made.
-
-    Returns:
-        The array.
-    """
+    """The array that `keep_inline` made into data."""
     dtype = jnp.dtype(data["dtype"])
     values = np.array(data["values"], dtype if dtype.kind in "biu" else np.float64)
     if dtype.kind == "c":

@@ -30,13 +30,7 @@ def flat(tree: Params) -> Arrays:
 
 
 def write_csv(path: Path, axes: Axes, arrays: Arrays) -> None:
-    """Write one row a number; the first line, a comment, says what shapes they have.
-
-    Args:
-        path: The file.
-        axes: Labels along the leading axes.
-        arrays: By name.
-    """
+    """Write one row a number; the first line, a comment, says what shapes they have."""
     text = io.StringIO()
     described = {name: _described(array) for name, array in arrays.items()}
     first = header(_KIND, {"axes": axes}, arrays) | {"arrays": described}
@@ -68,14 +62,7 @@ def _step(name: str, index: tuple[int, ...], observed_at: list[int]) -> tuple[An
 
 
 def read_csv(path: Path) -> tuple[Axes, Arrays]:
-    """Labels and arrays that `write_csv` wrote.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Both.
-    """
+    """Labels and arrays that `write_csv` wrote."""
     with reading(path, _ADVICE):
         lines = path.read_text().splitlines()
         first = json.loads(lines[0].removeprefix("# "))

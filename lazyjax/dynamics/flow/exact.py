@@ -175,23 +175,23 @@ def _compiled(
         loss_fn=loss_fn,
     )
 
-    def look_all(snapshot: Snapshot) -> dict[str, Any]:
+    def inspect_all(snapshot: Snapshot) -> dict[str, Any]:
         return {name: jax.tree.map(jnp.asarray, fn(snapshot)) for name, fn in observers}
 
     # What observers need of the start is evaluated once, outside of the loop.
-    look_all(initial)
+    inspect_all(initial)
 
-    def look(displacement: Params, time: Array) -> tuple[Array, dict[str, Any]]:
+    def inspect(displacement: Params, time: Array) -> tuple[Array, dict[str, Any]]:
         tell(listener, time, "time")
         snapshot = initial.following(jax.tree.map(jnp.add, params, displacement), time)
-        return loss_at(displacement), look_all(snapshot)
+        return loss_at(displacement), inspect_all(snapshot)
 
     solution = solve(
         field,
         optax.tree.zeros_like(params),
         times,
         tolerances,
-        look,
+        inspect,
         solver=solver,
         max_steps=max_steps,
     )

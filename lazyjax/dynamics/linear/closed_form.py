@@ -121,6 +121,7 @@ class Linearized(Storable):
 
         Example:
             >>> import jax.numpy as jnp
+            >>> from lazyjax import linear_dynamics
             >>> flow = linear_dynamics(
             ...     jnp.array([[2.0, 0.0], [0.0, 1.0]]), jnp.ones((2, 1)), jnp.zeros((2, 1))
             ... )
@@ -170,6 +171,7 @@ class Linearized(Storable):
 
         Example:
             >>> import jax.numpy as jnp
+            >>> from lazyjax import linear_dynamics
             >>> flow = linear_dynamics(
             ...     jnp.array([[2.0, 0.0], [0.0, 1.0]]), jnp.ones((2, 1)), jnp.zeros((2, 1))
             ... )
@@ -214,6 +216,7 @@ class Linearized(Storable):
 
         Example:
             >>> import jax.numpy as jnp
+            >>> from lazyjax import linear_dynamics
             >>> ball = linear_dynamics(jnp.ones((1, 1)), jnp.ones((1, 1)), jnp.zeros((1, 1)))
             >>> ball.heavy_ball(jnp.arange(4), 0.5, 0.5)[:, 0, 0].tolist()
             [0.0, 0.5, 1.0, 1.25]

@@ -48,20 +48,7 @@ def checked_rates(
     *,
     dtype: jnp.dtype,
 ) -> Rates:
-    """Rates as arrays, checked as far as their values are known.
-
-    Args:
-        ridge: Weight of the penalty.
-        learning_rate: Step size.
-        momentum: Its factor.
-        dtype: Of the result.
-
-    Returns:
-        The three.
-
-    Raises:
-        ValueError: If one is negative or not finite.
-    """
+    """Rates as arrays, checked as far as their values are known."""
     values = {"ridge": ridge, "learning_rate": learning_rate, "momentum": momentum}
     for name, value in values.items():
         check_nonnegative(name, value, infinity_allowed=False)

@@ -175,7 +175,7 @@ def _compiled(
             dual=-gradient - ridge * changes.dual,
         )
 
-    def look(changes: _Changes, time: Array) -> tuple[Array | None, ...]:
+    def inspect(changes: _Changes, time: Array) -> tuple[Array | None, ...]:
         f, f_test = f0 + changes.f, changes.f_test
         if test_points is not None:
             assert f_test is not None
@@ -188,7 +188,7 @@ def _compiled(
         _Changes(f=jnp.zeros_like(f0), f_test=on_test, dual=jnp.zeros_like(f0)),
         times,
         tolerances,
-        look,
+        inspect,
         solver=solver,
         max_steps=max_steps,
     )

@@ -113,15 +113,7 @@ class _Carry(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames="settings")
 def initial_state(problem: Problem, *, settings: Settings) -> State:
-    """State at step 0.
-
-    Args:
-        problem: Constants of the run.
-        settings: What is compiled.
-
-    Returns:
-        The state.
-    """
+    """State at step 0."""
     never = jnp.full((), -1, jnp.int32)
     opt_state = settings.optimizer.init(problem.params)
     no_loss = jnp.zeros_like(problem.target_loss)
@@ -185,7 +177,7 @@ def run_segment(
     def advance_silently(first: Array, last: Array, carry: _Carry) -> _Carry:
         if not settings.stops_early:
             return jax.lax.fori_loop(first, last, update, carry)
-        goes_on = lambda at: (at[0] < last) & ~_everywhere(at[1].state.stopped_at >= 0)
+        goes_on = lambda at: (at[0] < last) & ~_in_all_runs(at[1].state.stopped_at >= 0)
         body = lambda at: (at[0] + 1, update(*at))
         return jax.lax.while_loop(goes_on, body, (first, carry))[1]
 
@@ -202,7 +194,7 @@ def run_segment(
 
         return jax.lax.while_loop(lambda at: at[0] < last, stretch, (first, carry))[1]
 
-    def look(snapshot: Snapshot) -> dict[str, Any]:
+    def inspect(snapshot: Snapshot) -> dict[str, Any]:
         return {
             name: jax.tree.map(jnp.asarray, fn(snapshot))
             for name, fn in settings.observers
@@ -230,11 +222,11 @@ def run_segment(
         )
         # Looking before the loop, even if step 0 is not asked for, evaluates what the
         # observers need of the start once and outside; what they do not, XLA drops.
-        first = look(initial)
+        first = inspect(initial)
 
         def interval(carry: _Carry, ends: tuple[Array, Array]) -> tuple:
             carry = advance(*ends, carry)
-            return carry, look(initial.following(carry.state.params, ends[1]))
+            return carry, inspect(initial.following(carry.state.params, ends[1]))
 
         seen = [jax.tree.map(lambda leaf: leaf[None], first)] if sees_start else []
         stops = observed_at[1:] if sees_start else observed_at
@@ -304,15 +296,15 @@ class _Batches:
 
 
 @jax.custom_batching.custom_vmap
-def _everywhere(condition: Bool[Array, ""]) -> Bool[Array, ""]:
+def _in_all_runs(condition: Bool[Array, ""]) -> Bool[Array, ""]:
     """Whether `condition` holds in all runs that are mapped: one number for all."""
     # A loop with one condition stays one loop, whose buffers are not copied each step.
     return condition
 
 
-@_everywhere.def_vmap
+@_in_all_runs.def_vmap
 def _(
     axis_size: int, in_batched: list[bool], condition: Array
 ) -> tuple[Bool[Array, ""], bool]:
     del axis_size, in_batched
-    return _everywhere(jnp.all(condition, axis=0)), False
+    return _in_all_runs(jnp.all(condition, axis=0)), False
