@@ -121,7 +121,7 @@ def keep_inline(path: str, array: np.ndarray) -> dict[str, Data]:
     del path
     plain = array
     if array.dtype.kind == "c":
-        plain = np.stack([array.real, array.imag], axis=-1)
+        plain = np.stack([np.real(array), np.imag(array)], axis=-1)
     if plain.dtype.kind not in "biu":
         plain = plain.astype(np.float64)
     values = plain.tolist()

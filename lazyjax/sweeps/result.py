@@ -300,6 +300,15 @@ class Sweep(Storable):
         if path.suffix != ".csv":
             return super().load(path)
         axes, arrays = read_csv(path)
-        own = {k: arrays.pop(k) for k in ("loss", "diverged_at", "observed_at")}
-        seen = {k.removeprefix("observations/"): v for k, v in arrays.items()}
-        return cls(axes=axes, **own, observations=seen)
+        observations = {
+            name.removeprefix("observations/"): array
+            for name, array in arrays.items()
+            if name.startswith("observations/")
+        }
+        return cls(
+            axes=axes,
+            loss=arrays["loss"],
+            diverged_at=arrays["diverged_at"],
+            observed_at=arrays["observed_at"],
+            observations=observations,
+        )
