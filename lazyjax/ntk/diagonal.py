@@ -1,19 +1,15 @@
 """The kernel of each example with itself, without the rest of the kernel."""
 
-import functools
-from typing import Any
+import dataclasses
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from lazyjax._checks import check_at_least
-from lazyjax.callables.static import as_static
-from lazyjax.ntk.memory import Devices, devices_of
+from lazyjax.ntk.compiled import KernelProgram, run_program
+from lazyjax.ntk.memory import Devices
 from lazyjax.ntk.methods.jacobian import jacobian_ntk
 from lazyjax.ntk.methods.output_chunks import in_chunks
-from lazyjax.ntk.row_check import check_row_independence, poisoned
-from lazyjax.ntk.validate import check_arguments, check_network
 from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
 
 
@@ -56,57 +52,45 @@ def ntk_diagonal(
         >>> lazyjax.ntk_diagonal(linear, jnp.ones((2, 1)), x, outputs="trace").tolist()
         [25.0, 1.0]
     """
-    check_arguments(apply_fn, params, x, None)
     if batch_size is not None:
         check_at_least("batch_size", batch_size, 1)
-    x = jnp.asarray(x)
-    check_network(apply_fn, params, x, outputs)
-    interacts = check_row_independence(apply_fn, params, x) if check_rows else None
-    with jax.default_matmul_precision(precision):
-        blocks = _compiled(
+    program = _Diagonal(outputs=outputs, precision=precision, batch_size=batch_size)
+    return run_program(program, apply_fn, params, x, check_rows=check_rows)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Diagonal(KernelProgram):
+    """Kernels of batches of one."""
+
+    batch_size: int | None
+
+    def compute(
+        self, apply_fn: ApplyFn, params: Params, x1: Array, x2: None, devices: Devices
+    ) -> Array:
+        num_at_once = min(self.batch_size or x1.shape[0], x1.shape[0])
+
+        def blocks(apply_fn: ApplyFn) -> Array:
+            def block(x_i: Array) -> Array:
+                ntk = jacobian_ntk(
+                    apply_fn,
+                    params,
+                    x_i[None],
+                    None,
+                    outputs=self.outputs,
+                    precision=self.precision,
+                )
+                return ntk[0, 0]
+
+            return jax.lax.map(block, x1, batch_size=num_at_once)
+
+        return in_chunks(
+            blocks,
+            apply_fn,
             params,
-            x,
-            apply_fn=as_static(apply_fn),
-            outputs=outputs,
-            batch_size=batch_size,
-            precision=precision,
-            devices=devices_of(params, x),
+            x1,
+            x1[:1],  # a block for each example, as with one other
+            outputs=self.outputs,
+            method="jacobian",
+            devices=devices,
+            num_at_once=num_at_once,
         )
-    return poisoned(blocks, interacts)
-
-
-@functools.partial(
-    jax.jit,
-    static_argnames=("apply_fn", "outputs", "batch_size", "precision", "devices"),
-)
-def _compiled(
-    params: Params,
-    x: Array,
-    *,
-    apply_fn: ApplyFn,
-    outputs: Outputs,
-    batch_size: int | None,
-    precision: Any,
-    devices: Devices,
-) -> Array:
-    def blocks(apply_fn: ApplyFn) -> Array:
-        def block(x_i: Array) -> Array:
-            ntk = jacobian_ntk(
-                apply_fn, params, x_i[None], None, outputs=outputs, precision=precision
-            )
-            return ntk[0, 0]
-
-        return jax.lax.map(block, x, batch_size=num_at_once)
-
-    num_at_once = min(batch_size or x.shape[0], x.shape[0])
-    return in_chunks(
-        blocks,
-        apply_fn,
-        params,
-        x,
-        x[:1],  # a block for each example, as with one other
-        outputs=outputs,
-        method="jacobian",
-        devices=devices,
-        num_at_once=num_at_once,
-    )

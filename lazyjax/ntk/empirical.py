@@ -1,27 +1,20 @@
 r"""Neural tangent kernel of any pure JAX function at finite width."""
 
-import functools
+import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from lazyjax._checks import check_choice
 from lazyjax.callables.static import as_static
-from lazyjax.ntk.memory import Devices, devices_of
+from lazyjax.ntk.compiled import KernelProgram, run_program
+from lazyjax.ntk.memory import Devices
 from lazyjax.ntk.methods.auto import auto_ntk
 from lazyjax.ntk.methods.jacobian import jacobian_ntk
 from lazyjax.ntk.methods.output_chunks import in_chunks
 from lazyjax.ntk.methods.structured import structured_ntk
 from lazyjax.ntk.methods.vjp import vector_product_ntk
-from lazyjax.ntk.row_check import (
-    poisoned,
-    settled,
-    unproven_excess,
-)
-from lazyjax.ntk.validate import check_arguments, check_network
 from lazyjax.trees import leaf_paths, split_leaves
 from lazyjax.typing import AnyArray, ApplyFn, Method, Outputs, Params
 
@@ -103,72 +96,54 @@ def empirical_ntk(
         Bae and Sutherland (2023), arXiv:2206.12543 (equation numbers not checked).
     """
     check_choice("method", method, _METHODS)
-    check_arguments(apply_fn, params, x1, x2)
-    static = {
-        "apply_fn": as_static(apply_fn),
-        "outputs": outputs,
-        "method": method,
-        "precision": precision,
-        "filter": None if filter is None else as_static(filter),
-        "check_rows": check_rows,
-    }
-    x1, x2 = jnp.asarray(x1), None if x2 is None else jnp.asarray(x2)
-    devices = devices_of(params, x1, x2)
-    with jax.default_matmul_precision(precision):
-        ntk, excess = _compiled(params, x1, x2, devices=devices, **static)
-    return poisoned(ntk, settled(excess, apply_fn, params, x1, x2))
-
-
-@functools.partial(
-    jax.jit,
-    static_argnames=(
-        "apply_fn",
-        "outputs",
-        "method",
-        "precision",
-        "filter",
-        "check_rows",
-        "devices",
-    ),
-)
-def _compiled(
-    params: Params,
-    x1: Array,
-    x2: Array | None,
-    *,
-    apply_fn: ApplyFn,
-    outputs: Outputs,
-    method: Method,
-    precision: Any,
-    filter: Callable[[str], bool] | None,  # noqa: A002
-    check_rows: bool,
-    devices: Devices,
-) -> tuple[Array, Array | None]:
-    """The kernel, and how much rows interact unless it is known that they do not."""
-    # As a program of its own, the network is traced once for each size of batch.
-    apply_fn = jax.jit(apply_fn)
-    check_network(apply_fn, params, x1, outputs)
-    chosen, merge = split_leaves(params, filter or (lambda path: True))
-    if not chosen:
-        raise ValueError(
-            "`filter` must accept at least one parameter; it accepts none of "
-            f"{', '.join(leaf_paths(params))}."
-        )
-
-    def kernel_of(apply_fn: ApplyFn) -> Array:
-        return _METHODS[method](
-            apply_fn, chosen, x1, x2, outputs=outputs, precision=precision
-        )
-
-    of_chosen = lambda leaves, x: apply_fn(merge(leaves), x)
-    ntk = in_chunks(
-        kernel_of,
-        of_chosen,
-        chosen,
-        x1,
-        x2,
+    program = _Empirical(
         outputs=outputs,
+        precision=precision,
         method=method,
-        devices=devices,
+        filter=None if filter is None else as_static(filter),
     )
-    return ntk, unproven_excess(apply_fn, params, x1, x2) if check_rows else None
+    return run_program(program, apply_fn, params, x1, x2, check_rows=check_rows)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Empirical(KernelProgram):
+    """The kernel of the parameters that `filter` accepts."""
+
+    method: Method
+    filter: Callable[[str], bool] | None
+
+    def compute(
+        self,
+        apply_fn: ApplyFn,
+        params: Params,
+        x1: Array,
+        x2: Array | None,
+        devices: Devices,
+    ) -> Array:
+        chosen, merge = split_leaves(params, self.filter or (lambda path: True))
+        if not chosen:
+            raise ValueError(
+                "`filter` must accept at least one parameter; it accepts none of "
+                f"{', '.join(leaf_paths(params))}."
+            )
+
+        def kernel_of(apply_fn: ApplyFn) -> Array:
+            return _METHODS[self.method](
+                apply_fn,
+                chosen,
+                x1,
+                x2,
+                outputs=self.outputs,
+                precision=self.precision,
+            )
+
+        return in_chunks(
+            kernel_of,
+            lambda leaves, x: apply_fn(merge(leaves), x),
+            chosen,
+            x1,
+            x2,
+            outputs=self.outputs,
+            method=self.method,
+            devices=devices,
+        )

@@ -1,21 +1,13 @@
 """Products of a network's own outputs: one sample of its Gaussian-process kernel."""
 
-import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
-from lazyjax.callables.static import as_static
-from lazyjax.ntk.memory import (
-    Devices,
-    check_result_fits,
-    devices_of,
-)
+from lazyjax.ntk.compiled import KernelProgram, run_program
+from lazyjax.ntk.memory import Devices, check_result_fits
 from lazyjax.ntk.outputs import directions, symmetrized
-from lazyjax.ntk.row_check import check_row_independence, poisoned
-from lazyjax.ntk.validate import check_arguments, check_network
 from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
 
 
@@ -62,47 +54,35 @@ def empirical_nngp(
     References:
         Lee et al. (2018), arXiv:1711.00165 (equation numbers not checked).
     """
-    check_arguments(apply_fn, params, x1, x2)
-    x1, x2 = jnp.asarray(x1), None if x2 is None else jnp.asarray(x2)
-    check_network(apply_fn, params, x1, outputs)
-    interacts = None
-    if check_rows:
-        interacts = check_row_independence(apply_fn, params, x1, x2)
-    with jax.default_matmul_precision(precision):
-        products = _compiled(
-            params,
-            x1,
-            x2,
-            apply_fn=as_static(apply_fn),
-            outputs=outputs,
-            precision=precision,
-            devices=devices_of(params, x1, x2),
-        )
-    return poisoned(products, interacts)
+    program = _OutputProducts(outputs=outputs, precision=precision)
+    return run_program(program, apply_fn, params, x1, x2, check_rows=check_rows)
 
 
-@functools.partial(
-    jax.jit, static_argnames=("apply_fn", "outputs", "precision", "devices")
-)
-def _compiled(
-    params: Params,
-    x1: Array,
-    x2: Array | None,
-    *,
-    apply_fn: ApplyFn,
-    outputs: Outputs,
-    precision: Any,
-    devices: Devices,
-) -> Array:
-    check_result_fits(x1, x2, jax.eval_shape(apply_fn, params, x1), outputs, devices)
-    f1 = apply_fn(params, x1)
-    f2 = f1 if x2 is None else apply_fn(params, x2)
-    pairs = outputs if outputs in ("full", "diagonal", "trace") else "trace"
-    if outputs not in ("full", "diagonal", "trace"):
-        along, _ = directions(outputs, f1.shape[1], f1.dtype)
-        f1, f2 = (
-            jnp.einsum("ik,ck->ic", f, along, precision="highest") for f in (f1, f2)
-        )
-    subscripts = {"full": "ia,jb->ijab", "diagonal": "ia,ja->ija", "trace": "ia,ja->ij"}
-    nngp = jnp.einsum(subscripts[pairs], f1, f2, precision=precision)
-    return symmetrized(nngp, outputs) if x2 is None else nngp
+class _OutputProducts(KernelProgram):
+    """Products of the outputs of two batches."""
+
+    def compute(
+        self,
+        apply_fn: ApplyFn,
+        params: Params,
+        x1: Array,
+        x2: Array | None,
+        devices: Devices,
+    ) -> Array:
+        outputs, precision = self.outputs, self.precision
+        f = jax.eval_shape(apply_fn, params, x1)
+        check_result_fits(x1, x2, f, outputs, devices)
+        f1 = apply_fn(params, x1)
+        f2 = f1 if x2 is None else apply_fn(params, x2)
+        along, pairs = directions(outputs, f1.shape[1], f1.dtype)
+        if outputs not in ("full", "diagonal", "trace"):
+            f1, f2 = (
+                jnp.einsum("ik,ck->ic", f, along, precision="highest") for f in (f1, f2)
+            )
+        subscripts = {
+            "full": "ia,jb->ijab",
+            "diagonal": "ia,ja->ija",
+            "trace": "ia,ja->ij",
+        }
+        nngp = jnp.einsum(subscripts[pairs], f1, f2, precision=precision)
+        return symmetrized(nngp, outputs) if x2 is None else nngp

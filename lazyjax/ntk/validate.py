@@ -26,9 +26,9 @@ def check_arguments(
     if not callable(apply_fn):
         raise TypeError(f"`apply_fn` must be callable; got {apply_fn!r}.")
     check_params("params", params)
-    check_batch("x1", x1)
+    check_batch("x1", x1, wait=False)
     if x2 is not None:
-        check_batch("x2", x2)
+        check_batch("x2", x2, wait=False)
         check_same_features("x1", x1, "x2", x2)
 
 
