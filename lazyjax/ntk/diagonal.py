@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from lazyjax._checks import check_at_least
-from lazyjax.callables.static import as_static
+from lazyjax.callables.static import HashableCallable
 from lazyjax.ntk.memory import Devices, devices_of
 from lazyjax.ntk.methods.jacobian import jacobian_ntk
 from lazyjax.ntk.methods.output_chunks import in_chunks
-from lazyjax.ntk.row_check import check_row_independence, poisoned
+from lazyjax.ntk.row_check import check_row_independence, nan_if_interacting
 from lazyjax.ntk.validate import check_arguments, check_network
 from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
 
@@ -66,13 +66,13 @@ def ntk_diagonal(
         blocks = _compiled(
             params,
             x,
-            apply_fn=as_static(apply_fn),
+            apply_fn=HashableCallable(apply_fn),
             outputs=outputs,
             batch_size=batch_size,
             precision=precision,
             devices=devices_of(params, x),
         )
-    return poisoned(blocks, interacts)
+    return nan_if_interacting(blocks, interacts)
 
 
 @functools.partial(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from lazyjax._checks import check_choice
-from lazyjax.callables.static import as_static
+from lazyjax.callables.static import HashableCallable
 from lazyjax.ntk.memory import Devices, devices_of
 from lazyjax.ntk.methods.auto import auto_ntk
 from lazyjax.ntk.methods.jacobian import jacobian_ntk
@@ -17,8 +17,8 @@ from lazyjax.ntk.methods.output_chunks import in_chunks
 from lazyjax.ntk.methods.structured import structured_ntk
 from lazyjax.ntk.methods.vjp import vector_product_ntk
 from lazyjax.ntk.row_check import (
-    poisoned,
-    settled,
+    nan_if_interacting,
+    refuse_interaction,
     unproven_excess,
 )
 from lazyjax.ntk.validate import check_arguments, check_network
@@ -105,18 +105,18 @@ def empirical_ntk(
     check_choice("method", method, _METHODS)
     check_arguments(apply_fn, params, x1, x2)
     static = {
-        "apply_fn": as_static(apply_fn),
+        "apply_fn": HashableCallable(apply_fn),
         "outputs": outputs,
         "method": method,
         "precision": precision,
-        "filter": None if filter is None else as_static(filter),
+        "filter": None if filter is None else HashableCallable(filter),
         "check_rows": check_rows,
     }
     x1, x2 = jnp.asarray(x1), None if x2 is None else jnp.asarray(x2)
     devices = devices_of(params, x1, x2)
     with jax.default_matmul_precision(precision):
         ntk, excess = _compiled(params, x1, x2, devices=devices, **static)
-    return poisoned(ntk, settled(excess, apply_fn, params, x1, x2))
+    return nan_if_interacting(ntk, refuse_interaction(excess, apply_fn, params, x1, x2))
 
 
 @functools.partial(

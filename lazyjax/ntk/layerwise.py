@@ -9,14 +9,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from lazyjax._checks import check_choice
-from lazyjax.callables.static import as_static
+from lazyjax.callables.static import HashableCallable
 from lazyjax.ntk.empirical import empirical_ntk
 from lazyjax.ntk.memory import Devices, devices_of
 from lazyjax.ntk.methods.output_chunks import in_chunks
 from lazyjax.ntk.methods.structured import contracted_in_groups, task_of
 from lazyjax.ntk.row_check import (
-    poisoned,
-    settled,
+    nan_if_interacting,
+    refuse_interaction,
     unproven_excess,
 )
 from lazyjax.ntk.validate import check_arguments, check_network
@@ -79,14 +79,14 @@ def layerwise_ntk(
                 params,
                 x1,
                 x2,
-                apply_fn=as_static(apply_fn),
+                apply_fn=HashableCallable(apply_fn),
                 outputs=outputs,
                 precision=precision,
                 check_rows=check_rows,
                 devices=devices_of(params, x1, x2),
             )
-        interacts = settled(excess, apply_fn, params, x1, x2)
-        kernels = poisoned(kernels, interacts)
+        interacts = refuse_interaction(excess, apply_fn, params, x1, x2)
+        kernels = nan_if_interacting(kernels, interacts)
         return dict(zip(layers, kernels, strict=True))
     return {
         layer: empirical_ntk(

@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
-from lazyjax.callables.static import as_static
+from lazyjax.callables.static import HashableCallable
 from lazyjax.ntk.memory import (
     Devices,
     check_result_fits,
     devices_of,
 )
 from lazyjax.ntk.outputs import directions, symmetrized
-from lazyjax.ntk.row_check import check_row_independence, poisoned
+from lazyjax.ntk.row_check import check_row_independence, nan_if_interacting
 from lazyjax.ntk.validate import check_arguments, check_network
 from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
 
@@ -73,12 +73,12 @@ def empirical_nngp(
             params,
             x1,
             x2,
-            apply_fn=as_static(apply_fn),
+            apply_fn=HashableCallable(apply_fn),
             outputs=outputs,
             precision=precision,
             devices=devices_of(params, x1, x2),
         )
-    return poisoned(products, interacts)
+    return nan_if_interacting(products, interacts)
 
 
 @functools.partial(
