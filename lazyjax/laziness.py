@@ -21,7 +21,7 @@ from lazyjax._checks import (
     check_positive,
     check_targets,
 )
-from lazyjax.callables.static import as_static
+from lazyjax.callables.static import HashableCallable
 from lazyjax.linalg.norms import (
     eigvalsh,
     frobenius_norm,
@@ -29,7 +29,7 @@ from lazyjax.linalg.norms import (
 )
 from lazyjax.ntk import empirical_ntk
 from lazyjax.ntk.methods.forward import directional_derivative
-from lazyjax.ntk.row_check import check_row_independence, poisoned
+from lazyjax.ntk.row_check import check_row_independence, nan_if_interacting
 from lazyjax.trees import tree_distance, tree_norm
 from lazyjax.typing import AnyArray, ApplyFn, Params
 
@@ -194,11 +194,11 @@ def kappa(
         jnp.asarray(y),
         key,
         jnp.asarray(alpha, f.dtype),
-        apply_fn=as_static(apply_fn),
+        apply_fn=HashableCallable(apply_fn),
         num_rounds=num_rounds,
         num_starts=num_starts,
     )
-    return poisoned(found, interacts)
+    return nan_if_interacting(found, interacts)
 
 
 @functools.partial(jax.jit, static_argnames=("apply_fn", "num_rounds", "num_starts"))

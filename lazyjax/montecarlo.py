@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Shaped
 
 from lazyjax._checks import check_at_least, check_batch, check_choice
-from lazyjax.callables.static import as_static
+from lazyjax.callables.static import HashableCallable
 from lazyjax.ntk import empirical_nngp, empirical_ntk
-from lazyjax.ntk.row_check import check_row_independence, poisoned
+from lazyjax.ntk.row_check import check_row_independence, nan_if_interacting
 from lazyjax.typing import AnyArray, ApplyFn, InitFn, Outputs
 
 
@@ -95,14 +95,14 @@ def monte_carlo_ntk(
         key,
         x1,
         x2,
-        apply_fn=as_static(apply_fn),
-        init_fn=as_static(init_fn),
+        apply_fn=HashableCallable(apply_fn),
+        init_fn=HashableCallable(init_fn),
         num_seeds=num_seeds,
         outputs=outputs,
         of=of,
         check_rows=check_rows,
     )
-    mean, sem = poisoned((mean, sem), interacts)
+    mean, sem = nan_if_interacting((mean, sem), interacts)
     return MonteCarloKernel(mean=mean, sem=sem, num_seeds=num_seeds)
 
 

@@ -29,7 +29,7 @@ from lazyjax._checks import (
     check_params,
     check_targets,
 )
-from lazyjax.callables.static import as_static
+from lazyjax.callables.static import HashableCallable
 from lazyjax.certify.certificate import Assumption, Certificate, Quantity
 from lazyjax.dynamics.losses import square_loss
 from lazyjax.typing import AnyArray, ApplyFn, Params
@@ -156,7 +156,7 @@ def attack(
         jnp.asarray(y),
         jnp.asarray(sizes, shape.dtype),
         key,
-        apply_fn=as_static(apply_fn),
+        apply_fn=HashableCallable(apply_fn),
         num_steps=num_steps,
         num_starts=num_starts,
     )

@@ -16,7 +16,7 @@ from lazyjax._checks import (
     check_params,
     check_same_features,
 )
-from lazyjax.callables.static import as_static
+from lazyjax.callables.static import HashableCallable
 from lazyjax.infinite.duals.accuracy import (
     checked,
     largest_error,
@@ -184,7 +184,7 @@ def _kernel(
     kernel, error = _compiled(
         jnp.asarray(x1),
         x2,
-        apply_fn=as_static(apply_fn),
+        apply_fn=HashableCallable(apply_fn),
         structure=structure,
         leaves=tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves),
         variances=_leaf_variances(variances, params),

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Shaped
 
-from lazyjax.callables.static import as_static
+from lazyjax.callables.static import HashableCallable
 from lazyjax.ntk.memory import Devices, devices_of
 from lazyjax.ntk.row_check import check_row_independence, poisoned
 from lazyjax.ntk.validate import check_arguments, check_network
@@ -66,7 +66,7 @@ def run_program(
         What `program.compute` returns; NaN if rows interact and values are not known.
     """
     check_arguments(apply_fn, params, x1, x2)
-    apply_fn = as_static(apply_fn)
+    apply_fn = HashableCallable(apply_fn)
     x1, x2 = jnp.asarray(x1), None if x2 is None else jnp.asarray(x2)
     devices = devices_of(params, x1, x2)
     interacts = None

@@ -7,7 +7,7 @@ import jax
 from jaxtyping import Array, Float, Shaped
 
 from lazyjax._checks import check_choice
-from lazyjax.callables.static import as_static
+from lazyjax.callables.static import HashableCallable
 from lazyjax.ntk.compiled import KernelProgram, run_program
 from lazyjax.ntk.memory import Devices
 from lazyjax.ntk.methods.auto import auto_ntk
@@ -100,7 +100,7 @@ def empirical_ntk(
         outputs=outputs,
         precision=precision,
         method=method,
-        filter=None if filter is None else as_static(filter),
+        filter=None if filter is None else HashableCallable(filter),
     )
     return run_program(program, apply_fn, params, x1, x2, check_rows=check_rows)
 

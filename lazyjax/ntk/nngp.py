@@ -1,6 +1,5 @@
 """Products of a network's own outputs: one sample of its Gaussian-process kernel."""
 
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped

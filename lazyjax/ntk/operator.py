@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from lazyjax._checks import check_at_least
-from lazyjax.callables.static import as_static
+from lazyjax.callables.static import HashableCallable
 from lazyjax.ntk.methods.forward import tangent_outputs
-from lazyjax.ntk.row_check import check_row_independence, poisoned
+from lazyjax.ntk.row_check import check_row_independence, nan_if_interacting
 from lazyjax.ntk.validate import check_arguments, check_network
 from lazyjax.trees import tree_add, tree_zeros_like
 from lazyjax.typing import AnyArray, ApplyFn, Params
@@ -57,7 +57,7 @@ class NTKOperator:
                 f"`v` must have shape {f.shape}, one number per example and output; "
                 f"got {v.shape}."
             )
-        operator = dataclasses.replace(self, apply_fn=as_static(self.apply_fn))
+        operator = dataclasses.replace(self, apply_fn=HashableCallable(self.apply_fn))
         return _compiled_product(operator, jnp.asarray(v, f.dtype))
 
     def _product(self, v: Array) -> Array:
@@ -159,7 +159,9 @@ def ntk_operator(
     x1, x2 = jnp.asarray(x1), None if x2 is None else jnp.asarray(x2)
     check_network(apply_fn, params, x1, "full")
     if check_rows:
-        params = poisoned(params, check_row_independence(apply_fn, params, x1, x2))
+        params = nan_if_interacting(
+            params, check_row_independence(apply_fn, params, x1, x2)
+        )
     return NTKOperator(
         apply_fn=apply_fn,
         params=params,

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, Key, Shaped
 
 from lazyjax._checks import check_at_least, check_batch, check_finite, check_floating
 from lazyjax.architecture import Architecture
-from lazyjax.callables.static import as_static
+from lazyjax.callables.static import HashableCallable
 from lazyjax.dynamics.losses import square_loss
 from lazyjax.dynamics.observers import Observer
 from lazyjax.nets import Network, build
@@ -159,11 +159,11 @@ def sweep(
             f"them; got {observe!r}."
         )
     settings = Settings(
-        optimizer=as_static(optimizer),
+        optimizer=HashableCallable(optimizer),
         num_steps=num_steps,
-        loss_fn=as_static(loss_fn),
+        loss_fn=HashableCallable(loss_fn),
         center=center,
-        observers=tuple(map(as_static, observe.values() if named else observe)),
+        observers=tuple(map(HashableCallable, observe.values() if named else observe)),
         observer_names=tuple(observe) if named else None,
         observe_at=None
         if observe_at is None

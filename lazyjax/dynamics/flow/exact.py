@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
 from lazyjax._checks import check_at_least
-from lazyjax.callables.static import as_static
+from lazyjax.callables.static import HashableCallable
 from lazyjax.dynamics.flow.ode import (
     Explained,
     Tolerances,
@@ -126,8 +126,8 @@ def gradient_flow(
         y,
         checked_times(times, dtype),
         checked_tolerances(rtol, atol, dtype),
-        apply_fn=as_static(apply_fn),
-        loss_fn=as_static(loss_fn),
+        apply_fn=HashableCallable(apply_fn),
+        loss_fn=HashableCallable(loss_fn),
         observers=observers,
         solver=solver,
         max_steps=max_steps,

@@ -15,7 +15,7 @@ from lazyjax._checks import (
     check_nonnegative,
     check_params,
 )
-from lazyjax.callables.static import as_static
+from lazyjax.callables.static import HashableCallable
 from lazyjax.dynamics.flow.ode import (
     Explained,
     Tolerances,
@@ -135,7 +135,7 @@ def linearized_flow(
         jnp.asarray(ridge, f0.dtype),
         checked_times(times, f0.dtype),
         checked_tolerances(rtol, atol, f0.dtype),
-        loss_fn=as_static(loss_fn),
+        loss_fn=HashableCallable(loss_fn),
         solver=solver,
         max_steps=max_steps,
     )
