@@ -11,7 +11,7 @@ from jaxtyping import Array, Shaped
 
 from lazyjax.callables.static import HashableCallable
 from lazyjax.ntk.memory import Devices, devices_of
-from lazyjax.ntk.row_check import check_row_independence, poisoned
+from lazyjax.ntk.row_check import check_row_independence, nan_if_interacting
 from lazyjax.ntk.validate import check_arguments, check_network
 from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
 
@@ -74,7 +74,7 @@ def run_program(
         kernels = _compiled(program, apply_fn, devices, params, x1, x2)
         if check_rows:
             interacts = check_row_independence(apply_fn, params, x1, x2)
-    return poisoned(kernels, interacts)
+    return nan_if_interacting(kernels, interacts)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
