@@ -22,7 +22,7 @@ from lazyjax._checks import (
     check_targets,
 )
 from lazyjax.callables.static import HashableCallable
-from lazyjax.linalg.norms import (
+from lazyjax.linalg import (
     eigvalsh,
     frobenius_norm,
     gram_matrix,

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, PyTree, Shaped
 
 from lazyjax._checks import check_batch
 from lazyjax.dynamics.losses import square_loss
-from lazyjax.linalg.norms import (
+from lazyjax.linalg import (
     eigvalsh,
     frobenius_norm,
     gram_matrix,

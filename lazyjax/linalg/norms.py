@@ -1,35 +1,10 @@
-"""Kernels as matrices."""
+"""Norms, eigenvalues and singular values that hold at any size and on any device."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lazyjax.typing import AnyArray
-
-
-def gram_matrix(ntk: Float[AnyArray, "n1 n2 *kk"]) -> Float[Array, "rows columns"]:
-    """Matrix of a kernel `(n1, n2, k, k)`, or `(n1, n2)`, which it is already.
-
-    Row `i * k + a` belongs to output `a` of example `i`: the matrix acts on outputs
-    `(n2, k)` flattened.
-
-    Args:
-        ntk: Kernel.
-
-    Returns:
-        The matrix, of shape `(n1 * k, n2 * k)`, or `(n1, n2)`.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> from lazyjax.linalg import gram_matrix
-        >>> gram_matrix(jnp.arange(4.0).reshape(1, 1, 2, 2)).tolist()
-        [[0.0, 1.0], [2.0, 3.0]]
-    """
-    ntk = jnp.asarray(ntk)
-    if ntk.ndim == 2:
-        return ntk
-    n1, n2, k, _ = ntk.shape
-    return jnp.transpose(ntk, (0, 2, 1, 3)).reshape(n1 * k, n2 * k)
 
 
 def frobenius_norm(matrices: Float[AnyArray, "*batch n m"]) -> Float[Array, "*batch"]:

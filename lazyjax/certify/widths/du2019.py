@@ -42,8 +42,7 @@ from lazyjax.architecture import Architecture
 from lazyjax.certify.widths.requirement import Requirement
 from lazyjax.certify.widths.separation import separation
 from lazyjax.infinite import infinite_ntk
-from lazyjax.linalg import semidefinite
-from lazyjax.linalg.norms import eigvalsh
+from lazyjax.linalg import eigh, eigvalsh
 from lazyjax.typing import AnyArray
 
 ARCHITECTURE = Architecture(
@@ -207,7 +206,7 @@ def measure(
     check_positive("learning_rate", learning_rate)
     ntk_infinite, ntk_start = jnp.asarray(ntk_infinite), jnp.asarray(ntk_start)
     loss, eig_min = jnp.asarray(loss), jnp.asarray(eig_min)
-    eigenvalues, _, rounding = semidefinite.eigh(ntk_infinite)
+    eigenvalues, _, rounding = eigh(ntk_infinite)
     # Without (A) there is nothing to compare with, and no later step holds.
     eig_min_0 = jnp.where(eigenvalues[0] >= rounding, eigenvalues[0], jnp.nan)
     start_change = ntk_start - jnp.broadcast_to(ntk_infinite, ntk_start.shape)

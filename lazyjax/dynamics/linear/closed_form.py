@@ -31,11 +31,12 @@ from lazyjax.dynamics.linear.filters import (
     heavy_ball_filter,
     scaled_up,
 )
-from lazyjax.linalg.norms import frobenius_norm, gram_matrix
-from lazyjax.linalg.semidefinite import (
+from lazyjax.linalg import (
     check_semidefinite,
     condition,
     eigh,
+    frobenius_norm,
+    gram_matrix,
     is_long,
     share_of,
     warn_of_dropped,
@@ -77,7 +78,7 @@ class Linearized:
         f0: Outputs at time 0.
         eig_min: Smallest eigenvalue as computed; negative by rounding, if at all.
         eig_cutoff: Eigenvalues no larger are zero to rounding, by the rule of
-            `lazyjax.linalg.semidefinite`: what the decomposition was measured to be off by,
+            `lazyjax.linalg.eigen`: what the decomposition was measured to be off by,
             and twice the rounding of the largest.
     """
 

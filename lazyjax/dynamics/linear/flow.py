@@ -26,7 +26,7 @@ from lazyjax.dynamics.flow.ode import (
 )
 from lazyjax.dynamics.linear.checks import check_kernel_problem, check_test_points
 from lazyjax.dynamics.losses import square_loss
-from lazyjax.linalg.norms import gram_matrix
+from lazyjax.linalg import gram_matrix
 from lazyjax.trees import tree_add
 from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params
 
