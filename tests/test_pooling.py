@@ -10,9 +10,9 @@ import pytest
 from jax import lax
 
 from lazyjax.ntk.methods.structured import (
+    build_problem,
     ntk_plan,
     structured_ntk,
-    task_of,
 )
 from tests.helpers.compare import assert_close
 from tests.helpers.oracles import naive_ntk, reduce_ntk
@@ -192,7 +192,7 @@ NOT_POOLED = {
 
 def pooled_leaves(network, params, x):
     """Names of the leaves whose positions are summed before their kernel is made."""
-    task = task_of(network, params, x, None, "full")
+    task = build_problem(network, params, x, None, "full")
     names = sorted(params)
     return {
         names[part.leaves[0]]

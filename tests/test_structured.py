@@ -223,7 +223,9 @@ def test_fewer_outputs_cost_fewer_operations():
 
 
 def test_wide_layers_without_positions_favour_the_kronecker_order():
-    sizes = Sizes(rows=100, columns=100, seeds=10, is_full=True, is_symmetric=True)
+    sizes = Sizes(
+        rows=100, columns=100, num_cotangents=10, is_full=True, is_symmetric=True
+    )
     assert best_order(sizes, Shape(1, 1, 1024, 1024)) == "kronecker"
     assert best_order(sizes, Shape(1, 256, 64, 27)) == "gradient"
 

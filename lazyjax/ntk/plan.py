@@ -8,7 +8,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from lazyjax.ntk.contract.groups import Part
+from lazyjax.ntk.contract.groups import SiteGroup
 from lazyjax.ntk.contract.layout import Shape
 from lazyjax.ntk.contract.orders import (
     Cost,
@@ -45,7 +45,7 @@ class PlanRow:
         order: "gradient" (per-example gradients, then their products), "kronecker"
             (products of cotangents times products of operands), "chain" (products of
             operands, times the cotangents of one batch, times those of the other),
-            "pulled back" (gradients by a function of the leaf, then by the leaf) or
+            "vjp" (gradients by a function of the leaf, then by the leaf) or
             "unused"; several are joined by "/".
         gflop: Operations of the contraction, in 1e9.
         megabytes: Memory moved by the contraction, in 1e6 bytes.
@@ -127,7 +127,7 @@ class Plan:
         return "\n".join(lines)
 
 
-def plan_of(parts: Sequence[Part], sizes: Sizes, params: Params) -> Plan:
+def plan_of(parts: Sequence[SiteGroup], sizes: Sizes, params: Params) -> Plan:
     """The plan of a kernel block of given sizes, by its parts."""
     leaves = zip(leaf_paths(params), jax.tree.leaves(params), strict=True)
     rows = {
@@ -146,7 +146,7 @@ def plan_of(parts: Sequence[Part], sizes: Sizes, params: Params) -> Plan:
         cost = _total(_root_costs(part, sizes, products))
         for position, leaf in enumerate(part.leaves):
             share = cost if position == 0 else Cost(0.0, 0.0)
-            if part.kind == "pulled back":
+            if part.kind == "vjp":
                 share += pairing_cost(sizes, math.prod(rows[leaf].shape))
             rows[leaf] = dataclasses.replace(
                 rows[leaf],
@@ -176,10 +176,10 @@ def plan_of(parts: Sequence[Part], sizes: Sizes, params: Params) -> Plan:
     )
 
 
-def _root_costs(part: Part, sizes: Sizes, products: set[tuple]) -> Iterable[Cost]:
+def _root_costs(part: SiteGroup, sizes: Sizes, products: set[tuple]) -> Iterable[Cost]:
     # `products` are those of cotangents that are there already: they are shared.
     for blocks in part.roots.values():
-        if part.kind != "pulled back" and len(blocks) == 1:
+        if part.kind != "vjp" and len(blocks) == 1:
             (block,) = blocks
             cost, key = order_cost(sizes, block.shape, block.order), block.shared_key
             if part.kind == "direct" and key is not None:
@@ -191,12 +191,12 @@ def _root_costs(part: Part, sizes: Sizes, products: set[tuple]) -> Iterable[Cost
             continue
         for block in blocks:
             yield gradient_cost(sizes, block.shape)
-        if part.kind != "pulled back":
+        if part.kind != "vjp":
             yield pairing_cost(sizes, blocks[0].shape.size)
 
 
-def _order(part: Part) -> str:
-    if part.kind == "pulled back":
+def _order(part: SiteGroup) -> str:
+    if part.kind == "vjp":
         return part.kind
     orders = (
         blocks[0].order if len(blocks) == 1 else "gradient"
@@ -205,9 +205,9 @@ def _order(part: Part) -> str:
     return "/".join(sorted(set(orders)))
 
 
-def _excess_flops(part: Part, sizes: Sizes) -> float:
+def _excess_flops(part: SiteGroup, sizes: Sizes) -> float:
     # What the orders of least time take beyond those of fewest operations.
-    if part.kind == "pulled back":
+    if part.kind == "vjp":
         return 0.0
     excess = 0.0
     for blocks in part.roots.values():
@@ -229,7 +229,9 @@ def _times(
     whole = dataclasses.replace(sizes, is_symmetric=False)
     jacobian += pairing_cost(whole, num_params)
     # One forward and one tangent pass over the first batch for each output of the second.
-    columns = dataclasses.replace(sizes, seeds=2 * sizes.columns * sizes.seeds)
+    columns = dataclasses.replace(
+        sizes, num_cotangents=2 * sizes.columns * sizes.num_cotangents
+    )
     vectors = _total(propagation_cost(columns, shape) for shape in shapes)
     return {
         "structured": (propagation + contractions).time,

@@ -12,12 +12,12 @@ from lazyjax.ntk.contract.accumulator import Contraction
 from lazyjax.ntk.contract.factors import Factor
 from lazyjax.ntk.contract.gradients import by_gradients
 from lazyjax.ntk.contract.orders import Order
-from lazyjax.ntk.contract.positions import by_positions, chained
+from lazyjax.ntk.contract.positions import by_chain, by_positions
 
 
-def kernel_of(
+def factor_kernel(
     contraction: Contraction, first: Factor, second: Factor, order: Order
 ) -> Array:
     """Kernel of the gradients of one factor, at two batches."""
-    by_order = {"kronecker": by_positions, "chain": chained, "gradient": by_gradients}
+    by_order = {"kronecker": by_positions, "chain": by_chain, "gradient": by_gradients}
     return by_order[order](contraction, first, second)

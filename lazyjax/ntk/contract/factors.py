@@ -12,7 +12,7 @@ from jaxtyping import Array
 from lazyjax.ntk.contract.layout import (
     Layout,
     Shape,
-    prepared,
+    prepare_operand,
 )
 from lazyjax.ntk.trace.rules import Labels
 from lazyjax.ntk.trace.sites import Network, Site
@@ -92,9 +92,9 @@ def factor_of(
     windows = layout.windows
     if windows is not None and layout.pooled is None:
         images = jax.vmap(windows.lay_out)(records[site.record]).astype(dtype)
-        patches = lambda: _act(layout, _prepared(site, records), dtype)
+        patches = lambda: _act(layout, _prepared_operand(site, records), dtype)
         return Factor(shape, delta, patches, images, windows)
-    act = _prepared(site, records)
+    act = _prepared_operand(site, records)
     if layout.is_index:
         act = _arranged(act, 1, layout.act, p).reshape(act.shape[0], shape.positions)
         delta = jnp.where(
@@ -111,9 +111,9 @@ def factor_of(
     return Factor(shape, delta, _act(layout, act, dtype))
 
 
-def _prepared(site: Site, records: Mapping[int, Array]) -> Array:
+def _prepared_operand(site: Site, records: Mapping[int, Array]) -> Array:
     assert site.record is not None
-    return jax.vmap(lambda act: prepared(site, act))(records[site.record])
+    return jax.vmap(lambda act: prepare_operand(site, act))(records[site.record])
 
 
 def _act(layout: Layout, act: Array, dtype: Any) -> Array:
@@ -153,7 +153,7 @@ def merge(shape: Shape, factors: Sequence[Factor]) -> Factor:
     return Factor(shape, delta, act)
 
 
-def in_box(origin: Origin, box: Box, gradient: Array) -> Array:
+def pad_to_box(origin: Origin, box: Box, gradient: Array) -> Array:
     """A gradient `(n, s, *root)`, scaled, as that by a box of the leaf around its own."""
 
     def to_root(piece: Array) -> Array:
@@ -172,7 +172,7 @@ def in_box(origin: Origin, box: Box, gradient: Array) -> Array:
     return jnp.pad(pieces, [(0, 0), (0, 0), *margins])
 
 
-def rooted(layout: Layout, root_shape: Sequence[int], gradient: Array) -> Array:
+def with_root_axes(layout: Layout, root_shape: Sequence[int], gradient: Array) -> Array:
     """A gradient `(n, s, g, o, i)` with the axes of its root, `(n, s, *root)`."""
     g, _, o, i = layout.axes
     flat = [label for labels in layout.view.labels for label in labels]

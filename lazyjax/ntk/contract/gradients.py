@@ -11,9 +11,9 @@ from jaxtyping import Array
 
 from lazyjax.ntk.contract.accumulator import (
     Contraction,
-    in_blocks,
-    limit_of,
-    settled,
+    materialize,
+    platform_limit,
+    split_into_blocks,
 )
 from lazyjax.ntk.contract.factors import Factor
 
@@ -29,9 +29,9 @@ def gradients(contraction: Contraction, factor: Factor) -> Array:
     if factor.operand is None:
         return factor.delta[:, :, :, 0, :, None]
     if factor.shape.is_index:
-        return scattered(factor, 0, factor.shape.inputs)
+        return embedding_gradients(factor, 0, factor.shape.inputs)
     if factor.shape.groups == 1:
-        act = settled(factor.act[:, 0])
+        act = materialize(factor.act[:, 0])
         return _formed(contraction, _flat(factor.delta), act)[:, :, None]
     return jnp.einsum(
         "nsgpo,ngpi->nsgoi", factor.delta, factor.act, precision=contraction.precision
@@ -59,10 +59,10 @@ def _by_slices(
 
     def add(kernel: Array, start: Array) -> tuple[Array, None]:
         made = [
-            _formed(contraction, side.delta, settled(side.operand(start)))
+            _formed(contraction, side.delta, materialize(side.operand(start)))
             for side in sides
         ]
-        return contraction.plus_gram(kernel, made[0], made[-1]), None
+        return contraction.add_gram(kernel, made[0], made[-1]), None
 
     zeros = contraction.zeros(first.delta.dtype)
     return lax.scan(add, zeros, jnp.asarray(sides[0].starts))[0]
@@ -87,7 +87,7 @@ def _sliced(factor: Factor, width: int) -> _Sliced:
     delta, windows = _flat(factor.delta), factor.windows
     if windows is None or factor.images is None:
         pieces = _pieces(factor.act[:, 0], width)
-        pieces = settled(jnp.moveaxis(pieces, 2, 0))  # (slice, n, p, i)
+        pieces = materialize(jnp.moveaxis(pieces, 2, 0))  # (slice, n, p, i)
         return _Sliced(
             delta,
             np.arange(pieces.shape[0]),
@@ -100,7 +100,7 @@ def _sliced(factor: Factor, width: int) -> _Sliced:
     images = _pieces(factor.images, min(width, channels))
     splits, width = images.shape[-2:]
     num_examples = images.shape[0]
-    images = settled(images.reshape(-1, *images.shape[2:-2], splits * width))
+    images = materialize(images.reshape(-1, *images.shape[2:-2], splits * width))
 
     starts = [
         (0, *offset, split * width)
@@ -117,7 +117,7 @@ def _sliced(factor: Factor, width: int) -> _Sliced:
 
 def _pieces(array: Array, width: int) -> Array:
     # The last axis in pieces of at most `width`.
-    return in_blocks(array, array.ndim - 1, math.ceil(array.shape[-1] / width))
+    return split_into_blocks(array, array.ndim - 1, math.ceil(array.shape[-1] / width))
 
 
 def _slice_inputs(first: Factor, second: Factor) -> int:
@@ -127,24 +127,24 @@ def _slice_inputs(first: Factor, second: Factor) -> int:
         return shape.inputs
     examples = max(delta.shape[0], second.delta.shape[0])
     of_input = examples * delta.shape[1] * max(shape.outputs, 1) * delta.dtype.itemsize
-    width = max(limit_of(_SLICE_BYTES) // of_input, _SLICE_INPUTS)
+    width = max(platform_limit(_SLICE_BYTES) // of_input, _SLICE_INPUTS)
     return min(width, shape.inputs)
 
 
 def _flat(delta: Array) -> Array:
     # Cotangents (n, s, 1, p, o) as (n, s * o, p): products are quickest along rows.
     n, _, _, positions, _ = delta.shape
-    return settled(delta[:, :, 0].swapaxes(2, 3).reshape(n, -1, positions))
+    return materialize(delta[:, :, 0].swapaxes(2, 3).reshape(n, -1, positions))
 
 
 def _formed(contraction: Contraction, delta: Array, act: Array) -> Array:
     # Gradients (n, s, o, i) of cotangents (n, s * o, p), in an order of axes that the
     # product has by itself.
     rows = jnp.einsum("nxp,npi->nxi", delta, act, precision=contraction.precision)
-    return rows.reshape(rows.shape[0], contraction.seeds, -1, rows.shape[-1])
+    return rows.reshape(rows.shape[0], contraction.num_cotangents, -1, rows.shape[-1])
 
 
-def scattered(factor: Factor, start: int, end: int) -> Array:
+def embedding_gradients(factor: Factor, start: int, end: int) -> Array:
     """Gradients `(n, s, g, o, i)` of a lookup, for `i` from `start` to `end` only."""
     # The one-hot operand is never formed: cotangents are added to the rows they are of.
     n, seeds, _, _, outputs = factor.delta.shape

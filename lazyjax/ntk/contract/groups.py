@@ -29,7 +29,7 @@ from lazyjax.ntk.trace.views import (
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Block:
+class SiteBlock:
     """Sites of one root that are one factor, with the order of its contraction."""
 
     layouts: tuple[Layout, ...]
@@ -51,11 +51,11 @@ class Block:
         return layout.site.slot, layout.delta_shape, outputs, layout.view.scales
 
 
-Kind: TypeAlias = Literal["direct", "looked up", "pulled back"]
+Kind: TypeAlias = Literal["direct", "embedding", "vjp"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Part:
+class SiteGroup:
     """Roots that share parameters, and with no other root.
 
     Attributes:
@@ -63,18 +63,18 @@ class Part:
         roots: Blocks of each root.
         kind: "direct" if each root is, up to arrangement and scale, a piece of a leaf
             that is disjoint from all others, so that its gradient is that of the leaf;
-            "looked up" if one root is a whole leaf whose rows are looked up, and the
-            others lie in a smaller box of it; "pulled back" in all other cases.
-        origins: Where each root comes from, but for "pulled back".
+            "embedding" if one root is a whole leaf whose rows are looked up, and the
+            others lie in a smaller box of it; "vjp" in all other cases.
+        origins: Where each root comes from, but for "vjp".
     """
 
     leaves: tuple[int, ...]
-    roots: Mapping[int, tuple[Block, ...]]
+    roots: Mapping[int, tuple[SiteBlock, ...]]
     kind: Kind
     origins: Mapping[int, Origin]
 
 
-def parts_of(network: Network, sizes: Sizes) -> list[Part]:
+def group_sites(network: Network, sizes: Sizes) -> list[SiteGroup]:
     """All parts of a network, in the order of their first leaves."""
     layouts: dict[int, list[Layout]] = {}
     for site in network.sites:
@@ -91,14 +91,14 @@ def parts_of(network: Network, sizes: Sizes) -> list[Part]:
             known = layouts[root]
             if len(known) == 1:
                 known = [pooled(network, known[0])]
-            if kind != "pulled back":
+            if kind != "vjp":
                 known = [scaled(layout, origins[root]) for layout in known]
             blocks[root] = tuple(
-                Block(tuple(group), shape, best_order(sizes, shape))
+                SiteBlock(tuple(group), shape, best_order(sizes, shape))
                 for group in merged(known)
                 for shape in (merged_shape(group),)
             )
-        parts.append(Part(tuple(leaves), blocks, kind, origins))
+        parts.append(SiteGroup(tuple(leaves), blocks, kind, origins))
     return sorted(parts, key=lambda part: part.leaves)
 
 
@@ -122,7 +122,7 @@ def _kind(
     layouts: Mapping[int, Sequence[Layout]],
 ) -> Kind:
     if len(origins) < len(layouts):
-        return "pulled back"
+        return "vjp"
     if not any(
         a.leaf == b.leaf and a.overlaps(b)
         for a, b in itertools.combinations(origins.values(), 2)
@@ -130,15 +130,15 @@ def _kind(
         return "direct"
     tables = [root for root, own in layouts.items() if any(x.is_index for x in own)]
     if len({origin.leaf for origin in origins.values()}) > 1 or len(tables) != 1:
-        return "pulled back"
+        return "vjp"
     (table,) = tables
     leaf = network.avals[network.leaves[origins[table].leaf]]
     whole = tuple((0, size) for size in leaf.shape)
     is_leaf = origins[table].box == whole and not origins[table].steps
     if not is_leaf or len(merged(layouts[table])) > 1:
-        return "pulled back"
+        return "vjp"
     rest = bounding_box([o.box for root, o in origins.items() if root != table])
     is_small = 2 * math.prod(end - start for start, end in rest) <= math.prod(
         leaf.shape
     )
-    return "looked up" if is_small else "pulled back"
+    return "embedding" if is_small else "vjp"

@@ -137,7 +137,9 @@ def layout_of(network: Network, site: Site) -> Layout:
         act, sizes = (), {}
         if form.act is not None:
             act = scans + form.act
-            operand = jax.eval_shape(lambda a: prepared(site, a), site.record_aval)
+            operand = jax.eval_shape(
+                lambda a: prepare_operand(site, a), site.record_aval
+            )
             sizes = dict(zip(act, operand.shape, strict=True))
     sizes |= dict(zip(delta, delta_shape, strict=True))
     view = view_of(network, site.operand.id, weight)
@@ -210,7 +212,7 @@ def scaled(layout: Layout, origin: Origin) -> Layout:
     return dataclasses.replace(layout, view=view)
 
 
-def of_rows(layout: Layout, start: int, end: int) -> Layout:
+def restrict_rows(layout: Layout, start: int, end: int) -> Layout:
     """The layout of a lookup, for the rows of its table from `start` to `end` only."""
     (index,) = layout.axes[3]
     return dataclasses.replace(layout, sizes={**layout.sizes, index: end - start})
@@ -231,7 +233,7 @@ def merged_shape(layouts: Sequence[Layout]) -> Shape:
     return dataclasses.replace(shapes[0], positions=positions)
 
 
-def prepared(site: Site, act: Array) -> Array:
+def prepare_operand(site: Site, act: Array) -> Array:
     """The recorded operand of a site, as its form wants it."""
     form = site.form
     if form is None or form.prepare is None:

@@ -16,9 +16,9 @@ from jaxtyping import Array
 
 from lazyjax.ntk.contract.accumulator import (
     Contraction,
-    in_blocks,
-    limit_of,
-    settled,
+    materialize,
+    platform_limit,
+    split_into_blocks,
 )
 from lazyjax.ntk.contract.factors import Factor
 
@@ -57,7 +57,7 @@ def _by_group(act: Array) -> Array:
 def by_positions(contraction: Contraction, first: Factor, second: Factor) -> Array:
     """Products of cotangents times those of operands, summed over pairs of positions."""
     acts = products_of_operands(contraction, first, second)
-    if first.shape.positions == 1 and acts.size * contraction.seeds < _SMALL:
+    if first.shape.positions == 1 and acts.size * contraction.num_cotangents < _SMALL:
         return _by_groups(contraction, first, second, acts)
     return _by_pairs(contraction, _deltas(first, second), acts)
 
@@ -99,19 +99,19 @@ def _by_groups(
         precision=contraction.precision,
     )
     if contraction.arrangement == "pairs":
-        rows = contraction.num_rows * contraction.seeds
+        rows = contraction.num_rows * contraction.num_cotangents
         return kernel.reshape(rows, -1)
     return kernel
 
 
-def chained(contraction: Contraction, first: Factor, second: Factor) -> Array:
+def by_chain(contraction: Contraction, first: Factor, second: Factor) -> Array:
     """Products of operands times cotangents of one batch, then of the other; one group."""
     acts = products_of_operands(contraction, first, second)[:, :, 0]
-    return _chained(contraction, _deltas(first, second), acts)
+    return _by_chain(contraction, _deltas(first, second), acts)
 
 
 @functools.partial(jax.jit, static_argnames="contraction")
-def _chained(contraction: Contraction, deltas: Sequence[Array], acts: Array) -> Array:
+def _by_chain(contraction: Contraction, deltas: Sequence[Array], acts: Array) -> Array:
     # Cotangents are cut along `o`, for what lies between to fit in cache.
     num_slices = _num_chain_slices(contraction, deltas[-1])
     slices = [_positions_last(delta, num_slices) for delta in deltas]
@@ -119,11 +119,13 @@ def _chained(contraction: Contraction, deltas: Sequence[Array], acts: Array) -> 
     def row(delta: Array, others: Array, weights: Array) -> Array:
         flat = others.reshape(others.shape[0], -1, others.shape[-1])
         met = jnp.einsum("mxq,mpq->mxp", flat, weights, precision=contraction.precision)
-        return _with_row(contraction, met, delta.reshape(contraction.seeds, -1))
+        return _with_row(
+            contraction, met, delta.reshape(contraction.num_cotangents, -1)
+        )
 
     def add(kernel: Array, deltas: list[Array]) -> tuple[Array, None]:
         term = _row_by_row(contraction, row, deltas, acts)
-        return contraction.plus(kernel, term), None
+        return contraction.add(kernel, term), None
 
     if num_slices == 1:
         return _row_by_row(contraction, row, [delta[0] for delta in slices], acts)
@@ -141,9 +143,11 @@ def _with_row(contraction: Contraction, met: Array, delta: Array) -> Array:
             (((1,), (1,)), ((), ())),
             precision=contraction.precision,
         )
-        return products.T.reshape(contraction.seeds, -1, contraction.seeds)
+        return products.T.reshape(
+            contraction.num_cotangents, -1, contraction.num_cotangents
+        )
     subscripts = "msx,sx->sm" if contraction.arrangement == "equal" else "msx,sx->m"
-    rows = met.reshape(-1, contraction.seeds, width)
+    rows = met.reshape(-1, contraction.num_cotangents, width)
     return jnp.einsum(subscripts, rows, delta, precision=contraction.precision)
 
 
@@ -157,10 +161,10 @@ def _row_by_row(
     # second: (s, m, t), (s, m) or (m,) as arranged. One program serves all blocks
     # of columns, and skips the rows below them.
     number = _num_column_blocks(contraction)
-    blocks = in_blocks(sides[-1], 0, number)
+    blocks = split_into_blocks(sides[-1], 0, number)
     # Rows are taken out of the same array if they can be. Reshaped, it would be another.
     rows = sides[0][None] if len(sides) > 1 else blocks
-    weights = in_blocks(acts, 1, number).swapaxes(0, 1)
+    weights = split_into_blocks(acts, 1, number).swapaxes(0, 1)
     last = np.minimum((1 + np.arange(number)) * blocks.shape[1], contraction.num_rows)
     ends = last if contraction.is_symmetric else np.full(number, contraction.num_rows)
 
@@ -188,10 +192,12 @@ def _row_by_row(
         return placed.reshape(contraction.num_rows, -1)[:, : contraction.num_columns]
     placed = jnp.moveaxis(placed, 2, 0)  # (s, n1, block, m, ...)
     if contraction.arrangement == "equal":
-        whole = placed.reshape(contraction.seeds, contraction.num_rows, -1)
+        whole = placed.reshape(contraction.num_cotangents, contraction.num_rows, -1)
         return whole[..., : contraction.num_columns]
-    whole = placed.swapaxes(0, 1).reshape(contraction.num_rows * contraction.seeds, -1)
-    return whole[:, : contraction.num_columns * contraction.seeds]
+    whole = placed.swapaxes(0, 1).reshape(
+        contraction.num_rows * contraction.num_cotangents, -1
+    )
+    return whole[:, : contraction.num_columns * contraction.num_cotangents]
 
 
 def _num_column_blocks(contraction: Contraction) -> int:
@@ -204,7 +210,7 @@ def _num_column_blocks(contraction: Contraction) -> int:
 def _num_chain_slices(contraction: Contraction, delta: Array) -> int:
     # Into how many slices the cotangents of a block of columns are cut.
     size = delta.size * delta.dtype.itemsize // _num_column_blocks(contraction)
-    return _divisor(delta.shape[-1], size, limit_of(_CHAIN_BYTES))
+    return _divisor(delta.shape[-1], size, platform_limit(_CHAIN_BYTES))
 
 
 def _divisor(number: int, size: int, limit: int) -> int:
@@ -217,4 +223,4 @@ def _positions_last(delta: Array, num_slices: int) -> Array:
     # Cotangents (n, s, 1, p, o) as slices (slice, n, s, o, p).
     n, seeds, _, positions, outputs = delta.shape
     delta = delta.reshape(n, seeds, positions, num_slices, outputs // num_slices)
-    return settled(delta.transpose(3, 0, 1, 4, 2))
+    return materialize(delta.transpose(3, 0, 1, 4, 2))

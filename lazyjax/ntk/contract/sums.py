@@ -9,18 +9,18 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from lazyjax.ntk.contract.accumulator import Contraction
-from lazyjax.ntk.contract.contract import kernel_of
+from lazyjax.ntk.contract.contract import factor_kernel
 from lazyjax.ntk.contract.factors import (
     Factor,
     factor_of,
-    in_box,
     merge,
-    rooted,
+    pad_to_box,
+    with_root_axes,
     working_dtype,
 )
-from lazyjax.ntk.contract.gradients import gradients, scattered
-from lazyjax.ntk.contract.groups import Block, Part
-from lazyjax.ntk.contract.layout import merged_shape, of_rows
+from lazyjax.ntk.contract.gradients import embedding_gradients, gradients
+from lazyjax.ntk.contract.groups import SiteBlock, SiteGroup
+from lazyjax.ntk.contract.layout import merged_shape, restrict_rows
 from lazyjax.ntk.contract.positions import products_of_operands
 from lazyjax.ntk.trace.replay import outer_values
 from lazyjax.ntk.trace.sites import Network
@@ -38,7 +38,7 @@ class SharedProducts:
 
 
 def shared_products(
-    network: Network, parts: Sequence[Part]
+    network: Network, parts: Sequence[SiteGroup]
 ) -> dict[tuple, SharedProducts]:
     """The products of cotangents that parts need, by what roots must share."""
     found: dict[tuple, SharedProducts] = {}
@@ -50,14 +50,14 @@ def shared_products(
     return found
 
 
-def _key(network: Network, root: int, block: Block) -> tuple | None:
+def _key(network: Network, root: int, block: SiteBlock) -> tuple | None:
     # What roots must share to have the same products of cotangents.
     key = block.shared_key
     return None if key is None else (*key, working_dtype(network.avals[root].dtype))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class PartSums:
+class KernelSums:
     """Everything that the kernels are computed of, and the kernels so far.
 
     Attributes:
@@ -82,23 +82,23 @@ class PartSums:
     kernels: list[Array]
     shared: Mapping[tuple, SharedProducts]
 
-    def add(self, part: Part) -> None:
+    def add(self, part: SiteGroup) -> None:
         """Add the kernel of a part, whose leaves no other part has."""
         if part.kind == "direct":
             for root, blocks in part.roots.items():
                 self._add_direct(self.groups[part.origins[root].leaf], root, blocks)
-        elif part.kind == "looked up":
-            self._add_looked_up(part)
+        elif part.kind == "embedding":
+            self._add_embedding(part)
         else:
             by_root = {
                 root: self._root_gradient(root, blocks)
                 for root, blocks in part.roots.items()
             }
-            by_leaf = self._pulled_back(part, by_root)
+            by_leaf = self._vjp(part, by_root)
             for leaf, gradient in zip(part.leaves, by_leaf, strict=True):
                 self._add_gram(self.groups[leaf], gradient)
 
-    def _add_direct(self, group: int, root: int, blocks: Sequence[Block]) -> None:
+    def _add_direct(self, group: int, root: int, blocks: Sequence[SiteBlock]) -> None:
         """Add the kernel of a root."""
         if len(blocks) > 1:
             self._add_gram(group, self._root_gradient(root, blocks))
@@ -107,7 +107,7 @@ class PartSums:
         factor, key = self._factor(block), _key(self.network, root, block)
         first, second = self._halves(factor)
         if key is None:
-            term = kernel_of(self.contraction, first, second, block.order)
+            term = factor_kernel(self.contraction, first, second, block.order)
             self._add_term(group, term)
             return
         weights = jnp.ones((first.delta.shape[0], second.delta.shape[0]))
@@ -122,7 +122,7 @@ class PartSums:
             for group, weights in shared.weights.items():
                 self._add_gram(group, factor.delta, weights)
 
-    def _add_looked_up(self, part: Part) -> None:
+    def _add_embedding(self, part: SiteGroup) -> None:
         """Add the kernel of a table that is looked up, with other uses of a box of it."""
         # With gradients t and b of either, (t + b)(t + b)' differs from t t' within the
         # box only, where t is small enough to be formed.
@@ -139,32 +139,34 @@ class PartSums:
         shape = list(self.network.avals[root].shape)
         axis = layout.index_axis
         shape[axis] = box[axis][1] - box[axis][0]
-        rows = of_rows(layout, *box[axis])
-        within = rooted(rows, shape, scattered(factor, *box[axis]))
+        rows = restrict_rows(layout, *box[axis])
+        within = with_root_axes(rows, shape, embedding_gradients(factor, *box[axis]))
         cut = [slice(*bounds) for bounds in box]
         cut[axis] = slice(None)
         within = within[(..., *cut)]
         total = within
         for other, gradient in others.items():
-            total = total + in_box(part.origins[other], box, gradient)
+            total = total + pad_to_box(part.origins[other], box, gradient)
         group = self.groups[part.leaves[0]]
-        self._add_term(group, kernel_of(self.contraction, first, second, block.order))
+        self._add_term(
+            group, factor_kernel(self.contraction, first, second, block.order)
+        )
         self._add_term(group, -self.contraction.gram(*self._halves(within)))
         self._add_gram(group, total)
 
     def _add_term(self, group: int, term: Array) -> None:
         """Add a term to a kernel."""
-        self.kernels[group] = self.contraction.plus(self.kernels[group], term)
+        self.kernels[group] = self.contraction.add(self.kernels[group], term)
 
     def _add_gram(
         self, group: int, gradient: Array, weights: Array | None = None
     ) -> None:
         """Add products of gradients of both batches, weighted, to a kernel."""
-        self.kernels[group] = self.contraction.plus_gram(
+        self.kernels[group] = self.contraction.add_gram(
             self.kernels[group], *self._halves(gradient), weights
         )
 
-    def _factor(self, block: Block) -> Factor:
+    def _factor(self, block: SiteBlock) -> Factor:
         made = [
             factor_of(self.network, layout, self.outer, self.cotangents, self.records)
             for layout in block.layouts
@@ -177,10 +179,10 @@ class PartSums:
             return both, both
         return both[: self.contraction.num_rows], both[self.contraction.num_rows :]
 
-    def _root_gradient(self, root: int, blocks: Sequence[Block]) -> Array:
+    def _root_gradient(self, root: int, blocks: Sequence[SiteBlock]) -> Array:
         shape = self.network.avals[root].shape
         terms = [
-            rooted(
+            with_root_axes(
                 block.layouts[0],
                 shape,
                 gradients(self.contraction, self._factor(block)),
@@ -189,7 +191,7 @@ class PartSums:
         ]
         return sum(terms[1:], terms[0])
 
-    def _pulled_back(self, part: Part, gradients: Mapping[int, Array]) -> list[Array]:
+    def _vjp(self, part: SiteGroup, gradients: Mapping[int, Array]) -> list[Array]:
         """Gradients by the leaves of a part, from those by its roots."""
         roots = list(gradients)
 

@@ -4,7 +4,7 @@ import jax
 from jaxtyping import Array
 
 from lazyjax.ntk.methods.jacobian import jacobian_ntk
-from lazyjax.ntk.methods.structured import contracted, task_of
+from lazyjax.ntk.methods.structured import build_problem, contracted
 from lazyjax.ntk.methods.vjp import vector_product_ntk
 from lazyjax.ntk.plan import plan_of
 from lazyjax.typing import ApplyFn, Outputs, Params
@@ -32,7 +32,7 @@ def auto_ntk(
     Returns:
         The kernel in the form `outputs`.
     """
-    task = task_of(apply_fn, params, x1, x2, outputs)
+    task = build_problem(apply_fn, params, x1, x2, outputs)
     plan = plan_of(task.parts, task.sizes, params)
     arguments = (apply_fn, params, x1, x2)
     if plan.method == "jacobian":

@@ -12,9 +12,9 @@ from lazyjax.ntk.contract.accumulator import (
     Contraction,
     Precision,
 )
-from lazyjax.ntk.contract.groups import Part, parts_of
+from lazyjax.ntk.contract.groups import SiteGroup, group_sites
 from lazyjax.ntk.contract.orders import Sizes
-from lazyjax.ntk.contract.sums import PartSums, shared_products
+from lazyjax.ntk.contract.sums import KernelSums, shared_products
 from lazyjax.ntk.outputs import directions
 from lazyjax.ntk.plan import Plan, plan_of
 from lazyjax.ntk.trace.replay import factors, outer_values
@@ -27,33 +27,33 @@ _EACH_OUTPUT = ("full", "diagonal", "trace")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Task:
+class KernelProblem:
     """A kernel that is asked for: the network of one example, sizes, contractions."""
 
     network: Network
     sizes: Sizes
-    parts: Sequence[Part]
+    parts: Sequence[SiteGroup]
 
 
-def task_of(
+def build_problem(
     apply_fn: ApplyFn,
     params: Params,
     x1: AnyArray,
     x2: AnyArray | None,
     outputs: Outputs,
-) -> Task:
+) -> KernelProblem:
     """The network taken apart, and what makes up the kernel asked for."""
     example = jax.ShapeDtypeStruct((1, *x1.shape[1:]), x1.dtype)
     network = trace_network(apply_fn, params, example)
     sizes = Sizes(
         rows=x1.shape[0],
         columns=(x1 if x2 is None else x2).shape[0],
-        seeds=network.result.shape[1] if outputs in _EACH_OUTPUT else 1,
+        num_cotangents=network.result.shape[1] if outputs in _EACH_OUTPUT else 1,
         is_full=outputs == "full",
         is_symmetric=x2 is None,
         itemsize=max(4, jnp.dtype(network.result.dtype).itemsize),
     )
-    return Task(network, sizes, parts_of(network, sizes))
+    return KernelProblem(network, sizes, group_sites(network, sizes))
 
 
 def structured_ntk(
@@ -85,12 +85,12 @@ def structured_ntk(
         >>> structured_ntk(lambda w, x: x @ w, jnp.ones((2, 1)), jnp.ones((1, 2))).item()
         2.0
     """
-    task = task_of(apply_fn, params, x1, x2, outputs)
+    task = build_problem(apply_fn, params, x1, x2, outputs)
     return contracted(task, params, x1, x2, outputs=outputs, precision=precision)
 
 
 def contracted(
-    task: Task,
+    task: KernelProblem,
     params: Params,
     x1: AnyArray,
     x2: AnyArray | None,
@@ -98,7 +98,7 @@ def contracted(
     outputs: Outputs,
     precision: Precision,
 ) -> Array:
-    """The kernel of a network that is taken apart already, by `task_of`."""
+    """The kernel of a network that is taken apart already, by `build_problem`."""
     together = [0] * len(jax.tree.leaves(params))
     (kernel,) = contracted_in_groups(
         task,
@@ -113,7 +113,7 @@ def contracted(
 
 
 def contracted_in_groups(
-    task: Task,
+    task: KernelProblem,
     params: Params,
     x1: AnyArray,
     x2: AnyArray | None,
@@ -141,10 +141,10 @@ def contracted_in_groups(
         precision=precision,
         num_rows=n1,
         num_columns=n2,
-        seeds=seeds.shape[0],
+        num_cotangents=seeds.shape[0],
     )
     dtype = network.result.dtype
-    sums = PartSums(
+    sums = KernelSums(
         network=network,
         contraction=contraction,
         outer=outer,
@@ -158,7 +158,7 @@ def contracted_in_groups(
     # The last first, as cotangents are made, so that these need not be kept.
     for part in reversed(task.parts):
         sums.add(part)
-    return [contraction.finished(kernel) for kernel in sums.kernels]
+    return [contraction.finalize(kernel) for kernel in sums.kernels]
 
 
 def ntk_plan(
@@ -203,5 +203,5 @@ def ntk_plan(
     """
     check_arguments(apply_fn, params, x1, x2)
     check_network(apply_fn, params, jnp.asarray(x1)[:1], outputs)
-    task = task_of(apply_fn, params, x1, x2, outputs)
+    task = build_problem(apply_fn, params, x1, x2, outputs)
     return plan_of(task.parts, task.sizes, params)
