@@ -9,11 +9,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from lazyjax.ntk.methods.structured import (
-    build_problem,
-    ntk_plan,
-    structured_ntk,
-)
+from lazyjax.ntk.methods.structured import build_problem, structured_ntk
+from lazyjax.ntk.plan import ntk_plan
 from tests.helpers.compare import assert_close
 from tests.helpers.oracles import naive_ntk, reduce_ntk
 
@@ -192,12 +189,12 @@ NOT_POOLED = {
 
 def pooled_leaves(network, params, x):
     """Names of the leaves whose positions are summed before their kernel is made."""
-    task = build_problem(network, params, x, None, "full")
+    problem = build_problem(network, params, x, None, "full")
     names = sorted(params)
     return {
-        names[part.leaves[0]]
-        for part in task.parts
-        for blocks in part.roots.values()
+        names[group.leaves[0]]
+        for group in problem.groups
+        for blocks in group.roots.values()
         for block in blocks
         if block.shape.pooled > 1
     }

@@ -11,7 +11,6 @@ from lazyjax.ntk.compiled import KernelProgram, run_program
 from lazyjax.ntk.empirical import empirical_ntk
 from lazyjax.ntk.memory import Devices
 from lazyjax.ntk.methods.output_chunks import in_chunks
-from lazyjax.ntk.methods.structured import contracted_in_groups, task_of
 from lazyjax.trees import leaf_paths, path_names
 from lazyjax.typing import AnyArray, ApplyFn, Method, Outputs, Params
 
@@ -98,13 +97,12 @@ class _Layerwise(KernelProgram):
         number = {path: i for i, paths in enumerate(layers) for path in paths}
 
         def kernels_of(apply_fn: ApplyFn) -> list[Array]:
-            return contracted_in_groups(
-                task_of(apply_fn, params, x1, x2, self.outputs),
+            return contract_by_leaf(
+                build_problem(apply_fn, params, x1, x2, self.outputs),
                 params,
                 x1,
                 x2,
-                groups=[number[path] for path in leaf_paths(params)],
-                outputs=self.outputs,
+                kernel_of_leaf=[number[path] for path in leaf_paths(params)],
                 precision=self.precision,
             )
 

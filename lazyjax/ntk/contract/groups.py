@@ -12,8 +12,8 @@ from lazyjax.ntk.contract.layout import (
     layout_of,
     merged,
     merged_shape,
-    pooled,
-    scaled,
+    pool_positions,
+    scale_to_leaf,
 )
 from lazyjax.ntk.contract.orders import (
     Order,
@@ -56,15 +56,15 @@ Kind: TypeAlias = Literal["direct", "embedding", "vjp"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SiteGroup:
-    """Roots that share parameters, and with no other root.
+    """Roots that share parameters with one another, and with no other root.
 
     Attributes:
         leaves: Numbers of the leaves that they depend on.
         roots: Blocks of each root.
         kind: "direct" if each root is, up to arrangement and scale, a piece of a leaf
             that is disjoint from all others, so that its gradient is that of the leaf;
-            "embedding" if one root is a whole leaf whose rows are looked up, and the
-            others lie in a smaller box of it; "vjp" in all other cases.
+            "embedding" if one root is a whole leaf whose rows are selected by an index,
+            and the others lie in a smaller box of it; "vjp" in all other cases.
         origins: Where each root comes from, but for "vjp".
     """
 
@@ -75,12 +75,12 @@ class SiteGroup:
 
 
 def group_sites(network: Network, sizes: Sizes) -> list[SiteGroup]:
-    """All parts of a network, in the order of their first leaves."""
+    """All site groups of a network, in the order of their first leaves."""
     layouts: dict[int, list[Layout]] = {}
     for site in network.sites:
         layout = layout_of(network, site)
         layouts.setdefault(layout.view.root, []).append(layout)
-    parts = []
+    groups = []
     for roots in _connected(network, list(layouts)):
         leaves = sorted(set().union(*(network.depends_on[root] for root in roots)))
         found = {root: origin_of(network, root) for root in roots}
@@ -88,32 +88,33 @@ def group_sites(network: Network, sizes: Sizes) -> list[SiteGroup]:
         kind = _kind(network, origins, {root: layouts[root] for root in roots})
         blocks = {}
         for root in roots:
-            known = layouts[root]
-            if len(known) == 1:
-                known = [pooled(network, known[0])]
+            own = layouts[root]
+            if len(own) == 1:
+                own = [pool_positions(network, own[0])]
             if kind != "vjp":
-                known = [scaled(layout, origins[root]) for layout in known]
+                own = [scale_to_leaf(layout, origins[root]) for layout in own]
             blocks[root] = tuple(
-                SiteBlock(tuple(group), shape, best_order(sizes, shape))
-                for group in merged(known)
-                for shape in (merged_shape(group),)
+                SiteBlock(tuple(same), shape, best_order(sizes, shape))
+                for same in merged(own)
+                for shape in (merged_shape(same),)
             )
-        parts.append(SiteGroup(tuple(leaves), blocks, kind, origins))
-    return sorted(parts, key=lambda part: part.leaves)
+        groups.append(SiteGroup(tuple(leaves), blocks, kind, origins))
+    return sorted(groups, key=lambda group: group.leaves)
 
 
 def _connected(network: Network, roots: list[int]) -> list[list[int]]:
-    groups: list[tuple[set[int], list[int]]] = []
+    """Roots in sets that have no leaf in common."""
+    components: list[tuple[set[int], list[int]]] = []
     for root in roots:
         leaves, members = set(network.depends_on[root]), [root]
-        apart = []
-        for group in groups:
-            if group[0] & leaves:
-                leaves, members = group[0] | leaves, group[1] + members
+        others = []
+        for component in components:
+            if component[0] & leaves:
+                leaves, members = component[0] | leaves, component[1] + members
             else:
-                apart.append(group)
-        groups = [*apart, (leaves, members)]
-    return [members for _, members in groups]
+                others.append(component)
+        components = [*others, (leaves, members)]
+    return [members for _, members in components]
 
 
 def _kind(

@@ -160,7 +160,7 @@ def layout_of(network: Network, site: Site) -> Layout:
     return Layout(site, view, delta, delta_shape, act, (g, p, o, i), sizes, is_index)
 
 
-def pooled(network: Network, layout: Layout) -> Layout:
+def pool_positions(network: Network, layout: Layout) -> Layout:
     r"""The layout of a site before a pool, with its positions summed over.
 
     With cotangents $\delta[p, o] = u[o] \, m[p, o]$, where only $u$ differs between
@@ -202,7 +202,7 @@ def _split(shape: Sequence[int], layout: Layout) -> list[Labels]:
     return split
 
 
-def scaled(layout: Layout, origin: Origin) -> Layout:
+def scale_to_leaf(layout: Layout, origin: Origin) -> Layout:
     """The layout with the factor that its root is scaled by, so that it is of the leaf."""
     view = dataclasses.replace(
         layout.view,

@@ -20,19 +20,7 @@ def jacobian_ntk(
     outputs: Outputs,
     precision: jax.lax.PrecisionLike,
 ) -> Array:
-    """Kernel by contracting the Jacobians of all examples, leaf by leaf.
-
-    Args:
-        apply_fn: Network `(params, x) -> f`.
-        params: Point at which the network is linearized.
-        x1: First batch.
-        x2: Second batch; `None` means `x1`.
-        outputs: Form of the kernel.
-        precision: Of the contraction.
-
-    Returns:
-        The kernel in the form `outputs`.
-    """
+    """Kernel by contracting the Jacobians of all examples, leaf by leaf."""
     jacobian1 = _jacobian(apply_fn, params, x1, outputs)
     jacobian2 = jacobian1 if x2 is None else _jacobian(apply_fn, params, x2, outputs)
     pairs: Pairs = outputs if outputs in ("full", "diagonal") else "trace"

@@ -18,22 +18,8 @@ def vector_product_ntk(
     outputs: Outputs,
     precision: jax.lax.PrecisionLike,
 ) -> Array:
-    """Kernel from one vjp per example of `x2` and one jvp over `x1` per direction.
-
-    Holds `k p` numbers beside one forward pass over `x1`; the work is that of `n2 k`
-    forward passes over `x1`.
-
-    Args:
-        apply_fn: Network `(params, x) -> f`.
-        params: Point at which the network is linearized.
-        x1: First batch.
-        x2: Second batch; `None` means `x1`.
-        outputs: Form of the kernel.
-        precision: Of the products with the directions in output space.
-
-    Returns:
-        The kernel in the form `outputs`.
-    """
+    """Kernel from one vjp per example of `x2` and one jvp over `x1` per direction."""
+    # `k p` numbers beside one forward pass over `x1`, for the work of `n2 k` of them.
     f = jax.eval_shape(apply_fn, params, x1)
     cotangents, pairs = directions(outputs, f.shape[1], f.dtype)
 
