@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from jax import lax
 
-from lazyjax.ntk.methods.structured import build_problem, structured_ntk
+from lazyjax.ntk.methods.structured import build_problem
 from lazyjax.ntk.plan import ntk_plan
+from lazyjax.ntk.request import KernelRequest
 from tests.helpers.compare import assert_close
+from tests.helpers.methods import structured_ntk
 from tests.helpers.oracles import naive_ntk, reduce_ntk
 
 IMAGE = (4, 3, 2)
@@ -189,7 +191,7 @@ NOT_POOLED = {
 
 def pooled_leaves(network, params, x):
     """Names of the leaves whose positions are summed before their kernel is made."""
-    problem = build_problem(network, params, x, None, "full")
+    problem = build_problem(KernelRequest(apply_fn=network, params=params, x1=x))
     names = sorted(params)
     return {
         names[group.leaves[0]]

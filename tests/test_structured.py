@@ -14,9 +14,9 @@ from lazyjax.ntk.contract.orders import (
     Sizes,
     best_order,
 )
-from lazyjax.ntk.methods.structured import structured_ntk
 from lazyjax.ntk.plan import ntk_plan
 from tests.helpers.compare import assert_close
+from tests.helpers.methods import structured_ntk
 from tests.helpers.oracles import naive_ntk, reduce_ntk
 
 

@@ -9,10 +9,10 @@ import pytest
 from jax import lax
 
 from lazyjax.ntk.contract import gradients as contract_gradients
-from lazyjax.ntk.methods.structured import structured_ntk
 from lazyjax.ntk.trace.rules import form_of
 from tests.helpers import zoo
 from tests.helpers.compare import assert_close
+from tests.helpers.methods import structured_ntk
 
 # Image and kernel of a convolution, its strides and further options.
 CASES = {

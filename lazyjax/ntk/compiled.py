@@ -11,6 +11,7 @@ from jaxtyping import Array, Shaped
 
 from lazyjax.callables.static import HashableCallable
 from lazyjax.ntk.memory import Devices, devices_of
+from lazyjax.ntk.request import KernelRequest
 from lazyjax.ntk.row_check import check_row_independence, nan_if_interacting
 from lazyjax.ntk.validate import check_arguments, check_network
 from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
@@ -29,14 +30,7 @@ class KernelProgram(abc.ABC):
     precision: Any
 
     @abc.abstractmethod
-    def compute(
-        self,
-        apply_fn: ApplyFn,
-        params: Params,
-        x1: Array,
-        x2: Array | None,
-        devices: Devices,
-    ) -> Any:
+    def compute(self, request: KernelRequest, devices: Devices) -> Any:
         """Kernels of a network that has been checked, as a pytree of arrays."""
 
 
@@ -89,4 +83,12 @@ def _compiled(
     # As a program of its own, the network is traced once for each size of batch.
     apply_fn = jax.jit(apply_fn)
     check_network(apply_fn, params, x1, program.outputs)
-    return program.compute(apply_fn, params, x1, x2, devices)
+    request = KernelRequest(
+        apply_fn=apply_fn,
+        params=params,
+        x1=x1,
+        x2=x2,
+        outputs=program.outputs,
+        precision=program.precision,
+    )
+    return program.compute(request, devices)

@@ -9,7 +9,8 @@ from lazyjax._checks import check_at_least
 from lazyjax.ntk.compiled import KernelProgram, run_program
 from lazyjax.ntk.memory import Devices
 from lazyjax.ntk.methods.jacobian import jacobian_ntk
-from lazyjax.ntk.methods.output_chunks import in_chunks
+from lazyjax.ntk.methods.output_chunks import in_output_chunks
+from lazyjax.ntk.request import KernelRequest
 from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
 
 
@@ -64,32 +65,21 @@ class _Diagonal(KernelProgram):
 
     batch_size: int | None
 
-    def compute(
-        self, apply_fn: ApplyFn, params: Params, x1: Array, x2: None, devices: Devices
-    ) -> Array:
-        num_at_once = min(self.batch_size or x1.shape[0], x1.shape[0])
+    def compute(self, request: KernelRequest, devices: Devices) -> Array:
+        num_examples = request.x1.shape[0]
+        num_at_once = min(self.batch_size or num_examples, num_examples)
 
-        def blocks(apply_fn: ApplyFn) -> Array:
+        def blocks(request: KernelRequest) -> Array:
             def block(x_i: Array) -> Array:
-                ntk = jacobian_ntk(
-                    apply_fn,
-                    params,
-                    x_i[None],
-                    None,
-                    outputs=self.outputs,
-                    precision=self.precision,
-                )
-                return ntk[0, 0]
+                own = dataclasses.replace(request, x1=x_i[None], x2=None)
+                return jacobian_ntk(own)[0, 0]
 
-            return jax.lax.map(block, x1, batch_size=num_at_once)
+            return jax.lax.map(block, request.x1, batch_size=num_at_once)
 
-        return in_chunks(
+        return in_output_chunks(
             blocks,
-            apply_fn,
-            params,
-            x1,
-            x1[:1],  # a block for each example, as with one other
-            outputs=self.outputs,
+            # As large as the kernel with one other example.
+            dataclasses.replace(request, x2=request.x1[:1]),
             method="jacobian",
             devices=devices,
             num_at_once=num_at_once,

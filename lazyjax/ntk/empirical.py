@@ -12,13 +12,14 @@ from lazyjax.ntk.compiled import KernelProgram, run_program
 from lazyjax.ntk.memory import Devices
 from lazyjax.ntk.methods.auto import auto_ntk
 from lazyjax.ntk.methods.jacobian import jacobian_ntk
-from lazyjax.ntk.methods.output_chunks import in_chunks
+from lazyjax.ntk.methods.output_chunks import in_output_chunks
 from lazyjax.ntk.methods.structured import structured_ntk
 from lazyjax.ntk.methods.vjp import vector_product_ntk
+from lazyjax.ntk.request import KernelRequest
 from lazyjax.trees import leaf_paths, split_leaves
 from lazyjax.typing import AnyArray, ApplyFn, Method, Outputs, Params
 
-_METHODS: dict[str, Callable[..., Array]] = {
+_METHODS: dict[str, Callable[[KernelRequest], Array]] = {
     "auto": auto_ntk,
     "jacobian": jacobian_ntk,
     "structured": structured_ntk,
@@ -112,38 +113,19 @@ class _Empirical(KernelProgram):
     method: Method
     filter: Callable[[str], bool] | None
 
-    def compute(
-        self,
-        apply_fn: ApplyFn,
-        params: Params,
-        x1: Array,
-        x2: Array | None,
-        devices: Devices,
-    ) -> Array:
+    def compute(self, request: KernelRequest, devices: Devices) -> Array:
+        params, apply_fn = request.params, request.apply_fn
         chosen, merge = split_leaves(params, self.filter or (lambda path: True))
         if not chosen:
             raise ValueError(
                 "`filter` must accept at least one parameter; it accepts none of "
                 f"{', '.join(leaf_paths(params))}."
             )
-
-        def kernel_of(apply_fn: ApplyFn) -> Array:
-            return _METHODS[self.method](
-                apply_fn,
-                chosen,
-                x1,
-                x2,
-                outputs=self.outputs,
-                precision=self.precision,
-            )
-
-        return in_chunks(
-            kernel_of,
-            lambda leaves, x: apply_fn(merge(leaves), x),
-            chosen,
-            x1,
-            x2,
-            outputs=self.outputs,
-            method=self.method,
-            devices=devices,
+        request = dataclasses.replace(
+            request,
+            apply_fn=lambda leaves, x: apply_fn(merge(leaves), x),
+            params=chosen,
+        )
+        return in_output_chunks(
+            _METHODS[self.method], request, method=self.method, devices=devices
         )

@@ -10,7 +10,9 @@ from lazyjax._checks import check_choice
 from lazyjax.ntk.compiled import KernelProgram, run_program
 from lazyjax.ntk.empirical import empirical_ntk
 from lazyjax.ntk.memory import Devices
-from lazyjax.ntk.methods.output_chunks import in_chunks
+from lazyjax.ntk.methods.output_chunks import in_output_chunks
+from lazyjax.ntk.methods.structured import build_problem, contract_by_leaf
+from lazyjax.ntk.request import KernelRequest
 from lazyjax.trees import leaf_paths, path_names
 from lazyjax.typing import AnyArray, ApplyFn, Method, Outputs, Params
 
@@ -85,34 +87,13 @@ def layerwise_ntk(
 class _Layerwise(KernelProgram):
     """Kernels of all layers from the same cotangents."""
 
-    def compute(
-        self,
-        apply_fn: ApplyFn,
-        params: Params,
-        x1: Array,
-        x2: Array | None,
-        devices: Devices,
-    ) -> list[Array]:
-        layers = list(_layers(params).values())
+    def compute(self, request: KernelRequest, devices: Devices) -> list[Array]:
+        layers = list(_layers(request.params).values())
         number = {path: i for i, paths in enumerate(layers) for path in paths}
-
-        def kernels_of(apply_fn: ApplyFn) -> list[Array]:
-            return contract_by_leaf(
-                build_problem(apply_fn, params, x1, x2, self.outputs),
-                params,
-                x1,
-                x2,
-                kernel_of_leaf=[number[path] for path in leaf_paths(params)],
-                precision=self.precision,
-            )
-
-        return in_chunks(
-            kernels_of,
-            apply_fn,
-            params,
-            x1,
-            x2,
-            outputs=self.outputs,
+        kernel_of_leaf = [number[path] for path in leaf_paths(request.params)]
+        return in_output_chunks(
+            lambda request: contract_by_leaf(build_problem(request), kernel_of_leaf),
+            request,
             method="structured",
             devices=devices,
             num_kernels=len(layers),

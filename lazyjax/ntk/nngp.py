@@ -6,8 +6,10 @@ from jaxtyping import Array, Float, Shaped
 
 from lazyjax.ntk.compiled import KernelProgram, run_program
 from lazyjax.ntk.memory import Devices, check_result_fits
-from lazyjax.ntk.outputs import directions, symmetrized
+from lazyjax.ntk.request import KernelRequest
 from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
+
+_SUBSCRIPTS = {"full": "ia,jb->ijab", "diagonal": "ia,ja->ija", "trace": "ia,ja->ij"}
 
 
 def empirical_nngp(
@@ -60,28 +62,16 @@ def empirical_nngp(
 class _OutputProducts(KernelProgram):
     """Products of the outputs of two batches."""
 
-    def compute(
-        self,
-        apply_fn: ApplyFn,
-        params: Params,
-        x1: Array,
-        x2: Array | None,
-        devices: Devices,
-    ) -> Array:
-        outputs, precision = self.outputs, self.precision
-        f = jax.eval_shape(apply_fn, params, x1)
-        check_result_fits(x1, x2, f, outputs, devices)
-        f1 = apply_fn(params, x1)
-        f2 = f1 if x2 is None else apply_fn(params, x2)
-        along, pairs = directions(outputs, f1.shape[1], f1.dtype)
-        if outputs not in ("full", "diagonal", "trace"):
+    def compute(self, request: KernelRequest, devices: Devices) -> Array:
+        check_result_fits(request, devices)
+        f1 = request.apply_fn(request.params, request.x1)
+        f2 = f1
+        if request.x2 is not None:
+            f2 = request.apply_fn(request.params, request.x2)
+        along, pairs = request.directions
+        if request.outputs not in ("full", "diagonal", "trace"):
             f1, f2 = (
                 jnp.einsum("ik,ck->ic", f, along, precision="highest") for f in (f1, f2)
             )
-        subscripts = {
-            "full": "ia,jb->ijab",
-            "diagonal": "ia,ja->ija",
-            "trace": "ia,ja->ij",
-        }
-        nngp = jnp.einsum(subscripts[pairs], f1, f2, precision=precision)
-        return symmetrized(nngp, outputs) if x2 is None else nngp
+        nngp = jnp.einsum(_SUBSCRIPTS[pairs], f1, f2, precision=request.precision)
+        return request.symmetrized(nngp)

@@ -13,7 +13,7 @@ from tests.helpers.compare import assert_close
 from tests.helpers.zoo_base import ZOO
 
 BRANCHES = {
-    "structured": "contracted",
+    "structured": "contract",
     "jacobian": "jacobian_ntk",
     "vjp": "vector_product_ntk",
 }

@@ -21,7 +21,6 @@ from lazyjax.ntk.contract.orders import (
 )
 from lazyjax.ntk.methods.structured import KernelProblem
 from lazyjax.trees import leaf_paths
-from lazyjax.typing import Params
 
 Chosen = Literal["structured", "jacobian", "vjp"]
 # Another method is chosen only if the model, which is rough, finds it so many times
@@ -128,9 +127,9 @@ class Plan:
         return "\n".join(lines)
 
 
-def build_plan(problem: KernelProblem, params: Params) -> Plan:
+def build_plan(problem: KernelProblem) -> Plan:
     """The plan of a kernel that is asked for."""
-    sizes, groups = problem.sizes, problem.groups
+    sizes, groups, params = problem.sizes, problem.groups, problem.request.params
     leaves = zip(leaf_paths(params), jax.tree.leaves(params), strict=True)
     rows = [PlanRow(p, jnp.shape(leaf), (), "unused", 0.0, 0.0) for p, leaf in leaves]
     computed: set[tuple] = set()
