@@ -55,7 +55,7 @@ def test_no_two_leaves_have_the_same_path():
 @pytest.fixture
 def doubled_products():
     """A rule, wrong on purpose: the kernel of a matrix product becomes four times it."""
-    right = rules._RULES["dot_general"]
+    right = rules._dot_general
 
     def wrong(eqn, position):
         form = right(eqn, position)

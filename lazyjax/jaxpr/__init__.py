@@ -1,1 +1,8 @@
-"""All reading of programs: their equations, which rows meet, what depends on what."""
+"""All reading of programs: their equations, how rows pass, what depends on what."""
+
+from lazyjax.jaxpr import primitives as primitives
+from lazyjax.jaxpr.registry import (
+    Primitive as Primitive,
+    register_primitive as register_primitive,
+)
+from lazyjax.jaxpr.rows.labels import EquationPair as EquationPair, Rows as Rows

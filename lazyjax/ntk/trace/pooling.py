@@ -16,12 +16,12 @@ from jax import lax
 from jaxtyping import Array
 
 from lazyjax.jaxpr.equations import (
-    ELEMENTWISE,
     among,
     aval_of,
     called,
     opened,
 )
+from lazyjax.jaxpr.registry import primitive_of
 from lazyjax.ntk.trace.sites import (
     Inner,
     InnerStep,
@@ -33,8 +33,8 @@ from lazyjax.ntk.trace.sites import (
     Site,
 )
 
-# Calls may be elementwise, too; that is seen later.
-_ELEMENTWISE = ELEMENTWISE | {"custom_jvp_call", "custom_vjp_call"}
+# Calls with a rule for their derivative: whether they are elementwise is seen later.
+_CUSTOM_CALLS = frozenset({"custom_jvp_call", "custom_vjp_call"})
 
 AvalOf = Callable[[Ref], jax.ShapeDtypeStruct]
 
@@ -135,7 +135,7 @@ def _path(
         if step.eqn.primitive.name == "reduce_sum":
             end = step
         elif (
-            step.eqn.primitive.name in _ELEMENTWISE
+            _may_be_elementwise(step.eqn)
             and aval_of_ref(Inner(step.outputs[0])).shape == shape
         ):
             steps.append(step)
@@ -151,6 +151,10 @@ def _path(
         return None
     found = tuple(steps)
     return (found, end) if _is_elementwise(found, start, aval_of_ref) else None
+
+
+def _may_be_elementwise(eqn: jex.JaxprEqn) -> bool:
+    return primitive_of(eqn).is_elementwise or eqn.primitive.name in _CUSTOM_CALLS
 
 
 def _is_elementwise(
@@ -191,7 +195,7 @@ def _keeps_entries(
             inputs = {v for v, m in zip(body.invars, met, strict=True) if m}
             if not _keeps_entries(body, inputs, shape):
                 return False
-        elif eqn.primitive.name not in ELEMENTWISE:
+        elif not primitive_of(eqn).is_elementwise:
             return False
         if any(aval_of(var).shape != shape for var in eqn.outvars):
             return False

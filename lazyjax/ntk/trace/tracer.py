@@ -19,6 +19,7 @@ from lazyjax.jaxpr.equations import (
     opened,
     scan_counts,
 )
+from lazyjax.jaxpr.registry import primitive_of
 from lazyjax.ntk.trace.pooling import with_pools
 from lazyjax.ntk.trace.rules import form_of
 from lazyjax.ntk.trace.sharing import share_slots
@@ -34,8 +35,6 @@ from lazyjax.ntk.trace.sites import (
     Site,
     Slot,
 )
-
-_BLOCKED = frozenset({"stop_gradient"})
 
 
 def trace_network(
@@ -223,12 +222,13 @@ class _Tracer:
                 run = jax.vmap(run, in_axes=axes)
         lengths = [n for n, s in zip(self.lengths, stack, strict=True) if s]
         depends_on = frozenset().union(*(self.depends_on[ref.id] for ref in refs))
+        is_blocked = primitive_of(eqn).dependence == "zero"
         outputs = []
         for var in eqn.outvars:
             aval = aval_of(var)
             aval = jax.ShapeDtypeStruct((*lengths, *aval.shape), aval.dtype)
             smooth = jnp.issubdtype(aval.dtype, jnp.inexact)
-            smooth = smooth and eqn.primitive.name not in _BLOCKED
+            smooth = smooth and not is_blocked
             outputs.append(self.new_outer(aval, depends_on if smooth else frozenset()))
         inputs = tuple(ref.id for ref in refs)
         step = OuterStep(run, inputs, tuple(outputs), eqn, len(lengths))
@@ -241,7 +241,8 @@ class _Tracer:
     ) -> list[Inner]:
         outputs = [self.new_inner(var.aval) for var in eqn.outvars]
         weights = [i for i, ref in enumerate(refs) if self.is_weight(ref)]
-        weights = [i for i in weights if eqn.primitive.name not in _BLOCKED]
+        if primitive_of(eqn).dependence == "zero":
+            weights = []
         if len(weights) == 1:
             (position,) = weights
             form = form_of(eqn, position)

@@ -4,14 +4,16 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
+import jax.extend.core as jex
 import jax.numpy as jnp
 
+from lazyjax.jaxpr.registry import describe, primitive_of
+from lazyjax.jaxpr.rows.axes import core
+from lazyjax.jaxpr.rows.labels import Shape
 from lazyjax.ntk.trace.rules import Labels
 from lazyjax.ntk.trace.sites import Network, OuterStep
 
 Box: TypeAlias = tuple[tuple[int, int], ...]
-
-_REARRANGING = frozenset({"reshape", "transpose", "squeeze", "rev"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +92,7 @@ def origin_of(network: Network, root: int) -> Origin | None:
                 (start + a, start + b)
                 for (start, _), (a, b) in zip(piece, box, strict=True)
             ]
-        elif box is not None or name not in _REARRANGING:
+        elif box is not None or primitive_of(step.eqn).entries != "permuted":
             return None
         else:
             steps.append(step)
@@ -117,34 +119,61 @@ def _before(network: Network, step: OuterStep, view: View) -> View | None:
     if _is_scaling(network, step):
         value, scales, sign = _scaling(network, step)
         return View(value, view.labels, view.scales + scales, view.sign * sign)
-    name, params = step.eqn.primitive.name, step.eqn.params
+    relabel = primitive_of(step.eqn).relabel
+    if relabel is None or len(step.inputs) != 1:
+        return None
     stacked, own = view.labels[: step.num_stacked], view.labels[step.num_stacked :]
-    shape = network.avals[step.inputs[0]].shape[step.num_stacked :]
-    if name == "transpose":
-        labels: list[Labels] = [()] * len(own)
-        for label, axis in zip(own, params["permutation"], strict=True):
-            labels[axis] = label
-    elif name == "broadcast_in_dim" and len(step.inputs) == 1:
-        dims = params["broadcast_dimensions"]
-        sizes = [params["shape"][dim] for dim in dims]
-        labels = [
-            own[dim] if size == shape[axis] else ()
-            for axis, (dim, size) in enumerate(zip(dims, sizes, strict=True))
-        ]
-    elif name == "squeeze":
-        gone = {dim % len(shape) for dim in params["dimensions"]}
-        left = iter(own)
-        labels = [() if axis in gone else next(left) for axis in range(len(shape))]
-    elif name == "reshape":
-        after = network.avals[view.root].shape[step.num_stacked :]
-        kept = [label for label, size in zip(own, after, strict=True) if size != 1]
-        if [s for s in shape if s != 1] != [s for s in after if s != 1]:
-            return None
-        left = iter(kept)
-        labels = [() if size == 1 else next(left) for size in shape]
-    else:
+    before, after = (
+        network.avals[value].shape[step.num_stacked :]
+        for value in (step.inputs[0], view.root)
+    )
+    labels = relabel(step.eqn, own, before, after)
+    if labels is None:
         return None
     return View(step.inputs[0], (*stacked, *labels), view.scales, view.sign)
+
+
+# How labels of a result's axes become those of its operand's, in equations that permute
+# or repeat entries; `None` if they do not.
+
+
+def _transposed(
+    eqn: jex.JaxprEqn, own: Sequence[Labels], before: Shape, after: Shape
+) -> list[Labels]:
+    labels: list[Labels] = [()] * len(own)
+    for label, axis in zip(own, eqn.params["permutation"], strict=True):
+        labels[axis] = label
+    return labels
+
+
+def _broadcast(
+    eqn: jex.JaxprEqn, own: Sequence[Labels], before: Shape, after: Shape
+) -> list[Labels]:
+    places = enumerate(eqn.params["broadcast_dimensions"])
+    return [own[to] if after[to] == before[axis] else () for axis, to in places]
+
+
+def _reshaped(
+    eqn: jex.JaxprEqn, own: Sequence[Labels], before: Shape, after: Shape
+) -> list[Labels] | None:
+    if core(before) != core(after):
+        return None
+    kept = iter(label for label, size in zip(own, after, strict=True) if size != 1)
+    return [() if size == 1 else next(kept) for size in before]
+
+
+def _squeezed(
+    eqn: jex.JaxprEqn, own: Sequence[Labels], before: Shape, after: Shape
+) -> list[Labels]:
+    gone = {axis % len(before) for axis in eqn.params["dimensions"]}
+    kept = iter(own)
+    return [() if axis in gone else next(kept) for axis in range(len(before))]
+
+
+describe("broadcast_in_dim", relabel=_broadcast)
+describe("reshape", relabel=_reshaped)
+describe("squeeze", relabel=_squeezed)
+describe("transpose", relabel=_transposed)
 
 
 def _is_scaling(network: Network, step: OuterStep) -> bool:
