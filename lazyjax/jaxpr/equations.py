@@ -115,6 +115,17 @@ def operands_of(eqn: jex.JaxprEqn) -> list[Any]:
     return list(dict.fromkeys(v for v in eqn.invars if not isinstance(v, jex.Literal)))
 
 
+def live_equations(jaxpr: jex.Jaxpr) -> list[jex.JaxprEqn]:
+    """Equations that results depend on, in order."""
+    wanted = {v for v in jaxpr.outvars if not isinstance(v, jex.Literal)}
+    live = []
+    for eqn in reversed(jaxpr.eqns):
+        if any(v in wanted for v in eqn.outvars):
+            wanted.update(operands_of(eqn))
+            live.append(eqn)
+    return live[::-1]
+
+
 def of_smooth_operands(
     eqn: jex.JaxprEqn, debug_info: Any, values: Sequence[Array]
 ) -> tuple[Callable[[list[Array]], tuple[Array, ...]], list[Array]]:

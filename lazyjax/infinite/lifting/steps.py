@@ -7,6 +7,7 @@ steps that fill them.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -63,8 +64,8 @@ class Bias:
 
 
 @dataclasses.dataclass(frozen=True)
-class Together:
-    """A map of both pixels of a pair together, such as a sum over taps of a filter.
+class MapPairs:
+    """A linear map of pairs of pixels, such as a sum over taps of a filter.
 
     Attributes:
         source: What is mapped.
@@ -78,8 +79,8 @@ class Together:
 
 
 @dataclasses.dataclass(frozen=True)
-class Apart:
-    """A linear map of pixels, of each of a pair by itself.
+class MapPixels:
+    """A linear map of pixels, applied to each of a pair.
 
     Attributes:
         source: What is mapped.
@@ -128,7 +129,7 @@ class Detach:
 
 
 Step: TypeAlias = (
-    Moments | Weigh | Bias | Together | Apart | Combine | Activate | Detach
+    Moments | Weigh | Bias | MapPairs | MapPixels | Combine | Activate | Detach
 )
 
 
@@ -155,7 +156,7 @@ class Program:
 
     Attributes:
         known: How values that are functions of the input are made; the input is 0.
-        features: How those which meet weights are read: number, and function to an
+        features: How those that weights multiply are read: number, and function to an
             array (pixels, features).
         steps: How registers are filled.
         result: Register of the outputs.
@@ -175,7 +176,7 @@ class Program:
         match self.steps[register]:
             case Activate():
                 return True
-            case Apart(source=source) | Detach(source=source):
+            case MapPixels(source=source) | Detach(source=source):
                 return self.has_mean(source)
             case Combine(terms=terms):
                 return any(self.has_mean(source) for source, _ in terms)
@@ -184,11 +185,11 @@ class Program:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Facts:
-    """What one input gives.
+class InputStatistics:
+    """What kernels with other inputs need to know of one input.
 
     Attributes:
-        features: What meets weights, (pixels, features) each.
+        features: Factors of weights, (pixels, features) each.
         variances: Of Gaussian values that are activated, by step.
         means: Of a unit over units, where sums need them, by register.
     """
@@ -198,22 +199,22 @@ class Facts:
     means: dict[int, Array]
 
 
-def facts_of(program: Program, x: Float[Array, "*d"]) -> Facts:
-    """What one input gives.
+def precompute(program: Program, x: Float[Array, "*d"]) -> InputStatistics:
+    """What kernels with other inputs need to know of an input.
 
     Args:
         program: The network.
         x: The input.
 
     Returns:
-        All that kernels with other inputs need to know of it.
+        Its features, variances and means.
     """
     values = [jnp.stack([x, x])]
     for step in program.known:
         operands = [values[o] if isinstance(o, int) else o for o in step.operands]
         values.extend(evaluate(step.eqn, step.debug_info, *operands))
     features = tuple(read(values[number]) for number, read in program.features)
-    facts = Facts(features, {}, {})
+    statistics = InputStatistics(features, {}, {})
     registers: list[Kernels] = []
     is_same = jnp.ones((), bool)
 
@@ -222,9 +223,9 @@ def facts_of(program: Program, x: Float[Array, "*d"]) -> Facts:
             return None
         match program.steps[register]:
             case Activate() as step:
-                variance = facts.variances[register]
+                variance = statistics.variances[register]
                 return step.factor * dual_mean(step.activation, variance)
-            case Apart(source=source, map=pixel_map):
+            case MapPixels(source=source, map=pixel_map):
                 found = mean(source)
                 return None if found is None else pixel_map(found)
             case Detach(source=source):
@@ -238,25 +239,30 @@ def facts_of(program: Program, x: Float[Array, "*d"]) -> Facts:
         match step:
             case Activate():
                 variance = jnp.diagonal(registers[step.source].nngp)
-                facts.variances[number] = variance
+                statistics.variances[number] = variance
             case Combine(terms=terms):
                 for source in with_means(program, terms):
                     found = mean(source)
                     assert found is not None
-                    facts.means[source] = found
-        registers.append(_run(program, step, number, registers, facts, facts, is_same))
-    return facts
+                    statistics.means[source] = found
+        registers.append(
+            _run(program, step, number, registers, statistics, statistics, is_same)
+        )
+    return statistics
 
 
 def kernels_of(
-    program: Program, facts1: Facts, facts2: Facts, is_same: Bool[Array, ""] | None
+    program: Program,
+    statistics1: InputStatistics,
+    statistics2: InputStatistics,
+    is_same: Bool[Array, ""] | None,
 ) -> Kernels:
     """Kernels of the outputs for one pair of inputs.
 
     Args:
         program: The network.
-        facts1: `facts_of` the first.
-        facts2: `facts_of` the second.
+        statistics1: `precompute` the first.
+        statistics2: `precompute` the second.
         is_same: Whether they are one; None if not known to be.
 
     Returns:
@@ -265,13 +271,13 @@ def kernels_of(
     registers: list[Kernels] = []
     for number, step in enumerate(program.steps):
         registers.append(
-            _run(program, step, number, registers, facts1, facts2, is_same)
+            _run(program, step, number, registers, statistics1, statistics2, is_same)
         )
     return _on_each(lambda array: array[0, 0], registers[program.result])
 
 
 def with_means(program: Program, terms: tuple[tuple[int, float], ...]) -> list[int]:
-    """Terms whose means meet in a sum: all that have one, if several do."""
+    """Terms whose means are multiplied in a sum: all with a mean, if several have one."""
     found = [source for source, _ in terms if program.has_mean(source)]
     return found if len(found) > 1 else []
 
@@ -281,13 +287,16 @@ def _run(
     step: Step,
     number: int,
     registers: list[Kernels],
-    facts1: Facts,
-    facts2: Facts,
+    statistics1: InputStatistics,
+    statistics2: InputStatistics,
     is_same: Array | None,
 ) -> Kernels:
     match step:
         case Moments():
-            pair = (facts.features[step.features] for facts in (facts1, facts2))
+            pair = (
+                statistics.features[step.features]
+                for statistics in (statistics1, statistics2)
+            )
             nngp = jnp.einsum("pc,qc->pq", *pair, precision=jax.lax.Precision.HIGHEST)
             return Kernels(nngp, None)
         case Weigh():
@@ -296,26 +305,26 @@ def _run(
             pattern = _pattern(step, program.dtype)
             ntk = step.scales.ntk_b * pattern if step.scales.is_trained else None
             return Kernels(step.scales.b_sq * pattern, ntk)
-        case Together():
+        case MapPairs():
             return _on_each(
                 lambda array: step.fn(array.reshape(step.shape * 2)),
                 registers[step.source],
             )
-        case Apart():
+        case MapPixels():
 
             def both(array: Array) -> Array:
                 return step.map(step.map(array).T).T
 
             return _on_each(both, registers[step.source])
         case Combine():
-            return _combined(program, step, registers, facts1, facts2)
+            return _combined(program, step, registers, statistics1, statistics2)
         case Activate():
             return layers.activate(
                 registers[step.source],
                 step.activation,
                 step.factor,
-                facts1.variances[number],
-                facts2.variances[number],
+                statistics1.variances[number],
+                statistics2.variances[number],
                 is_same,
             )
         case Detach():
@@ -326,8 +335,8 @@ def _combined(
     program: Program,
     step: Combine,
     registers: list[Kernels],
-    facts1: Facts,
-    facts2: Facts,
+    statistics1: InputStatistics,
+    statistics2: InputStatistics,
 ) -> Kernels:
     nngp, ntk = None, None
     for source, coefficient in step.terms:
@@ -338,12 +347,9 @@ def _combined(
             ntk = kernels.ntk if ntk is None else ntk + kernels.ntk
     assert nngp is not None
     coefficients = dict(step.terms)
-    met = with_means(program, step.terms)
-    for a in met:
-        for b in met:
-            if a != b:
-                product = facts1.means[a][:, None] * facts2.means[b][None, :]
-                nngp = nngp + coefficients[a] * coefficients[b] * product
+    for a, b in itertools.permutations(with_means(program, step.terms), 2):
+        product = statistics1.means[a][:, None] * statistics2.means[b][None, :]
+        nngp = nngp + coefficients[a] * coefficients[b] * product
     return Kernels(nngp, ntk)
 
 

@@ -27,40 +27,22 @@ def require(condition: bool) -> None:
         raise StructureMismatchError
 
 
-class Scope:
-    """Variables of jaxprs of two batches and of a single row."""
+class PairScope:
+    """Variables of the jaxprs of two batches, with their labels."""
 
     def __init__(self, sizes: tuple[int, int]) -> None:
         self.sizes = sizes
         self.known: dict[Any, Label] = {}
         # By the variable of the second program: that of the first.
         self.first: dict[Any, Any] = {}
-        # By the variable of the first program: what its part for one row is in the
-        # program of a single row.
-        self.single: dict[Any, Any] = {}
-        # By the variable of a single row: what it is a view of, but for axes of length 1.
-        self.viewed: dict[Any, Any] = {}
 
     def bind(self, pair: Sequence[Any], label: Label) -> None:
         """Enter the variables of the two batches that have this label."""
         first, second = pair
-        same_dtype = first.aval.dtype == second.aval.dtype
         shapes = (first.aval.shape, second.aval.shape)
-        require(label is not UNKNOWN and same_dtype)
+        require(first.aval.dtype == second.aval.dtype)
         require(fits(label, shapes, self.sizes))
         self.known[first], self.first[second] = label, first
-
-    def bind_single(self, first: Any, single: Any) -> None:
-        """Enter what a variable is in the program of a single row."""
-        require(core(self.shape(first)) == core(single.aval.shape))
-        require(first.aval.dtype == single.aval.dtype)
-        self.single[first] = self.source(single)
-
-    def source(self, single: Any) -> Any:
-        """What an atom of the program of a single row is, but for axes of length 1."""
-        if isinstance(single, jex.Literal):
-            return single
-        return self.viewed.get(single, single)
 
     def label(self, atom: Any) -> Label:
         """Label of an atom of the first program."""
@@ -74,6 +56,35 @@ class Scope:
             return FIXED
         require(not isinstance(second, jex.Literal) and self.first[second] is first)
         return self.known[first]
+
+
+class Scope(PairScope):
+    """Variables of jaxprs of two batches and of a single row."""
+
+    def __init__(self, sizes: tuple[int, int]) -> None:
+        super().__init__(sizes)
+        # By the variable of the first program: what its part for one row is in the
+        # program of a single row.
+        self.single: dict[Any, Any] = {}
+        # By the variable of a single row: what it is a view of, but for axes of length 1.
+        self.viewed: dict[Any, Any] = {}
+
+    def bind(self, pair: Sequence[Any], label: Label) -> None:
+        """Enter the variables of the two batches that have this label, which is known."""
+        require(label is not UNKNOWN)
+        super().bind(pair, label)
+
+    def bind_single(self, first: Any, single: Any) -> None:
+        """Enter what a variable is in the program of a single row."""
+        require(core(self.shape(first)) == core(single.aval.shape))
+        require(first.aval.dtype == single.aval.dtype)
+        self.single[first] = self.source(single)
+
+    def source(self, single: Any) -> Any:
+        """What an atom of the program of a single row is, but for axes of length 1."""
+        if isinstance(single, jex.Literal):
+            return single
+        return self.viewed.get(single, single)
 
     def shape(self, atom: Any) -> Shape:
         """Shape of what belongs to one row."""
@@ -89,11 +100,12 @@ class Scope:
         return first is single
 
 
-def constant_label(first: Any, second: Any, single: Any) -> Label:
-    """Label of a constant of the program, from its values at all sizes."""
-    if same_values(first, second) and same_values(first, single):
+def constant_label(*values: Any) -> Label:
+    """Label of a constant of the program, from its values at several batch sizes."""
+    first, *others = values
+    if all(same_values(first, other) for other in others):
         return FIXED
-    shapes = [np.shape(value) for value in (first, second, single)]
+    shapes = [np.shape(value) for value in values]
     if len({len(shape) for shape in shapes}) > 1:
         return UNKNOWN
     varying = [
@@ -101,14 +113,16 @@ def constant_label(first: Any, second: Any, single: Any) -> Label:
         for axis, sizes in enumerate(zip(*shapes, strict=True))
         if len(set(sizes)) > 1
     ]
-    if len(varying) != 1 or shapes[2][varying[0]] != 1:
+    if len(varying) != 1 or 0 in shapes[0]:
         return UNKNOWN
+    (axis,) = varying
     # The same for all rows, and for every number of them.
+    row = np.asarray(first).take([0], axis=axis)
     is_same = all(
-        same_values(value, np.broadcast_to(np.asarray(single), np.shape(value)))
-        for value in (first, second)
+        same_values(value, np.broadcast_to(row, shape))
+        for value, shape in zip(values, shapes, strict=True)
     )
-    return Rows(varying[0]) if is_same else UNKNOWN
+    return Rows(axis) if is_same else UNKNOWN
 
 
 def same_values(a: Any, b: Any) -> bool:

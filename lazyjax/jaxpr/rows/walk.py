@@ -7,11 +7,17 @@ import jax
 import jax.extend.core as jex
 import numpy as np
 
-from lazyjax.jaxpr.equations import aval_of, is_jaxpr, opened, operands_of
+from lazyjax.jaxpr.equations import aval_of, is_jaxpr, live_equations, opened
 from lazyjax.jaxpr.registry import primitive_of
 from lazyjax.jaxpr.rows.control_flow import derivative_of, nested_rule
-from lazyjax.jaxpr.rows.labels import FIXED, UNKNOWN, EquationPair, Label
-from lazyjax.jaxpr.rows.scope import Scope, constant_label, require, same_values
+from lazyjax.jaxpr.rows.labels import FIXED, UNKNOWN, EquationPair, Label, fits
+from lazyjax.jaxpr.rows.scope import (
+    Scope,
+    StructureMismatchError,
+    constant_label,
+    require,
+    same_values,
+)
 from lazyjax.jaxpr.rows.single import compared_params, is_same_action, keeps_core
 
 # A derivative rule that is not known to be linear, and must be to act row by row.
@@ -49,7 +55,7 @@ class Walk:
             scope.bind(variables[:2], constant_label(value, other, alone))
             scope.bind_single(variables[0], variables[2])
         require(not any(jaxpr.effects for jaxpr in jaxprs))
-        equations = [_live_equations(jaxpr) for jaxpr in jaxprs]
+        equations = [live_equations(jaxpr) for jaxpr in jaxprs]
         require(len(equations[0]) == len(equations[1]))
         rest = equations[2][::-1]
         for eqns in zip(*equations[:2], strict=True):
@@ -156,6 +162,20 @@ class Walk:
         return type(a) is type(b) and bool(a == b)
 
 
+def label_of_results(pair: EquationPair) -> Label:
+    """Label of all results of an equation without programs; UNKNOWN if it is not known."""
+    if UNKNOWN in pair.labels:
+        return UNKNOWN
+    try:
+        label = Walk(pair.sizes).result(pair)
+    except StructureMismatchError:
+        return UNKNOWN
+    results = (pair.result(number) for number in range(len(pair.eqns[0].outvars)))
+    return (
+        label if all(fits(label, shapes, pair.sizes) for shapes in results) else UNKNOWN
+    )
+
+
 def _skip_views(rest: list[jex.JaxprEqn], scope: Scope) -> None:
     """Leave out what changes nothing but axes of length 1 for a single row."""
     while rest and len(rest[-1].invars) == len(rest[-1].outvars) == 1:
@@ -165,14 +185,3 @@ def _skip_views(rest: list[jex.JaxprEqn], scope: Scope) -> None:
             return
         scope.viewed[result] = scope.source(operand)
         rest.pop()
-
-
-def _live_equations(jaxpr: jex.Jaxpr) -> list[jex.JaxprEqn]:
-    """Equations that results depend on, in order."""
-    wanted = {v for v in jaxpr.outvars if not isinstance(v, jex.Literal)}
-    live = []
-    for eqn in reversed(jaxpr.eqns):
-        if any(v in wanted for v in eqn.outvars):
-            wanted.update(operands_of(eqn))
-            live.append(eqn)
-    return live[::-1]

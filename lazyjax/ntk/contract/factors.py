@@ -15,7 +15,7 @@ from lazyjax.ntk.contract.layout import (
     prepared,
 )
 from lazyjax.ntk.trace.rules import Labels
-from lazyjax.ntk.trace.sites import Network, Site
+from lazyjax.ntk.trace.sites import Site, TracedNetwork
 from lazyjax.ntk.trace.views import (
     Box,
     Origin,
@@ -61,7 +61,7 @@ class Factor:
 
 
 def factor_of(
-    network: Network,
+    network: TracedNetwork,
     layout: Layout,
     outer: Mapping[int, Array],
     cotangents: Mapping[int, Array],
@@ -72,9 +72,9 @@ def factor_of(
     g, p, o, _ = layout.axes
     dtype = working_dtype(network.avals[layout.view.root].dtype)
     if layout.pooled is None or site.pool is None:
-        delta, sizes = cotangents[site.slot], layout.delta_shape
+        delta, sizes = cotangents[site.perturbation], layout.delta_shape
     else:
-        delta, gone = cotangents[site.pool.slot], layout.pooled[0]
+        delta, gone = cotangents[site.pool.perturbation], layout.pooled[0]
         pairs = zip(layout.delta, layout.delta_shape, strict=True)
         sizes = [1 if label in gone else size for label, size in pairs]
     delta = delta.reshape(*delta.shape[:2], *sizes).astype(dtype)

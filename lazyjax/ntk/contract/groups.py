@@ -20,7 +20,7 @@ from lazyjax.ntk.contract.orders import (
     Sizes,
     best_order,
 )
-from lazyjax.ntk.trace.sites import Network
+from lazyjax.ntk.trace.sites import TracedNetwork
 from lazyjax.ntk.trace.views import (
     Origin,
     bounding_box,
@@ -48,7 +48,7 @@ class Block:
         if len(self.layouts) > 1 or shape.groups * shape.positions * shape.pooled > 1:
             return None
         outputs = tuple(layout.delta.index(label) for label in layout.axes[2])
-        return layout.site.slot, layout.delta_shape, outputs, layout.view.scales
+        return layout.site.perturbation, layout.delta_shape, outputs, layout.view.scales
 
 
 Kind: TypeAlias = Literal["direct", "looked up", "pulled back"]
@@ -74,7 +74,7 @@ class Part:
     origins: Mapping[int, Origin]
 
 
-def parts_of(network: Network, sizes: Sizes) -> list[Part]:
+def parts_of(network: TracedNetwork, sizes: Sizes) -> list[Part]:
     """All parts of a network, in the order of their first leaves."""
     layouts: dict[int, list[Layout]] = {}
     for site in network.sites:
@@ -102,7 +102,7 @@ def parts_of(network: Network, sizes: Sizes) -> list[Part]:
     return sorted(parts, key=lambda part: part.leaves)
 
 
-def _connected(network: Network, roots: list[int]) -> list[list[int]]:
+def _connected(network: TracedNetwork, roots: list[int]) -> list[list[int]]:
     groups: list[tuple[set[int], list[int]]] = []
     for root in roots:
         leaves, members = set(network.depends_on[root]), [root]
@@ -117,7 +117,7 @@ def _connected(network: Network, roots: list[int]) -> list[list[int]]:
 
 
 def _kind(
-    network: Network,
+    network: TracedNetwork,
     origins: Mapping[int, Origin],
     layouts: Mapping[int, Sequence[Layout]],
 ) -> Kind:

@@ -22,8 +22,8 @@ from lazyjax.ntk.contract.gradients import gradients, scattered
 from lazyjax.ntk.contract.groups import Block, Part
 from lazyjax.ntk.contract.layout import merged_shape, of_rows
 from lazyjax.ntk.contract.positions import products_of_operands
-from lazyjax.ntk.trace.replay import outer_values
-from lazyjax.ntk.trace.sites import Network
+from lazyjax.ntk.trace.replay import parameter_values
+from lazyjax.ntk.trace.sites import TracedNetwork
 from lazyjax.ntk.trace.views import bounding_box
 
 _Sliceable = TypeVar("_Sliceable", Array, Factor)
@@ -38,7 +38,7 @@ class SharedProducts:
 
 
 def shared_products(
-    network: Network, parts: Sequence[Part]
+    network: TracedNetwork, parts: Sequence[Part]
 ) -> dict[tuple, SharedProducts]:
     """The products of cotangents that parts need, by what roots must share."""
     found: dict[tuple, SharedProducts] = {}
@@ -50,7 +50,7 @@ def shared_products(
     return found
 
 
-def _key(network: Network, root: int, block: Block) -> tuple | None:
+def _key(network: TracedNetwork, root: int, block: Block) -> tuple | None:
     # What roots must share to have the same products of cotangents.
     key = block.shared_key
     return None if key is None else (*key, working_dtype(network.avals[root].dtype))
@@ -65,14 +65,14 @@ class PartSums:
         contraction: What is wanted of kernels.
         outer: Its outer values.
         leaves: Its parameters.
-        cotangents: By slot.
+        cotangents: By perturbation.
         records: By number.
         groups: For each leaf, which kernel it counts for.
         kernels: The kernels so far.
         shared: Products of cotangents that several roots may need, by their keys.
     """
 
-    network: Network
+    network: TracedNetwork
     contraction: Contraction
     outer: Mapping[int, Array]
     leaves: Sequence[Array]
@@ -197,7 +197,7 @@ class PartSums:
             leaves = list(self.leaves)
             for number, leaf in zip(part.leaves, chosen, strict=True):
                 leaves[number] = leaf
-            values = outer_values(self.network, leaves)
+            values = parameter_values(self.network, leaves)
             return [values[root] for root in roots]
 
         values, pullback = jax.vjp(of_leaves, [self.leaves[i] for i in part.leaves])

@@ -1,7 +1,7 @@
-r"""How the gradient of a parameter is made, primitive by primitive.
+r"""Gradients by the operands of single equations, as einsums.
 
-Where an outer value $w$ meets an inner value $a$ in an equation $z = F(a, w)$ that is
-linear in $w$, the gradient of an output by $w$ is a contraction of the cotangent
+In an equation $z = F(a, w)$ of an example value $a$ that is linear in a parameter value
+$w$, the gradient of an output by $w$ is a contraction of the cotangent
 $\delta = \partial f / \partial z$ with $a$. A rule says which: it names the axes of
 $\delta$, $a$ and $w$ by labels, and the gradient is the `einsum` of these labels. Equal
 labels in $\delta$ and $a$ that $w$ lacks are positions, summed over.

@@ -1,4 +1,4 @@
-"""Where an outer value comes from: root, labels of its axes, and part of which leaf."""
+"""Where parameter values come from: views of other values, and boxes of leaves."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,19 +11,19 @@ from lazyjax.jaxpr.registry import describe, primitive_of
 from lazyjax.jaxpr.rows.axes import core
 from lazyjax.jaxpr.rows.labels import Shape
 from lazyjax.ntk.trace.rules import Labels
-from lazyjax.ntk.trace.sites import Network, OuterStep
+from lazyjax.ntk.trace.sites import ParameterStep, TracedNetwork
 
 Box: TypeAlias = tuple[tuple[int, int], ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """An outer value as a root whose axes are relabelled, scaled by constants.
+    """A parameter value as a root whose axes are relabelled, scaled by constants.
 
     Attributes:
-        root: Number of the outer value that the view is of.
+        root: Number of the parameter value that the view is of.
         labels: For each axis of the root, the labels that make it up, in order.
-        scales: Numbers of the scalar outer values that it is multiplied by, with the
+        scales: Numbers of the scalar parameter values that it is multiplied by, with the
             power, 1 or -1.
         sign: Further factor, 1 or -1.
     """
@@ -51,7 +51,7 @@ class Origin:
     box: Box
     scales: tuple[tuple[int, int], ...]
     sign: int
-    steps: tuple[OuterStep, ...]
+    steps: tuple[ParameterStep, ...]
 
     def overlaps(self, other: "Origin") -> bool:
         """Whether the two boxes, of the same leaf, have an entry in common."""
@@ -59,8 +59,8 @@ class Origin:
         return all(max(a[0], b[0]) < min(a[1], b[1]) for a, b in pairs)
 
 
-def view_of(network: Network, value: int, labels: Sequence[Labels]) -> View:
-    """The view of outer value `value`, whose axes are labelled, followed to its root."""
+def view_of(network: TracedNetwork, value: int, labels: Sequence[Labels]) -> View:
+    """The view that parameter value `value`, whose axes are labelled, is of its root."""
     view = View(value, tuple(labels))
     while (step := network.producers.get(view.root)) is not None:
         before = _before(network, step, view)
@@ -70,11 +70,11 @@ def view_of(network: Network, value: int, labels: Sequence[Labels]) -> View:
     return view
 
 
-def origin_of(network: Network, root: int) -> Origin | None:
+def origin_of(network: TracedNetwork, root: int) -> Origin | None:
     """The box of a leaf that `root` is, if it is one."""
     value, scales, sign = root, (), 1
     box: list[tuple[int, int]] | None = None
-    steps: list[OuterStep] = []
+    steps: list[ParameterStep] = []
     while (step := network.producers.get(value)) is not None:
         name, stacked = step.eqn.primitive.name, step.num_stacked
         shape = network.avals[step.inputs[0]].shape
@@ -114,7 +114,7 @@ def bounding_box(boxes: Sequence[Box]) -> Box:
     )
 
 
-def _before(network: Network, step: OuterStep, view: View) -> View | None:
+def _before(network: TracedNetwork, step: ParameterStep, view: View) -> View | None:
     # The same view in terms of the operand of the step that makes its root.
     if _is_scaling(network, step):
         value, scales, sign = _scaling(network, step)
@@ -176,7 +176,7 @@ describe("squeeze", relabel=_squeezed)
 describe("transpose", relabel=_transposed)
 
 
-def _is_scaling(network: Network, step: OuterStep) -> bool:
+def _is_scaling(network: TracedNetwork, step: ParameterStep) -> bool:
     name = step.eqn.primitive.name
     weights = [value for value in step.inputs if network.depends_on[value]]
     if len(weights) != 1 or not jnp.issubdtype(
@@ -193,7 +193,7 @@ def _is_scaling(network: Network, step: OuterStep) -> bool:
     return name == "mul" or step.inputs[0] == weights[0]
 
 
-def _scaling(network: Network, step: OuterStep) -> tuple[int, Any, int]:
+def _scaling(network: TracedNetwork, step: ParameterStep) -> tuple[int, Any, int]:
     (weight,) = (value for value in step.inputs if network.depends_on[value])
     others = [value for value in step.inputs if value != weight]
     power = -1 if step.eqn.primitive.name == "div" else 1
@@ -202,7 +202,7 @@ def _scaling(network: Network, step: OuterStep) -> tuple[int, Any, int]:
 
 
 def _piece(
-    step: OuterStep, value: int, shape: Sequence[int]
+    step: ParameterStep, value: int, shape: Sequence[int]
 ) -> list[tuple[int, int]] | None:
     params, stacked = step.eqn.params, step.num_stacked
     piece = [(0, size) for size in shape]
