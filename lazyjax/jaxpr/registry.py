@@ -7,8 +7,8 @@ from typing import Any, Literal, TypeAlias
 import jax.extend.core as jex
 
 from lazyjax.callables.static import forget_programs
-from lazyjax.jaxpr.rows.axes import ALIGNED, AxisAction
-from lazyjax.jaxpr.rows.labels import RowRule, common_rows
+from lazyjax.jaxpr.axes import ALIGNED, AxisAction
+from lazyjax.jaxpr.labels import RowRule, common_rows
 
 Dependence: TypeAlias = Literal["every", "zero"]
 Entries: TypeAlias = Literal["permuted", "repeated", "selected"]

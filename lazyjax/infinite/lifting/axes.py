@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, SupportsIndex, TypeAlias
 
-from lazyjax.jaxpr.rows.labels import Rows
+from lazyjax.jaxpr.labels import Rows
 
 Kind: TypeAlias = Literal["rows", "pixels", "units"]
 

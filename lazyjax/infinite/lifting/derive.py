@@ -34,8 +34,8 @@ from lazyjax.jaxpr.equations import (
     opened,
     source_lines,
 )
+from lazyjax.jaxpr.labels import FIXED, UNKNOWN, EquationPair, Label, Rows
 from lazyjax.jaxpr.registry import primitive_of
-from lazyjax.jaxpr.rows.labels import FIXED, UNKNOWN, EquationPair, Label, Rows
 from lazyjax.jaxpr.rows.scope import (
     PairScope,
     StructureMismatchError,

@@ -7,7 +7,7 @@ import numpy as np
 
 from lazyjax.infinite.lifting.axes import Axes, axes_of_input
 from lazyjax.infinite.lifting.functions import Elementwise
-from lazyjax.jaxpr.rows.labels import Rows, Shape
+from lazyjax.jaxpr.labels import Rows, Shape
 
 
 class RefusalError(Exception):

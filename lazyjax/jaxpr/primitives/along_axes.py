@@ -1,7 +1,7 @@
 """Primitives that mix entries along an axis, which stays: scans, sorts, windows."""
 
+from lazyjax.jaxpr.labels import FIXED, EquationPair, Rows, outside
 from lazyjax.jaxpr.registry import describe, described_by_rows
-from lazyjax.jaxpr.rows.labels import FIXED, EquationPair, Rows, outside
 
 describe("concatenate", "rev", dependence="every")
 describe("rev", entries="permuted")

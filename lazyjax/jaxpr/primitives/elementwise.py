@@ -1,7 +1,7 @@
 """Primitives that make each entry of the same entries of their operands."""
 
+from lazyjax.jaxpr.labels import EquationPair, Rows
 from lazyjax.jaxpr.registry import describe_elementwise, described_by_rows
-from lazyjax.jaxpr.rows.labels import EquationPair, Rows
 
 _SMOOTH = """
 abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt

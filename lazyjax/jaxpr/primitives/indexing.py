@@ -1,7 +1,6 @@
 """Gathers and scatters."""
 
-from lazyjax.jaxpr.registry import described_by_rows
-from lazyjax.jaxpr.rows.labels import (
+from lazyjax.jaxpr.labels import (
     FIXED,
     EquationPair,
     Rows,
@@ -9,6 +8,7 @@ from lazyjax.jaxpr.rows.labels import (
     same_except,
     without,
 )
+from lazyjax.jaxpr.registry import described_by_rows
 
 
 @described_by_rows("gather", dependence="every", batch_param="slice_sizes")

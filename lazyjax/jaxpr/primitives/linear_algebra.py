@@ -1,7 +1,7 @@
 """Decompositions and solutions of matrices, which are the last two axes."""
 
+from lazyjax.jaxpr.labels import FIXED, EquationPair, Rows, outside
 from lazyjax.jaxpr.registry import described_by_rows
-from lazyjax.jaxpr.rows.labels import FIXED, EquationPair, Rows, outside
 
 
 @described_by_rows(

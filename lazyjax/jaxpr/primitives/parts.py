@@ -1,7 +1,7 @@
 """Primitives that cut out, overwrite or pad parts of an array."""
 
+from lazyjax.jaxpr.labels import FIXED, EquationPair, Rows, same_except
 from lazyjax.jaxpr.registry import describe, described_by_rows
-from lazyjax.jaxpr.rows.labels import FIXED, EquationPair, Rows, same_except
 
 describe("dynamic_slice", "pad", "slice", dependence="every")
 describe("slice", entries="selected")

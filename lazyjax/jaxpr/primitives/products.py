@@ -4,9 +4,9 @@ from typing import Any
 
 import jax.extend.core as jex
 
+from lazyjax.jaxpr.axes import AxisAction
+from lazyjax.jaxpr.labels import FIXED, EquationPair, Rows, paired
 from lazyjax.jaxpr.registry import described_by_rows
-from lazyjax.jaxpr.rows.axes import AxisAction
-from lazyjax.jaxpr.rows.labels import FIXED, EquationPair, Rows, paired
 
 
 def _dot_axes(eqn: jex.JaxprEqn, operands: list[dict[int, int]], _: Any) -> Any:

@@ -1,8 +1,8 @@
 """Primitives that reduce axes to one entry, or to none."""
 
+from lazyjax.jaxpr.axes import axes_of_operand
+from lazyjax.jaxpr.labels import EquationPair, Rows, without
 from lazyjax.jaxpr.registry import describe, described_by_rows
-from lazyjax.jaxpr.rows.axes import axes_of_operand
-from lazyjax.jaxpr.rows.labels import EquationPair, Rows, without
 
 _KINDS = [
     f"reduce_{kind}" for kind in ("and", "max", "min", "or", "prod", "sum", "xor")

@@ -2,9 +2,9 @@
 
 import math
 
+from lazyjax.jaxpr.axes import AxisAction, axes_of_operand
+from lazyjax.jaxpr.labels import FIXED, EquationPair, Rows, Shape, without
 from lazyjax.jaxpr.registry import describe, described_by_rows
-from lazyjax.jaxpr.rows.axes import AxisAction, axes_of_operand
-from lazyjax.jaxpr.rows.labels import FIXED, EquationPair, Rows, Shape, without
 
 _BROADCAST = AxisAction(
     frozenset({"broadcast_dimensions", "shape"}),

@@ -21,7 +21,7 @@ from lazyjax.jaxpr.equations import (
     operands_of,
     scan_counts,
 )
-from lazyjax.jaxpr.rows.labels import FIXED, UNKNOWN, EquationPair, Label, Rows
+from lazyjax.jaxpr.labels import FIXED, UNKNOWN, EquationPair, Label, Rows
 from lazyjax.jaxpr.rows.scope import StructureMismatchError, require
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from jaxtyping import Array, Shaped
 
-from lazyjax.jaxpr.rows.labels import FIXED, Label, Rows
+from lazyjax.jaxpr.labels import FIXED, Label, Rows
 from lazyjax.jaxpr.rows.scope import StructureMismatchError
 from lazyjax.jaxpr.rows.walk import Walk
 from lazyjax.typing import ApplyFn, Params

@@ -7,9 +7,9 @@ import jax
 import jax.extend.core as jex
 import numpy as np
 
+from lazyjax.jaxpr.axes import core
 from lazyjax.jaxpr.equations import aval_of
-from lazyjax.jaxpr.rows.axes import core
-from lazyjax.jaxpr.rows.labels import FIXED, UNKNOWN, Label, Rows, Shape, fits
+from lazyjax.jaxpr.labels import FIXED, UNKNOWN, Label, Rows, Shape, fits
 from lazyjax.jaxpr.rows.single import shape_of_row
 
 

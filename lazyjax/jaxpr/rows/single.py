@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import jax.extend.core as jex
 
+from lazyjax.jaxpr.axes import core
 from lazyjax.jaxpr.equations import aval_of
+from lazyjax.jaxpr.labels import FIXED, Label, Rows, Shape
 from lazyjax.jaxpr.registry import primitive_of
-from lazyjax.jaxpr.rows.axes import core
-from lazyjax.jaxpr.rows.labels import FIXED, Label, Rows, Shape
 
 
 def shape_of_row(label: Label, shape: Sequence[int], size: int) -> Shape:

@@ -8,9 +8,9 @@ import jax.extend.core as jex
 import numpy as np
 
 from lazyjax.jaxpr.equations import aval_of, is_jaxpr, live_equations, opened
+from lazyjax.jaxpr.labels import FIXED, UNKNOWN, EquationPair, Label, fits
 from lazyjax.jaxpr.registry import primitive_of
 from lazyjax.jaxpr.rows.control_flow import derivative_of, nested_rule
-from lazyjax.jaxpr.rows.labels import FIXED, UNKNOWN, EquationPair, Label, fits
 from lazyjax.jaxpr.rows.scope import (
     Scope,
     StructureMismatchError,

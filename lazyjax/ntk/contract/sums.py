@@ -22,7 +22,7 @@ from lazyjax.ntk.contract.gradients import gradients, scattered
 from lazyjax.ntk.contract.groups import Block, Part
 from lazyjax.ntk.contract.layout import merged_shape, of_rows
 from lazyjax.ntk.contract.positions import products_of_operands
-from lazyjax.ntk.trace.replay import parameter_values
+from lazyjax.ntk.trace.replay import param_values
 from lazyjax.ntk.trace.sites import TracedNetwork
 from lazyjax.ntk.trace.views import bounding_box
 
@@ -197,7 +197,7 @@ class PartSums:
             leaves = list(self.leaves)
             for number, leaf in zip(part.leaves, chosen, strict=True):
                 leaves[number] = leaf
-            values = parameter_values(self.network, leaves)
+            values = param_values(self.network, leaves)
             return [values[root] for root in roots]
 
         values, pullback = jax.vjp(of_leaves, [self.leaves[i] for i in part.leaves])

@@ -17,7 +17,7 @@ from lazyjax.ntk.contract.orders import Sizes
 from lazyjax.ntk.contract.sums import PartSums, shared_products
 from lazyjax.ntk.outputs import directions
 from lazyjax.ntk.plan import Plan, plan_of
-from lazyjax.ntk.trace.replay import factors, parameter_values
+from lazyjax.ntk.trace.replay import factors, param_values
 from lazyjax.ntk.trace.sites import TracedNetwork
 from lazyjax.ntk.trace.tracer import trace_network
 from lazyjax.ntk.validate import check_arguments, check_network
@@ -129,7 +129,7 @@ def contracted_in_groups(
     chosen = directions(outputs, num_outputs, network.result.dtype)
     seeds = chosen.cotangents[:, None, :]
     n1, n2 = sizes.rows, sizes.columns
-    outer = parameter_values(network, leaves)
+    outer = param_values(network, leaves)
     x = jnp.asarray(x1) if x2 is None else jnp.concatenate([x1, x2])
     cotangents, records = factors(network, outer, x, seeds)
     arrangement: Arrangement = (

@@ -15,18 +15,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from lazyjax.jaxpr.equations import (
-    among,
-    aval_of,
-    called,
-    live_equations,
-    opened,
-)
+from lazyjax.jaxpr.equations import among, aval_of, called, live_equations, opened
 from lazyjax.jaxpr.registry import primitive_of
 from lazyjax.ntk.trace.sites import (
     ExampleRef,
     ExampleStep,
-    ParameterRef,
+    ParamRef,
     Pool,
     Program,
     Ref,
@@ -46,7 +40,7 @@ def with_pools(
     starts: Mapping[int, int],
     uses: Mapping[int, int],
     aval_of_ref: AvalOf,
-    new_perturbation: Callable[[jax.ShapeDtypeStruct], int],
+    perturb: Callable[[jax.ShapeDtypeStruct], int],
     new_record: Callable[[], int],
 ) -> tuple[Program, list[Site]]:
     """The same network with the pools of its sites found.
@@ -57,7 +51,7 @@ def with_pools(
         starts: For the perturbation of each site, the example value that is its output.
         uses: How often each example value is used.
         aval_of_ref: Gives shape and dtype of a value inside the network.
-        new_perturbation: Gives the number of a new perturbation of a shape and dtype.
+        perturb: Gives the number of a new perturbation of a shape and dtype.
         new_record: Gives the number of a new record.
 
     Returns:
@@ -75,7 +69,7 @@ def with_pools(
         steps, end = found
         (result,) = end.outputs
         if result not in perturbations:
-            perturbations[result] = new_perturbation(aval_of_ref(ExampleRef(result)))
+            perturbations[result] = perturb(aval_of_ref(ExampleRef(result)))
         axes = tuple(int(axis) for axis in end.eqn.params["axes"]) if end.eqn else ()
         pools[perturbation] = Pool(
             starts[perturbation], steps, axes, perturbations[result], new_record()
@@ -177,9 +171,7 @@ def _is_elementwise(
     # Read off the derivative as JAX takes it, by custom rules too.
     inside = {start, *(step.outputs[0] for step in steps)}
     refs = {ref for step in steps for ref in step.inputs}
-    others = [
-        ref for ref in refs if isinstance(ref, ParameterRef) or ref.id not in inside
-    ]
+    others = [ref for ref in refs if isinstance(ref, ParamRef) or ref.id not in inside]
     like = aval_of_ref(ExampleRef(start))
 
     def derivative(value: Array, tangent: Array, known: list[Array]) -> Array:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Shaped
 from lazyjax.ntk.trace.pooling import derivatives
 from lazyjax.ntk.trace.sites import (
     ExampleStep,
-    ParameterRef,
+    ParamRef,
     Program,
     Ref,
     ScanStep,
@@ -21,11 +21,11 @@ from lazyjax.ntk.trace.sites import (
 Values = Mapping[int, Array]
 
 
-def parameter_values(network: TracedNetwork, leaves: Sequence[Any]) -> dict[int, Array]:
+def param_values(network: TracedNetwork, leaves: Sequence[Any]) -> dict[int, Array]:
     """All parameter values, from those of the parameter leaves."""
     values = {ref: jnp.asarray(value) for ref, value in network.constants.items()}
     values.update(zip(network.leaves, leaves, strict=True))
-    for step in network.parameter_steps:
+    for step in network.param_steps:
         outputs = step.evaluate(*(values[i] for i in step.inputs))
         values.update(zip(step.outputs, outputs, strict=True))
     return values
@@ -70,7 +70,7 @@ def factors(
 
 def _run(
     program: Program,
-    parameters: Mapping[ParameterRef, Array],
+    parameters: Mapping[ParamRef, Array],
     values: Values,
     added: Values,
     depth: int,
@@ -79,7 +79,7 @@ def _run(
     records: dict[int, Array] = {}
 
     def read(ref: Ref) -> Array:
-        return parameters[ref] if isinstance(ref, ParameterRef) else values[ref.id]
+        return parameters[ref] if isinstance(ref, ParamRef) else values[ref.id]
 
     for step in program.steps:
         if isinstance(step, ScanStep):
@@ -113,13 +113,13 @@ def _run_step(
 def _run_scan(
     step: ScanStep,
     carry: tuple[Array, ...],
-    parameters: Mapping[ParameterRef, Array],
+    parameters: Mapping[ParamRef, Array],
     values: Values,
     added: Values,
     depth: int,
 ) -> tuple[tuple[Array, ...], dict[int, Array]]:
     whole = {
-        ref: parameters[ParameterRef(ref.id, ref.stack[:depth])]
+        ref: parameters[ParamRef(ref.id, ref.stack[:depth])]
         for ref in step.body.parameters
     }
     stacked = {ref: value for ref, value in whole.items() if ref.stack[depth]}
@@ -130,7 +130,7 @@ def _run_scan(
     }
 
     def body(carry: tuple, slices: tuple) -> tuple:
-        parameter_slices, added_slices, scanned = slices
+        param_slices, added_slices, scanned = slices
         inside = {
             **values,
             **dict(zip(step.carry_ids, carry, strict=True)),
@@ -138,7 +138,7 @@ def _run_scan(
         }
         results, records = _run(
             step.body,
-            whole | dict(zip(stacked, parameter_slices, strict=True)),
+            whole | dict(zip(stacked, param_slices, strict=True)),
             inside,
             {**added, **added_slices},
             depth + 1,

@@ -3,20 +3,14 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from lazyjax.ntk.trace.sites import (
-    ExampleRef,
-    Perturbation,
-    Program,
-    ScanStep,
-    Site,
-)
+from lazyjax.ntk.trace.sites import ExampleRef, Perturbation, Program, ScanStep, Site
 
 
-def share_perturbations(
+def with_shared(
     program: Program,
     sites: Sequence[Site],
     perturbations: Sequence[Perturbation],
-    perturbation_of: Mapping[int, int],
+    added_to: Mapping[int, int],
     uses: Mapping[int, int],
 ) -> tuple[Program, list[Site]]:
     """The same network with one perturbation for a site and the bias added to its output.
@@ -44,7 +38,7 @@ def share_perturbations(
                 continue
             if step.perturbation in sums:
                 (before,) = (r for r in step.inputs if isinstance(r, ExampleRef))
-                earlier = perturbation_of.get(before.id)
+                earlier = added_to.get(before.id)
                 passes_on = sums[step.perturbation] == "add" or step.inputs[0] == before
                 if (
                     earlier is not None

@@ -20,7 +20,7 @@ from lazyjax.ntk.trace.rules import Form
 
 
 @dataclasses.dataclass(frozen=True)
-class ParameterRef:
+class ParamRef:
     """A reference to a parameter value.
 
     Attributes:
@@ -40,11 +40,11 @@ class ExampleRef:
     id: int
 
 
-Ref = ParameterRef | ExampleRef
+Ref = ParamRef | ExampleRef
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ParameterStep:
+class ParamStep:
     """One equation among parameter values, mapped over `num_stacked` leading axes."""
 
     evaluate: Callable[..., tuple[Array, ...]]
@@ -121,7 +121,7 @@ class Program:
 
     steps: tuple[ExampleStep | ScanStep, ...]
     results: tuple[Ref, ...]
-    parameters: frozenset[ParameterRef]
+    parameters: frozenset[ParamRef]
     perturbations: Mapping[int, tuple[bool, ...]]
 
 
@@ -150,7 +150,7 @@ class Site:
         pool: What becomes of the output, if that is an elementwise function and a sum.
     """
 
-    operand: ParameterRef
+    operand: ParamRef
     perturbation: int
     record: int | None
     record_aval: jax.ShapeDtypeStruct | None
@@ -165,7 +165,7 @@ class TracedNetwork:
     """A network of one example, `(leaves, x) -> f`, split and with its sites.
 
     Attributes:
-        parameter_steps: The parameter program, in order.
+        param_steps: The parameter program, in order.
         program: The example program; its one result is `f`, of shape `(1, k)`.
         constants: Known parameter values.
         leaves: Numbers of the parameter values that are the parameter leaves.
@@ -178,13 +178,13 @@ class TracedNetwork:
         result: Shape and dtype of `f`.
     """
 
-    parameter_steps: tuple[ParameterStep, ...]
+    param_steps: tuple[ParamStep, ...]
     program: Program
     constants: Mapping[int, Any]
     leaves: tuple[int, ...]
     example: int
     depends_on: tuple[frozenset[int], ...]
-    producers: Mapping[int, ParameterStep]
+    producers: Mapping[int, ParamStep]
     avals: tuple[Any, ...]
     perturbations: tuple[Perturbation, ...]
     sites: tuple[Site, ...]

@@ -12,22 +12,16 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from lazyjax.jaxpr.equations import (
-    aval_of,
-    called,
-    evaluate,
-    opened,
-    scan_counts,
-)
+from lazyjax.jaxpr.equations import aval_of, called, evaluate, opened, scan_counts
 from lazyjax.jaxpr.registry import primitive_of
 from lazyjax.ntk.trace.pooling import with_pools
 from lazyjax.ntk.trace.rules import form_of
-from lazyjax.ntk.trace.sharing import share_perturbations
+from lazyjax.ntk.trace.sharing import with_shared
 from lazyjax.ntk.trace.sites import (
     ExampleRef,
     ExampleStep,
-    ParameterRef,
-    ParameterStep,
+    ParamRef,
+    ParamStep,
     Perturbation,
     Program,
     Ref,
@@ -70,24 +64,20 @@ class _Scope:
     def program(
         self, results: Sequence[Ref], perturbations: Sequence[Perturbation]
     ) -> Program:
-        parameters: set[ParameterRef] = {
-            ref for ref in results if isinstance(ref, ParameterRef)
+        parameters: set[ParamRef] = {
+            ref for ref in results if isinstance(ref, ParamRef)
         }
         inside: dict[int, tuple[bool, ...]] = {}
         for step in self.steps:
             if isinstance(step, ScanStep):
                 depth = self.depth
+                parameters |= {ref for ref in step.carry if isinstance(ref, ParamRef)}
                 parameters |= {
-                    ref for ref in step.carry if isinstance(ref, ParameterRef)
-                }
-                parameters |= {
-                    ParameterRef(r.id, r.stack[:depth]) for r in step.body.parameters
+                    ParamRef(r.id, r.stack[:depth]) for r in step.body.parameters
                 }
                 inside.update(step.body.perturbations)
             else:
-                parameters |= {
-                    ref for ref in step.inputs if isinstance(ref, ParameterRef)
-                }
+                parameters |= {ref for ref in step.inputs if isinstance(ref, ParamRef)}
                 added = [*step.perturbed.values(), step.perturbation]
                 inside.update(
                     {s: perturbations[s].stack for s in added if s is not None}
@@ -102,16 +92,16 @@ class _Tracer:
         self.avals: list[Any] = []
         self.depends_on: list[frozenset[int]] = []
         self.constants: dict[int, Any] = {}
-        self.parameter_steps: list[ParameterStep] = []
-        self.producers: dict[int, ParameterStep] = {}
+        self.param_steps: list[ParamStep] = []
+        self.producers: dict[int, ParamStep] = {}
         self.perturbations: list[Perturbation] = []
         self.sites: list[Site] = []
         self.example_avals: dict[int, Any] = {}
         self.example_ids = itertools.count()
         self.records = itertools.count()
         self.lengths: list[int] = []
-        # By the number of an example value: the perturbation added to it.
-        self.perturbation_of: dict[int, int] = {}
+        # For each perturbed example value, its perturbation.
+        self.added_to: dict[int, int] = {}
         self.uses: Counter[int] = Counter()
 
     def network(self, closed: Any, num_leaves: int) -> TracedNetwork:
@@ -121,30 +111,27 @@ class _Tracer:
         for number, var in enumerate(jaxpr.invars[:num_leaves]):
             differentiable = jnp.issubdtype(aval_of(var).dtype, jnp.inexact)
             depends_on = frozenset({number} if differentiable else ())
-            leaves.append(self.new_parameter_value(var.aval, depends_on))
-        example = self.new_example_value(jaxpr.invars[num_leaves].aval)
-        refs = [*(ParameterRef(leaf) for leaf in leaves), example]
+            leaves.append(self.new_param(var.aval, depends_on))
+        example = self.new_value(jaxpr.invars[num_leaves].aval)
+        refs = [*(ParamRef(leaf) for leaf in leaves), example]
         (result,) = self.walk(scope, jaxpr, consts, refs)
-        result = self.as_example_value(scope, result)
+        result = self.as_value(scope, result)
         program = scope.program((result,), self.perturbations)
         self.count_uses(program)
-        program, sites = share_perturbations(
-            program, self.sites, self.perturbations, self.perturbation_of, self.uses
+        program, sites = with_shared(
+            program, self.sites, self.perturbations, self.added_to, self.uses
         )
         program, sites = with_pools(
             program,
             sites,
-            {
-                perturbation: value
-                for value, perturbation in self.perturbation_of.items()
-            },
+            {perturbation: value for value, perturbation in self.added_to.items()},
             self.uses,
             self.aval_inside,
-            lambda aval: self.new_perturbation(aval.shape, aval.dtype, ()),
+            lambda aval: self.perturb(aval.shape, aval.dtype, ()),
             lambda: next(self.records),
         )
         return TracedNetwork(
-            parameter_steps=tuple(self.parameter_steps),
+            param_steps=tuple(self.param_steps),
             program=program,
             constants=self.constants,
             leaves=tuple(leaves),
@@ -159,17 +146,17 @@ class _Tracer:
 
     # Values.
 
-    def new_parameter_value(self, aval: Any, depends_on: frozenset[int]) -> int:
+    def new_param(self, aval: Any, depends_on: frozenset[int]) -> int:
         self.avals.append(jax.ShapeDtypeStruct(aval.shape, aval.dtype))
         self.depends_on.append(depends_on)
         return len(self.avals) - 1
 
-    def constant(self, value: Any, depth: int) -> ParameterRef:
-        ref = self.new_parameter_value(jax.typeof(value), frozenset())
+    def constant(self, value: Any, depth: int) -> ParamRef:
+        ref = self.new_param(jax.typeof(value), frozenset())
         self.constants[ref] = value
-        return ParameterRef(ref, (False,) * depth)
+        return ParamRef(ref, (False,) * depth)
 
-    def new_example_value(self, aval: Any) -> ExampleRef:
+    def new_value(self, aval: Any) -> ExampleRef:
         ref = ExampleRef(next(self.example_ids))
         self.example_avals[ref.id] = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
         return ref
@@ -180,12 +167,12 @@ class _Tracer:
         aval = self.avals[ref.id]
         return jax.ShapeDtypeStruct(aval.shape[sum(ref.stack) :], aval.dtype)
 
-    def new_perturbation(self, shape: Sequence[int], dtype: Any, stack: tuple) -> int:
+    def perturb(self, shape: Sequence[int], dtype: Any, stack: tuple) -> int:
         self.perturbations.append(Perturbation(tuple(shape), dtype, stack))
         return len(self.perturbations) - 1
 
     def is_weight(self, ref: Ref) -> bool:
-        return isinstance(ref, ParameterRef) and bool(self.depends_on[ref.id])
+        return isinstance(ref, ParamRef) and bool(self.depends_on[ref.id])
 
     # Equations.
 
@@ -214,7 +201,7 @@ class _Tracer:
         if inlined is not None:
             return self.walk(scope, *opened(inlined), refs)
         run = functools.partial(evaluate, eqn, debug_info)
-        parameters = [ref for ref in refs if isinstance(ref, ParameterRef)]
+        parameters = [ref for ref in refs if isinstance(ref, ParamRef)]
         if len(parameters) == len(refs):
             return list(self.hoist(scope, eqn, run, parameters))
         if any(self.is_weight(ref) for ref in refs):
@@ -225,8 +212,8 @@ class _Tracer:
         return list(self.emit(scope, eqn, run, refs))
 
     def hoist(
-        self, scope: _Scope, eqn: jex.JaxprEqn, run: Callable, refs: list[ParameterRef]
-    ) -> list[ParameterRef]:
+        self, scope: _Scope, eqn: jex.JaxprEqn, run: Callable, refs: list[ParamRef]
+    ) -> list[ParamRef]:
         # Nothing here depends on x: done once, for all iterations of enclosing scans.
         stack = tuple(
             any(ref.stack[level] for ref in refs) for level in range(scope.depth)
@@ -244,19 +231,17 @@ class _Tracer:
             aval = jax.ShapeDtypeStruct((*lengths, *aval.shape), aval.dtype)
             smooth = jnp.issubdtype(aval.dtype, jnp.inexact)
             smooth = smooth and not is_blocked
-            outputs.append(
-                self.new_parameter_value(aval, depends_on if smooth else frozenset())
-            )
+            outputs.append(self.new_param(aval, depends_on if smooth else frozenset()))
         inputs = tuple(ref.id for ref in refs)
-        step = ParameterStep(run, inputs, tuple(outputs), eqn, len(lengths))
-        self.parameter_steps.append(step)
+        step = ParamStep(run, inputs, tuple(outputs), eqn, len(lengths))
+        self.param_steps.append(step)
         self.producers.update(dict.fromkeys(outputs, step))
-        return [ParameterRef(output, stack) for output in outputs]
+        return [ParamRef(output, stack) for output in outputs]
 
     def emit(
         self, scope: _Scope, eqn: jex.JaxprEqn, run: Callable, refs: list[Ref]
     ) -> list[ExampleRef]:
-        outputs = [self.new_example_value(var.aval) for var in eqn.outvars]
+        outputs = [self.new_value(var.aval) for var in eqn.outvars]
         weights = [i for i, ref in enumerate(refs) if self.is_weight(ref)]
         if primitive_of(eqn).dependence == "zero":
             weights = []
@@ -285,11 +270,9 @@ class _Tracer:
         form: Any,
     ) -> None:
         aval, operand = aval_of(eqn.outvars[0]), refs[position]
-        assert isinstance(operand, ParameterRef)
+        assert isinstance(operand, ParamRef)
         stack = (True,) * scope.depth
-        perturbation = self.new_perturbation(
-            (*self.lengths, *aval.shape), aval.dtype, stack
-        )
+        perturbation = self.perturb((*self.lengths, *aval.shape), aval.dtype, stack)
         recorded, record, record_aval = {}, None, None
         if form.act is not None:
             record = next(self.records)
@@ -300,7 +283,7 @@ class _Tracer:
             run, tuple(refs), (output.id,), {}, perturbation, recorded, eqn
         )
         scope.steps.append(step)
-        self.perturbation_of[output.id] = perturbation
+        self.added_to[output.id] = perturbation
         self.sites.append(
             Site(
                 operand=operand,
@@ -314,19 +297,19 @@ class _Tracer:
         )
 
     def dense_site(self, scope: _Scope, ref: Ref, primitive: str) -> int:
-        assert isinstance(ref, ParameterRef)
+        assert isinstance(ref, ParamRef)
         aval = self.avals[ref.id]
-        perturbation = self.new_perturbation(aval.shape, aval.dtype, ref.stack)
+        perturbation = self.perturb(aval.shape, aval.dtype, ref.stack)
         self.sites.append(
             Site(ref, perturbation, None, None, None, scope.depth, primitive)
         )
         return perturbation
 
-    def as_example_value(self, scope: _Scope, ref: Ref) -> ExampleRef:
+    def as_value(self, scope: _Scope, ref: Ref) -> ExampleRef:
         # A parameter value that is wanted as an example value: its use is a site.
         if isinstance(ref, ExampleRef):
             return ref
-        output = self.new_example_value(self.aval_inside(ref))
+        output = self.new_value(self.aval_inside(ref))
         perturbed = {}
         if self.is_weight(ref):
             perturbed = {0: self.dense_site(scope, ref, "identity")}
@@ -344,10 +327,8 @@ class _Tracer:
         ]
         results: list[Ref] = []
         for number, var in enumerate(eqn.outvars):
-            cases = [
-                self.as_example_value(scope, branch[number]) for branch in branches
-            ]
-            output = self.new_example_value(var.aval)
+            cases = [self.as_value(scope, branch[number]) for branch in branches]
+            output = self.new_value(var.aval)
             step = ExampleStep(_select, (index, *cases), (output.id,))
             scope.steps.append(step)
             results.append(output)
@@ -359,13 +340,11 @@ class _Tracer:
         constant = refs[:num_consts]
         carry = refs[num_consts : num_consts + num_carry]
         scanned = refs[num_consts + num_carry :]
-        carry = [
-            self.as_example_value(scope, r) if self.is_weight(r) else r for r in carry
-        ]
+        carry = [self.as_value(scope, r) if self.is_weight(r) else r for r in carry]
         body = _Scope(scope.depth + 1)
         self.lengths.append(eqn.params["length"])
         carried = [
-            self.new_example_value(var.aval)
+            self.new_value(var.aval)
             for var in jaxpr.invars[num_consts : num_consts + num_carry]
         ]
         inputs: list[Ref] = [_deeper(ref, stacked=False) for ref in constant]
@@ -375,14 +354,14 @@ class _Tracer:
             scanned, jaxpr.invars[num_consts + num_carry :], strict=True
         ):
             if isinstance(ref, ExampleRef):
-                pieces.append((ref, self.new_example_value(var.aval)))
+                pieces.append((ref, self.new_value(var.aval)))
                 inputs.append(pieces[-1][1])
             else:
                 inputs.append(_deeper(ref, stacked=True))
         results = self.walk(body, jaxpr, consts, inputs)
-        results = [self.as_example_value(body, ref) for ref in results]
+        results = [self.as_value(body, ref) for ref in results]
         self.lengths.pop()
-        outputs = [self.new_example_value(var.aval) for var in eqn.outvars]
+        outputs = [self.new_value(var.aval) for var in eqn.outvars]
         options = {key: eqn.params[key] for key in ("length", "reverse", "unroll")}
         scope.steps.append(
             ScanStep(
@@ -413,11 +392,7 @@ class _Tracer:
 
 
 def _deeper(ref: Ref, *, stacked: bool) -> Ref:
-    return (
-        ParameterRef(ref.id, (*ref.stack, stacked))
-        if isinstance(ref, ParameterRef)
-        else ref
-    )
+    return ParamRef(ref.id, (*ref.stack, stacked)) if isinstance(ref, ParamRef) else ref
 
 
 def _select(index: Array, *cases: Array) -> tuple[Array]:

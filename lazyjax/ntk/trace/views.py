@@ -7,11 +7,11 @@ from typing import Any, TypeAlias
 import jax.extend.core as jex
 import jax.numpy as jnp
 
+from lazyjax.jaxpr.axes import core
+from lazyjax.jaxpr.labels import Shape
 from lazyjax.jaxpr.registry import describe, primitive_of
-from lazyjax.jaxpr.rows.axes import core
-from lazyjax.jaxpr.rows.labels import Shape
 from lazyjax.ntk.trace.rules import Labels
-from lazyjax.ntk.trace.sites import ParameterStep, TracedNetwork
+from lazyjax.ntk.trace.sites import ParamStep, TracedNetwork
 
 Box: TypeAlias = tuple[tuple[int, int], ...]
 
@@ -51,7 +51,7 @@ class Origin:
     box: Box
     scales: tuple[tuple[int, int], ...]
     sign: int
-    steps: tuple[ParameterStep, ...]
+    steps: tuple[ParamStep, ...]
 
     def overlaps(self, other: "Origin") -> bool:
         """Whether the two boxes, of the same leaf, have an entry in common."""
@@ -74,7 +74,7 @@ def origin_of(network: TracedNetwork, root: int) -> Origin | None:
     """The box of a leaf that `root` is, if it is one."""
     value, scales, sign = root, (), 1
     box: list[tuple[int, int]] | None = None
-    steps: list[ParameterStep] = []
+    steps: list[ParamStep] = []
     while (step := network.producers.get(value)) is not None:
         name, stacked = step.eqn.primitive.name, step.num_stacked
         shape = network.avals[step.inputs[0]].shape
@@ -114,7 +114,7 @@ def bounding_box(boxes: Sequence[Box]) -> Box:
     )
 
 
-def _before(network: TracedNetwork, step: ParameterStep, view: View) -> View | None:
+def _before(network: TracedNetwork, step: ParamStep, view: View) -> View | None:
     # The same view in terms of the operand of the step that makes its root.
     if _is_scaling(network, step):
         value, scales, sign = _scaling(network, step)
@@ -176,7 +176,7 @@ describe("squeeze", relabel=_squeezed)
 describe("transpose", relabel=_transposed)
 
 
-def _is_scaling(network: TracedNetwork, step: ParameterStep) -> bool:
+def _is_scaling(network: TracedNetwork, step: ParamStep) -> bool:
     name = step.eqn.primitive.name
     weights = [value for value in step.inputs if network.depends_on[value]]
     if len(weights) != 1 or not jnp.issubdtype(
@@ -193,7 +193,7 @@ def _is_scaling(network: TracedNetwork, step: ParameterStep) -> bool:
     return name == "mul" or step.inputs[0] == weights[0]
 
 
-def _scaling(network: TracedNetwork, step: ParameterStep) -> tuple[int, Any, int]:
+def _scaling(network: TracedNetwork, step: ParamStep) -> tuple[int, Any, int]:
     (weight,) = (value for value in step.inputs if network.depends_on[value])
     others = [value for value in step.inputs if value != weight]
     power = -1 if step.eqn.primitive.name == "div" else 1
@@ -202,7 +202,7 @@ def _scaling(network: TracedNetwork, step: ParameterStep) -> tuple[int, Any, int
 
 
 def _piece(
-    step: ParameterStep, value: int, shape: Sequence[int]
+    step: ParamStep, value: int, shape: Sequence[int]
 ) -> list[tuple[int, int]] | None:
     params, stacked = step.eqn.params, step.num_stacked
     piece = [(0, size) for size in shape]

@@ -19,13 +19,7 @@ from lazyjax.infinite.lifting.axes import (
 )
 from lazyjax.infinite.lifting.pixels import take
 from lazyjax.infinite.lifting.rules.context import Context, limit_of
-from lazyjax.infinite.lifting.values import (
-    Constant,
-    Hidden,
-    RefusalError,
-    Value,
-    View,
-)
+from lazyjax.infinite.lifting.values import Constant, Hidden, RefusalError, Value, View
 from lazyjax.jaxpr.equations import aval_of
 
 

@@ -11,14 +11,7 @@ import numpy as np
 from jaxtyping import Array
 
 from lazyjax.infinite.layers import Scales
-from lazyjax.infinite.lifting.axes import (
-    Axes,
-    Axis,
-    axis_of,
-    has,
-    positions,
-    sizes,
-)
+from lazyjax.infinite.lifting.axes import Axes, Axis, axis_of, has, positions, sizes
 from lazyjax.infinite.lifting.pixels import PixelMap, filter_sums
 from lazyjax.infinite.lifting.registers import RegisterInfo, added
 from lazyjax.infinite.lifting.rules.context import (
@@ -200,8 +193,7 @@ def _convolve(context: Context, eqn: jex.JaxprEqn, operands: Sequence[Value]) ->
         }
         moved = [axis for i in order for axis in spans[i]]
         permute = PixelMap(
-            tuple(shape),
-            lambda array: jnp.transpose(array, (*moved, array.ndim - 1)),
+            tuple(shape), lambda array: jnp.transpose(array, (*moved, array.ndim - 1))
         )
         step = MapPixels(register, permute)
         register = registers.add(step, registers.infos[register])

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax.extend.core as jex
 
-from lazyjax.jaxpr.rows.labels import Shape
+from lazyjax.jaxpr.labels import Shape
 
 
 @dataclasses.dataclass(frozen=True)

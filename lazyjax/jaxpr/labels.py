@@ -122,11 +122,7 @@ def same_except(pair: tuple[Axes, Axes], axis: int) -> bool:
 
 
 def paired(
-    first: Label,
-    second: Label,
-    first_axes: Axes,
-    second_axes: Axes,
-    result_axes: Axes,
+    first: Label, second: Label, first_axes: Axes, second_axes: Axes, result_axes: Axes
 ) -> Rows | None:
     """Rows of a result one of whose axes is an axis of each operand."""
     if not isinstance(first, Rows) or not isinstance(second, Rows):
