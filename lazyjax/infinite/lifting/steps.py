@@ -8,7 +8,6 @@ steps that fill them.
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -26,23 +25,14 @@ from lazyjax.typing import Activation
 
 @dataclasses.dataclass(frozen=True)
 class Moments:
-    """Products of the features of two inputs, at all pairs of pixels.
-
-    Attributes:
-        features: Index of these among the features of an input.
-    """
+    """Products of the features of two inputs, by their number, at all pairs of pixels."""
 
     features: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Weigh:
-    """Weights without biases.
-
-    Attributes:
-        source: What they multiply.
-        scales: Of the weights.
-    """
+    """Weights without biases, which multiply a source."""
 
     source: int
     scales: Scales
@@ -50,13 +40,7 @@ class Weigh:
 
 @dataclasses.dataclass(frozen=True)
 class Bias:
-    """Gaussian parameters that are added.
-
-    Attributes:
-        shape: Extents of the pixels of what they are added to.
-        is_shared: For each, whether its pixels share one parameter.
-        scales: Of the parameters.
-    """
+    """Gaussian parameters added to pixels of some extents, along which some share one."""
 
     shape: tuple[int, ...]
     is_shared: tuple[bool, ...]
@@ -80,12 +64,7 @@ class MapPairs:
 
 @dataclasses.dataclass(frozen=True)
 class MapPixels:
-    """A linear map of pixels, applied to each of a pair.
-
-    Attributes:
-        source: What is mapped.
-        map: The map.
-    """
+    """A linear map of pixels, applied to each of a pair."""
 
     source: int
     map: PixelMap
@@ -93,24 +72,14 @@ class MapPixels:
 
 @dataclasses.dataclass(frozen=True)
 class Combine:
-    """Linear combination of independent values.
-
-    Attributes:
-        terms: Registers and coefficients.
-    """
+    """Linear combination of independent registers, with coefficients."""
 
     terms: tuple[tuple[int, float], ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Activate:
-    """Elementwise function of a Gaussian value.
-
-    Attributes:
-        source: The value.
-        activation: The function.
-        factor: What multiplies it.
-    """
+    """An elementwise function, times a factor, of a Gaussian value."""
 
     source: int
     activation: Activation
@@ -119,11 +88,7 @@ class Activate:
 
 @dataclasses.dataclass(frozen=True)
 class Detach:
-    """A value that is not differentiated.
-
-    Attributes:
-        source: The value.
-    """
+    """A value that is not differentiated."""
 
     source: int
 
@@ -245,9 +210,8 @@ def precompute(program: Program, x: Float[Array, "*d"]) -> InputStatistics:
                     found = mean(source)
                     assert found is not None
                     statistics.means[source] = found
-        registers.append(
-            _run(program, step, number, registers, statistics, statistics, is_same)
-        )
+        inputs = statistics, statistics
+        registers.append(_run(program, number, registers, inputs, is_same))
     return statistics
 
 
@@ -269,10 +233,9 @@ def kernels_of(
         Two scalars; the ntk is None if nothing is trained.
     """
     registers: list[Kernels] = []
-    for number, step in enumerate(program.steps):
-        registers.append(
-            _run(program, step, number, registers, statistics1, statistics2, is_same)
-        )
+    inputs = statistics1, statistics2
+    for number in range(len(program.steps)):
+        registers.append(_run(program, number, registers, inputs, is_same))
     return _on_each(lambda array: array[0, 0], registers[program.result])
 
 
@@ -284,19 +247,14 @@ def with_means(program: Program, terms: tuple[tuple[int, float], ...]) -> list[i
 
 def _run(
     program: Program,
-    step: Step,
     number: int,
     registers: list[Kernels],
-    statistics1: InputStatistics,
-    statistics2: InputStatistics,
+    inputs: tuple[InputStatistics, InputStatistics],
     is_same: Array | None,
 ) -> Kernels:
-    match step:
+    match step := program.steps[number]:
         case Moments():
-            pair = (
-                statistics.features[step.features]
-                for statistics in (statistics1, statistics2)
-            )
+            pair = (of_input.features[step.features] for of_input in inputs)
             nngp = jnp.einsum("pc,qc->pq", *pair, precision=jax.lax.Precision.HIGHEST)
             return Kernels(nngp, None)
         case Weigh():
@@ -306,25 +264,19 @@ def _run(
             ntk = step.scales.ntk_b * pattern if step.scales.is_trained else None
             return Kernels(step.scales.b_sq * pattern, ntk)
         case MapPairs():
-            return _on_each(
-                lambda array: step.fn(array.reshape(step.shape * 2)),
-                registers[step.source],
-            )
+            fn = lambda array: step.fn(array.reshape(step.shape * 2))
+            return _on_each(fn, registers[step.source])
         case MapPixels():
-
-            def both(array: Array) -> Array:
-                return step.map(step.map(array).T).T
-
-            return _on_each(both, registers[step.source])
+            fn = lambda array: step.map(step.map(array).T).T
+            return _on_each(fn, registers[step.source])
         case Combine():
-            return _combined(program, step, registers, statistics1, statistics2)
+            return _combined(program, step, registers, inputs)
         case Activate():
             return layers.activate(
                 registers[step.source],
                 step.activation,
                 step.factor,
-                statistics1.variances[number],
-                statistics2.variances[number],
+                *(of_input.variances[number] for of_input in inputs),
                 is_same,
             )
         case Detach():
@@ -335,8 +287,7 @@ def _combined(
     program: Program,
     step: Combine,
     registers: list[Kernels],
-    statistics1: InputStatistics,
-    statistics2: InputStatistics,
+    inputs: tuple[InputStatistics, InputStatistics],
 ) -> Kernels:
     nngp, ntk = None, None
     for source, coefficient in step.terms:
@@ -348,7 +299,7 @@ def _combined(
     assert nngp is not None
     coefficients = dict(step.terms)
     for a, b in itertools.permutations(with_means(program, step.terms), 2):
-        product = statistics1.means[a][:, None] * statistics2.means[b][None, :]
+        product = inputs[0].means[a][:, None] * inputs[1].means[b][None, :]
         nngp = nngp + coefficients[a] * coefficients[b] * product
     return Kernels(nngp, ntk)
 
@@ -362,21 +313,6 @@ def _pattern(step: Bias, dtype: Any) -> Array:
         )
         pattern = jnp.kron(pattern, factor)
     return pattern
-
-
-def summed_pixels(shape: tuple[int, ...], axes: list[int]) -> Callable[[Array], Array]:
-    """Sum over pairs of the same pixel along some axes; the others are kept apart."""
-
-    def fn(array: Array) -> Array:
-        rank = len(shape)
-        first = list(range(rank))
-        second = [axis if axis in axes else rank + axis for axis in first]
-        kept = [axis for axis in first if axis not in axes]
-        out = kept + [rank + axis for axis in kept]
-        size = math.prod(shape[axis] for axis in kept)
-        return jnp.einsum(array, first + second, out).reshape(size, size)
-
-    return fn
 
 
 def _on_each(fn: Callable[[Array], Array], kernels: Kernels) -> Kernels:

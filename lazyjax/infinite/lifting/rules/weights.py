@@ -12,7 +12,7 @@ from jaxtyping import Array
 
 from lazyjax.infinite.layers import Scales
 from lazyjax.infinite.lifting.axes import Axes, Axis, axis_of, has, positions, sizes
-from lazyjax.infinite.lifting.pixels import PixelMap, filter_sums
+from lazyjax.infinite.lifting.pixels import PixelMap, filter_sums, summed_pixels
 from lazyjax.infinite.lifting.registers import RegisterInfo, added
 from lazyjax.infinite.lifting.rules.context import (
     Context,
@@ -28,7 +28,6 @@ from lazyjax.infinite.lifting.steps import (
     MapPixels,
     Moments,
     Weigh,
-    summed_pixels,
 )
 from lazyjax.infinite.lifting.values import (
     Constant,
