@@ -78,10 +78,8 @@ def lift(
     Raises:
         ValueError: If an operation has no limit, or rows interact.
     """
-    sizes = BATCH_SIZES
     check_network_output(jax.eval_shape(apply_fn, params, _batch(example, 2)), 2)
-    # The two programs are walked together, to follow rows through them.
-    programs = [_traced(apply_fn, params, example, size) for size in sizes]
+    programs = [_traced(apply_fn, params, example, size) for size in BATCH_SIZES]
     return _Lifter(params, variances, example).program(programs)
 
 
@@ -99,7 +97,7 @@ def _traced(apply_fn: Any, params: Any, example: Any, size: int) -> Any:
 
 
 class _Lifter:
-    """All that is collected while the program is walked, once, forward."""
+    """What is found while programs of two batches are walked together, once, forward."""
 
     def __init__(
         self, params: Any, variances: Sequence[float], example: jax.ShapeDtypeStruct
@@ -254,9 +252,7 @@ class _Lifter:
             is_known = isinstance(operand, Known)
             sources.append(operand.number if is_known else operand.array)
         if primitive_of(eqn).rows is None:
-            raise RefusalError(
-                "has no rule by which rows of the batch could be followed"
-            )
+            raise RefusalError(_NO_RULE_OF_ROWS)
         label = label_of_results(pair)
         if not isinstance(label, Rows):
             raise RefusalError(_ROWS)
@@ -299,22 +295,16 @@ def _inner(eqn: jex.JaxprEqn) -> Any | None:
 
 
 def _beside(labels: Sequence[Label], operands: Sequence[Value]) -> list[Label]:
-    """Labels of operands; constants that are the same for all rows fit any rows."""
-    rows = {
-        label
-        for label, operand in zip(labels, operands, strict=True)
-        if isinstance(label, Rows) and not isinstance(operand, Constant)
-    }
-    if len(rows) != 1:
-        return list(labels)
-    (common,) = rows
+    """Labels of operands; those of constants are made to fit the others'."""
+    pairs = list(zip(labels, operands, strict=True))
+    others = {label for label, operand in pairs if not isinstance(operand, Constant)}
+    by_axis = {label.axis: label for label in others if isinstance(label, Rows)}
+    # A constant with rows is the same all along them: any factors of the axis will do.
     return [
-        common
-        if isinstance(operand, Constant)
-        and isinstance(label, Rows)
-        and label.axis == common.axis
+        by_axis.get(label.axis, label)
+        if isinstance(operand, Constant) and isinstance(label, Rows)
         else label
-        for label, operand in zip(labels, operands, strict=True)
+        for label, operand in pairs
     ]
 
 

@@ -59,33 +59,27 @@ def with_pools(
     """
     pools: dict[int, Pool] = {}
     ends: dict[int, list[Pool]] = {}
-    perturbations: dict[int, int] = {}
-    for perturbation in {
-        s.perturbation for s in sites if s.record is not None and not s.depth
-    }:
-        found = _path(program, starts[perturbation], uses, aval_of_ref)
+    at_ends: dict[int, int] = {}
+    for own in {s.perturbation for s in sites if s.record is not None and not s.depth}:
+        found = _path(program, starts[own], uses, aval_of_ref)
         if found is None:
             continue
         steps, end = found
         (result,) = end.outputs
-        if result not in perturbations:
-            perturbations[result] = perturb(aval_of_ref(ExampleRef(result)))
+        if result not in at_ends:
+            at_ends[result] = perturb(aval_of_ref(ExampleRef(result)))
         axes = tuple(int(axis) for axis in end.eqn.params["axes"]) if end.eqn else ()
-        pools[perturbation] = Pool(
-            starts[perturbation], steps, axes, perturbations[result], new_record()
-        )
-        ends.setdefault(result, []).append(pools[perturbation])
+        pools[own] = Pool(starts[own], steps, axes, at_ends[result], new_record())
+        ends.setdefault(result, []).append(pools[own])
     steps = [
         dataclasses.replace(
-            step,
-            perturbation=perturbations[step.outputs[0]],
-            pools=tuple(ends[step.outputs[0]]),
+            step, perturbation=at_ends[result], pools=tuple(ends[result])
         )
-        if isinstance(step, ExampleStep) and step.outputs[0] in ends
+        if isinstance(step, ExampleStep) and (result := step.outputs[0]) in ends
         else step
         for step in program.steps
     ]
-    inside = {**program.perturbations, **dict.fromkeys(perturbations.values(), ())}
+    inside = {**program.perturbations, **dict.fromkeys(at_ends.values(), ())}
     program = dataclasses.replace(program, steps=tuple(steps), perturbations=inside)
     return program, [
         dataclasses.replace(site, pool=pools.get(site.perturbation)) for site in sites
@@ -153,9 +147,8 @@ def _path(
     (summed,) = end.inputs
     last = steps[-1].outputs[0] if steps else start
     # All uses are known, and only the last value is used outside.
-    if summed != ExampleRef(last) or any(
-        counts[value] != uses[value] for value in counts
-    ):
+    is_used_elsewhere = any(counts[value] != uses[value] for value in counts)
+    if summed != ExampleRef(last) or is_used_elsewhere:
         return None
     found = tuple(steps)
     return (found, end) if _is_elementwise(found, start, aval_of_ref) else None

@@ -22,12 +22,10 @@ def with_shared(
         The program and the sites with fewer perturbations.
     """
     same: dict[int, int] = {}
-    structured = {site.perturbation for site in sites if site.form is not None}
-    sums = {s.perturbation: s.primitive for s in sites if s.primitive in ("add", "sub")}
     sums = {
-        perturbation: name
-        for perturbation, name in sums.items()
-        if perturbation in structured
+        site.perturbation: site.primitive
+        for site in sites
+        if site.form is not None and site.primitive in ("add", "sub")
     }
 
     def shared(program: Program) -> Program:
@@ -36,28 +34,25 @@ def with_shared(
             if isinstance(step, ScanStep):
                 steps.append(dataclasses.replace(step, body=shared(step.body)))
                 continue
-            if step.perturbation in sums:
+            own = step.perturbation
+            if own in sums:
                 (before,) = (r for r in step.inputs if isinstance(r, ExampleRef))
                 earlier = added_to.get(before.id)
-                passes_on = sums[step.perturbation] == "add" or step.inputs[0] == before
                 if (
                     earlier is not None
-                    and passes_on
+                    and (sums[own] == "add" or step.inputs[0] == before)
                     and uses[before.id] == 1
-                    and perturbations[earlier].shape
-                    == perturbations[step.perturbation].shape
+                    and perturbations[earlier].shape == perturbations[own].shape
                 ):
-                    same[step.perturbation] = same.get(earlier, earlier)
+                    same[own] = same.get(earlier, earlier)
                     step = dataclasses.replace(step, perturbation=None)
             steps.append(step)
         left = {s: stack for s, stack in program.perturbations.items() if s not in same}
         return dataclasses.replace(program, steps=tuple(steps), perturbations=left)
 
     program = shared(program)
-    sites = [
-        dataclasses.replace(
-            site, perturbation=same.get(site.perturbation, site.perturbation)
-        )
-        for site in sites
+    numbers = (same.get(site.perturbation, site.perturbation) for site in sites)
+    return program, [
+        dataclasses.replace(site, perturbation=number)
+        for site, number in zip(sites, numbers, strict=True)
     ]
-    return program, sites
