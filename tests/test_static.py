@@ -14,7 +14,7 @@ import pytest
 
 import lazyjax
 from lazyjax.callables.state import state_of
-from lazyjax.callables.static import HashableCallable
+from lazyjax.callables.static import HashableCallable, forget_programs
 from lazyjax.laziness import kappa
 from tests.helpers.compare import assert_close
 
@@ -506,3 +506,11 @@ def test_what_holds_very_much_is_not_read_to_its_end():
 def test_a_function_keeps_its_name():
     assert HashableCallable(by_global).__name__ == "by_global"
     assert HashableCallable(HashableCallable(by_global)) == HashableCallable(by_global)
+
+
+def test_programs_once_forgotten_stay_so_though_their_function_runs_again():
+    apply_fn = lambda w, x: x @ w
+    before = HashableCallable(apply_fn)
+    forget_programs()
+    before(W, X)
+    assert HashableCallable(apply_fn) != before

@@ -56,8 +56,8 @@ def test_taps_together_are_the_patches(case):
     for tap, offset in enumerate(windows.offsets):
         for channel in range(image[-1]):
             start = jnp.asarray([0, *offset, channel])
-            met = jax.jit(windows.met, static_argnums=2)(laid_out, start, 1)
-            assert_close(met, patches[:, :, tap, channel : channel + 1], "exact")
+            read = jax.jit(windows.pixels_of_tap, static_argnums=2)(laid_out, start, 1)
+            assert_close(read, patches[:, :, tap, channel : channel + 1], "exact")
 
 
 SLICED = [

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Shaped
 
 from lazyjax.callables.static import HashableCallable, Identity
 from lazyjax.jaxpr.equations import primitives
-from lazyjax.jaxpr.row_independence import rows_are_independent
+from lazyjax.jaxpr.rows.independence import rows_are_independent
 from lazyjax.jaxpr.widened import evaluate_at_least
 from lazyjax.trees import tree_add, tree_size
 from lazyjax.typing import ApplyFn, Params

@@ -15,7 +15,7 @@ from lazyjax.ntk.contract.layout import (
     prepare_operand,
 )
 from lazyjax.ntk.trace.rules import Labels
-from lazyjax.ntk.trace.sites import Network, Site
+from lazyjax.ntk.trace.sites import Site, TracedNetwork
 from lazyjax.ntk.trace.views import (
     Box,
     Origin,
@@ -61,9 +61,9 @@ class Factor:
 
 
 def factor_of(
-    network: Network,
+    network: TracedNetwork,
     layout: Layout,
-    outer: Mapping[int, Array],
+    values: Mapping[int, Array],
     cotangents: Mapping[int, Array],
     records: Mapping[int, Array],
 ) -> Factor:
@@ -72,13 +72,13 @@ def factor_of(
     g, p, o, _ = layout.axes
     dtype = working_dtype(network.avals[layout.view.root].dtype)
     if layout.pooled is None or site.pool is None:
-        delta, sizes = cotangents[site.slot], layout.delta_shape
+        delta, sizes = cotangents[site.perturbation], layout.delta_shape
     else:
-        delta, gone = cotangents[site.pool.slot], layout.pooled[0]
+        delta, gone = cotangents[site.pool.perturbation], layout.pooled[0]
         pairs = zip(layout.delta, layout.delta_shape, strict=True)
         sizes = [1 if label in gone else size for label, size in pairs]
     delta = delta.reshape(*delta.shape[:2], *sizes).astype(dtype)
-    scale = _scale(layout.view, outer, dtype)
+    scale = _scale(layout.view, values, dtype)
     if layout.view.sign * (1 if site.form is None else site.form.sign) < 0:
         delta = -delta
     if scale is not None:
@@ -184,10 +184,10 @@ def with_root_axes(layout: Layout, root_shape: Sequence[int], gradient: Array) -
     return gradient.transpose(0, 1, *order).reshape(*gradient.shape[:2], *root_shape)
 
 
-def _scale(view: View, outer: Mapping[int, Array], dtype: Any) -> Array | None:
+def _scale(view: View, values: Mapping[int, Array], dtype: Any) -> Array | None:
     scale = None
     for number, power in view.scales:
-        value = jnp.asarray(outer[number]).astype(dtype)
+        value = jnp.asarray(values[number]).astype(dtype)
         value = 1 / value if power < 0 else value
         scale = value if scale is None else scale * value
     return scale

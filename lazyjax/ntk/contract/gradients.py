@@ -109,7 +109,7 @@ def _sliced(factor: Factor, width: int) -> _Sliced:
     ]
 
     def operand(start: Array) -> Array:
-        met = windows.met(images, start, width)
+        met = windows.pixels_of_tap(images, start, width)
         return met.reshape(num_examples, -1, width)
 
     return _Sliced(delta, np.asarray(starts, np.int32), operand)

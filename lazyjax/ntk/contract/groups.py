@@ -20,7 +20,7 @@ from lazyjax.ntk.contract.orders import (
     Sizes,
     best_order,
 )
-from lazyjax.ntk.trace.sites import Network
+from lazyjax.ntk.trace.sites import TracedNetwork
 from lazyjax.ntk.trace.views import (
     Origin,
     bounding_box,
@@ -48,7 +48,7 @@ class SiteBlock:
         if len(self.layouts) > 1 or shape.groups * shape.positions * shape.pooled > 1:
             return None
         outputs = tuple(layout.delta.index(label) for label in layout.axes[2])
-        return layout.site.slot, layout.delta_shape, outputs, layout.view.scales
+        return layout.site.perturbation, layout.delta_shape, outputs, layout.view.scales
 
 
 Kind: TypeAlias = Literal["direct", "embedding", "vjp"]
@@ -74,7 +74,7 @@ class SiteGroup:
     origins: Mapping[int, Origin]
 
 
-def group_sites(network: Network, sizes: Sizes) -> list[SiteGroup]:
+def group_sites(network: TracedNetwork, sizes: Sizes) -> list[SiteGroup]:
     """All site groups of a network, in the order of their first leaves."""
     layouts: dict[int, list[Layout]] = {}
     for site in network.sites:
@@ -102,7 +102,7 @@ def group_sites(network: Network, sizes: Sizes) -> list[SiteGroup]:
     return sorted(groups, key=lambda group: group.leaves)
 
 
-def _connected(network: Network, roots: list[int]) -> list[list[int]]:
+def _connected(network: TracedNetwork, roots: list[int]) -> list[list[int]]:
     """Roots in sets that have no leaf in common."""
     components: list[tuple[set[int], list[int]]] = []
     for root in roots:
@@ -118,7 +118,7 @@ def _connected(network: Network, roots: list[int]) -> list[list[int]]:
 
 
 def _kind(
-    network: Network,
+    network: TracedNetwork,
     origins: Mapping[int, Origin],
     layouts: Mapping[int, Sequence[Layout]],
 ) -> Kind:

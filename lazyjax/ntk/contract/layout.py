@@ -18,7 +18,7 @@ import jax
 from jaxtyping import Array
 
 from lazyjax.ntk.trace.rules import Labels
-from lazyjax.ntk.trace.sites import Network, Site
+from lazyjax.ntk.trace.sites import Site, TracedNetwork
 from lazyjax.ntk.trace.views import (
     Origin,
     View,
@@ -120,19 +120,19 @@ class Layout:
         return g, o, i, self.site.record is None, self.is_index
 
 
-def layout_of(network: Network, site: Site) -> Layout:
+def layout_of(network: TracedNetwork, site: Site) -> Layout:
     """The layout of `site`, from its rule's form and the view of its operand."""
-    slot, form = network.slots[site.slot], site.form
+    perturbation, form = network.perturbations[site.perturbation], site.form
     levels = [level for level, stacked in enumerate(site.operand.stack) if stacked]
     if form is None:
-        delta: Labels = tuple(("axis", axis) for axis in range(len(slot.shape)))
-        delta_shape, act, sizes = slot.shape, (), {}
+        delta: Labels = tuple(("axis", axis) for axis in range(len(perturbation.shape)))
+        delta_shape, act, sizes = perturbation.shape, (), {}
         weight = [(label,) for label in delta]
     else:
         scans = tuple(("scan", level) for level in range(site.depth))
-        lengths = slot.shape[: site.depth]
+        lengths = perturbation.shape[: site.depth]
         delta = scans + form.delta
-        delta_shape = lengths + (form.delta_shape or slot.shape[site.depth :])
+        delta_shape = lengths + (form.delta_shape or perturbation.shape[site.depth :])
         weight = [(("scan", level),) for level in levels] + list(form.weight)
         act, sizes = (), {}
         if form.act is not None:
@@ -160,7 +160,7 @@ def layout_of(network: Network, site: Site) -> Layout:
     return Layout(site, view, delta, delta_shape, act, (g, p, o, i), sizes, is_index)
 
 
-def pool_positions(network: Network, layout: Layout) -> Layout:
+def pool_positions(network: TracedNetwork, layout: Layout) -> Layout:
     r"""The layout of a site before a pool, with its positions summed over.
 
     With cotangents $\delta[p, o] = u[o] \, m[p, o]$, where only $u$ differs between
@@ -173,10 +173,10 @@ def pool_positions(network: Network, layout: Layout) -> Layout:
     (_, p, o, i), pool = layout.axes, layout.site.pool
     if pool is None or layout.is_index or layout.shape.groups > 1 or not o or not i:
         return layout
-    slot = network.slots[layout.site.slot]
+    perturbation = network.perturbations[layout.site.perturbation]
     summed = {
         label
-        for axis, labels in enumerate(_split(slot.shape, layout))
+        for axis, labels in enumerate(_split(perturbation.shape, layout))
         for label in labels
         if axis in pool.axes
     }
@@ -192,7 +192,7 @@ def pool_positions(network: Network, layout: Layout) -> Layout:
 
 
 def _split(shape: Sequence[int], layout: Layout) -> list[Labels]:
-    # Labels of each axis of the slot, some of which are several axes of the layout.
+    # Labels of each axis of the perturbation, some of which are several axes of the layout.
     labels, split = list(layout.delta), []
     for size in shape:
         own = [labels.pop(0)]

@@ -22,8 +22,8 @@ from lazyjax.ntk.contract.gradients import embedding_gradients, gradients
 from lazyjax.ntk.contract.groups import SiteBlock, SiteGroup
 from lazyjax.ntk.contract.layout import merged_shape, restrict_rows
 from lazyjax.ntk.contract.positions import products_of_operands
-from lazyjax.ntk.trace.replay import outer_values
-from lazyjax.ntk.trace.sites import Network
+from lazyjax.ntk.trace.replay import param_values
+from lazyjax.ntk.trace.sites import TracedNetwork
 from lazyjax.ntk.trace.views import bounding_box
 
 _Sliceable = TypeVar("_Sliceable", Array, Factor)
@@ -43,7 +43,7 @@ class SharedProducts:
 
 
 def shared_products(
-    network: Network, groups: Sequence[SiteGroup]
+    network: TracedNetwork, groups: Sequence[SiteGroup]
 ) -> dict[tuple, SharedProducts]:
     """The products of cotangents that roots need, by the key of those that share them."""
     found: dict[tuple, SharedProducts] = {}
@@ -55,7 +55,7 @@ def shared_products(
     return found
 
 
-def _key(network: Network, root: int, block: SiteBlock) -> tuple | None:
+def _key(network: TracedNetwork, root: int, block: SiteBlock) -> tuple | None:
     key = block.shared_key
     return None if key is None else (*key, working_dtype(network.avals[root].dtype))
 
@@ -67,18 +67,18 @@ class KernelSums:
     Attributes:
         network: The network.
         contraction: How gradients are contracted.
-        outer: Values that do not depend on the example.
+        values: Parameters, and what is computed of these alone.
         leaves: Parameters.
-        cotangents: By slot.
+        cotangents: By perturbation.
         records: Operands, by number.
         kernel_of_leaf: For each leaf, the number of the kernel that it counts for.
         kernels: The kernels so far.
         shared: Products of cotangents that several roots may need, by their keys.
     """
 
-    network: Network
+    network: TracedNetwork
     contraction: Contraction
-    outer: Mapping[int, Array]
+    values: Mapping[int, Array]
     leaves: Sequence[Array]
     cotangents: Mapping[int, Array]
     records: Mapping[int, Array]
@@ -166,7 +166,7 @@ class KernelSums:
 
     def _factor(self, block: SiteBlock) -> Factor:
         factors = [
-            factor_of(self.network, layout, self.outer, self.cotangents, self.records)
+            factor_of(self.network, layout, self.values, self.cotangents, self.records)
             for layout in block.layouts
         ]
         return merge(merged_shape(block.layouts), factors)
@@ -195,7 +195,7 @@ class KernelSums:
             leaves = list(self.leaves)
             for number, leaf in zip(group.leaves, chosen, strict=True):
                 leaves[number] = leaf
-            values = outer_values(self.network, leaves)
+            values = param_values(self.network, leaves)
             return [values[root] for root in by_root]
 
         values, vjp_fn = jax.vjp(roots_of, [self.leaves[i] for i in group.leaves])

@@ -13,8 +13,8 @@ from lazyjax.ntk.contract.orders import Sizes
 from lazyjax.ntk.contract.sums import KernelSums, shared_products
 from lazyjax.ntk.outputs import Pairs, directions
 from lazyjax.ntk.request import KernelRequest
-from lazyjax.ntk.trace.replay import factors, outer_values
-from lazyjax.ntk.trace.sites import Network
+from lazyjax.ntk.trace.replay import factors, param_values
+from lazyjax.ntk.trace.sites import TracedNetwork
 from lazyjax.ntk.trace.tracer import trace_network
 
 _ARRANGEMENTS: dict[Pairs, Arrangement] = {
@@ -29,7 +29,7 @@ class KernelProblem:
     """A kernel that is asked for, its network traced for one example and taken apart."""
 
     request: KernelRequest
-    network: Network
+    network: TracedNetwork
     sizes: Sizes
     groups: Sequence[SiteGroup]
 
@@ -71,11 +71,11 @@ def contract_by_leaf(
     leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(request.params)]
     dtype = network.result.dtype
     along, pairs = directions(request.outputs, network.result.shape[1], dtype)
-    outer = outer_values(network, leaves)
+    values = param_values(network, leaves)
     x = jnp.asarray(request.x1)
     if request.x2 is not None:
         x = jnp.concatenate([x, request.x2])
-    cotangents, records = factors(network, outer, x, along[:, None, :])
+    cotangents, records = factors(network, values, x, along[:, None, :])
     contraction = Contraction(
         arrangement=_ARRANGEMENTS[pairs],
         is_symmetric=sizes.is_symmetric,
@@ -87,7 +87,7 @@ def contract_by_leaf(
     sums = KernelSums(
         network=network,
         contraction=contraction,
-        outer=outer,
+        values=values,
         leaves=leaves,
         cotangents=cotangents,
         records=records,
