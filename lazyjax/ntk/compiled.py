@@ -45,8 +45,8 @@ def run_program(
 ) -> Any:
     """Kernels of `program`, compiled once per function, shapes and options.
 
-    Returns before the device is done, unless it is not proven that rows are independent:
-    then numbers are compared.
+    Returns before the device is done, unless the independence of rows cannot be proven:
+    then it waits, to compare them.
 
     Args:
         program: What is computed.

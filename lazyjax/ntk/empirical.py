@@ -59,30 +59,31 @@ def empirical_ntk(
             `(n1, n2)`; "pseudo" for the sum over all pairs divided by k, `(n1, n2)`,
             the kernel of $\sum_a f_a / \sqrt k$; a class index for that output's
             kernel, `(n1, n2)`.
-        method: "structured" takes the network apart and contracts the factors of each
-            parameter's gradient in the cheapest order it can tell (see `ntk_plan`);
+        method: "structured" contracts the factors of each parameter's gradient in the
+            order of least modelled cost (see `ntk_plan`);
             "jacobian" contracts whole Jacobians and holds `(n1 + n2) k p` numbers;
-            "vjp" forms one column at a time from products with vectors and holds `k p`
+            "vjp" forms one column at a time from vector products and holds `k p`
             numbers, for the work of `n2 k` forward passes over `x1`; "auto" is
-            "structured", unless one of the others is modelled to be quicker, as
-            "jacobian" is for small networks. "trace" and "diagonal" of thousands of
-            outputs are computed of some of the outputs at a time.
+            "structured", unless another is modelled to be quicker, as "jacobian" is for
+            small networks. "trace" and "diagonal" of thousands of outputs are computed
+            for some of the outputs at a time.
         precision: Of matrix products, the network's own included where it sets none.
         filter: Which parameters count, by path (`layer_1/kernel`); `None` means all.
-        check_rows: Whether rows that interact are refused: if it is not proven from the
-            program of `apply_fn` that they do not, they are compared with those of
-            batches of one, which takes a few forward passes. Where values are not known,
-            as under `jit`, the result is NaN instead.
+        check_rows: Whether to refuse rows that interact. If their independence cannot be
+            proven from the program of `apply_fn`, rows are compared with batches of one:
+            this takes a few forward passes, and waits for them. Under `jit`, where values
+            are not known, the result is NaN instead.
 
     Returns:
-        The kernel in the form `outputs`, in the dtype of the network's outputs.
+        The kernel in the form `outputs`, in the dtype of the network's outputs. The call
+        returns before the device is done; values of batches that are still being
+        computed are not checked: NaN in gives NaN out.
 
     Raises:
         ValueError: If a batch is empty or not finite, features differ, the output is
             not `(n, k)`, an option is unknown, `apply_fn` ignores `params`, or its rows
             interact, `filter` accepts no parameter, or the kernel, or what the method
-            holds, is larger than the memory of the devices that hold the arrays. Values
-            are looked at only where they are known: not under `jit`.
+            needs, is larger than the memory of the devices that hold the arrays.
         TypeError: If a parameter or the output is not real floating point.
 
     Example:

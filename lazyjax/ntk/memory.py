@@ -1,4 +1,4 @@
-"""What a kernel takes of the memory that there is, before any of it is taken."""
+"""Checks that kernels fit into the memory of devices, before they are computed."""
 
 import os
 from typing import Any, TypeAlias

@@ -1,9 +1,8 @@
-r"""Which entries of the kernel over pairs of outputs are asked for.
+r"""Forms of the kernel over pairs of outputs.
 
-Every choice is a set of directions $c$ in output space, along which the Jacobian is
-taken, and what is done with pairs of directions: kept ("full"), only equal pairs
-("diagonal"), or equal pairs summed ("trace", and the single direction of "pseudo" or of
-one class).
+Each form is a set of directions $c$ in output space, along which the Jacobian is taken,
+and a choice of pairs of directions: all ("full"), equal ones ("diagonal"), or the sum
+over equal ones ("trace", and the single direction of "pseudo" or of one class).
 """
 
 from typing import Literal, NamedTuple
@@ -19,7 +18,7 @@ Pairs = Literal["full", "diagonal", "trace"]
 
 
 class Directions(NamedTuple):
-    """Directions in output space, and which pairs of them are wanted."""
+    """Directions in output space, and the pairs of them that are wanted."""
 
     cotangents: Float[Array, "c k"]
     pairs: Pairs
@@ -59,7 +58,7 @@ def directions(outputs: Outputs, num_outputs: int, dtype: jnp.dtype) -> Directio
         return Directions(
             jnp.zeros((1, num_outputs), dtype).at[0, outputs].set(1), "trace"
         )
-    # Made by the program where it needs them: as a constant they would be kept in it.
+    # Computed by the program: as a constant they would be stored in it.
     return Directions(jnp.eye(num_outputs, dtype=dtype), outputs)
 
 
@@ -75,7 +74,7 @@ def symmetrized(
     Returns:
         The mean of the kernel and its transpose.
     """
-    # Written out first: rounding must not differ between two fusions.
+    # Written to memory first: rounding must not differ between two fusions.
     ntk = lax.optimization_barrier(ntk)
     axes = (1, 0, 3, 2) if outputs == "full" else (1, 0, 2)[: ntk.ndim]
     return (ntk + ntk.transpose(axes)) / 2

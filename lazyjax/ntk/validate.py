@@ -1,4 +1,4 @@
-"""Validation of the arguments of kernels."""
+"""Input validation for kernels."""
 
 import functools
 

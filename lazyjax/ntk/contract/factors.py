@@ -1,4 +1,4 @@
-"""Cotangents and operands of sites in canonical form (see `contract_layout`)."""
+"""Cotangents and operands of sites in the canonical form of `layout`."""
 
 import dataclasses
 import functools
@@ -31,8 +31,7 @@ class Factor:
     Attributes:
         shape: Sizes.
         delta: Cotangents.
-        operand: Operand, or what makes it if it is needed; `None` if it is one
-            everywhere.
+        operand: Operand, or a function that returns it; `None` if it is one everywhere.
         images: Images `(n, batch, *size, channels)` whose patches the operand is, with
             `p` over batch and places and `i`, in any order, over taps and channels.
         windows: Where these patches are.
@@ -46,7 +45,7 @@ class Factor:
 
     @functools.cached_property
     def act(self) -> Array:
-        """The operand, which there must be."""
+        """The operand of a factor that has one."""
         if self.operand is None:
             raise ValueError("A factor without an operand has none to give.")
         return self.operand() if callable(self.operand) else self.operand
@@ -67,7 +66,7 @@ def factor_of(
     cotangents: Mapping[int, Array],
     records: Mapping[int, Array],
 ) -> Factor:
-    """The canonical factor of one site."""
+    """The canonical factor of one site, from the cotangents and recorded operands."""
     site, shape = layout.site, layout.shape
     g, p, o, _ = layout.axes
     dtype = working_dtype(network.avals[layout.view.root].dtype)
@@ -126,7 +125,7 @@ def _act(layout: Layout, act: Array, dtype: Any) -> Array:
 def _pooled_act(
     layout: Layout, pooled: tuple[Labels, Labels], slopes: Array, act: Array
 ) -> Array:
-    # Operands summed over positions, each weighted by the slope there.
+    # Operands summed over positions, weighted by the derivative of the pooled function.
     (p, o), i = pooled, layout.axes[3]
     n, shape = act.shape[0], layout.shape
     slopes = _arranged(slopes, 1, layout.delta, (*p, *o)).reshape(n, shape.pooled, -1)
@@ -136,12 +135,12 @@ def _pooled_act(
 
 
 def working_dtype(dtype: Any) -> Any:
-    """The dtype that gradients by a root are contracted in: at least float32."""
+    """Dtype in which gradients by a root are contracted: at least float32."""
     return jnp.dtype(dtype) if jnp.dtype(dtype).itemsize >= 4 else jnp.dtype("float32")
 
 
 def merge(shape: Shape, factors: Sequence[Factor]) -> Factor:
-    """The one factor of a group: positions of all sites side by side."""
+    """One factor of several: their positions side by side."""
     if len(factors) == 1:
         return factors[0]
     if not shape.has_act:
@@ -154,7 +153,7 @@ def merge(shape: Shape, factors: Sequence[Factor]) -> Factor:
 
 
 def pad_to_box(origin: Origin, box: Box, gradient: Array) -> Array:
-    """A gradient `(n, s, *root)`, scaled, as that by a box of the leaf around its own."""
+    """A gradient `(n, s, *root)` as that by a box of the leaf, which holds the root's."""
 
     def to_root(piece: Array) -> Array:
         for step in origin.steps:
@@ -194,7 +193,7 @@ def _scale(view: View, values: Mapping[int, Array], dtype: Any) -> Array | None:
 
 
 def _arranged(array: Array, lead: int, labels: Labels, wanted: Labels) -> Array:
-    # Axes in the wanted order, after `lead` axes kept; all others summed over.
+    # Axes in the wanted order after `lead` leading ones; the others are summed over.
     rest = tuple(lead + a for a, label in enumerate(labels) if label not in wanted)
     left = [label for label in labels if label in wanted]
     if rest:

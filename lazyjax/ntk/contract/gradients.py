@@ -1,4 +1,4 @@
-"""Kernels by gradients, formed a slice at a time, multiplied, and forgotten."""
+"""Streamed contraction of per-example gradients."""
 
 import dataclasses
 import math
@@ -17,10 +17,10 @@ from lazyjax.ntk.contract.accumulator import (
 )
 from lazyjax.ntk.contract.factors import Factor
 
-# Size of a slice of gradients: stays in the cache of a processor; an accelerator needs
-# large products to be busy.
+# Size of a slice of gradients: it fits the cache of a processor; an accelerator needs
+# large products.
 _SLICE_BYTES = {"cpu": 4 * 2**20, "other": 256 * 2**20}
-# Inputs of a slice that still make an efficient product.
+# Fewest inputs of a slice that make an efficient product.
 _SLICE_INPUTS = 16
 
 
@@ -39,7 +39,7 @@ def gradients(contraction: Contraction, factor: Factor) -> Array:
 
 
 def by_gradients(contraction: Contraction, first: Factor, second: Factor) -> Array:
-    """Kernel of the gradients of one factor, at two batches."""
+    """Kernel of one factor by its gradients."""
     width = _slice_inputs(first, second)
     if width == first.shape.inputs:
         formed = gradients(contraction, first)
@@ -95,7 +95,7 @@ def _sliced(factor: Factor, width: int) -> _Sliced:
                 pieces, start, keepdims=False, allow_negative_indices=False
             ),
         )
-    # Patches are never formed: what one tap meets is a box of the image.
+    # Patches are never formed: the pixels of one tap are a box of the image.
     channels = factor.images.shape[-1]
     images = _pieces(factor.images, min(width, channels))
     splits, width = images.shape[-2:]
@@ -109,8 +109,8 @@ def _sliced(factor: Factor, width: int) -> _Sliced:
     ]
 
     def operand(start: Array) -> Array:
-        met = windows.pixels_of_tap(images, start, width)
-        return met.reshape(num_examples, -1, width)
+        pixels = windows.pixels_of_tap(images, start, width)
+        return pixels.reshape(num_examples, -1, width)
 
     return _Sliced(delta, np.asarray(starts, np.int32), operand)
 
@@ -121,7 +121,7 @@ def _pieces(array: Array, width: int) -> Array:
 
 
 def _slice_inputs(first: Factor, second: Factor) -> int:
-    # How many inputs gradients are formed for at a time: all, or few enough for cache.
+    # Inputs whose gradients are formed at a time: all, or few enough for the cache.
     shape, delta = first.shape, first.delta
     if not shape.has_act or shape.is_index or shape.groups > 1:
         return shape.inputs
@@ -132,21 +132,21 @@ def _slice_inputs(first: Factor, second: Factor) -> int:
 
 
 def _flat(delta: Array) -> Array:
-    # Cotangents (n, s, 1, p, o) as (n, s * o, p): products are quickest along rows.
+    # Cotangents (n, s, 1, p, o) as (n, s * o, p), along whose rows products are quickest.
     n, _, _, positions, _ = delta.shape
     return materialize(delta[:, :, 0].swapaxes(2, 3).reshape(n, -1, positions))
 
 
 def _formed(contraction: Contraction, delta: Array, act: Array) -> Array:
-    # Gradients (n, s, o, i) of cotangents (n, s * o, p), in an order of axes that the
-    # product has by itself.
+    # Gradients (n, s, o, i) of cotangents (n, s * o, p): the order of axes in which the
+    # product is written.
     rows = jnp.einsum("nxp,npi->nxi", delta, act, precision=contraction.precision)
     return rows.reshape(rows.shape[0], contraction.num_cotangents, -1, rows.shape[-1])
 
 
 def embedding_gradients(factor: Factor, start: int, end: int) -> Array:
-    """Gradients `(n, s, g, o, i)` of a lookup, for `i` from `start` to `end` only."""
-    # The one-hot operand is never formed: cotangents are added to the rows they are of.
+    """Gradients `(n, s, g, o, i)` of an embedding, for `i` from `start` to `end` only."""
+    # The one-hot operand is never formed: cotangents are added to the rows selected.
     n, seeds, _, _, outputs = factor.delta.shape
     is_inside = (factor.act >= start) & (factor.act < end)
     index = jnp.where(is_inside, factor.act - start, end - start)

@@ -38,10 +38,7 @@ class SiteBlock:
 
     @property
     def shared_key(self) -> tuple | None:
-        """What other blocks must share to have the same products of cotangents.
-
-        `None` if the products of this block are none but its own.
-        """
+        """Equal for blocks with the same products of cotangents; `None` if none has."""
         layout, shape = self.layouts[0], self.shape
         if shape.has_act and self.order == "gradient":
             return None

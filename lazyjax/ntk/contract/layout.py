@@ -1,6 +1,6 @@
-r"""How cotangents and operands of sites are brought to one canonical form.
+r"""Canonical form of the cotangents and operands of sites.
 
-The gradient by a root of every site is
+The gradient of every site by its root is
 
 $$G[n, s, g, o, i] = \sum_p \delta[n, s, g, p, o] \; a[n, g, p, i]$$
 
@@ -37,8 +37,8 @@ class Shape:
         outputs: Size of `o`.
         inputs: Size of `i`.
         has_act: Whether there is an operand; if not, `p` and `i` have size 1.
-        is_index: Whether the operand is an index along `i`, `(n, p)`, with `g` 1.
-        pooled: Number of positions that the operand is a sum over.
+        is_index: Whether the operand is an index along `i`, of shape `(n, p)`; `g` is 1.
+        pooled: Number of positions over which the operand has been summed.
     """
 
     groups: int
@@ -57,7 +57,7 @@ class Shape:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Layout:
-    """How the factor of one site is made canonical.
+    """Roles of the axes of one site: what turns its operands into a canonical factor.
 
     Attributes:
         site: The site.
@@ -68,7 +68,7 @@ class Layout:
         axes: Labels of `g`, `p`, `o` and `i`.
         sizes: Size of each label.
         is_index: Whether the operand stays an index.
-        pooled: Labels of positions and outputs before the outputs were made groups.
+        pooled: Labels of positions and outputs, where positions are summed over first.
     """
 
     site: Site
@@ -94,7 +94,7 @@ class Layout:
 
     @property
     def windows(self) -> Windows | None:
-        """Where the patches are that the operand consists of, if it does."""
+        """Windows of the patches that the operand consists of, if it does."""
         form, (g, p, _, i) = self.site.form, self.axes
         if form is None or form.windows is None or form.act is None:
             return None
@@ -110,7 +110,7 @@ class Layout:
 
     @property
     def key(self) -> tuple:
-        """What two sites of one root must share to be one factor with more positions."""
+        """Equal for sites of one root that form one factor with more positions."""
         where = {
             label: (axis, number, self.sizes[label])
             for axis, labels in enumerate(self.view.labels)
@@ -121,7 +121,7 @@ class Layout:
 
 
 def layout_of(network: TracedNetwork, site: Site) -> Layout:
-    """The layout of `site`, from its rule's form and the view of its operand."""
+    """The layout of `site`, by the form of its rule and the view of its operand."""
     perturbation, form = network.perturbations[site.perturbation], site.form
     levels = [level for level, stacked in enumerate(site.operand.stack) if stacked]
     if form is None:
@@ -161,14 +161,14 @@ def layout_of(network: TracedNetwork, site: Site) -> Layout:
 
 
 def pool_positions(network: TracedNetwork, layout: Layout) -> Layout:
-    r"""The layout of a site before a pool, with its positions summed over.
+    r"""The layout of a site before pooling, with its positions summed over.
 
     With cotangents $\delta[p, o] = u[o] \, m[p, o]$, where only $u$ differs between
-    outputs of the network, the gradient is $u[o] \sum_p m[p, o] \, a[p, i]$, and $o$ an
-    axis that cotangent and operand share.
+    outputs of the network, the gradient is $u[o] \sum_p m[p, o] \, a[p, i]$, so that $o$
+    is an axis that cotangent and operand share.
 
     Returns:
-        The layout, as it was where positions are not pooled.
+        The new layout; the given one where positions are not pooled.
     """
     (_, p, o, i), pool = layout.axes, layout.site.pool
     if pool is None or layout.is_index or layout.shape.groups > 1 or not o or not i:
@@ -203,7 +203,7 @@ def _split(shape: Sequence[int], layout: Layout) -> list[Labels]:
 
 
 def scale_to_leaf(layout: Layout, origin: Origin) -> Layout:
-    """The layout with the factor that its root is scaled by, so that it is of the leaf."""
+    """The layout by the leaf itself: with the factor by which its root is scaled."""
     view = dataclasses.replace(
         layout.view,
         scales=layout.view.scales + origin.scales,
@@ -213,13 +213,13 @@ def scale_to_leaf(layout: Layout, origin: Origin) -> Layout:
 
 
 def restrict_rows(layout: Layout, start: int, end: int) -> Layout:
-    """The layout of a lookup, for the rows of its table from `start` to `end` only."""
+    """The layout of an embedding, for rows `start` to `end` of its table only."""
     (index,) = layout.axes[3]
     return dataclasses.replace(layout, sizes={**layout.sizes, index: end - start})
 
 
 def merged(layouts: Sequence[Layout]) -> list[list[Layout]]:
-    """Layouts of one root in groups that are one factor each."""
+    """Layouts of one root, in groups that form one factor each."""
     groups: dict[tuple, list[Layout]] = {}
     for layout in layouts:
         groups.setdefault(layout.key, []).append(layout)
@@ -234,7 +234,7 @@ def merged_shape(layouts: Sequence[Layout]) -> Shape:
 
 
 def prepare_operand(site: Site, act: Array) -> Array:
-    """The recorded operand of a site, as its form wants it."""
+    """The recorded operand of a site, prepared as its form asks."""
     form = site.form
     if form is None or form.prepare is None:
         return act

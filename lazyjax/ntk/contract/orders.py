@@ -7,11 +7,11 @@ from lazyjax.ntk.contract.layout import Shape
 
 Order = Literal["gradient", "kronecker", "chain"]
 
-# Operations that take as long as moving one byte, on the machines of today: about 25
-# on a desktop processor (300 GFLOP/s, 12 GB/s), about 15 on a large accelerator.
+# Operations that take as long as moving one byte: about 25 on a desktop processor
+# (300 GFLOP/s, 12 GB/s), about 15 on a large accelerator.
 _OPS_PER_BYTE = 20.0
 
-# What blocks of columns compute of a symmetric kernel, over its one triangle.
+# Share of a symmetric kernel that blocks of columns compute, over its one triangle.
 _COLUMN_BLOCKS_EXCESS = 1.25
 
 
@@ -108,10 +108,11 @@ def order_cost(sizes: Sizes, shape: Shape, order: Order) -> Cost:
     if order == "kronecker":
         deltas = 2.0 * entries * places * (shape.outputs + 1)
         return pooling + Cost(acts + deltas, 3.0 * sizes.itemsize * entries * places)
-    met = entries / sizes.pairs * sizes.num_cotangents * shape.positions * shape.outputs
+    first = entries / sizes.pairs * sizes.num_cotangents
+    first *= shape.positions * shape.outputs
     products = 2.0 * entries * shape.positions * shape.outputs
-    flops = acts + 2.0 * met * shape.positions + products
-    return Cost(flops, sizes.itemsize * met)
+    flops = acts + 2.0 * first * shape.positions + products
+    return Cost(flops, sizes.itemsize * first)
 
 
 def orders_of(shape: Shape) -> tuple[Order, ...]:
