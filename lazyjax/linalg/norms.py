@@ -1,5 +1,7 @@
 """Norms, eigenvalues and singular values that hold at any size and on any device."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -44,15 +46,7 @@ def eigvalsh(matrices: Float[Array, "*batch n n"]) -> Float[Array, "*batch n"]:
     Returns:
         Their eigenvalues.
     """
-    if matrices.ndim == 2:
-        return _eigvalsh_of_one(matrices)
-    flat = matrices.reshape(-1, *matrices.shape[-2:])
-    return jax.lax.map(_eigvalsh_of_one, flat).reshape(matrices.shape[:-1])
-
-
-@jax.custom_batching.sequential_vmap
-def _eigvalsh_of_one(matrix: Array) -> Array:
-    return jnp.linalg.eigvalsh(matrix)
+    return _one_by_one(_eigvalsh, matrices)
 
 
 def singular_values(matrices: Float[Array, "*batch n m"]) -> Float[Array, "*batch r"]:
@@ -64,13 +58,17 @@ def singular_values(matrices: Float[Array, "*batch n m"]) -> Float[Array, "*batc
     Returns:
         Their `r = min(n, m)` singular values.
     """
+    return _one_by_one(_singular_values, matrices)
+
+
+_eigvalsh = jax.custom_batching.sequential_vmap(jnp.linalg.eigvalsh)
+_singular_values = jax.custom_batching.sequential_vmap(
+    lambda matrix: jnp.linalg.svd(matrix, compute_uv=False)
+)
+
+
+def _one_by_one(values_of: Callable[[Array], Array], matrices: Array) -> Array:
     if matrices.ndim == 2:
-        return _singular_values_of_one(matrices)
-    flat = matrices.reshape(-1, *matrices.shape[-2:])
-    values = jax.lax.map(_singular_values_of_one, flat)
+        return values_of(matrices)
+    values = jax.lax.map(values_of, matrices.reshape(-1, *matrices.shape[-2:]))
     return values.reshape(*matrices.shape[:-2], -1)
-
-
-@jax.custom_batching.sequential_vmap
-def _singular_values_of_one(matrix: Array) -> Array:
-    return jnp.linalg.svd(matrix, compute_uv=False)

@@ -1,4 +1,4 @@
-"""What to say of kernels that are singular, or none: shares, warnings, errors."""
+"""Warnings about singular kernels, and errors about matrices that are no kernels."""
 
 import warnings
 
@@ -8,8 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lazyjax.typing import AnyArray
 
-# Progress in a time, of an eigenvalue that may be anything up to the cutoff, beyond which
-# what became of it is unknown.
+# Largest product of time and cutoff at which directions below the cutoff have not moved.
 _SMALL_PROGRESS = 0.01
 
 # Share of the targets beyond which dropping it is worth a warning.
@@ -23,15 +22,7 @@ class SingularKernelWarning(UserWarning):
 def share_of(
     part: Float[Array, "*batch n m"], whole: Float[AnyArray, "*batch n m"]
 ) -> Float[Array, "*batch"]:
-    """Share of the sum of squares of `whole` that `part` has.
-
-    Args:
-        part: The part.
-        whole: The whole.
-
-    Returns:
-        The share, between 0 and 1; 0 if both are zero.
-    """
+    """Sum of squares of `part` over that of `whole`; 0 if both are zero."""
     largest = jnp.max(jnp.abs(jnp.asarray(whole)), axis=(-2, -1), keepdims=True)
     scale = jax.lax.stop_gradient(jnp.where(largest > 0, largest, 1))
     squares = [jnp.sum(jnp.square(a / scale), axis=(-2, -1)) for a in (part, whole)]
@@ -43,12 +34,8 @@ def is_long(
 ) -> Bool[Array, "*times"]:
     """Whether a time of gradient flow is too long for eigenvalues up to the cutoff.
 
-    What they belong to may have decayed by then or not; as at infinite time, it is
-    taken not to have moved.
-
-    Args:
-        time: The time, which may be infinite.
-        cutoff: Eigenvalues no larger are zero to rounding.
+    Directions of such eigenvalues may have decayed by then or not: they are taken not to
+    have moved, as at infinite time.
 
     Returns:
         Whether it is.
@@ -66,13 +53,10 @@ def check_semidefinite(
     smallest: Float[Array, ""],
     scale: Float[Array, ""],
 ) -> None:
-    """Check that a kernel is one but for rounding, where values are known: not in `jit`.
+    """Check that a matrix is a kernel up to rounding, where values are known: not in `jit`.
 
-    Args:
-        name: The kernel's.
-        asymmetry: Frobenius norm of its difference from its transpose.
-        smallest: Its smallest eigenvalue.
-        scale: Its Frobenius norm.
+    Given are the Frobenius norm of its difference from its transpose, its smallest
+    eigenvalue and its Frobenius norm.
 
     Raises:
         ValueError: If it is clearly not symmetric, or not positive semidefinite.
@@ -110,10 +94,10 @@ def warn_of_dropped(
     """Warn of targets that are not fitted, where values are known: not under `jit`.
 
     Args:
-        name: The kernel's.
-        num_dropped: Its directions that are dropped.
-        share: Share of the targets' squares that lies in them.
-        remedy: What to do, if they should be fitted.
+        name: Argument that is the kernel.
+        num_dropped: Directions of the kernel that are dropped.
+        share: Their share of the targets' sum of squares.
+        remedy: What to do if the targets should be fitted.
         stacklevel: Of the public function's caller.
     """
     try:

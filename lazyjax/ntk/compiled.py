@@ -48,14 +48,6 @@ def run_program(
     Returns before the device is done, unless the independence of rows cannot be proven:
     then it waits, to compare them.
 
-    Args:
-        program: What is computed.
-        apply_fn: Network `(params, x) -> f`.
-        params: Its parameters.
-        x1: First batch.
-        x2: Second batch, or `None`.
-        check_rows: Whether rows that interact are refused.
-
     Returns:
         What `program.compute` returns; NaN if rows interact and values are not known.
     """

@@ -14,14 +14,7 @@ Devices: TypeAlias = frozenset[Any]  # of `jax.Device`
 
 
 def devices_of(*trees: Params) -> Devices:
-    """The devices that hold arrays; all there are where that is not known.
-
-    Args:
-        *trees: Pytrees of arrays.
-
-    Returns:
-        The devices; the first if all arrays are NumPy's.
-    """
+    """Devices that hold arrays: the first for NumPy's, all where that is not known."""
     found: set[Any] = set()
     for leaf in jax.tree.leaves(trees):
         if isinstance(leaf, jax.Array):
@@ -35,11 +28,8 @@ def devices_of(*trees: Params) -> Devices:
 def memory_of(devices: Devices) -> int | None:
     """Bytes of memory of devices together, or `None` if that is not known.
 
-    Args:
-        devices: The devices.
-
     Returns:
-        That of all accelerators, or of the machine for its processors, which share it.
+        That of all accelerators; for processors, that of the machine, which they share.
     """
     limits = []
     for device in devices:
@@ -90,12 +80,7 @@ def check_work_fits(
 ) -> None:
     """Check that devices can hold what a method needs beside the kernel.
 
-    Args:
-        request: The kernel that is asked for.
-        method: The method.
-        num_examples: Examples whose gradients are taken, of both batches.
-        num_directions: Directions in output space that are taken at a time.
-        devices: What is to hold it.
+    Examples, of both batches, and directions in output space are those taken at a time.
 
     Raises:
         ValueError: If it is more than the memory of the devices.

@@ -43,14 +43,9 @@ def check_outputs(outputs: Outputs, num_outputs: int) -> None:
 def directions(outputs: Outputs, num_outputs: int, dtype: jnp.dtype) -> Directions:
     r"""Directions whose kernel entries make up `outputs`.
 
-    Args:
-        outputs: Form of the kernel.
-        num_outputs: Number of outputs $k$.
-        dtype: That of the network's outputs.
-
     Returns:
-        The $k$ unit vectors; or for "pseudo" the vector $(1, \dots, 1)/\sqrt k$; or
-        for a class its unit vector.
+        The $k$ unit vectors; for "pseudo" the vector $(1, \dots, 1)/\sqrt k$; for a class
+        its unit vector.
     """
     if outputs == "pseudo":
         return Directions(jnp.full((1, num_outputs), num_outputs**-0.5, dtype), "trace")
@@ -65,15 +60,7 @@ def directions(outputs: Outputs, num_outputs: int, dtype: jnp.dtype) -> Directio
 def symmetrized(
     ntk: Float[Array, "n n *k"], outputs: Outputs
 ) -> Float[Array, "n n *k"]:
-    """A kernel of a batch with itself, made exactly symmetric.
-
-    Args:
-        ntk: The kernel, symmetric but for rounding.
-        outputs: The form that it has.
-
-    Returns:
-        The mean of the kernel and its transpose.
-    """
+    """Mean of a kernel of one batch and its transpose: exactly symmetric."""
     # Written to memory first: rounding must not differ between two fusions.
     ntk = lax.optimization_barrier(ntk)
     axes = (1, 0, 3, 2) if outputs == "full" else (1, 0, 2)[: ntk.ndim]

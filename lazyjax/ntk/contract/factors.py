@@ -9,18 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from lazyjax.ntk.contract.layout import (
-    Layout,
-    Shape,
-    prepare_operand,
-)
+from lazyjax.ntk.contract.layout import Layout, Shape, prepare_operand
 from lazyjax.ntk.trace.rules import Labels
 from lazyjax.ntk.trace.sites import Site, TracedNetwork
-from lazyjax.ntk.trace.views import (
-    Box,
-    Origin,
-    View,
-)
+from lazyjax.ntk.trace.views import Box, Origin, View
 from lazyjax.ntk.trace.windows import Windows
 
 

@@ -15,17 +15,9 @@ from lazyjax.ntk.contract.layout import (
     pool_positions,
     scale_to_leaf,
 )
-from lazyjax.ntk.contract.orders import (
-    Order,
-    Sizes,
-    best_order,
-)
+from lazyjax.ntk.contract.orders import Order, Sizes, best_order
 from lazyjax.ntk.trace.sites import TracedNetwork
-from lazyjax.ntk.trace.views import (
-    Origin,
-    bounding_box,
-    origin_of,
-)
+from lazyjax.ntk.trace.views import Origin, bounding_box, origin_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -19,11 +19,7 @@ from jaxtyping import Array
 
 from lazyjax.ntk.trace.rules import Labels
 from lazyjax.ntk.trace.sites import Site, TracedNetwork
-from lazyjax.ntk.trace.views import (
-    Origin,
-    View,
-    view_of,
-)
+from lazyjax.ntk.trace.views import Origin, View, view_of
 from lazyjax.ntk.trace.windows import Windows
 
 

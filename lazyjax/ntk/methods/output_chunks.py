@@ -24,11 +24,6 @@ _CHUNK_BYTES = 2**24
 def outputs_at_a_time(request: KernelRequest, num_examples: int, method: Method) -> int:
     """How many directions in output space are taken at a time.
 
-    Args:
-        request: The kernel that is asked for.
-        num_examples: Examples that are taken at a time.
-        method: "jacobian" holds all gradients too.
-
     Returns:
         All that there are, unless their cotangents would take much memory and the form
         of the kernel needs no pairs of different outputs.
@@ -55,18 +50,18 @@ def in_output_chunks(
     num_kernels: int = 1,
     num_at_once: int | None = None,
 ) -> Any:
-    """Kernels of a network from those of parts of its outputs, if memory can hold them.
+    """Kernels of a network, computed for some outputs at a time where memory asks for it.
 
     Args:
-        kernels_of: Kernels, one or a pytree of them, of a network of any outputs.
+        kernels_of: Kernels of a request, one or a pytree of them, by `method`.
         request: The kernels that are asked for.
-        method: What `kernels_of` does.
+        method: Decides what must fit into memory.
         devices: What is to hold the kernels.
         num_kernels: How many there are.
         num_at_once: Examples that are taken at a time; `None` means all.
 
     Returns:
-        The kernels of the whole network.
+        The kernels of all outputs.
     """
     outputs, num_outputs = request.outputs, request.f.shape[1]
     batches = [x for x in (request.x1, request.x2) if x is not None]
