@@ -61,7 +61,9 @@ def singular_values(matrices: Float[Array, "*batch n m"]) -> Float[Array, "*batc
     return _one_by_one(_singular_values, matrices)
 
 
-_eigvalsh = jax.custom_batching.sequential_vmap(jnp.linalg.eigvalsh)
+_eigvalsh = jax.custom_batching.sequential_vmap(
+    lambda matrix: jnp.linalg.eigvalsh(matrix)  # its defaults are no operands
+)
 _singular_values = jax.custom_batching.sequential_vmap(
     lambda matrix: jnp.linalg.svd(matrix, compute_uv=False)
 )

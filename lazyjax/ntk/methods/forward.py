@@ -36,6 +36,9 @@ def directional_derivative(
 ) -> Array:
     """Derivative of `fn` at `params` along `tangent`, in forward mode.
 
+    Returns:
+        The derivative, of the shape of what `fn` returns.
+
     Raises:
         TypeError: If `fn` contains a `jax.custom_vjp` whose backward pass is not linear.
     """
