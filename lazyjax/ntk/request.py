@@ -11,7 +11,7 @@ from lazyjax.ntk.outputs import Directions, directions, symmetrized
 from lazyjax.typing import ApplyFn, Outputs, Params
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class KernelRequest:
     """A kernel: of which network, between which batches, in which form.
 
