@@ -17,13 +17,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-# Of the largest eigenvalue, in units of its rounding: by how much errors of the entries
-# may move the others.
+# By how much errors of the entries may move eigenvalues, in units of the rounding of the
+# largest.
 ALLOWANCE = 2
 
 
 class Eigen(NamedTuple):
-    """Eigendecomposition of a semidefinite matrix, and what is zero in it.
+    """Eigendecomposition of a semidefinite matrix, and which eigenvalues are zero.
 
     Attributes:
         values: Ascending; rounding may make some negative.

@@ -16,7 +16,7 @@ from jaxtyping import Array
 
 from lazyjax.linalg.eigen import ALLOWANCE, dot, eigh
 
-# Vectors, and products with each, by which extreme eigenvalues are estimated.
+# Starting vectors and iterations by which extreme eigenvalues are estimated.
 _NUM_STARTS = 4
 _NUM_ITERATIONS = 16
 
@@ -28,19 +28,19 @@ class Extreme(NamedTuple):
     vector: Array
 
 
-class Factor(NamedTuple):
-    """What a matrix was factorized into, which has no derivative of its own.
+class Factorization(NamedTuple):
+    """Factors of a matrix, which have no derivatives of their own.
 
     Attributes:
         matrix: Cholesky's lower factor, or eigenvectors in columns.
-        inverses: Inverses of the eigenvalues; 0 for those that are dropped, and ones
-            beside Cholesky's factor.
+        inverses: Inverses of the eigenvalues, 0 for those that are dropped; ones beside
+            Cholesky's factor.
         is_dropped: Eigenvalues that are zero to rounding.
         is_cholesky: What `matrix` is.
         cutoff: Up to which eigenvalues are zero to rounding.
-        log_det: Logarithm of the determinant, eigenvalues raised to the cutoff.
-        smallest: One end of the spectrum.
-        largest: The other.
+        log_det: Logarithm of the determinant; eigenvalues below the cutoff count as it.
+        smallest: Smallest eigenvalue and its vector.
+        largest: Largest eigenvalue and its vector.
     """
 
     matrix: Array
@@ -54,7 +54,7 @@ class Factor(NamedTuple):
 
 
 @jax.custom_batching.sequential_vmap
-def factorize(matrix: Array) -> Factor:
+def factorize(matrix: Array) -> Factorization:
     """Cholesky's factor if the matrix is regular to rounding, else eigenvectors."""
     size, dtype = matrix.shape[0], matrix.dtype
     lower = jnp.linalg.cholesky(matrix, symmetrize_input=False)
@@ -63,8 +63,8 @@ def factorize(matrix: Array) -> Factor:
     smallest = Extreme(1 / grown.value, grown.vector)
     cutoff = largest.value * (ALLOWANCE * float(jnp.finfo(dtype).eps))
 
-    def by_cholesky() -> Factor:
-        return Factor(
+    def by_cholesky() -> Factorization:
+        return Factorization(
             matrix=lower,
             inverses=jnp.ones(size, dtype),
             is_dropped=jnp.zeros(size, bool),
@@ -75,11 +75,11 @@ def factorize(matrix: Array) -> Factor:
             largest=largest,
         )
 
-    def by_eigenvectors() -> Factor:
+    def by_eigenvectors() -> Factorization:
         values, vectors, cutoff = eigh(matrix)
         is_dropped = values <= cutoff
         floor = jnp.maximum(cutoff, jnp.finfo(dtype).tiny)
-        return Factor(
+        return Factorization(
             matrix=vectors,
             inverses=jnp.where(is_dropped, 0, 1 / jnp.where(is_dropped, 1, values)),
             is_dropped=is_dropped,
@@ -90,7 +90,7 @@ def factorize(matrix: Array) -> Factor:
             largest=Extreme(values[-1], vectors[:, -1]),
         )
 
-    # False where there is no factor, but NaN.
+    # Where Cholesky fails, the eigenvalue is NaN and the condition false.
     return jax.lax.cond(smallest.value > cutoff, by_cholesky, by_eigenvectors)
 
 
@@ -114,11 +114,11 @@ def _unit(vectors: Array) -> tuple[Array, Array]:
     return vectors / norms[None], largest * norms
 
 
-def apply_inverse(factor: Factor, right: Array) -> Array:
-    """The pseudo-inverse as it was factorized: linear, and without a derivative."""
+def apply_inverse(factor: Factorization, right: Array) -> Array:
+    """The factorized pseudo-inverse: linear, without a derivative in the matrix."""
 
     def by_cholesky() -> Array:
-        # Where both ways are gone, under `vmap`, this one must not divide by zero.
+        # Under `vmap` both branches are computed: this one must not divide by zero.
         eye = jnp.eye(factor.matrix.shape[0], dtype=factor.matrix.dtype)
         return _cholesky_solve(jnp.where(factor.is_cholesky, factor.matrix, eye), right)
 
@@ -129,8 +129,8 @@ def apply_inverse(factor: Factor, right: Array) -> Array:
     return jax.lax.cond(factor.is_cholesky, by_cholesky, by_eigenvectors)
 
 
-def project_dropped(factor: Factor, of: Array) -> Array:
-    """The part that is dropped, as it was factorized; by eigenvectors only."""
+def project_dropped(factor: Factorization, of: Array) -> Array:
+    """The dropped part, of a factorization by eigenvectors."""
     shares = dot(factor.matrix.T, of)
     return dot(factor.matrix, jnp.where(factor.is_dropped[:, None], shares, 0))
 

@@ -1,4 +1,4 @@
-"""Positive semidefinite systems: solutions with derivatives in the matrix."""
+"""Positive semidefinite systems, with derivatives in the matrix."""
 
 import dataclasses
 import functools
@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from lazyjax.linalg.eigen import condition, dot
 from lazyjax.linalg.factor import (
     Extreme,
-    Factor,
+    Factorization,
     apply_inverse,
     factorize,
     project_dropped,
@@ -26,8 +26,8 @@ class Semidefinite:
     """A symmetric positive semidefinite matrix, ready to solve with; see `factorized`.
 
     Its methods have derivatives in the matrix and in their arguments: of every order
-    while nothing is dropped; else of first order, as long as no more and no fewer
-    directions are.
+    while no direction is dropped; else of first order, while the number of dropped
+    directions stays the same.
 
     Attributes:
         matrix: The matrix.
@@ -49,7 +49,7 @@ class Semidefinite:
         return _solve(self.matrix, self.factor, self._cast(right))
 
     def dropped_part(self, of: Float[AnyArray, "n m"]) -> Float[Array, "n m"]:
-        """Part of each column that lies in directions that are dropped.
+        """Part of each column that lies in dropped directions.
 
         Args:
             of: Columns.
@@ -60,7 +60,7 @@ class Semidefinite:
         return _dropped_part(self.matrix, self.factor, self._cast(of))
 
     def log_det(self) -> Float[Array, ""]:
-        """Logarithm of the determinant, of eigenvalues raised to the cutoff.
+        """Logarithm of the determinant; eigenvalues below the cutoff count as the cutoff.
 
         Returns:
             The logarithm.
@@ -99,7 +99,7 @@ class Semidefinite:
         return jnp.asarray(array, self.matrix.dtype)
 
     def _eigenvalue(self, extreme: Extreme) -> Array:
-        # Of the quadratic form only the derivative: its value is rounded as the largest.
+        # The quadratic form gives the derivative only: it is rounded like the largest value.
         form = extreme.vector @ dot(self.matrix, extreme.vector[:, None])[:, 0]
         return extreme.value + form - jax.lax.stop_gradient(form)
 
@@ -107,9 +107,9 @@ class Semidefinite:
 def factorized(matrix: Float[AnyArray, "n n"]) -> Semidefinite:
     """A symmetric positive semidefinite matrix, ready to solve with.
 
-    By Cholesky's factor if the matrix is regular to rounding, else by eigenvectors.
-    Call it under `jax.jit`; under `jax.vmap`, matrices are taken one after the other, so
-    that none pays for the way that it does not go.
+    By Cholesky's factor if the matrix is regular to rounding, else by eigenvectors. Call
+    it under `jax.jit`; under `jax.vmap`, matrices are factorized one after the other, each
+    in its own way.
 
     Args:
         matrix: The matrix; of an asymmetric one, the symmetric part.
@@ -128,11 +128,11 @@ def factorized(matrix: Float[AnyArray, "n n"]) -> Semidefinite:
     return Semidefinite(matrix=matrix, factor=factorize(jax.lax.stop_gradient(matrix)))
 
 
-def _solve(matrix: Array, factor: Factor, right: Array) -> Array:
+def _solve(matrix: Array, factor: Factorization, right: Array) -> Array:
     apply = functools.partial(apply_inverse, factor)
 
-    def turned() -> Array:
-        """Directions that are dropped turn with the matrix; zero, but for derivatives."""
+    def rotation() -> Array:
+        """Rotation of the dropped directions with the matrix: zero, but for derivatives."""
         change = matrix - jax.lax.stop_gradient(matrix)
         of_dropped = apply(apply(dot(change, project_dropped(factor, right))))
         # The square of the inverse alone may overflow.
@@ -143,27 +143,27 @@ def _solve(matrix: Array, factor: Factor, right: Array) -> Array:
     solution = jax.lax.custom_linear_solve(
         lambda v: dot(matrix, v), right, lambda _, v: apply(v), symmetric=True
     )
-    return solution + _if_singular(factor, turned, right)
+    return solution + _if_singular(factor, rotation, right)
 
 
-def _dropped_part(matrix: Array, factor: Factor, of: Array) -> Array:
-    def turned() -> Array:
+def _dropped_part(matrix: Array, factor: Factorization, of: Array) -> Array:
+    def rotation() -> Array:
         change = matrix - jax.lax.stop_gradient(matrix)
         part = project_dropped(factor, of)
         of_dropped = apply_inverse(factor, dot(change, part))
         to_dropped = project_dropped(factor, dot(change, apply_inverse(factor, of)))
         return part - of_dropped - to_dropped
 
-    return _if_singular(factor, turned, of)
+    return _if_singular(factor, rotation, of)
 
 
-def _if_singular(factor: Factor, of: Callable[[], Array], like: Array) -> Array:
+def _if_singular(factor: Factorization, of: Callable[[], Array], like: Array) -> Array:
     is_singular = jnp.any(factor.is_dropped)
     return jax.lax.cond(is_singular, of, lambda: jnp.zeros_like(like))
 
 
 @jax.custom_jvp
-def _log_det(matrix: Array, factor: Factor) -> Array:
+def _log_det(matrix: Array, factor: Factorization) -> Array:
     return factor.log_det
 
 

@@ -16,7 +16,7 @@ _SMALL_SHARE = 1e-3
 
 
 class SingularKernelWarning(UserWarning):
-    """Targets have a part that a singular kernel cannot fit, and that was dropped."""
+    """A singular kernel cannot fit a part of the targets, which was dropped."""
 
 
 def share_of(

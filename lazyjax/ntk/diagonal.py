@@ -27,9 +27,7 @@ def ntk_diagonal(
     r"""Kernel blocks $\Theta(x_i, x_i)$, for the work of one Jacobian.
 
     Args:
-        apply_fn: Network `(params, x) -> f`; rows of `x` must not interact. It should
-            be the same object from call to call, or each call compiles again, as it does
-            once what the function holds or names has changed.
+        apply_fn: Network `(params, x) -> f`, as in `empirical_ntk`.
         params: Point at which the network is linearized.
         x: Batch.
         outputs: As in `empirical_ntk`: "full" gives `(n, k, k)`, "diagonal" `(n, k)`,
@@ -42,9 +40,8 @@ def ntk_diagonal(
         One block per example.
 
     Raises:
-        ValueError: If the batch is empty or not finite, the output is not `(n, k)`,
-            `outputs` is unknown, or `apply_fn` ignores `params` or its rows interact.
-        TypeError: If a parameter or the output is not real floating point.
+        ValueError: If `batch_size` is not positive, or as `empirical_ntk` says.
+        TypeError: If `batch_size` is no integer, or as `empirical_ntk` says.
 
     Example:
         >>> import jax.numpy as jnp, lazyjax

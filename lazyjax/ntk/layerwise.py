@@ -1,6 +1,5 @@
 """Kernels of some of the parameters: chosen by path, or layer by layer."""
 
-import dataclasses
 from typing import get_args
 
 import jax
@@ -77,7 +76,7 @@ def layerwise_ntk(
             outputs=outputs,
             method=method,
             precision=precision,
-            filter=_Among(frozenset(paths)),
+            filter=frozenset(paths).__contains__,
             check_rows=check_rows,
         )
         for layer, paths in layers.items()
@@ -107,11 +106,3 @@ def _layers(params: Params) -> dict[str, list[str]]:
     for (keys, _), path in zip(keyed, leaf_paths(params), strict=True):
         members.setdefault(keys[:-1] or keys, []).append(path)
     return dict(zip(path_names(list(members)), members.values(), strict=True))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Among:
-    paths: frozenset[str]
-
-    def __call__(self, path: str) -> bool:
-        return path in self.paths

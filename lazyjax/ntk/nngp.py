@@ -40,10 +40,8 @@ def empirical_nngp(
         The products in the form `outputs`, not divided by anything but as "pseudo" says.
 
     Raises:
-        ValueError: If a batch is empty or not finite, features differ, the output is
-            not `(n, k)`, `outputs` is unknown, or `apply_fn` ignores `params` or its
-            rows interact.
-        TypeError: If a parameter or the output is not real floating point.
+        ValueError: As `empirical_ntk` says.
+        TypeError: As `empirical_ntk` says.
 
     Example:
         >>> import jax.numpy as jnp, lazyjax

@@ -168,9 +168,8 @@ def ntk_operator(
         jax.ShapeDtypeStruct(op.shape[1:], op.dtype))`; matfree's functions take `op.mv`.
 
     Raises:
-        ValueError: If a batch is empty or not finite, features differ, the output is
-            not `(n, k)`, or `apply_fn` ignores `params` or its rows interact.
-        TypeError: If a parameter or the output is not real floating point.
+        ValueError: If `batch_size` is not positive, or as `empirical_ntk` says.
+        TypeError: If `batch_size` is no integer, or as `empirical_ntk` says.
 
     Example:
         >>> import jax.numpy as jnp, lazyjax

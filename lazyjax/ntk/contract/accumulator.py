@@ -157,12 +157,12 @@ class Contraction:
 
     def as_rows(self, array: Array) -> Array:
         """Gradients `(n, s, *p)` as rows."""
-        n, seeds = array.shape[:2]
+        n, num_cotangents = array.shape[:2]
         if self.arrangement == "pairs":
-            return array.reshape(n * seeds, -1)
+            return array.reshape(n * num_cotangents, -1)
         if self.arrangement == "summed":
             return array.reshape(n, -1)
-        return array.reshape(n, seeds, -1).swapaxes(0, 1)
+        return array.reshape(n, num_cotangents, -1).swapaxes(0, 1)
 
 
 # Layers of the same sizes are traced once.

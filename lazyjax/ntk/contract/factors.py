@@ -65,9 +65,9 @@ def factor_of(
     if layout.pooled is None or site.pool is None:
         delta, sizes = cotangents[site.perturbation], layout.delta_shape
     else:
-        delta, gone = cotangents[site.pool.perturbation], layout.pooled[0]
+        delta, summed = cotangents[site.pool.perturbation], layout.pooled[0]
         pairs = zip(layout.delta, layout.delta_shape, strict=True)
-        sizes = [1 if label in gone else size for label, size in pairs]
+        sizes = [1 if label in summed else size for label, size in pairs]
     delta = delta.reshape(*delta.shape[:2], *sizes).astype(dtype)
     scale = _scale(layout.view, values, dtype)
     if layout.view.sign * (1 if site.form is None else site.form.sign) < 0:

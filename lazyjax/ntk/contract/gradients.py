@@ -147,10 +147,10 @@ def _formed(contraction: Contraction, delta: Array, act: Array) -> Array:
 def embedding_gradients(factor: Factor, start: int, end: int) -> Array:
     """Gradients `(n, s, g, o, i)` of an embedding, for `i` from `start` to `end` only."""
     # The one-hot operand is never formed: cotangents are added to the rows selected.
-    n, seeds, _, _, outputs = factor.delta.shape
+    n, num_cotangents, _, _, outputs = factor.delta.shape
     is_inside = (factor.act >= start) & (factor.act < end)
     index = jnp.where(is_inside, factor.act - start, end - start)
-    table = jnp.zeros((n, end - start, seeds, outputs), factor.delta.dtype)
+    table = jnp.zeros((n, end - start, num_cotangents, outputs), factor.delta.dtype)
     values = factor.delta[:, :, 0].transpose(0, 2, 1, 3)
     table = table.at[jnp.arange(n)[:, None], index].add(values, mode="drop")
     return table.transpose(0, 2, 3, 1)[:, :, None]

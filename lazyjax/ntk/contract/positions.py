@@ -218,6 +218,8 @@ def _divisor(number: int, size: int, limit: int) -> int:
 
 def _positions_last(delta: Array, num_slices: int) -> Array:
     # Cotangents (n, s, 1, p, o) as slices (slice, n, s, o, p).
-    n, seeds, _, positions, outputs = delta.shape
-    delta = delta.reshape(n, seeds, positions, num_slices, outputs // num_slices)
+    n, num_cotangents, _, positions, outputs = delta.shape
+    delta = delta.reshape(
+        n, num_cotangents, positions, num_slices, outputs // num_slices
+    )
     return materialize(delta.transpose(3, 0, 1, 4, 2))
