@@ -31,7 +31,7 @@ from lazyjax.laziness import (
     relative_parameter_distance,
     scaling,
 )
-from lazyjax.linalg.norms import gram_matrix
+from lazyjax.linalg import gram_matrix
 
 ALPHAS = np.logspace(0.0, 4.0, 9)
 TIMES = (0.5, 2.0, 8.0)

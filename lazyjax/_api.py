@@ -6,6 +6,7 @@ from lazyjax import (
     dynamics as dynamics,
     infinite as infinite,
     laziness as laziness,
+    linalg as linalg,
     nets as nets,
     sweeps as sweeps,
 )

@@ -128,18 +128,27 @@ def check_floating(name: str, array: AnyArray) -> None:
         )
 
 
-def check_finite(name: str, array: AnyArray) -> None:
+def check_finite(name: str, array: AnyArray, *, wait: bool = True) -> None:
     """Check that `array` has no NaN or infinity, where its values are known.
 
     Values are not known under `jax.jit` and the like: there, NaN in gives NaN out.
+
+    Args:
+        name: The argument's.
+        array: The array.
+        wait: Whether to wait for the device. If not, arrays that are still being
+            computed are not looked at, and others are read on the host, where the check
+            does not queue up behind other work.
 
     Raises:
         ValueError: If a value is not finite.
     """
     try:
-        # JAX may read NumPy's arrays in lower precision, where they overflow.
-        numpy = np if isinstance(array, np.ndarray) else jnp
-        num_bad = int(numpy.sum(~numpy.isfinite(array)))
+        if wait and not isinstance(array, np.ndarray):
+            num_bad = int(jnp.sum(~jnp.isfinite(array)))
+        else:
+            # JAX may read NumPy's arrays in lower precision, where they overflow.
+            num_bad = sum(map(_num_not_finite, _parts_on_host(array)))
     except jax.errors.ConcretizationTypeError:
         return
     if num_bad:
@@ -147,6 +156,23 @@ def check_finite(name: str, array: AnyArray) -> None:
             f"`{name}` must be finite; {num_bad} of its {array.size} values "
             f"{'is' if num_bad == 1 else 'are'} NaN or infinite."
         )
+
+
+def _parts_on_host(array: AnyArray) -> list[np.ndarray]:
+    """Pieces of an array that can be read without waiting; none if it is not there."""
+    if isinstance(array, np.ndarray):
+        return [array]
+    is_ready = getattr(array, "is_ready", None)  # tracers have no such method
+    if is_ready is None or not (array.is_fully_addressable and is_ready()):
+        return []
+    shards = [shard for shard in array.addressable_shards if shard.replica_id == 0]
+    return [np.asarray(shard.data) for shard in shards]
+
+
+def _num_not_finite(array: np.ndarray) -> int:
+    with np.errstate(over="ignore", invalid="ignore"):
+        is_finite = np.isfinite(np.sum(array))  # one quick pass; it may overflow
+    return 0 if is_finite else int(np.sum(~np.isfinite(array)))
 
 
 def check_not_explicit(name: str, array: object) -> None:
@@ -176,8 +202,13 @@ def check_not_explicit(name: str, array: object) -> None:
         )
 
 
-def check_batch(name: str, x: AnyArray) -> None:
+def check_batch(name: str, x: AnyArray, *, wait: bool = True) -> None:
     """Check that `x` is a non-empty batch `(n, *d)`, finite where values are known.
+
+    Args:
+        name: The argument's.
+        x: The batch.
+        wait: As in `check_finite`.
 
     Raises:
         TypeError: If `x` is not an array.
@@ -193,7 +224,7 @@ def check_batch(name: str, x: AnyArray) -> None:
             f"`{name}` must hold at least one example; got shape {x.shape}."
         )
     if jnp.issubdtype(x.dtype, jnp.inexact):
-        check_finite(name, x)
+        check_finite(name, x, wait=wait)
 
 
 def check_same_features(name1: str, x1: AnyArray, name2: str, x2: AnyArray) -> None:

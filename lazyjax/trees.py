@@ -1,4 +1,4 @@
-"""Arithmetic on pytrees of arrays."""
+"""Pytrees: what `optax.tree` lacks, or does with other roundings."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -22,19 +22,9 @@ def tree_distance(tree1: Params, tree2: Params) -> Float[Array, ""]:
     return tree_norm(jax.tree.map(jnp.subtract, tree1, tree2))
 
 
-def tree_size(tree: Params) -> int:
-    """Number of scalar entries in all leaves of `tree`."""
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
-
-
 def tree_add(tree1: Params, tree2: Params) -> Params:
     """Sum of two pytrees of the same structure and shapes, leaf by leaf."""
     return jax.tree.map(jnp.add, tree1, tree2)
-
-
-def tree_zeros_like(tree: Params) -> Params:
-    """Zeros in the structure, shapes and dtypes of `tree`."""
-    return jax.tree.map(jnp.zeros_like, tree)
 
 
 def leaf_paths(tree: Params) -> list[str]:

@@ -21,7 +21,7 @@ from lazyjax.laziness import (
     relative_parameter_distance,
     scaling,
 )
-from lazyjax.linalg.norms import gram_matrix
+from lazyjax.linalg import gram_matrix
 from tests.helpers.compare import assert_close, relative_error
 from tests.helpers.compilation import OPTIMIZED
 

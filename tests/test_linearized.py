@@ -10,8 +10,7 @@ import scipy.linalg
 from hypothesis import given, settings, strategies as st
 
 from lazyjax.dynamics import linear_dynamics, square_loss
-from lazyjax.linalg.norms import gram_matrix
-from lazyjax.linalg.semidefinite import SingularKernelWarning
+from lazyjax.linalg import SingularKernelWarning, gram_matrix
 from tests.helpers.compare import assert_close, relative_error
 
 pytestmark = pytest.mark.once
@@ -268,7 +267,7 @@ def test_duplicate_examples_end_at_the_mean_of_their_targets(dtype):
     assert_close(f_test, (test @ w).astype(dtype))
 
 
-@pytest.mark.filterwarnings("ignore::lazyjax.linalg.semidefinite.SingularKernelWarning")
+@pytest.mark.filterwarnings("ignore::lazyjax.linalg.SingularKernelWarning")
 @pytest.mark.parametrize("name", ["zero", "rank one", "hilbert", "low rank"])
 def test_ill_conditioned_kernels_never_give_nan(dtype, name):
     n = 12

@@ -276,7 +276,7 @@ def test_the_linear_model_trains_with_any_optimizer_and_loss(x64):
     assert run.observations["ntk_drift"].max() < 1e-12
 
 
-@pytest.mark.filterwarnings("ignore::lazyjax.linalg.semidefinite.SingularKernelWarning")
+@pytest.mark.filterwarnings("ignore::lazyjax.linalg.SingularKernelWarning")
 def test_singular_kernels_are_reported(dtype):
     ones = np.ones((3, 3), dtype)
     y = np.arange(3.0, dtype=dtype)[:, None]

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from lazyjax.dynamics import Snapshot, observers, train
-from lazyjax.linalg.norms import gram_matrix
+from lazyjax.linalg import gram_matrix
 from tests.helpers import two_layer
 from tests.helpers.compare import assert_close
 

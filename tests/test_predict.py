@@ -20,7 +20,7 @@ from lazyjax.infinite.predict import (
     posterior,
     trained_ensemble,
 )
-from lazyjax.linalg.semidefinite import SingularKernelWarning
+from lazyjax.linalg import SingularKernelWarning
 from tests.helpers.compare import assert_close, relative_error
 
 pytestmark = pytest.mark.once

@@ -29,7 +29,16 @@ VERBS = [
     "train",
 ]
 TYPES = ["Architecture", "Network"]
-MODULES = ["certify", "data", "dynamics", "infinite", "laziness", "nets", "sweeps"]
+MODULES = [
+    "certify",
+    "data",
+    "dynamics",
+    "infinite",
+    "laziness",
+    "linalg",
+    "nets",
+    "sweeps",
+]
 
 
 def test_public_names_are_these():

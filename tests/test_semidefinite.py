@@ -18,8 +18,7 @@ from lazyjax.infinite.predict import (
     posterior,
     trained_ensemble,
 )
-from lazyjax.linalg import semidefinite
-from lazyjax.linalg.semidefinite import SingularKernelWarning, factorized
+from lazyjax.linalg import SingularKernelWarning, factorized
 from tests.helpers.compare import assert_close, relative_error
 
 pytestmark = pytest.mark.once
@@ -142,7 +141,8 @@ def test_a_cutoff_that_grows_with_the_number_of_rows_would_fail(monkeypatch):
     exact = np.linalg.solve(matrix.astype(np.float64), y)
     tolerance = 10 * EPS * 1e5
     assert relative_error(factorized(matrix).solve(y), exact) < tolerance / 10
-    monkeypatch.setattr(semidefinite, "_ALLOWANCE", 200)
+    monkeypatch.setattr("lazyjax.linalg.eigen.ALLOWANCE", 200)
+    monkeypatch.setattr("lazyjax.linalg.factor.ALLOWANCE", 200)
     assert factorized(matrix).num_dropped > 10
     assert relative_error(factorized(matrix).solve(y), exact) > tolerance
 

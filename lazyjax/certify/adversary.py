@@ -30,7 +30,7 @@ from lazyjax._checks import (
     check_positive,
     check_targets,
 )
-from lazyjax.callables.static import as_static
+from lazyjax.callables.static import HashableCallable
 from lazyjax.certify.certificate import Certificate
 from lazyjax.certify.statements import Assumption, Quantity
 from lazyjax.dynamics.losses import square_loss
@@ -159,7 +159,7 @@ def attack(
         jnp.asarray(y),
         jnp.asarray(sizes, shape.dtype),
         key,
-        apply_fn=as_static(apply_fn),
+        apply_fn=HashableCallable(apply_fn),
         num_steps=num_steps,
         num_starts=num_starts,
     )

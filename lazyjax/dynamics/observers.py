@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PyTree, Shaped
 
 from lazyjax._checks import check_batch
 from lazyjax.dynamics.snapshot import Observer as Observer, Snapshot as Snapshot
-from lazyjax.linalg.norms import eigvalsh, frobenius_norm, singular_values
+from lazyjax.linalg import eigvalsh, frobenius_norm, singular_values
 from lazyjax.trees import leaf_paths, tree_distance, tree_norm
 from lazyjax.typing import AnyArray, Params
 

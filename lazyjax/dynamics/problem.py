@@ -12,7 +12,7 @@ from lazyjax._checks import (
     check_params,
     check_targets,
 )
-from lazyjax.callables.static import as_static
+from lazyjax.callables.static import HashableCallable
 from lazyjax.dynamics.snapshot import Observer
 from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params
 
@@ -48,7 +48,7 @@ def named_observers(
                 "a mapping {name: observer}."
             )
         named[name] = fn
-    return tuple((name, as_static(fn)) for name, fn in named.items())
+    return tuple((name, HashableCallable(fn)) for name, fn in named.items())
 
 
 def checked_problem(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, Shaped
 
 from lazyjax.dynamics.losses import square_loss
-from lazyjax.linalg.norms import eigvalsh, gram_matrix
+from lazyjax.linalg import eigvalsh, gram_matrix
 from lazyjax.ntk import empirical_ntk
 from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params
 

@@ -21,12 +21,12 @@ from lazyjax._checks import (
 from lazyjax.architecture import Architecture
 from lazyjax.files.results import Storable
 from lazyjax.infinite.kernels import infinite_nngp, infinite_ntk
-from lazyjax.linalg.norms import frobenius_norm
-from lazyjax.linalg.semidefinite import (
+from lazyjax.linalg import (
     check_semidefinite,
     condition,
     eigh,
     factorized,
+    frobenius_norm,
     is_long,
     share_of,
     warn_of_dropped,
@@ -62,7 +62,7 @@ class Prediction(Storable):
             would be at infinite time), infinite if directions are dropped; an estimate
             from below, by less than a factor of 2, where nothing but a solve is needed.
         num_dropped: Its eigenvalues that are zero to rounding, by the rule of
-            `lazyjax.linalg.semidefinite`: what they belong to is not fitted at all, but at
+            `lazyjax.linalg.eigen`: what they belong to is not fitted at all, but at
             times too short for them to matter, up to 0.01 over the cutoff.
         dropped_share: Share of the sum of squares of the targets that lies there. Where
             it is not fitted, a share above 1e-3 is warned of, where values are known:
@@ -246,7 +246,7 @@ def log_marginal_likelihood(
     r"""Log density of targets under the Gaussian process, summed over outputs.
 
     Eigenvalues of $K + \sigma^2$ that are zero to rounding, by the rule of
-    `lazyjax.linalg.semidefinite`, are raised to the cutoff: for singular kernels the result is
+    `lazyjax.linalg.eigen`, are raised to the cutoff: for singular kernels the result is
     finite but means little, as `posterior` tells by `num_dropped` and `dropped_share`.
 
     Args:

@@ -16,12 +16,12 @@ from lazyjax._checks import (
     check_positive,
     check_targets,
 )
-from lazyjax.callables.static import as_static
+from lazyjax.callables.static import HashableCallable
 from lazyjax.files.results import Storable
-from lazyjax.linalg.norms import eigvalsh, gram_matrix
+from lazyjax.linalg import eigvalsh, gram_matrix
 from lazyjax.ntk import empirical_ntk
 from lazyjax.ntk.methods.forward import directional_derivative
-from lazyjax.ntk.row_check import check_row_independence, poisoned
+from lazyjax.ntk.row_check import check_row_independence, nan_if_interacting
 from lazyjax.trees import tree_norm
 from lazyjax.typing import AnyArray, ApplyFn, Params
 
@@ -115,11 +115,11 @@ def kappa(
         jnp.asarray(y),
         key,
         jnp.asarray(alpha, f.dtype),
-        apply_fn=as_static(apply_fn),
+        apply_fn=HashableCallable(apply_fn),
         num_rounds=num_rounds,
         num_starts=num_starts,
     )
-    return poisoned(found, interacts)
+    return nan_if_interacting(found, interacts)
 
 
 @functools.partial(jax.jit, static_argnames=("apply_fn", "num_rounds", "num_starts"))

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lazyjax.linalg.norms import frobenius_norm
+from lazyjax.linalg import frobenius_norm
 from lazyjax.trees import tree_distance, tree_norm
 from lazyjax.typing import AnyArray, Params
 

@@ -19,7 +19,7 @@ from lazyjax._checks import (
     checked_bytes,
 )
 from lazyjax.architecture import Architecture
-from lazyjax.callables.static import as_static
+from lazyjax.callables.static import HashableCallable
 from lazyjax.dynamics.losses import square_loss
 from lazyjax.dynamics.observers import Observer
 from lazyjax.dynamics.problem import named_observers
@@ -156,9 +156,9 @@ def sweep(
     if observe_at is not None:
         observe_at = tuple(np.asarray(observe_at).tolist())
     settings = SweepSettings(
-        optimizer=as_static(optimizer),
+        optimizer=HashableCallable(optimizer),
         num_steps=num_steps,
-        loss_fn=as_static(loss_fn),
+        loss_fn=HashableCallable(loss_fn),
         center=center,
         observers=named_observers(observe),
         observe_at=observe_at,

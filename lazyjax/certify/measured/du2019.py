@@ -32,8 +32,7 @@ from jaxtyping import Array, Bool, Float
 
 from lazyjax._checks import check_floating, check_nonnegative, check_positive
 from lazyjax.files.results import Storable
-from lazyjax.linalg import semidefinite
-from lazyjax.linalg.norms import eigvalsh
+from lazyjax.linalg import eigvalsh, semidefinite
 from lazyjax.typing import AnyArray
 
 

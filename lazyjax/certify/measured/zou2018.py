@@ -29,7 +29,7 @@ from lazyjax._checks import (
     check_positive,
     check_targets,
 )
-from lazyjax.callables.static import as_static
+from lazyjax.callables.static import HashableCallable
 from lazyjax.certify.statements import Assumption
 from lazyjax.dynamics import losses
 from lazyjax.files.results import Storable
@@ -302,8 +302,8 @@ def measure_radius(
         y.astype(x.dtype),
         jnp.asarray(learning_rate, x.dtype),
         jax.random.key(0) if key is None else key,
-        apply_fn=as_static(apply_fn),
-        loss_fn=as_static(loss_fn),
+        apply_fn=HashableCallable(apply_fn),
+        loss_fn=HashableCallable(loss_fn),
         num_steps=num_steps,
         batch_size=batch_size,
     )

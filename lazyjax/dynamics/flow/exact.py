@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
 from lazyjax._checks import check_at_least
-from lazyjax.callables.static import as_static
+from lazyjax.callables.static import HashableCallable
 from lazyjax.dynamics.losses import square_loss
 from lazyjax.dynamics.ode import (
     SolverStatus,
@@ -25,6 +25,7 @@ from lazyjax.dynamics.problem import checked_problem, named_observers
 from lazyjax.dynamics.snapshot import Observer, Snapshot
 from lazyjax.files.results import Storable
 from lazyjax.progress import Listener, Progress, program_listener, tell
+from lazyjax.trees import tree_add
 from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params
 
 
@@ -134,8 +135,8 @@ def gradient_flow(
             times,
             checked_tolerances(rtol, atol, dtype),
             listener,
-            apply_fn=as_static(apply_fn),
-            loss_fn=as_static(loss_fn),
+            apply_fn=HashableCallable(apply_fn),
+            loss_fn=HashableCallable(loss_fn),
             observers=observers,
             solver=solver,
             max_steps=max_steps,
@@ -161,7 +162,7 @@ def _compiled(
     max_steps: int,
 ) -> Flow:
     def loss_at(displacement: Params) -> Array:
-        return loss_fn(apply_fn(jax.tree.map(jnp.add, params, displacement), x), y)
+        return loss_fn(apply_fn(tree_add(params, displacement), x), y)
 
     def field(displacement: Params) -> Params:
         return jax.tree.map(jnp.negative, jax.grad(loss_at)(displacement))
@@ -183,7 +184,7 @@ def _compiled(
 
     def inspect(displacement: Params, time: Array) -> tuple[Array, dict[str, Any]]:
         tell(listener, time, "time")
-        snapshot = initial.following(jax.tree.map(jnp.add, params, displacement), time)
+        snapshot = initial.following(tree_add(params, displacement), time)
         return loss_at(displacement), inspect_all(snapshot)
 
     solution = solve(
@@ -197,7 +198,7 @@ def _compiled(
     )
     loss, observations = solution.seen
     return Flow(
-        params=jax.tree.map(jnp.add, params, solution.last),
+        params=tree_add(params, solution.last),
         times=times,
         loss=loss,
         observations=observations,

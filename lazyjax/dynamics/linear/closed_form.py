@@ -24,7 +24,7 @@ from lazyjax.dynamics.linear.evaluation import (
     evaluate,
 )
 from lazyjax.files.results import Storable
-from lazyjax.linalg.semidefinite import condition, is_long, share_of, warn_of_dropped
+from lazyjax.linalg import condition, is_long, share_of, warn_of_dropped
 from lazyjax.typing import AnyArray
 
 
@@ -51,7 +51,7 @@ class Linearized(Storable):
         f0: Outputs at time 0.
         eig_min: Smallest eigenvalue as computed; negative by rounding, if at all.
         eig_cutoff: Eigenvalues no larger are zero to rounding, by the rule of
-            `lazyjax.linalg.semidefinite`: what the decomposition was measured to be off by,
+            `lazyjax.linalg.eigen`: what the decomposition was measured to be off by,
             and twice the rounding of the largest.
     """
 

@@ -6,8 +6,7 @@ from jaxtyping import Array, Float
 
 from lazyjax.dynamics.linear.checks import check_kernel_problem
 from lazyjax.dynamics.linear.closed_form import Linearized
-from lazyjax.linalg.norms import frobenius_norm, gram_matrix
-from lazyjax.linalg.semidefinite import check_semidefinite, eigh
+from lazyjax.linalg import check_semidefinite, eigh, frobenius_norm, gram_matrix
 from lazyjax.typing import AnyArray
 
 

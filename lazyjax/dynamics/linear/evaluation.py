@@ -16,7 +16,7 @@ from lazyjax.dynamics.linear.filters import (
     heavy_ball_filter,
     scaled_up,
 )
-from lazyjax.linalg.norms import gram_matrix
+from lazyjax.linalg import gram_matrix
 from lazyjax.typing import AnyArray
 
 Dynamics: TypeAlias = Literal["flow", "descent", "heavy ball"]

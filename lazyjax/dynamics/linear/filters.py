@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from lazyjax.linalg.semidefinite import is_long
+from lazyjax.linalg import is_long
 
 
 class Filter(NamedTuple):

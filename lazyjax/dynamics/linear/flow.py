@@ -15,7 +15,7 @@ from lazyjax._checks import (
     check_nonnegative,
     check_params,
 )
-from lazyjax.callables.static import as_static
+from lazyjax.callables.static import HashableCallable
 from lazyjax.dynamics.linear.checks import check_kernel_problem, check_test_points
 from lazyjax.dynamics.losses import square_loss
 from lazyjax.dynamics.ode import (
@@ -27,7 +27,8 @@ from lazyjax.dynamics.ode import (
     solve,
 )
 from lazyjax.files.results import Storable
-from lazyjax.linalg.norms import gram_matrix
+from lazyjax.linalg import gram_matrix
+from lazyjax.trees import tree_add
 from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params
 
 
@@ -135,7 +136,7 @@ def linearized_flow(
         jnp.asarray(ridge, f0.dtype),
         checked_times(times, f0.dtype),
         checked_tolerances(rtol, atol, f0.dtype),
-        loss_fn=as_static(loss_fn),
+        loss_fn=HashableCallable(loss_fn),
         solver=solver,
         max_steps=max_steps,
     )
@@ -248,7 +249,7 @@ def dual_params(
             f"{dual.shape}."
         )
     _, vjp_fn = jax.vjp(lambda p: apply_fn(p, x), params)
-    displaced = lambda a: jax.tree.map(jnp.add, params, vjp_fn(a)[0])
+    displaced = lambda a: tree_add(params, vjp_fn(a)[0])
     flat = jax.vmap(displaced)(dual.reshape(-1, *shape))
     times = dual.shape[:-2]
     return jax.tree.map(lambda leaf: leaf.reshape(*times, *leaf.shape[1:]), flat)

@@ -12,7 +12,7 @@ import optax
 from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 
 from lazyjax._checks import check_at_least, check_choice
-from lazyjax.callables.static import as_static
+from lazyjax.callables.static import HashableCallable
 from lazyjax.dynamics.losses import square_loss
 from lazyjax.dynamics.problem import checked_problem, named_observers
 from lazyjax.dynamics.snapshot import Observer
@@ -178,9 +178,9 @@ def train(
     params, x, y, loss_dtype = checked_problem(apply_fn, params, x, y, loss_fn)
     _check_batches(batch_size, key, x.shape[0])
     settings = Settings(
-        apply_fn=as_static(apply_fn),
+        apply_fn=HashableCallable(apply_fn),
         optimizer=_static_optimizer(optimizer),
-        loss_fn=as_static(loss_fn),
+        loss_fn=HashableCallable(loss_fn),
         observers=observers,
         num_steps=num_steps,
         batch_size=batch_size,
@@ -291,4 +291,4 @@ def _checked_steps(
 def _static_optimizer(
     optimizer: optax.GradientTransformation,
 ) -> optax.GradientTransformation:
-    return type(optimizer)(*(as_static(fn) for fn in optimizer))
+    return type(optimizer)(*(HashableCallable(fn) for fn in optimizer))
