@@ -24,6 +24,7 @@ def tree_distance(tree1: Params, tree2: Params) -> Float[Array, ""]:
 
 def tree_add(tree1: Params, tree2: Params) -> Params:
     """Sum of two pytrees of the same structure and shapes, leaf by leaf."""
+    # `optax.tree.add` starts from 0, to which it adds both: a rounding of -0.0 more.
     return jax.tree.map(jnp.add, tree1, tree2)
 
 
