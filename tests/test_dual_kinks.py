@@ -10,8 +10,8 @@ import pytest
 import scipy.special
 import scipy.stats
 
+from lazyjax.activations import unit_scale
 from lazyjax.activations.breakpoints import breaks, marks
-from lazyjax.activations.functions import unit_scale
 from lazyjax.infinite.duals.dual import (
     dual_activation,
     dual_derivative,

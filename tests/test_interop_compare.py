@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from lazyjax import Architecture, infinite_ntk
-from lazyjax.activations.functions import ACTIVATIONS
+from lazyjax.activations import ACTIVATIONS
 from lazyjax.interop import _nt_stax
 from lazyjax.interop.neural_tangents import Comparison, compare
 from lazyjax.typing import Kind, Parameterization, Trained

@@ -17,12 +17,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
 from lazyjax._checks import check_floating
-from lazyjax.activations.functions import activation_fn
-from lazyjax.nets._layers import MULTIPLIERS, ModuleApply
-from lazyjax.nets.network import Apply, Network, SymmetrizedApply
+from lazyjax.activations import activation_fn
+from lazyjax.architecture import KINDS
+from lazyjax.nets._layers import MULTIPLIERS
+from lazyjax.nets.network import Apply, ModuleApply, Network, SymmetrizedApply
 from lazyjax.typing import AnyArray, Params
-
-_KINDS = ("mlp", "resnet", "cnn", "conv_resnet", "block_resnet")
 
 
 @jax.tree_util.register_dataclass
@@ -173,8 +172,8 @@ def _obstacle(network: Network) -> str | None:
         _module(network)
     except TypeError:
         return "it is not made by a function of `lazyjax.nets`"
-    if network.architecture.kind not in _KINDS:
-        return f"its kind, {network.architecture.kind!r}, is not one of {_KINDS}"
+    if not KINDS[network.architecture.kind].is_paddable:
+        return f"its kind, {network.architecture.kind!r}, cannot be"
     if network.architecture.normalization != "none":
         return "it normalizes over hidden units, padding included"
     if not np.isfinite(_activation_at_zero(network)).all():

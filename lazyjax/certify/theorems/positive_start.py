@@ -28,6 +28,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lazyjax._checks import check_at_least, check_batch, check_floating, check_targets
+from lazyjax.activations import find
 from lazyjax.certify.arithmetic.activations import ROUNDING, SMOOTH_ACTIVATIONS
 from lazyjax.certify.arithmetic.matrices import (
     eig_min_lower,
@@ -52,10 +53,6 @@ from lazyjax.certify.theorems import chatterjee2022
 from lazyjax.certify.widths.requirement import Requirement
 from lazyjax.nets import Network, mlp
 from lazyjax.typing import AnyArray, Params
-
-# Where |u| is largest derivatives are least, but for softplus: there at the lowest u.
-_INCREASING = ("erf", "identity", "sigmoid", "softplus", "tanh")
-_NOT_INCREASING = ("abs", "cos", "gaussian", "relu", "sign", "sin", "elu", "leaky_relu")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -382,11 +379,11 @@ def _independent(x: AnyArray, eig_min: float) -> Assumption:
 
 
 def _increasing(activation: str) -> Assumption:
-    holds = {True: activation in _INCREASING, False: activation in _NOT_INCREASING}
+    spec = find(activation)
     return Assumption(
         name="smooth and increasing",
         statement="the activation is twice differentiable with a positive derivative",
-        holds=next((answer for answer, is_so in holds.items() if is_so), None),
+        holds=None if spec is None else spec.is_increasing,
         detail=activation,
     )
 

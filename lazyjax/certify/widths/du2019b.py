@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lazyjax._checks import check_at_least, check_choice
+from lazyjax.activations import find
 from lazyjax.architecture import Architecture
 from lazyjax.certify.certificate import Assumption
 from lazyjax.certify.widths.requirement import Requirement
@@ -24,9 +25,6 @@ from lazyjax.infinite import infinite_ntk
 from lazyjax.typing import Activation, AnyArray
 
 Network = Literal["mlp", "resnet", "conv_resnet"]
-
-_SMOOTH = ("erf", "gaussian", "gelu", "sigmoid", "silu", "softplus", "tanh")
-_NOT_SMOOTH = ("abs", "elu", "leaky_relu", "relu", "sign")
 
 
 def architecture(
@@ -204,12 +202,11 @@ def requirements(
 
 
 def _smooth(activation: Activation) -> Assumption:
-    known = {True: activation in _SMOOTH, False: activation in _NOT_SMOOTH}
-    holds = next((answer for answer, is_so in known.items() if is_so), None)
+    spec = find(activation)
     return Assumption(
         name="smooth activation",
         statement="the activation is analytic, with bounded derivatives, and no "
         "polynomial",
-        holds=holds,
+        holds=None if spec is None else spec.is_analytic,
         detail=str(activation),
     )

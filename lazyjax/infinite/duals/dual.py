@@ -12,12 +12,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lazyjax.activations.breakpoints import marks
-from lazyjax.activations.functions import activation_fn, named_breaks
-from lazyjax.infinite.duals.closed_forms import (
+from lazyjax.activations.moments import correlation, safe_sqrt
+from lazyjax.activations.registry import (
+    activation_fn,
+    check_elementwise,
     closed_form,
-    correlation,
-    is_continuous,
-    safe_sqrt,
+    find,
+    named_breaks,
 )
 from lazyjax.infinite.duals.estimate import disagreement, series_error
 from lazyjax.infinite.duals.hermite import (
@@ -328,45 +329,19 @@ def _marks(
 
 
 def _elementwise_fn(activation: Activation, dtype: jnp.dtype) -> Callable:
-    """Function of `activation`, checked unless it is one of ours."""
+    """Function of `activation`, checked unless it was when it got its name."""
     phi = activation_fn(activation)
     if not isinstance(activation, str):
-        _check_elementwise(phi, dtype)
+        check_elementwise(phi, dtype)
     return phi
 
 
 def _is_continuous(activation: Activation, dtype: jnp.dtype) -> bool:
+    """Whether Price's theorem, hence `dual_derivative`, gives derivatives in q12."""
     if closed_form(activation) is not None:
-        return is_continuous(activation)
+        spec = find(activation)
+        return spec is None or spec.is_continuous
     return _piecewise(activation, dtype).is_continuous
-
-
-def _check_elementwise(phi: Callable[[Array], Array], dtype: jnp.dtype) -> None:
-    """Check `phi` on four numbers, together and one by one.
-
-    Raises:
-        ValueError: If shape, dtype or values tell that it is not elementwise.
-    """
-    with jax.ensure_compile_time_eval():
-        u = jnp.asarray([-1.5, -0.5, 0.5, 2.0], dtype)
-        together = phi(u)
-        if together.shape != u.shape or together.dtype != dtype:
-            raise ValueError(
-                "`activation` must keep shape and dtype; from "
-                f"{u.shape} {u.dtype} it made {together.shape} {together.dtype}."
-            )
-        one_by_one = jnp.concatenate([phi(u[i : i + 1]) for i in range(u.size)])
-        tolerance = float(jnp.finfo(dtype).eps) ** 0.5
-        is_close = jnp.allclose(together, one_by_one, tolerance, tolerance)
-    try:
-        is_elementwise = bool(is_close)
-    except jax.errors.ConcretizationTypeError:
-        return  # the function closes over traced values
-    if not is_elementwise:
-        raise ValueError(
-            "`activation` must be elementwise; its values at several numbers together "
-            "are not those at each of them alone."
-        )
 
 
 def _derivative(phi: Callable[[Array], Array]) -> Callable[[Array], Array]:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lazyjax.infinite.duals.closed_forms import safe_sqrt
+from lazyjax.activations.moments import safe_sqrt
 
 # Powers 0, 1, 2: jumps of a function and of its first two derivatives.
 NUM_POWERS = 3
