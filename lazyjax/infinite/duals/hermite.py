@@ -27,7 +27,6 @@ from lazyjax.activations.quadrature import (
 )
 from lazyjax.infinite.duals.piecewise import Piecewise
 from lazyjax.infinite.duals.truncated_powers import (
-    NUM_POWERS,
     truncated_coefficients,
     truncated_moments,
 )
@@ -155,7 +154,7 @@ class Decomposed(NamedTuple):
             ones, of even and of odd degree.
         powers: 126 coefficients of the truncated powers; then the parts of further ones
             along those of the rest.
-        kept: 1 for each power that is used, 0 for others.
+        kept: For each used power, 1 where it is taken apart, else 0.
     """
 
     rest: Float[Array, "terms *q"]
@@ -182,7 +181,7 @@ def decomposed(phi: Piecewise, std: Float[Array, "*q"]) -> Decomposed:
     values = phi.fn(scaled)
     if not phi.corners:
         rest = _coefficients(weights, basis, values)
-        none = jnp.zeros((NUM_POWERS, *std.shape), std.dtype)
+        none = jnp.zeros((0, *std.shape), std.dtype)
         return Decomposed(rest, jnp.zeros_like(rest), none)
     first = jnp.zeros((1, *values.shape), std.dtype)
     by_power = jnp.concatenate([first, phi.powers(scaled)])
@@ -201,7 +200,7 @@ def decomposed(phi: Piecewise, std: Float[Array, "*q"]) -> Decomposed:
     best = jnp.argmin(error, 0)
     rest = jnp.take_along_axis(rests, best[None, None], 0)[0]
     powers = jnp.take_along_axis(powers, best[None, None], 0)[0]
-    kept = jnp.stack([best > p for p in range(NUM_POWERS)]).astype(std.dtype)
+    kept = jnp.stack([best > p for p in range(len(added))]).astype(std.dtype)
     crossed = _crossed(phi, std, kept, rest[:NUM_COEFFICIENTS] * powers)
     is_left = rest[NUM_COEFFICIENTS:] > 0
     crossed = crossed / jnp.where(is_left, rest[NUM_COEFFICIENTS:], 1)
@@ -215,7 +214,7 @@ def _crossed(phi: Piecewise, std: Array, kept: Array, products: Array) -> Array:
     Args:
         phi: The function.
         std: Standard deviation by which its argument is scaled.
-        kept: Which powers are used.
+        kept: Which powers are taken apart.
         products: Those of coefficients, which are not to be counted.
 
     Returns:
@@ -282,13 +281,14 @@ def _quadrature() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _power_coefficients(phi: Piecewise, std: Array) -> Array:
-    """Coefficients of the truncated powers of `phi`, by power."""
-    total = jnp.zeros((NUM_POWERS, NUM_COEFFICIENTS, *std.shape), std.dtype)
+    """Coefficients of the truncated powers of `phi`, by power that is used."""
+    used = phi.used_powers
+    total = jnp.zeros((len(used), NUM_COEFFICIENTS, *std.shape), std.dtype)
     for corner, side, jumps in zip(phi.corners, phi.sides, phi.jumps, strict=True):
         h = side * standardized(corner, std, REACH)
         signs = jnp.asarray(float(side) ** np.arange(NUM_COEFFICIENTS), std.dtype)
         powers = truncated_coefficients(h, NUM_COEFFICIENTS)
-        found = [jumps[p] * std[None] ** p * a for p, a in enumerate(powers)]
+        found = [jumps[p] * std[None] ** p * powers[p] for p in used]
         signs = signs.reshape(1, -1, *(1,) * std.ndim)
         total = total + signs * jnp.stack(found)
     return total
@@ -323,31 +323,48 @@ def power_moment(
         The moments.
     """
     shape = jnp.broadcast_shapes(std1.shape, correlation.shape, std2.shape)
-    sides = np.array(phi.sides)
-    first, second = (i.ravel() for i in np.indices((sides.size, sides.size)))
+    used = phi.used_powers
+    # Corners at the same distance from 0 share a place and differ by a sign.
+    distances = sorted({abs(corner) for corner in phi.corners})
 
-    def described(std: Array, kept: Array) -> tuple[Array, Array]:
-        places = [
-            side * standardized(c, std, REACH)
-            for c, side in zip(phi.corners, phi.sides, strict=True)
-        ]
-        scales = jnp.stack([kept[p] * std**p for p in range(NUM_POWERS)])
-        jumps = jnp.asarray(phi.jumps)
-        jumps = jumps.reshape(*jumps.shape, *(1,) * std.ndim)
-        return jnp.stack(places), jumps * scales[None]
+    def places_and_weights(std: Array, kept: Array) -> tuple[Array, Array]:
+        places = jnp.stack([standardized(d, std, REACH) for d in distances])
+        scales = jnp.stack([kept[i] * std**p for i, p in enumerate(used)])
+        weights = jnp.zeros((len(distances), 2, *scales.shape), std.dtype)
+        for corner, side, jumps in zip(phi.corners, phi.sides, phi.jumps, strict=True):
+            at = distances.index(abs(corner)), int(side < 0)
+            by_power = jnp.stack([jumps[p] for p in used])
+            by_power = by_power.reshape(-1, *(1,) * std.ndim)
+            weights = weights.at[at].set(by_power * scales)
+        return places, weights
 
-    (h1, w1), (h2, w2) = described(std1, one.kept), described(std2, two.kept)
-    signs = jnp.asarray(sides[first] * sides[second], correlation.dtype)
+    h1, w1 = places_and_weights(std1, one.kept)
+    h2, w2 = places_and_weights(std2, two.kept)
+    pairs = [
+        (distances.index(abs(c1)), distances.index(abs(c2)), side1 * side2)
+        for c1, side1 in zip(phi.corners, phi.sides, strict=True)
+        for c2, side2 in zip(phi.corners, phi.sides, strict=True)
+    ]
+    first, second, signs = map(np.array, zip(*sorted(set(pairs)), strict=True))
+    # Of opposite signs, the sides of the second are exchanged.
+    exchanged = np.where(signs[:, None] > 0, [0, 1], [1, 0])
+    pairs = (
+        h1[first],
+        w1[first],
+        h2[second],
+        w2[second[:, None], exchanged],
+        jnp.asarray(signs, correlation.dtype),
+    )
 
     @jax.checkpoint
     def add_pair(total: Array, pair: tuple[Array, ...]) -> tuple[Array, None]:
         h1, w1, h2, w2, sign = pair
         moments = truncated_moments(h1, h2, sign * correlation)
-        for p in range(NUM_POWERS):
-            for q in range(NUM_POWERS):
-                total = total + w1[p] * w2[q] * moments[p][q]
+        for i, p in enumerate(used):
+            for j, q in enumerate(used):
+                weight = w1[0, i] * w2[0, j] + w1[1, i] * w2[1, j]
+                total = total + weight * moments[p][q]
         return total, None
 
-    pairs = h1[first], w1[first], h2[second], w2[second], signs
     start = jnp.zeros(shape, correlation.dtype)
     return jax.lax.scan(add_pair, start, pairs)[0]
