@@ -131,6 +131,7 @@ def _arcsine(num_terms: int) -> tuple[float, ...]:
 
 
 def horner(coefficients: tuple[float, ...], x: Array) -> Array:
+    """Value at `x` of the polynomial with these coefficients, increasing."""
     value = jnp.full_like(x, coefficients[-1])
     for c in coefficients[-2::-1]:
         value = value * x + c

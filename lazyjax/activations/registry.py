@@ -84,6 +84,11 @@ class ActivationSpec:
                 "`is_increasing` needs `value`, `derivative` and finite bounds."
             )
 
+    @property
+    def has_formulas(self) -> bool:
+        """Whether it is stated in float64, as certificates need it."""
+        return self.value is not None or self.slopes is not None
+
 
 _SPECS: dict[str, ActivationSpec] = {}
 

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float
 
+from lazyjax.activations import ACTIVATIONS
 from lazyjax.certify.arithmetic.activations import (
     PIECEWISE_ACTIVATIONS,
     SMOOTH_ACTIVATIONS,
@@ -50,11 +51,12 @@ class Problem:
         """The assumption that activations are smooth, with known constants."""
         phi, depth = self.copies[0].activation, self.copies[0].depth
         is_known = depth == 0 or (isinstance(phi, str) and phi in SMOOTH_ACTIVATIONS)
+        is_open = not isinstance(phi, str) or not ACTIVATIONS[phi].has_formulas
         return Assumption(
             name="smooth",
             statement="the activation's derivative is bounded and Lipschitz",
-            # Of functions nothing is known; names that are not listed are not smooth.
-            holds=True if is_known else (None if callable(phi) else False),
+            # Of functions, and names without formulas, nothing is known.
+            holds=True if is_known else (None if is_open else False),
             detail="no hidden layer" if depth == 0 else str(phi),
         )
 

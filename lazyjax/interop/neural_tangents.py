@@ -23,6 +23,7 @@ from lazyjax.architecture import Architecture
 from lazyjax.infinite import infinite_nngp, infinite_ntk
 from lazyjax.interop import _nt_stax, _nt_structured
 from lazyjax.interop._importing import import_with, is_imported_with
+from lazyjax.interop._nt_stax import StaxLayers as StaxLayers
 from lazyjax.laziness import relative_distance
 from lazyjax.typing import AnyArray
 
@@ -85,7 +86,7 @@ def load_neural_tangents() -> types.ModuleType:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Comparison:
+class KernelComparison:
     r"""Kernels of one architecture by lazyjax and by neural-tangents.
 
     Attributes:
@@ -112,7 +113,7 @@ def compare(
     x2: Float[AnyArray, "n2 *d"] | None = None,
     *,
     width: int | None = None,
-) -> Comparison:
+) -> KernelComparison:
     r"""Both infinite-width kernels of an architecture, by both libraries.
 
     The network of `nt.stax` is built that has the same limit. What neural-tangents has
@@ -170,7 +171,7 @@ def compare(
         kernel.astype(x1.dtype)  # with 64-bit types enabled, it returns float64
         for kernel in _nt_stax.stax_kernels(stax, architecture, x1, x2, width)
     )
-    return Comparison(
+    return KernelComparison(
         nngp=nngp,
         ntk=ntk,
         their_nngp=their_nngp,
@@ -178,6 +179,14 @@ def compare(
         nngp_difference=_difference(nngp, their_nngp),
         ntk_difference=_difference(ntk, their_ntk),
     )
+
+
+def __getattr__(name: str) -> object:
+    if name != "Comparison":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    message = "`Comparison` is now `KernelComparison`"
+    warnings.warn(message, DeprecationWarning, stacklevel=2)
+    return KernelComparison
 
 
 def _difference(a: Float[Array, "n1 n2"], b: Float[Array, "n1 n2"]) -> Array:
