@@ -21,6 +21,7 @@ from lazyjax.activations.polynomials import (
 from lazyjax.activations.registry import (
     ACTIVATIONS as ACTIVATIONS,
     ActivationSpec as ActivationSpec,
+    Float64Activation as Float64Activation,
     activation_fn as activation_fn,
     check_activation as check_activation,
     closed_form as closed_form,

@@ -7,7 +7,11 @@ import numpy as np
 from jaxtyping import Array
 
 from lazyjax.activations.moments import Moments, root_and_covariance
-from lazyjax.activations.registry import ActivationSpec, register_known
+from lazyjax.activations.registry import (
+    ActivationSpec,
+    Float64Activation,
+    register_known,
+)
 
 
 def _exp(q11: Array, q12: Array, q22: Array) -> Moments:
@@ -49,10 +53,7 @@ register_known(
         fn=jnp.cos,
         breaks=(),
         moments=_cos,
-        value=np.cos,
-        derivative=lambda u: -np.sin(u),
-        slope_bound=1.0,
-        curvature_bound=1.0,
+        float64=Float64Activation(np.cos, lambda u: -np.sin(u), 1.0, 1.0),
         is_increasing=False,
         stax=methodcaller("Cos"),
     ),
@@ -61,18 +62,19 @@ register_known(
         fn=jnp.exp,
         breaks=(),
         moments=_exp,
-        value=np.exp,
-        derivative=np.exp,
+        float64=Float64Activation(np.exp, np.exp),
     ),
     ActivationSpec(
         name="gaussian",
         fn=lambda u: jnp.exp(-jnp.square(u)),
         breaks=(),
         moments=_gaussian,
-        value=lambda u: np.exp(-(u * u)),
-        derivative=lambda u: -2 * u * np.exp(-(u * u)),
-        slope_bound=0.8577639,
-        curvature_bound=2.0,
+        float64=Float64Activation(
+            lambda u: np.exp(-(u * u)),
+            lambda u: -2 * u * np.exp(-(u * u)),
+            0.8577639,
+            2.0,
+        ),
         is_increasing=False,
         is_analytic=True,
     ),
@@ -81,10 +83,7 @@ register_known(
         fn=jnp.sin,
         breaks=(),
         moments=_sin,
-        value=np.sin,
-        derivative=np.cos,
-        slope_bound=1.0,
-        curvature_bound=1.0,
+        float64=Float64Activation(np.sin, np.cos, 1.0, 1.0),
         is_increasing=False,
         stax=methodcaller("Sin"),
     ),

@@ -15,7 +15,11 @@ from lazyjax.activations.moments import (
     correlation,
     root_and_covariance,
 )
-from lazyjax.activations.registry import ActivationSpec, register_known
+from lazyjax.activations.registry import (
+    ActivationSpec,
+    Float64Activation,
+    register_known,
+)
 
 
 def _erf_moments(q11: Array, q12: Array, q22: Array) -> Moments:
@@ -59,10 +63,12 @@ register_known(
         fn=jax.lax.erf,
         breaks=(),
         moments=_erf_moments,
-        value=_erf,
-        derivative=lambda u: 2 / math.sqrt(math.pi) * np.exp(-(u * u)),
-        slope_bound=1.1283792,
-        curvature_bound=0.9678829,
+        float64=Float64Activation(
+            _erf,
+            lambda u: 2 / math.sqrt(math.pi) * np.exp(-(u * u)),
+            1.1283792,
+            0.9678829,
+        ),
         is_increasing=True,
         is_analytic=True,
         stax=methodcaller("Erf"),
@@ -72,10 +78,9 @@ register_known(
         fn=partial(jax.nn.gelu, approximate=False),
         breaks=(),
         moments=_gelu_moments,
-        value=lambda u: u * _normal_cdf(u),
-        derivative=_gelu_derivative,
-        slope_bound=1.1289042,
-        curvature_bound=0.7978846,
+        float64=Float64Activation(
+            lambda u: u * _normal_cdf(u), _gelu_derivative, 1.1289042, 0.7978846
+        ),
         is_analytic=True,
         stax=methodcaller("Gelu"),
     ),

@@ -13,7 +13,11 @@ from jaxtyping import Array
 
 from lazyjax._checks import check_at_least
 from lazyjax.activations.moments import Moments, correlation, horner, share_and_sine
-from lazyjax.activations.registry import ActivationSpec, register_known
+from lazyjax.activations.registry import (
+    ActivationSpec,
+    Float64Activation,
+    register_known,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,8 +152,7 @@ register_known(
         breaks=(0.0,),
         is_continuous=False,
         moments=_sign,
-        value=np.sign,
-        derivative=np.zeros_like,
+        float64=Float64Activation(np.sign, np.zeros_like),
         is_increasing=False,
         is_analytic=False,
         stax=methodcaller("Sign"),

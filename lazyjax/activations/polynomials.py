@@ -12,7 +12,11 @@ from jaxtyping import Array
 
 from lazyjax._checks import check_at_least
 from lazyjax.activations.moments import Moments, horner
-from lazyjax.activations.registry import ActivationSpec, register_known
+from lazyjax.activations.registry import (
+    ActivationSpec,
+    Float64Activation,
+    register_known,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,10 +130,7 @@ register_known(
         fn=lambda u: u,
         breaks=(),
         moments=_identity,
-        value=lambda u: u,
-        derivative=np.ones_like,
-        slope_bound=1.0,
-        curvature_bound=0.0,
+        float64=Float64Activation(lambda u: u, np.ones_like, 1.0, 0.0),
         is_increasing=True,
         stax=methodcaller("Identity"),
     )

@@ -16,31 +16,60 @@ from lazyjax.activations.moments import ClosedForm
 from lazyjax.typing import Activation
 
 
+@dataclasses.dataclass(frozen=True)
+class Float64Activation:
+    r"""An activation in NumPy's float64, and bounds over the real line.
+
+    Certificates rely on both as they are stated.
+
+    Attributes:
+        value: $\phi$, within $2^{-48} (1 + |u|)$.
+        derivative: $\phi'$, within $2^{-48}$.
+        slope: Upper bound of $\sup |\phi'|$.
+        curvature: Upper bound of $\sup |\phi''|$, the Lipschitz constant of $\phi'$;
+            infinite if it has none.
+
+    Raises:
+        ValueError: If a bound is negative.
+    """
+
+    value: Callable[[np.ndarray], np.ndarray]
+    derivative: Callable[[np.ndarray], np.ndarray]
+    slope: float = math.inf
+    curvature: float = math.inf
+
+    def __post_init__(self) -> None:
+        if not (self.slope >= 0 and self.curvature >= 0):
+            raise ValueError(
+                "`slope` and `curvature` must be zero or positive; got "
+                f"{self.slope} and {self.curvature}."
+            )
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether the derivative is known to be bounded and Lipschitz."""
+        return math.isfinite(self.slope) and math.isfinite(self.curvature)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class ActivationSpec:
     r"""An activation and everything that is known of it.
 
     Only `name` and `fn` are needed. What is not stated is found from `fn` by quadrature
-    (kernels) or refused with words (certificates). Certificates rely on the float64
-    formulas and bounds as stated: none of them is checked.
+    (kernels) or refused with words (certificates).
 
     Attributes:
         name: By which networks refer to it.
         fn: The elementwise function $\phi$ of one array.
         breaks: Places of kinks and jumps, where $\phi$ varies over units elsewhere;
             `None` means to look for them, and for fast changes, in its program.
-        is_continuous: Whether it has no jump; needed with `moments` only.
+        is_continuous: Whether it has no jump; read only if there are `moments`.
         moments: Closed form of $E[\phi(u)\phi(v)]$ and $E[\phi'(u)\phi'(v)]$, a function
             of the covariances $(q_{11}, q_{12}, q_{22})$; `None` means quadrature.
         accurate_std: Standard deviation of its argument up to which the quadrature is
-            known to err by less than 0.1 % of the moments; above, it is measured.
-        value: $\phi$ in NumPy's float64, within $2^{-48} (1 + |u|)$.
-        derivative: $\phi'$ likewise, within $2^{-48}$.
-        slope_bound: Upper bound of $\sup |\phi'|$.
-        curvature_bound: Upper bound of $\sup |\phi''|$, the Lipschitz constant of
-            $\phi'$; infinite if it has none.
-        slopes: The slopes below and above 0 of an activation that is linear on either
-            side, with $\phi(0) = 0$.
+            known to err by less than 0.1 %; beyond, its error is estimated.
+        float64: For certificates, unless there are `slopes`.
+        slopes: Those below and above 0, if it is linear on either side and 0 at 0.
         is_increasing: Whether it is twice differentiable and $\phi' > 0$ is least, over
             an interval around 0, at one of its ends; `None` if that is not known.
         is_analytic: Whether it is analytic, with bounded derivatives, and no polynomial;
@@ -49,8 +78,7 @@ class ActivationSpec:
             `neural_tangents.stax`; `None` means its quadrature.
 
     Raises:
-        ValueError: If one of `value` and `derivative` is missing, a bound is negative, or
-            `is_increasing` is stated without both and finite bounds.
+        ValueError: If `is_increasing` is stated without bounds in `float64`.
     """
 
     name: str
@@ -59,35 +87,16 @@ class ActivationSpec:
     is_continuous: bool = True
     moments: ClosedForm | None = None
     accurate_std: float = 0.0
-    value: Callable[[np.ndarray], np.ndarray] | None = None
-    derivative: Callable[[np.ndarray], np.ndarray] | None = None
-    slope_bound: float = math.inf
-    curvature_bound: float = math.inf
+    float64: Float64Activation | None = None
     slopes: tuple[float, float] | None = None
     is_increasing: bool | None = None
     is_analytic: bool | None = None
     stax: Callable[[Any], Any] | None = None
 
     def __post_init__(self) -> None:
-        if (self.value is None) != (self.derivative is None):
-            raise ValueError("`value` and `derivative` must be given together.")
-        if not (self.slope_bound >= 0 and self.curvature_bound >= 0):
-            raise ValueError(
-                "`slope_bound` and `curvature_bound` must be zero or positive; got "
-                f"{self.slope_bound} and {self.curvature_bound}."
-            )
-        is_bounded = self.value is not None and math.isfinite(
-            self.slope_bound + self.curvature_bound
-        )
+        is_bounded = self.float64 is not None and self.float64.is_bounded
         if self.is_increasing and not is_bounded:
-            raise ValueError(
-                "`is_increasing` needs `value`, `derivative` and finite bounds."
-            )
-
-    @property
-    def has_formulas(self) -> bool:
-        """Whether it is stated in float64, as certificates need it."""
-        return self.value is not None or self.slopes is not None
+            raise ValueError("`is_increasing` needs `float64`, with finite bounds.")
 
 
 _SPECS: dict[str, ActivationSpec] = {}

@@ -4,7 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lazyjax.activations.registry import ActivationSpec, register_known
+from lazyjax.activations.registry import (
+    ActivationSpec,
+    Float64Activation,
+    register_known,
+)
 
 # Largest errors up to here, of those with this `accurate_std`: the table of
 # `lazyjax.infinite.duals.dual_activation`, at most 4e-4.
@@ -39,10 +43,12 @@ register_known(
         name="elu",
         fn=jax.nn.elu,
         breaks=(0.0,),
-        value=lambda u: np.where(u > 0, u, np.expm1(np.minimum(u, 0))),
-        derivative=lambda u: np.exp(np.minimum(u, 0)),
-        slope_bound=1.0,
-        curvature_bound=1.0,
+        float64=Float64Activation(
+            lambda u: np.where(u > 0, u, np.expm1(np.minimum(u, 0))),
+            lambda u: np.exp(np.minimum(u, 0)),
+            1.0,
+            1.0,
+        ),
         is_increasing=False,
         is_analytic=False,
     ),
@@ -51,10 +57,7 @@ register_known(
         fn=jax.nn.sigmoid,
         breaks=(),
         accurate_std=_TABULATED_STD,
-        value=_sigmoid,
-        derivative=_sigmoid_derivative,
-        slope_bound=0.25,
-        curvature_bound=0.0962251,
+        float64=Float64Activation(_sigmoid, _sigmoid_derivative, 0.25, 0.0962251),
         is_increasing=True,
         is_analytic=True,
     ),
@@ -63,10 +66,9 @@ register_known(
         fn=jax.nn.silu,
         breaks=(),
         accurate_std=_TABULATED_STD,
-        value=lambda u: u * _sigmoid(u),
-        derivative=_silu_derivative,
-        slope_bound=1.0998394,
-        curvature_bound=0.5,
+        float64=Float64Activation(
+            lambda u: u * _sigmoid(u), _silu_derivative, 1.0998394, 0.5
+        ),
         is_analytic=True,
     ),
     ActivationSpec(
@@ -74,10 +76,7 @@ register_known(
         fn=jax.nn.softplus,
         breaks=(),
         accurate_std=_TABULATED_STD,
-        value=_softplus,
-        derivative=_sigmoid,
-        slope_bound=1.0,
-        curvature_bound=0.25,
+        float64=Float64Activation(_softplus, _sigmoid, 1.0, 0.25),
         is_increasing=True,
         is_analytic=True,
     ),
@@ -86,10 +85,7 @@ register_known(
         fn=jnp.tanh,
         breaks=(),
         accurate_std=_TABULATED_STD,
-        value=np.tanh,
-        derivative=_tanh_derivative,
-        slope_bound=1.0,
-        curvature_bound=0.7698004,
+        float64=Float64Activation(np.tanh, _tanh_derivative, 1.0, 0.7698004),
         is_increasing=True,
         is_analytic=True,
     ),

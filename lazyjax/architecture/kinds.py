@@ -115,26 +115,15 @@ def complete(name: str, **parts: Any) -> None:
 
 # The kinds of this package -------------------------------------------------------------
 
-_CONVOLUTIONAL = frozenset(
-    {
-        "filter_shape",
-        "strides",
-        "padding",
-        "pool_after",
-        "pooling",
-        "head",
-        "pixel_scaling",
-    }
-)
-
-FIELDS_OF_SOME = _CONVOLUTIONAL | {
-    "normalization",
-    "residual_scale",
-    "recurrent_std",
-    "width_factors",
-    "patch_size",
-    "num_heads",
+_READOUT = {"head", "pixel_scaling"}
+_CONVOLUTIONAL = _READOUT | {
+    *("filter_shape", "strides", "padding", "pool_after", "pooling")
 }
+_OF_ONE_KIND = {"recurrent_std", "patch_size", "num_heads"}
+
+FIELDS_OF_SOME = frozenset(
+    {*_CONVOLUTIONAL, *_OF_ONE_KIND, "normalization", "residual_scale", "width_factors"}
+)
 """Fields of `Architecture` that not every kind uses."""
 
 
@@ -172,13 +161,13 @@ for _kind in (
     ),
     ArchitectureKind(
         name="cnn",
-        fields=_CONVOLUTIONAL | {"normalization", "width_factors"},
+        fields=frozenset({*_CONVOLUTIONAL, "normalization", "width_factors"}),
         layers="convolutional",
         is_paddable=True,
     ),
     ArchitectureKind(
         name="conv_resnet",
-        fields=_CONVOLUTIONAL | {"normalization", "residual_scale"},
+        fields=frozenset({*_CONVOLUTIONAL, "normalization", "residual_scale"}),
         layers="convolutional",
         is_residual=True,
         check=_check_conv_resnet,
@@ -191,7 +180,7 @@ for _kind in (
     ),
     ArchitectureKind(
         name="block_resnet",
-        fields=_CONVOLUTIONAL | {"residual_scale", "width_factors"},
+        fields=frozenset({*_CONVOLUTIONAL, "residual_scale", "width_factors"}),
         layers="convolutional",
         check=_check_block_resnet,
         is_paddable=True,
@@ -200,9 +189,7 @@ for _kind in (
     ),
     ArchitectureKind(
         name="vit",
-        fields=frozenset(
-            {"normalization", "head", "pixel_scaling", "patch_size", "num_heads"}
-        ),
+        fields=frozenset({*_READOUT, "normalization", "patch_size", "num_heads"}),
         layers="attention",
         num_extra_layers=2,
         why_no_limit="attention multiplies hidden values with each other",

@@ -51,7 +51,8 @@ class Problem:
         """The assumption that activations are smooth, with known constants."""
         phi, depth = self.copies[0].activation, self.copies[0].depth
         is_known = depth == 0 or (isinstance(phi, str) and phi in SMOOTH_ACTIVATIONS)
-        is_open = not isinstance(phi, str) or not ACTIVATIONS[phi].has_formulas
+        spec = ACTIVATIONS[phi] if isinstance(phi, str) else None
+        is_open = spec is None or (spec.float64 is None and spec.slopes is None)
         return Assumption(
             name="smooth",
             statement="the activation's derivative is bounded and Lipschitz",

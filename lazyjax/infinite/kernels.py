@@ -38,66 +38,65 @@ def infinite_ntk(
 ) -> Float[Array, "n1 n2"]:
     r"""Neural tangent kernel of infinitely wide networks at initialization.
 
-        It is the limit of $\langle\nabla f_a(x), \nabla f_a(x')\rangle$, unnormalized, over
-        the trained parameters of one output $a$; between different outputs it is 0, so that
-        the kernel of all $k$ outputs is this one times the identity. Neither `readout` nor
-        `symmetrized` changes it. "mup" has the same kernel as "ntk" at initialization.
+    It is the limit of $\langle\nabla f_a(x), \nabla f_a(x')\rangle$, unnormalized, over
+    the trained parameters of one output $a$; between different outputs it is 0, so that
+    the kernel of all $k$ outputs is this one times the identity. Neither `readout` nor
+    `symmetrized` changes it. "mup" has the same kernel as "ntk" at initialization.
 
-        The kernel of "standard" networks has no limit: layer $l$ contributes its fan-in
-        $/\,$`w_std**2` times, and its biases `1/b_std**2` times, what they do in "ntk".
-        For it, `width` is needed and the result holds each contribution to leading order.
+    The kernel of "standard" networks has no limit: layer $l$ contributes its fan-in
+    $/\,$`w_std**2` times, and its biases `1/b_std**2` times, what they do in "ntk".
+    For it, `width` is needed and the result holds each contribution to leading order.
 
-        Images are read as `architecture` says. Flattened without pooling, only pairs of the
-        same pixel are computed; a mean over pixels needs all pairs, up to the last pool.
+    Images are read as `architecture` says. Flattened without pooling, only pairs of the
+    same pixel are computed; a mean over pixels needs all pairs, up to the last pool.
 
     Args:
-            architecture: Description of the network, such as `network.architecture`.
-            x1: First batch; features are flattened, unless layers are convolutions: then
-                (n, height, width, channels), or (n, length, channels); recurrent networks
-                read (n, time, features).
-            x2: Second batch; `None` means `x1`, with an exactly symmetric result.
-            width: Units of each hidden layer, for "standard" parameterization only.
-            memory: Bytes that may be held at once beside the inputs, such as "4GiB"; what
-                gradients need is not counted. `None` means blocks that stay in cache,
-                whatever the result takes.
+        architecture: Description of the network, such as `network.architecture`.
+        x1: First batch; features are flattened, unless layers are convolutions: then
+            (n, height, width, channels), or (n, length, channels); recurrent networks
+            read (n, time, features).
+        x2: Second batch; `None` means `x1`, with an exactly symmetric result.
+        width: Units of each hidden layer, for "standard" parameterization only.
+        memory: Bytes that may be held at once beside the inputs, such as "4GiB"; what
+            gradients need is not counted. `None` means blocks that stay in cache,
+            whatever the result takes.
 
     Returns:
-            The kernel of each output.
+        The kernel of each output.
 
     Raises:
-            ValueError: If no limit is known of the network, `width` is missing or needless,
-                the batches differ in features, one is empty or not finite, `memory` is too
-                little for one pair, or the activation has no closed form and moments that
-                are not known to 1 % at the variances met (beyond 0.1 % there is a warning).
-                Under `jax.jit` and `jax.grad` the kernel is NaN instead.
-            TypeError: If `architecture` is not an `Architecture`, or a batch not floating
-                point.
+        ValueError: If no limit is known of the network, `width` is missing or needless,
+            the batches differ in features, one is empty or not finite, `memory` is too
+            little for one pair, or the activation has no closed form and moments that
+            are not known to 1 % at the variances met (beyond 0.1 % there is a warning).
+            Under `jax.jit` and `jax.grad` the kernel is NaN instead.
+        TypeError: If `architecture` is not an `Architecture`, or a batch not floating
+            point.
 
-        Cost: O(n1 n2 (d + P depth)) time, where P is the number of pixels, squared if all
-        pairs are needed, and 1 for vectors; times about 50 for activations without a closed
-        form (see `lazyjax.infinite.duals`, also for accuracy). Memory is the result, up to
-        three times while it is assembled, and some ten arrays of 2**17 numbers, or of P if
-        that is more: blocks of examples are computed one after the other, smaller ones if
-        `memory` says so. In float32, kernels of kinked activations between equal rows of
-        `x1` and `x2` are accurate to about 1e-4; with `x2=None` the diagonal is exact to
-        rounding.
+    Cost: O(n1 n2 (d + P depth)) time, where P is the number of pixels, squared if all
+    pairs are needed, and 1 for vectors; times about 50 for activations without a closed
+    form (see `lazyjax.infinite.duals`, also for accuracy). Memory is the result, up to
+    three times while it is assembled, and some ten arrays of 2**17 numbers, or of P if
+    that is more: blocks of examples are computed one after the other, smaller ones if
+    `memory` says so. In float32, kernels of kinked activations between equal rows of
+    `x1` and `x2` are accurate to about 1e-4; with `x2=None` the diagonal is exact to
+    rounding.
 
     Example:
-            >>> import jax.numpy as jnp
-            >>> from lazyjax.architecture import KINDS, Architecture
-    from lazyjax.architecture.kinds import complete
-            >>> from lazyjax.infinite import infinite_ntk
-            >>> du2019 = Architecture(trained="first", input_scaling="none")
-            >>> infinite_ntk(du2019, jnp.eye(2))[0, 0].item()
-            0.5
+        >>> import jax.numpy as jnp
+        >>> from lazyjax.architecture import Architecture
+        >>> from lazyjax.infinite import infinite_ntk
+        >>> du2019 = Architecture(trained="first", input_scaling="none")
+        >>> infinite_ntk(du2019, jnp.eye(2))[0, 0].item()
+        0.5
 
     References:
-            Jacot, Gabriel and Hongler (2018), arXiv:1806.07572; Du et al. (2019),
-            arXiv:1810.02054; Du et al. (2019b), arXiv:1811.03804, for residual networks;
-            Arora et al. (2019), arXiv:1904.11955, for convolutional ones; Alemohammad et al.
-            (2021), arXiv:2006.10246, for recurrent ones (not opened: derived here, and
-            compared with wide networks); Sohl-Dickstein et al. (2020), arXiv:2001.07301, for
-            "standard" (equation numbers not checked).
+        Jacot, Gabriel and Hongler (2018), arXiv:1806.07572; Du et al. (2019),
+        arXiv:1810.02054; Du et al. (2019b), arXiv:1811.03804, for residual networks;
+        Arora et al. (2019), arXiv:1904.11955, for convolutional ones; Alemohammad et al.
+        (2021), arXiv:2006.10246, for recurrent ones (not opened: derived here, and
+        compared with wide networks); Sohl-Dickstein et al. (2020), arXiv:2001.07301, for
+        "standard" (equation numbers not checked).
     """
     x1, x2 = _checked_batches(architecture, x1, x2)
     if architecture.parameterization == "standard":
@@ -127,39 +126,38 @@ def infinite_nngp(
 ) -> Float[Array, "n1 n2"]:
     r"""Covariance $E[f_a(x) f_a(x')]$ of one output of infinitely wide networks.
 
-        The expectation is over initializations; outputs are independent of each other.
-        `trained` does not matter. Symmetrized networks start from zero, so theirs is 0.
-        Hidden layers of "mup" networks contribute $O(1/\text{width})$ to the output:
-        theirs is only that of the output's bias, unless depth is 0.
+    The expectation is over initializations; outputs are independent of each other.
+    `trained` does not matter. Symmetrized networks start from zero, so theirs is 0.
+    Hidden layers of "mup" networks contribute $O(1/\text{width})$ to the output:
+    theirs is only that of the output's bias, unless depth is 0.
 
     Args:
-            architecture: Description of the network, such as `network.architecture`.
-            x1: First batch, as in `infinite_ntk`.
-            x2: Second batch; `None` means `x1`, with an exactly symmetric result.
-            memory: Bytes that may be held at once, as in `infinite_ntk`.
+        architecture: Description of the network, such as `network.architecture`.
+        x1: First batch, as in `infinite_ntk`.
+        x2: Second batch; `None` means `x1`, with an exactly symmetric result.
+        memory: Bytes that may be held at once, as in `infinite_ntk`.
 
     Returns:
-            The covariance of each output.
+        The covariance of each output.
 
     Raises:
-            ValueError: If no limit is known of the network, the batches differ in features,
-                one is empty or not finite, or `memory` is too little for one pair.
-            TypeError: If `architecture` is not an `Architecture`, or a batch not floating
-                point.
+        ValueError: If no limit is known of the network, the batches differ in features,
+            one is empty or not finite, or `memory` is too little for one pair.
+        TypeError: If `architecture` is not an `Architecture`, or a batch not floating
+            point.
 
-        Cost: that of `infinite_ntk`, or half.
+    Cost: that of `infinite_ntk`, or half.
 
     Example:
-            >>> import jax.numpy as jnp
-            >>> from lazyjax.architecture import KINDS, Architecture
-    from lazyjax.architecture.kinds import complete
-            >>> from lazyjax.infinite import infinite_nngp
-            >>> linear = Architecture(depth=0, w_std=2.0, b_std=1.0)
-            >>> infinite_nngp(linear, jnp.ones((1, 3))).item()
-            5.0
+        >>> import jax.numpy as jnp
+        >>> from lazyjax.architecture import Architecture
+        >>> from lazyjax.infinite import infinite_nngp
+        >>> linear = Architecture(depth=0, w_std=2.0, b_std=1.0)
+        >>> infinite_nngp(linear, jnp.ones((1, 3))).item()
+        5.0
 
     References:
-            Lee et al. (2018), arXiv:1711.00165 (equation numbers not checked).
+        Lee et al. (2018), arXiv:1711.00165 (equation numbers not checked).
     """
     x1, x2 = _checked_batches(architecture, x1, x2)
     size = _block_size(architecture, x1, x2, memory)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import lazyjax
-from lazyjax.activations import ActivationSpec, register, registry
+from lazyjax.activations import ActivationSpec, Float64Activation, register, registry
 from lazyjax.interop.neural_tangents import compare
 from tests.helpers.compare import assert_close
 
@@ -19,7 +19,7 @@ ROOT = math.sqrt(2)
 
 def moments(q11, q12, q22):  # Williams (1997)
     det = (1 + q11) * (1 + q22)
-    angle = jnp.arcsin(jnp.clip(q12 / jnp.sqrt(det), -1, 1))
+    angle = jnp.arcsin(q12 / jnp.sqrt(det))
     return 2 / jnp.pi * angle, 2 / jnp.pi / jnp.sqrt(det - q12**2)
 
 
@@ -28,10 +28,12 @@ PROBIT = ActivationSpec(
     fn=lambda u: jax.lax.erf(u / ROOT),
     breaks=(),
     moments=moments,
-    value=lambda u: np.vectorize(math.erf)(u / ROOT),
-    derivative=lambda u: math.sqrt(2 / math.pi) * np.exp(-(u**2) / 2),
-    slope_bound=0.7978846,
-    curvature_bound=0.4839415,
+    float64=Float64Activation(
+        value=lambda u: np.vectorize(math.erf)(u / ROOT),
+        derivative=lambda u: math.sqrt(2 / math.pi) * np.exp(-(u**2) / 2),
+        slope=0.7978846,
+        curvature=0.4839415,
+    ),
     stax=lambda stax: stax.Erf(b=1 / ROOT),
 )
 
@@ -45,8 +47,7 @@ def test_an_activation_is_one_record(verdict, request, x64):
     net = lazyjax.nets.mlp(width=2048, activation="probit", symmetrized=True)
     params = net.init(jax.random.key(0), X)
     y = np.array([[0.01], [-0.01], [0.02], [0.0]])
-    flow = lazyjax.certify.gradient_flow(net, params, X, y)
-    assert flow.verdict.name == verdict
+    assert lazyjax.certify.gradient_flow(net, params, X, y).verdict.name == verdict
 
     # A smaller argument, and a readout that is smaller by the same factor.
     spec = lazyjax.Architecture(activation="erf", w_std=1 / ROOT)

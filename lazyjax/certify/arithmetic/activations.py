@@ -11,10 +11,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from lazyjax.activations import ACTIVATIONS, ActivationSpec
+from lazyjax.activations import ACTIVATIONS, ActivationSpec, Float64Activation
 from lazyjax.certify.arithmetic.rounding import UNIT_ROUNDOFF
-
-Elementwise = Callable[[np.ndarray], np.ndarray]
 
 ROUNDING = 32 * UNIT_ROUNDOFF
 r"""Errors of `value` are at most this times $1 + |u|$, those of `derivative` this.
@@ -22,23 +20,6 @@ r"""Errors of `value` are at most this times $1 + |u|$, those of `derivative` th
 Both follow, formula by formula, from elementary functions within 4 ulp; most formulas
 need less than half.
 """
-
-
-@dataclasses.dataclass(frozen=True)
-class SmoothActivation:
-    r"""An activation whose derivative is bounded and Lipschitz.
-
-    Attributes:
-        value: $\phi$.
-        derivative: $\phi'$.
-        slope: Upper bound of $\sup |\phi'|$.
-        curvature: Upper bound of $\sup |\phi''|$, the Lipschitz constant of $\phi'$.
-    """
-
-    value: Elementwise
-    derivative: Elementwise
-    slope: float
-    curvature: float
 
 
 class _FromRegistry(Mapping[str, Any]):
@@ -60,21 +41,16 @@ class _FromRegistry(Mapping[str, Any]):
         return sum(1 for _ in self)
 
 
-def _smooth(spec: ActivationSpec) -> SmoothActivation | None:
-    if spec.value is None or spec.derivative is None:
-        return None
-    if not math.isfinite(spec.slope_bound) or not math.isfinite(spec.curvature_bound):
-        return None
-    return SmoothActivation(
-        spec.value, spec.derivative, spec.slope_bound, spec.curvature_bound
-    )
+def _smooth(spec: ActivationSpec) -> Float64Activation | None:
+    phi = spec.float64
+    return phi if phi is not None and phi.is_bounded else None
 
 
-SMOOTH_ACTIVATIONS: Mapping[str, SmoothActivation] = _FromRegistry(_smooth)
+SMOOTH_ACTIVATIONS: Mapping[str, Float64Activation] = _FromRegistry(_smooth)
 
 
 def values_of(
-    activation: SmoothActivation, u: Float[np.ndarray, "*shape"]
+    activation: Float64Activation, u: Float[np.ndarray, "*shape"]
 ) -> tuple[Float[np.ndarray, "*shape"], Float[np.ndarray, "*shape"]]:
     """Values and derivatives at `u`; exponentials may underflow on the way."""
     with np.errstate(under="ignore"):
@@ -99,9 +75,9 @@ class PiecewiseLinear:
         return math.nextafter(abs(self.above - self.below), math.inf)
 
     @property
-    def as_smooth(self) -> SmoothActivation:
+    def as_smooth(self) -> Float64Activation:
         """The same, with a derivative taken to be that of the computed sign."""
-        return SmoothActivation(
+        return Float64Activation(
             lambda u: np.where(u > 0, self.above, self.below) * u,
             lambda u: np.where(u > 0, self.above, self.below),
             max(abs(self.below), abs(self.above)),

@@ -15,7 +15,7 @@ from lazyjax.typing import Activation
 # Beyond this share of a second moment there is a warning; beyond `TOLERANCE`, no kernel.
 _WARNED = 1e-3
 
-_NUM_STDS = 9  # between the smallest and the largest that is met
+_NUM_STDS = 9  # between the smallest and the largest that occur
 _SMALLEST = 1e-3  # of the largest; where variances are less, so are the contributions
 
 
@@ -51,8 +51,8 @@ def largest_error(
         high = jnp.where(high > 0, high, 1)
         low = jnp.maximum(low, _SMALLEST * high)
         steps = jnp.linspace(0, 1, _NUM_STDS, dtype=ends.dtype)
-        met = high * (low / high) ** steps
-        error = dual_disagreement(activation, met, with_slope)
+        between = high * (low / high) ** steps
+        error = dual_disagreement(activation, between, with_slope)
         errors.append(error.astype(errors[0].dtype))
     return jnp.max(jnp.stack(errors))
 

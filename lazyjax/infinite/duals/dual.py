@@ -280,7 +280,7 @@ def dual_disagreement(
     return jnp.max(jnp.stack(errors))
 
 
-# Compiled here because the loop over terms is: an eager scan compiles at every call.
+# Compiled here: an eager scan over terms compiles at every call.
 @partial(jax.jit, static_argnums=0)
 def _moment(activation: Activation, q11: Array, q12: Array, q22: Array) -> Array:
     moments = closed_form(activation)
@@ -305,7 +305,7 @@ def _error(activation: Activation, q11: Array, q12: Array, q22: Array) -> Array:
     return series_error(phi, found, *_sides(q11, q12, q22))
 
 
-# Compiled here lest what is read from programs be read again for each layer.
+# Compiled here, so that programs are read once and not for each layer.
 @partial(jax.jit, static_argnums=(0, 1))
 def _of_one(moment_fn: Callable, activation: Activation, q: Array) -> Array:
     return moment_fn(_piecewise(activation, q.dtype), safe_sqrt(q))

@@ -5,9 +5,10 @@ Gaussians $g, h$ of correlation $\rho$ is (Mehler)
 
 $$E[\phi(\sigma_1 g)\phi(\sigma_2 h)] = \sum_k a_k(\sigma_1) a_k(\sigma_2) \rho^k.$$
 
-Kinks and jumps make it converge slowly. So $\phi$ is taken apart into truncated powers
-that have them, with coefficients $b_k$, and a rest, with coefficients $s_k$, which are
-few: $a a' = s a' + b s' + b b'$, where the sum of the last is known in closed form.
+Kinks and jumps make it converge slowly. So $\phi$ is split into truncated powers that
+have the same kinks and jumps, with coefficients $b_k$, and a smoother rest, with
+coefficients $s_k$ that decay fast. Then $a a' = s a' + b s' + b b'$, and the sum over
+$b b'$ is known in closed form.
 """
 
 from functools import partial
@@ -61,7 +62,7 @@ def hermite_dual(
         The moments, one per entry of the broadcast arguments; NaN where terms that are
         left out may make up more than a share `TOLERANCE` of that of equal arguments.
     """
-    one, two = decomposed(phi, std1), decomposed(phi, std2)
+    one, two = decompose(phi, std1), decompose(phi, std2)
     left, right = one.rest, two.rest
     left_out = _remainder_size(left) * _remainder_size(right)
     if phi.corners:
@@ -143,10 +144,10 @@ def hermite_mean(phi: Piecewise, std: Float[Array, "*q"]) -> Float[Array, "*q"]:
     return jnp.sum(weights * phi.fn(nodes * std[None]), 0)
 
 
-# Taken apart -------------------------------------------------------------------------
+# Decomposition -----------------------------------------------------------------------
 
 
-class Decomposed(NamedTuple):
+class Decomposition(NamedTuple):
     """A function of a scaled Gaussian as truncated powers and a rest.
 
     Attributes:
@@ -154,7 +155,7 @@ class Decomposed(NamedTuple):
             ones, of even and of odd degree.
         powers: 126 coefficients of the truncated powers; then the parts of further ones
             along those of the rest.
-        kept: For each used power, 1 where it is taken apart, else 0.
+        kept: For each used power, 1 where it is split off, else 0.
     """
 
     rest: Float[Array, "terms *q"]
@@ -162,10 +163,10 @@ class Decomposed(NamedTuple):
     kept: Float[Array, "powers *q"]
 
 
-def decomposed(phi: Piecewise, std: Float[Array, "*q"]) -> Decomposed:
-    """A function of a scaled Gaussian, taken apart so that series leave out least.
+def decompose(phi: Piecewise, std: Float[Array, "*q"]) -> Decomposition:
+    """A function of a scaled Gaussian, split so that its series leave out least.
 
-    Truncated powers of high degree help little where the standard deviation is large
+    Truncated powers of high degree do not help where the standard deviation is large
     beside the pieces: there they are far larger than the function.
 
     Args:
@@ -182,7 +183,7 @@ def decomposed(phi: Piecewise, std: Float[Array, "*q"]) -> Decomposed:
     if not phi.corners:
         rest = _coefficients(weights, basis, values)
         none = jnp.zeros((0, *std.shape), std.dtype)
-        return Decomposed(rest, jnp.zeros_like(rest), none)
+        return Decomposition(rest, jnp.zeros_like(rest), none)
     first = jnp.zeros((1, *values.shape), std.dtype)
     by_power = jnp.concatenate([first, phi.powers(scaled)])
     candidates = values[None] - jnp.cumsum(by_power, 0)
@@ -205,7 +206,7 @@ def decomposed(phi: Piecewise, std: Float[Array, "*q"]) -> Decomposed:
     is_left = rest[NUM_COEFFICIENTS:] > 0
     crossed = crossed / jnp.where(is_left, rest[NUM_COEFFICIENTS:], 1)
     crossed = jnp.where(is_left, crossed, 0)
-    return Decomposed(rest, jnp.concatenate([powers, crossed]), kept)
+    return Decomposition(rest, jnp.concatenate([powers, crossed]), kept)
 
 
 def _crossed(phi: Piecewise, std: Array, kept: Array, products: Array) -> Array:
@@ -214,7 +215,7 @@ def _crossed(phi: Piecewise, std: Array, kept: Array, products: Array) -> Array:
     Args:
         phi: The function.
         std: Standard deviation by which its argument is scaled.
-        kept: Which powers are taken apart.
+        kept: Which powers are split off.
         products: Those of coefficients, which are not to be counted.
 
     Returns:
@@ -303,8 +304,8 @@ def power_tail(coefficients: Float[Array, "terms *q"]) -> Float[Array, "*q"]:
 
 def power_moment(
     phi: Piecewise,
-    one: Decomposed,
-    two: Decomposed,
+    one: Decomposition,
+    two: Decomposition,
     std1: Float[Array, "*#q"],
     correlation: Float[Array, "*#q"],
     std2: Float[Array, "*#q"],
@@ -313,8 +314,8 @@ def power_moment(
 
     Args:
         phi: The function, which has corners.
-        one: It at the first standard deviation, taken apart.
-        two: At the second.
+        one: Its decomposition at the first standard deviation.
+        two: That at the second.
         std1: As in `hermite_dual`.
         correlation: As in `hermite_dual`.
         std2: As in `hermite_dual`.

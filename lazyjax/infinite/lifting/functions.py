@@ -164,5 +164,7 @@ def _candidates(points: np.ndarray, values: np.ndarray, slopes: np.ndarray) -> l
                 lambda u, p=power: p * np.maximum(u, 0) ** (p - 1),
             )
         )
-    known = [spec for spec in ACTIVATIONS.values() if spec.moments and spec.value]
-    return found + [(spec.name, spec.value, spec.derivative) for spec in known]
+    for spec in ACTIVATIONS.values():
+        if spec.moments is not None and spec.float64 is not None:
+            found.append((spec.name, spec.float64.value, spec.float64.derivative))
+    return found

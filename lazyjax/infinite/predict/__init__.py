@@ -2,8 +2,8 @@ r"""Infinitely wide networks as predictors: Gaussian processes, and trained ense
 
 Outputs are independent and share one kernel, so that `y: (n, k)` holds k separate
 problems. Training is gradient flow on $L = \tfrac12\lVert f - y\rVert^2$, summed over
-examples, as in `lazyjax.linearized`. Which eigenvalues of a kernel are zero to rounding
-is said by `lazyjax.linalg.semidefinite`, here as there.
+examples, as in `lazyjax.linearized`. Both take eigenvalues as zero by the one rule of
+`lazyjax.linalg.semidefinite`.
 """
 
 import warnings as _warnings

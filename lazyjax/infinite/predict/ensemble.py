@@ -54,7 +54,7 @@ def trained_ensemble(
     Raises:
         ValueError: If shapes do not fit, a value is not finite, `time` is negative, or
             `ntk.train` is clearly not symmetric or not positive semidefinite. Values
-            are looked at only where they are known: not under `jit`.
+            are not checked under `jit`.
         TypeError: If an array is not floating point.
 
     Example:

@@ -45,7 +45,7 @@ def posterior(
     Raises:
         ValueError: If shapes do not fit, a value is not finite, `noise_sq` is negative,
             or the kernel is clearly not symmetric or not positive semidefinite. Values
-            are looked at only where they are known: not under `jit`.
+            are not checked under `jit`.
         TypeError: If an array is not floating point.
 
     Example:
@@ -97,7 +97,7 @@ def log_marginal_likelihood(
     Raises:
         ValueError: If shapes do not fit, a value is not finite, `noise_sq` is negative,
             or the kernel is clearly not symmetric or not positive semidefinite. Values
-            are looked at only where they are known: not under `jit`.
+            are not checked under `jit`.
         TypeError: If an array is not floating point.
 
     Example:
