@@ -26,7 +26,7 @@ from lazyjax.infinite.layers import Kernels, Scales
 from lazyjax.infinite.recursion import layer_scales, output
 
 
-class _Layer(NamedTuple):
+class _RecurrentLayer(NamedTuple):
     """A recurrent layer: scales of its two arrays of weights, and of its units."""
 
     inputs: Scales
@@ -34,19 +34,10 @@ class _Layer(NamedTuple):
     factor: float
 
 
-def variances(
+def _statistics(
     architecture: Architecture, x: Float[Array, "time d"], width: int | None
 ) -> Float[Array, "time depth"]:
-    """Variances of pre-activations of one input.
-
-    Args:
-        architecture: Description of the network.
-        x: One input.
-        width: Units of each layer, for "standard" parameterization.
-
-    Returns:
-        At each time and in each layer, before they are normalized.
-    """
+    """Variances of pre-activations at each time and layer, before normalization."""
     stack = _stack(architecture, x.shape, width)
 
     def step(before: tuple[Array, ...], moment: Array) -> tuple:
@@ -65,7 +56,7 @@ def variances(
     return jax.lax.scan(step, start, _input_moments(architecture, x, x))[1]
 
 
-def between(
+def _kernels(
     architecture: Architecture,
     x1: Float[Array, "time d"],
     x2: Float[Array, "time d"],
@@ -74,20 +65,7 @@ def between(
     is_same: Bool[Array, ""] | None,
     width: int | None,
 ) -> Kernels:
-    """Kernels of the output for one pair of inputs.
-
-    Args:
-        architecture: Description of the network.
-        x1: First input.
-        x2: Second input.
-        statistics1: `variances` of the first.
-        statistics2: `variances` of the second.
-        is_same: Whether the inputs are one; None if not known to be.
-        width: Units of each layer, for "standard" parameterization.
-
-    Returns:
-        Two scalars.
-    """
+    """Kernels of the output for one pair of inputs."""
     stack = _stack(architecture, x1.shape, width)
     zero = jnp.zeros((), x1.dtype)
 
@@ -118,9 +96,9 @@ def between(
 
 def _stack(
     architecture: Architecture, shape: tuple[int, ...], width: int | None
-) -> list[_Layer]:
+) -> list[_RecurrentLayer]:
     return [
-        _Layer(
+        _RecurrentLayer(
             inputs=layer_scales(architecture, layer, shape, width, 1),
             recurrent=_recurrent_scales(architecture, layer, width),
             factor=architecture.activation_factor(layer),
@@ -157,5 +135,5 @@ def _activated_variances(
 
 
 LIMIT = InfiniteLimit(
-    statistics=variances, kernels=between, activated_variances=_activated_variances
+    statistics=_statistics, kernels=_kernels, activated_variances=_activated_variances
 )

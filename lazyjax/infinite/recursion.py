@@ -9,8 +9,7 @@ $$\Sigma^l = w^2 A H^{l-1} + b^2, \qquad H^l = E[\phi(u)\phi(v)], \qquad
 with $(u, v) \sim N(0, \Sigma^l)$, and $A$ the mean over a filter (1 for vectors). The
 parameterization and the choice of trained layers only enter the scales $s_l, t_l$.
 
-What concerns one input alone, `variances`, is computed once for each; the rest,
-`between`, once for each pair.
+Statistics of one input alone are computed once for each; the rest, once for each pair.
 """
 
 import dataclasses
@@ -30,7 +29,7 @@ from lazyjax.infinite.layers import Kernels, Scales
 
 
 @dataclasses.dataclass(frozen=True)
-class _Layer:
+class _HiddenLayer:
     """What is static about a hidden layer.
 
     Attributes:
@@ -61,7 +60,7 @@ def reads_all_pairs(architecture: Architecture) -> bool:
 class _Segment(NamedTuple):
     """A hidden layer, or several equal ones that are compiled once."""
 
-    layer: _Layer
+    layer: _HiddenLayer
     num_layers: int
 
 
@@ -90,26 +89,17 @@ class InputStatistics(NamedTuple):
         return self.mean_before, self.mean_branch
 
 
-def variances(
+def _statistics(
     architecture: Architecture, x: Float[Array, "*d"], width: int | None
 ) -> PyTree:
-    """Statistics of one input for every hidden layer, as `between` reads them.
-
-    Args:
-        architecture: Description of the network.
-        x: One input.
-        width: Units of each layer, for "standard" parameterization.
-
-    Returns:
-        One entry for each hidden layer, or run of equal ones.
-    """
+    """Statistics of one input for every hidden layer, or run of equal ones."""
     segments = _segments(architecture, x.shape, width)
     own_pairs = bool(segments) and segments[0].layer.own_pairs
     moments = _input_moments(architecture, x, x, own_pairs)
     mean = jnp.zeros_like(moments) if architecture.is_residual else None
 
     def step(
-        layer: _Layer, state: tuple[Array, Array | None]
+        layer: _HiddenLayer, state: tuple[Array, Array | None]
     ) -> tuple[tuple[Array, Array | None], InputStatistics]:
         moments, mean = state
         untrained = layer.scales._replace(is_trained=False)
@@ -152,7 +142,7 @@ def variances(
     return tuple(statistics)
 
 
-def between(
+def _kernels(
     architecture: Architecture,
     x1: Float[Array, "*d"],
     x2: Float[Array, "*d"],
@@ -161,26 +151,15 @@ def between(
     is_same: Bool[Array, ""] | None,
     width: int | None,
 ) -> Kernels:
-    """Kernels of the output for one pair of inputs.
-
-    Args:
-        architecture: Description of the network.
-        x1: First input.
-        x2: Second input.
-        statistics1: `variances` of the first.
-        statistics2: `variances` of the second.
-        is_same: Whether the inputs are one; None if not known to be.
-        width: Units of each layer, for "standard" parameterization.
-
-    Returns:
-        Two scalars; the ntk is None if no layer is trained.
-    """
+    """Kernels of the output for one pair of inputs."""
     segments = _segments(architecture, x1.shape, width)
     all_pairs = architecture.is_convolutional and segments[0].layer.all_pairs
     state = Kernels(_input_moments(architecture, x1, x2, all_pairs), None)
 
     def step(
-        layer: _Layer, state: Kernels, both: tuple[InputStatistics, InputStatistics]
+        layer: _HiddenLayer,
+        state: Kernels,
+        both: tuple[InputStatistics, InputStatistics],
     ) -> tuple[Kernels, None]:
         first, second = both
         z = _weights(architecture, layer, state, layer.all_pairs)
@@ -212,7 +191,7 @@ def between(
 
 
 def _weights(
-    architecture: Architecture, layer: _Layer, state: Kernels, all_pairs: bool
+    architecture: Architecture, layer: _HiddenLayer, state: Kernels, all_pairs: bool
 ) -> Kernels:
     if not architecture.is_convolutional:
         return layers.dense(state, layer.scales)
@@ -274,7 +253,7 @@ def _segments(
     )
     reads_pairs = is_convolutional and architecture.head == "average"
     hidden = [
-        _Layer(
+        _HiddenLayer(
             scales=layer_scales(architecture, layer, shape, width, num_taps),
             factor=architecture.activation_factor(layer),
             is_residual=architecture.is_residual and layer > 1,
@@ -351,18 +330,10 @@ def _num_channels(architecture: Architecture, shape: tuple[int, ...]) -> int:
     return math.prod(shape) if reads_flat else shape[-1]
 
 
-def activated_variances(
+def _activated_variances(
     architecture: Architecture, statistics: PyTree
 ) -> list[Float[Array, "..."]]:
-    """Variances of the arguments of activations.
-
-    Args:
-        architecture: Description of the network.
-        statistics: `variances` of inputs, a batch of them or one.
-
-    Returns:
-        One array for each hidden layer, or run of equal ones.
-    """
+    """One array for each hidden layer, or run of equal ones."""
     found = [layer.variance for layer in statistics]
     if architecture.normalization == "layer":
         found = [layers.normalized_variance(variance) for variance in found]
@@ -370,7 +341,7 @@ def activated_variances(
 
 
 LIMIT = InfiniteLimit(
-    statistics=variances, kernels=between, activated_variances=activated_variances
+    statistics=_statistics, kernels=_kernels, activated_variances=_activated_variances
 )
 
 
