@@ -61,8 +61,8 @@ class ActivationSpec:
     Attributes:
         name: By which networks refer to it.
         fn: The elementwise function $\phi$ of one array.
-        breaks: Places of kinks and jumps, where $\phi$ varies over units elsewhere;
-            `None` means to look for them, and for fast changes, in its program.
+        breaks: Places of kinks and jumps. To state them is to say that $\phi$ changes
+            slowly elsewhere; `None` means that its program is searched for both.
         is_continuous: Whether it has no jump; read only if there are `moments`.
         moments: Closed form of $E[\phi(u)\phi(v)]$ and $E[\phi'(u)\phi'(v)]$, a function
             of the covariances $(q_{11}, q_{12}, q_{22})$; `None` means quadrature.

@@ -85,7 +85,15 @@ def stax_kernels(
 
 @dataclasses.dataclass(frozen=True)
 class StaxLayers:
-    """Layers of `stax` as `architecture` describes them, counted from 1."""
+    """Layers of `stax` as `architecture` describes them, counted from 1.
+
+    Attributes:
+        stax: The module `neural_tangents.stax`.
+        architecture: Description of the network.
+        kernel: What the network is for: of "mup", the two kernels need two networks.
+        shape: Of an input.
+        width: Units of each hidden layer, for "standard" parameterization only.
+    """
 
     stax: Any
     architecture: Architecture

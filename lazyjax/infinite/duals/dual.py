@@ -41,7 +41,7 @@ def dual_activation(
 
     "abs", "cos", "erf", "exp", "gaussian", "gelu", "identity", "leaky_relu", "relu",
     "sign" and "sin" are in closed form, and so are `ABReLU`, `RectifiedPower` and
-    `Polynomial` of `lazyjax.activations`.
+    `Polynomial` of `lazyjax.activations`, and what is registered there with `moments`.
     Any other function is expanded in Hermite polynomials up to degree 125, with
     coefficients by Gauss–Legendre quadrature and the variance left over put into two
     further terms; the result is positive semidefinite, and exact for $u = \pm v$ up to
