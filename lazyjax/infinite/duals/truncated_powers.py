@@ -139,7 +139,9 @@ def _rests(h1: Array, h2: Array, rho: Array) -> _Rests:
     sine = safe_sqrt((1 - rho) * (1 + rho))
     places = jnp.stack([_rest(h1, h2, rho), _rest(h2, h1, rho)])
     ratios = _ratio(places, sine[None])
-    return _Rests(sine, places, ratios, _above(jnp.abs(ratios)))
+    # Not `jnp.abs`, whose derivative at 0 is neither of the two sides.
+    sizes = jnp.where(ratios < 0, -ratios, ratios)
+    return _Rests(sine, places, ratios, _above(sizes))
 
 
 def _edges(h1: Array, h2: Array, rests: _Rests) -> dict[tuple[int, int], Array]:
