@@ -13,11 +13,11 @@ import pytest
 from flax import nnx
 
 import lazyjax
-from lazyjax.activations.functions import ABReLU, RectifiedPower
+from lazyjax.activations import ABReLU, RectifiedPower
 from lazyjax.infinite.duals.dual import dual_activation, dual_derivative
 from lazyjax.interop.equinox import from_equinox
 from lazyjax.interop.flax import from_linen, from_nnx
-from lazyjax.nets._layers import bias_scale, weight_scale
+from lazyjax.nets.scales import bias_scale, weight_scale
 from tests.helpers.compare import assert_close, relative_error
 from tests.helpers.lifting import IMAGES, X, shapes_of
 

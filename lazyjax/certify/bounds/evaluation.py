@@ -12,11 +12,11 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float
 
+from lazyjax.activations import Float64Activation
 from lazyjax.certify.arithmetic.activations import (
     PIECEWISE_ACTIVATIONS,
     ROUNDING,
     SMOOTH_ACTIVATIONS,
-    SmoothActivation,
     values_of,
 )
 from lazyjax.certify.arithmetic.matrices import (
@@ -239,7 +239,7 @@ def chained(network: Layers, b: Rows, slope: Rows, unit: float) -> Rows:
     return _rows(value, error, unit, roundings=1)
 
 
-def activation_of(network: Layers) -> SmoothActivation:
+def activation_of(network: Layers) -> Float64Activation:
     """Bounds of the network's activation; identity if there are no hidden layers."""
     name = network.activation if network.depth else "identity"
     if name in PIECEWISE_ACTIVATIONS:

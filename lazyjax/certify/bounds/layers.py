@@ -13,7 +13,7 @@ from jaxtyping import Float
 from lazyjax._checks import check_batch, check_floating, check_params, check_targets
 from lazyjax.architecture import Architecture
 from lazyjax.nets import Network
-from lazyjax.nets._layers import bias_scale, weight_scale
+from lazyjax.nets.scales import bias_scale, weight_scale
 from lazyjax.typing import AnyArray, Params
 
 HANDLED = frozenset(
@@ -214,10 +214,8 @@ def _layer(
     bias = np.zeros(units)
     if of_bias is not None:
         bias = _array(entry["bias"], (units,), f"{where}['bias']", network)
-    is_unscaled = number == 1 and architecture.input_scaling == "none"
-    of_weight = weight_scale(
-        architecture, number, 1 if is_unscaled else weight.shape[0], width
-    )
+    fan_in = architecture.fan_in(number, weight.shape[0])
+    of_weight = weight_scale(architecture, number, fan_in, width)
     # The output's scale is one more factor of the last layer's.
     factor = architecture.output_scale if is_last else 1.0
     return Layer(

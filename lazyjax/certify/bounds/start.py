@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lazyjax._checks import check_choice
+from lazyjax.activations import ACTIVATIONS
 from lazyjax.certify.arithmetic.activations import (
     PIECEWISE_ACTIVATIONS,
     SMOOTH_ACTIVATIONS,
@@ -55,11 +56,13 @@ class Start:
         """The assumption that activations are smooth, with known constants."""
         phi, depth = self.branches[0].activation, self.branches[0].depth
         is_known = depth == 0 or (isinstance(phi, str) and phi in SMOOTH_ACTIVATIONS)
+        spec = ACTIVATIONS[phi] if isinstance(phi, str) else None
+        is_open = spec is None or (spec.float64 is None and spec.slopes is None)
         return Assumption(
             name="smooth",
             statement="the activation's derivative is bounded and Lipschitz",
-            # Of functions nothing is known; names that are not listed are not smooth.
-            holds=True if is_known else (None if callable(phi) else False),
+            # Of functions, and names without formulas, nothing is known.
+            holds=True if is_known else (None if is_open else False),
             detail="no hidden layer" if depth == 0 else str(phi),
         )
 

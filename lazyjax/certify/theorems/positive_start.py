@@ -35,6 +35,7 @@ from lazyjax._checks import (
     check_targets,
 )
 from lazyjax._renamed import deprecated_names
+from lazyjax.activations import find
 from lazyjax.certify.arithmetic.activations import ROUNDING, SMOOTH_ACTIVATIONS
 from lazyjax.certify.arithmetic.matrices import (
     eig_min_lower,
@@ -47,15 +48,11 @@ from lazyjax.certify.bounds.lipschitz import deep
 from lazyjax.certify.bounds.local import JacobianBlock, Lipschitz
 from lazyjax.certify.bounds.start import Start, bounds_at
 from lazyjax.certify.certificate import Certificate, Dynamics
-from lazyjax.certify.statements import Assumption, assume_less, assume_listed
+from lazyjax.certify.statements import Assumption, assume_less
 from lazyjax.certify.theorems import chatterjee2022
 from lazyjax.files.results import Storable
 from lazyjax.nets import Network, mlp
 from lazyjax.typing import AnyArray, Params
-
-# Where |u| is largest derivatives are least, but for softplus: there at the lowest u.
-_INCREASING = ("erf", "identity", "sigmoid", "softplus", "tanh")
-_NOT_INCREASING = ("abs", "cos", "gaussian", "relu", "sign", "sin", "elu", "leaky_relu")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -332,12 +329,12 @@ def independent(x: Float[AnyArray, "n d"], eig_min: float) -> Assumption:
 
 
 def _increasing(activation: str) -> Assumption:
-    return assume_listed(
-        "smooth and increasing",
-        "the activation is twice differentiable with a positive derivative",
-        activation,
-        known=_INCREASING,
-        known_not=_NOT_INCREASING,
+    spec = find(activation)
+    return Assumption(
+        name="smooth and increasing",
+        statement="the activation is twice differentiable with a positive derivative",
+        holds=None if spec is None else spec.is_increasing,
+        detail=activation,
     )
 
 

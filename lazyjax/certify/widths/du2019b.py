@@ -17,8 +17,9 @@ from jaxtyping import Float
 
 from lazyjax._checks import check_at_least, check_choice
 from lazyjax._renamed import deprecated_names
+from lazyjax.activations import find
 from lazyjax.architecture import Architecture
-from lazyjax.certify.statements import Assumption, assume_listed
+from lazyjax.certify.statements import Assumption
 from lazyjax.certify.widths.requirement import (
     RequiredWidth,
     Requirement,
@@ -29,9 +30,6 @@ from lazyjax.infinite import infinite_ntk
 from lazyjax.typing import Activation, AnyArray
 
 NetworkKind = Literal["mlp", "resnet", "conv_resnet"]
-
-_SMOOTH = ("erf", "gaussian", "gelu", "sigmoid", "silu", "softplus", "tanh")
-_NOT_SMOOTH = ("abs", "elu", "leaky_relu", "relu", "sign")
 
 
 def architecture(
@@ -205,12 +203,13 @@ def requirements(
 
 
 def _smooth(activation: Activation) -> Assumption:
-    return assume_listed(
-        "smooth activation",
-        "the activation is analytic, with bounded derivatives, and no polynomial",
-        activation,
-        known=_SMOOTH,
-        known_not=_NOT_SMOOTH,
+    spec = find(activation)
+    return Assumption(
+        name="smooth activation",
+        statement="the activation is analytic, with bounded derivatives, and no "
+        "polynomial",
+        holds=None if spec is None else spec.is_analytic,
+        detail=str(activation),
     )
 
 
@@ -231,4 +230,4 @@ REQUIREMENT = Requirement(
     widths=_fully_connected_and_residual,
 )
 
-__getattr__ = deprecated_names(__name__, {"Network": f"{__name__}:NetworkKind"})
+__getattr__ = deprecated_names(__name__, {"Network": f"{__name__}.NetworkKind"})

@@ -5,13 +5,13 @@ import math
 from typing import get_args
 
 from lazyjax._checks import check_at_least, check_choice
-from lazyjax.activations.functions import check_activation, unit_scale
+from lazyjax.activations import check_activation, unit_scale
+from lazyjax.architecture.kinds import FIELDS_OF_SOME, KINDS, ArchitectureKind
 from lazyjax.typing import (
     Activation,
     ActivationScale,
     Head,
     InputScaling,
-    Kind,
     Normalization,
     Padding,
     Parameterization,
@@ -41,7 +41,7 @@ class Architecture:
     - "mup": maximal update (Yang and Hu 2021, Table 1), for one learning rate
       independent of the width.
 
-    Kinds of networks:
+    Kinds of networks (others come by `lazyjax.architecture.register`):
 
     - "mlp": fully connected, as above.
     - "resnet": fully connected residual network of Du et al. (2019b), in which hidden
@@ -123,7 +123,7 @@ class Architecture:
             callable.
     """
 
-    kind: Kind = "mlp"
+    kind: str = "mlp"
     depth: int = 1
     activation: Activation = "relu"
     w_std: float = 1.0
@@ -151,34 +151,20 @@ class Architecture:
     num_heads: int = 4
 
     def __post_init__(self) -> None:
-        check_choice("kind", self.kind, get_args(Kind))
-        check_choice(
-            "parameterization", self.parameterization, get_args(Parameterization)
-        )
-        check_choice("input_scaling", self.input_scaling, get_args(InputScaling))
-        check_choice("readout", self.readout, get_args(Readout))
+        check_choice("kind", self.kind, KINDS)
+        for name, choices in _CHOICES.items():
+            check_choice(name, getattr(self, name), get_args(choices))
         check_at_least("depth", self.depth, 0)
         check_at_least("num_outputs", self.num_outputs, 1)
         check_activation(self.activation)
-        _check_std("w_std", self.w_std, zero_allowed=False)
+        for name in ("w_std", "residual_scale", "recurrent_std", "output_scale"):
+            _check_std(name, getattr(self, name), zero_allowed=False)
         _check_std("b_std", self.b_std, zero_allowed=True)
-        _check_std("residual_scale", self.residual_scale, zero_allowed=False)
-        _check_std("recurrent_std", self.recurrent_std, zero_allowed=False)
-        _check_std("output_scale", self.output_scale, zero_allowed=False)
-        check_choice(
-            "activation_scale", self.activation_scale, get_args(ActivationScale)
-        )
-        check_choice("normalization", self.normalization, get_args(Normalization))
-        check_choice("padding", self.padding, get_args(Padding))
-        check_choice("pooling", self.pooling, get_args(Pooling))
-        check_choice("head", self.head, get_args(Head))
-        check_choice("pixel_scaling", self.pixel_scaling, get_args(InputScaling))
         self._check_layers()
         self._check_fields_of_kind()
 
     def _check_layers(self) -> None:
-        if self.kind != "mlp":
-            check_at_least("depth", self.depth, 1)
+        check_at_least("depth", self.depth, self._kind.min_depth)
         if isinstance(self.trained, tuple):
             _check_members("trained", self.trained, self.num_layers)
         else:
@@ -202,66 +188,38 @@ class Architecture:
                 )
 
     def _check_fields_of_kind(self) -> None:
-        """Refuse what would be ignored, and sums of images of two sizes.
+        """Refuse what would be ignored, and what does not fit.
 
         Raises:
             ValueError: If there is such a field.
         """
-        idle = set() if self.is_convolutional else {*_CONVOLUTIONAL_FIELDS}
-        if not (self.is_residual or self.kind == "block_resnet"):
-            idle |= {"residual_scale"}
-        if self.kind != "rnn":
-            idle |= {"recurrent_std"}
-        if self.kind not in ("cnn", "block_resnet"):
-            idle |= {"width_factors"}
-        if self.kind == "block_resnet":
-            idle |= {"normalization"}
-        if self.kind == "vit":
-            idle -= {"head", "pixel_scaling"}
-        else:
-            idle |= {"patch_size", "num_heads"}
         defaults = {f.name: f.default for f in dataclasses.fields(self)}
-        for name in sorted(idle):
+        for name in sorted(FIELDS_OF_SOME - self._kind.fields):
             if getattr(self, name) != defaults[name]:
                 raise ValueError(
                     f"`{name}` has no meaning for kind {self.kind!r}; got "
                     f"{getattr(self, name)!r}."
                 )
-        if self.is_convolutional and self.is_residual:
-            keeps_size = set(self.strides) <= {1} and not self.pool_after
-            if not keeps_size or self.padding == "VALID":
-                raise ValueError(
-                    "`strides`, `pool_after` and `padding` of a 'conv_resnet' must keep "
-                    "the size of images, for sums of layers; got "
-                    f"{self.strides}, {self.pool_after} and {self.padding!r}."
-                )
-        if self.kind == "block_resnet":
-            if self.pool_after or self.padding == "VALID":
-                raise ValueError(
-                    "`pool_after` and `padding` of a 'block_resnet' must leave the size "
-                    "of images to `strides`, for sums of layers; got "
-                    f"{self.pool_after} and {self.padding!r}."
-                )
-            if self.depth % 2 == 0:
-                raise ValueError(
-                    "`depth` of a 'block_resnet' must be odd, a layer and blocks of two; "
-                    f"got {self.depth}."
-                )
+        self._kind.check(self)
+
+    @property
+    def _kind(self) -> ArchitectureKind:
+        return KINDS[self.kind]
 
     @property
     def num_layers(self) -> int:
         """Number of layers of weights: `depth + 1`, or `depth + 2` for a "vit"."""
-        return self.depth + (2 if self.kind == "vit" else 1)
+        return self.depth + self._kind.num_extra_layers
 
     @property
     def is_convolutional(self) -> bool:
         """Whether layers are convolutions of images."""
-        return self.kind in ("cnn", "conv_resnet", "block_resnet")
+        return self._kind.layers == "convolutional"
 
     @property
     def is_residual(self) -> bool:
         """Whether each layer adds to the one before."""
-        return self.kind in ("resnet", "conv_resnet")
+        return self._kind.is_residual
 
     @property
     def why_no_limit(self) -> str | None:
@@ -270,13 +228,22 @@ class Architecture:
             return (
                 'a maximum over pixels has no known mean; `pooling="average"` has one'
             )
-        return {
-            "block_resnet": (
-                "the activation of a sum with units that are not Gaussian has no known "
-                "mean; kind 'conv_resnet' has one"
-            ),
-            "vit": "attention multiplies hidden values with each other",
-        }.get(self.kind)
+        return self._kind.why_no_limit
+
+    def fan_in(self, layer: int, channels: int, num_pixels: int = 1) -> int:
+        """What the variance of weights is divided by.
+
+        Args:
+            layer: The layer, counted from 1.
+            channels: Features that a unit reads of each pixel.
+            num_pixels: Pixels that it reads: those of a filter, or of a flat image.
+
+        Returns:
+            The number, as `input_scaling` and `pixel_scaling` say.
+        """
+        if layer == 1 and self.input_scaling == "none":
+            channels = 1
+        return channels * (num_pixels if self.pixel_scaling == "fan_in" else 1)
 
     def is_trained(self, layer: int) -> bool:
         """Whether weight layer `layer`, counted from 1, is trained."""
@@ -360,18 +327,20 @@ class Architecture:
         return tuple(extents)
 
 
+_CHOICES = {
+    "parameterization": Parameterization,
+    "input_scaling": InputScaling,
+    "readout": Readout,
+    "activation_scale": ActivationScale,
+    "normalization": Normalization,
+    "padding": Padding,
+    "pooling": Pooling,
+    "head": Head,
+    "pixel_scaling": InputScaling,
+}
+
 # Added to the variances by which layer normalization divides.
 NORMALIZATION_EPS = 1e-6
-
-_CONVOLUTIONAL_FIELDS = (
-    "filter_shape",
-    "strides",
-    "padding",
-    "pool_after",
-    "pooling",
-    "head",
-    "pixel_scaling",
-)
 
 
 def _check_members(name: str, layers: tuple[int, ...], num_layers: int) -> None:
