@@ -49,7 +49,6 @@ class ArchitectureKind:
         min_depth: Least number of hidden layers.
         num_extra_layers: Layers of weights beside the hidden ones.
         check: Raises `ValueError` if fields of a description do not fit each other.
-        is_paddable: Whether further hidden units at zero change nothing.
         build: `(architecture, width)` to a `lazyjax.nets.Network`, whose description is
             never symmetrized: `lazyjax.nets.build` does that.
         limit: Its kernels at infinite width, if they are known.
@@ -65,7 +64,6 @@ class ArchitectureKind:
     min_depth: int = 1
     num_extra_layers: int = 1
     check: Callable[[Any], None] = lambda architecture: None
-    is_paddable: bool = False
     build: Callable[[Any, int], Any] | None = None
     limit: InfiniteLimit | None = None
     why_no_limit: str | None = None
@@ -152,18 +150,16 @@ def _check_block_resnet(spec: Any) -> None:
 
 
 for _kind in (
-    ArchitectureKind(name="mlp", min_depth=0, is_paddable=True),
+    ArchitectureKind(name="mlp", min_depth=0),
     ArchitectureKind(
         name="resnet",
         fields=frozenset({"normalization", "residual_scale"}),
         is_residual=True,
-        is_paddable=True,
     ),
     ArchitectureKind(
         name="cnn",
         fields=frozenset({*_CONVOLUTIONAL, "normalization", "width_factors"}),
         layers="convolutional",
-        is_paddable=True,
     ),
     ArchitectureKind(
         name="conv_resnet",
@@ -171,7 +167,6 @@ for _kind in (
         layers="convolutional",
         is_residual=True,
         check=_check_conv_resnet,
-        is_paddable=True,
     ),
     ArchitectureKind(
         name="rnn",
@@ -183,7 +178,6 @@ for _kind in (
         fields=frozenset({*_CONVOLUTIONAL, "residual_scale", "width_factors"}),
         layers="convolutional",
         check=_check_block_resnet,
-        is_paddable=True,
         why_no_limit="the activation of a sum with units that are not Gaussian has no "
         "known mean; kind 'conv_resnet' has one",
     ),
