@@ -61,16 +61,7 @@ def path_names(paths: Sequence[tuple]) -> list[str]:
 def split_leaves(
     tree: Params, keep: Callable[[str], bool]
 ) -> tuple[list[Array], Callable[[list[Array]], Params]]:
-    """Leaves whose path `keep` accepts, and the function that puts others in their place.
-
-    Args:
-        tree: Any pytree of arrays.
-        keep: Predicate of a leaf's path, as `leaf_paths` writes it.
-
-    Returns:
-        The chosen leaves in order, and a function from a list like it to a tree like
-        `tree` in which the other leaves are as they were.
-    """
+    """Leaves whose path `keep` accepts, and the function that puts others in their place."""
     leaves, treedef = jax.tree.flatten(tree)
     chosen = [i for i, path in enumerate(leaf_paths(tree)) if keep(path)]
 
