@@ -107,12 +107,7 @@ MUTATIONS: list[Mutation] = [
     (rounding, "round_down", lambda fn: lambda v, n, u: v, "rounding_of_sums"),
     (rounding, "_outward", lambda fn: Interval, "intervals"),
     (rounding, "_widened", lambda fn: Interval, "intervals"),
-    (
-        matrix_bounds,
-        "round_up",
-        lambda fn: lambda v, n, u: v * (1 - 16 * U),
-        "row_norms",
-    ),
+    (matrix_bounds, "root_up", scaled(1 - 16 * U), "row_norms"),
     (
         matrix_bounds,
         "round_down",

@@ -57,7 +57,7 @@ def gradient_flow(
         'CERTIFIED'
 
     References:
-        Proofs: `lazyjax.certify.theorems` and `lazyjax.certify.theorems.relu`.
+        Proofs: `lazyjax.certify.theorems.residual` and `lazyjax.certify.theorems.relu`.
     """
     start = bounds_at(network, params, x, y, rigor=rigor)
     if start.smooth.holds:
@@ -113,7 +113,7 @@ def gradient_descent(
         (True, True)
 
     References:
-        Proofs: `lazyjax.certify.theorems` and `lazyjax.certify.theorems.relu`.
+        Proofs: `lazyjax.certify.theorems.residual` and `lazyjax.certify.theorems.relu`.
     """
     start = bounds_at(network, params, x, y, rigor=rigor)
     if start.smooth.holds:
@@ -172,7 +172,7 @@ def existence(
         'REFUTED'
 
     References:
-        Proof: `lazyjax.certify.theorems`.
+        Proof: `lazyjax.certify.theorems.residual`.
     """
     start = bounds_at(network, params, x, y, rigor=rigor)
     if start.smooth.holds:

@@ -23,6 +23,7 @@ from lazyjax._checks import check_batch, check_floating
 from lazyjax.certify.arithmetic.matrices import frobenius_upper
 from lazyjax.certify.arithmetic.rounding import (
     interval,
+    root_up,
     round_up,
     unit_roundoff,
     upper_or_infinity,
@@ -127,7 +128,7 @@ def lazy_gap(
                 start.local,
                 certificate,
                 cross=float(round_up(cross, 2, unit)),
-                norm=math.sqrt(round_up(trace, k + 2, unit)) * (1 + 4 * unit),
+                norm=float(root_up(trace, k + 2, unit)),
                 lipschitz=lipschitz_fn(example)(certificate["path_length"]),
             )
         )

@@ -9,7 +9,7 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-from lazyjax.certify.arithmetic.rounding import gamma, round_down, round_up
+from lazyjax.certify.arithmetic.rounding import gamma, root_up, round_down, round_up
 
 # Above this size the largest eigenvalue is guessed by power iteration, not computed.
 _LARGE = 1500
@@ -23,7 +23,7 @@ def row_norms_upper(
 ) -> Float[np.ndarray, "*rows"]:
     """Upper bounds of the Euclidean norms along the last axis."""
     squares = np.einsum("...j,...j->...", matrix, matrix)
-    return np.sqrt(round_up(squares, matrix.shape[-1] + 1, unit)) * (1 + 4 * unit)
+    return root_up(squares, matrix.shape[-1] + 1, unit)
 
 
 def frobenius_upper(matrix: Float[np.ndarray, "*shape"], unit: float) -> float:
@@ -115,8 +115,7 @@ def spectral_norm_upper(matrix: Float[np.ndarray, "n p"], unit: float) -> float:
     if matrix.shape[0] > matrix.shape[1]:
         matrix = matrix.T
     gram, error = gram_and_error(matrix, unit)
-    square = round_up(max(eig_max_upper(gram, unit), 0) + error, 1, unit)
-    return float(np.sqrt(square) * (1 + 4 * unit))
+    return float(root_up(max(eig_max_upper(gram, unit), 0.0) + error, 1, unit))
 
 
 def perron_upper(matrix: Float[np.ndarray, "n n"], unit: float) -> float:

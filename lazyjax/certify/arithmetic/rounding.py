@@ -46,6 +46,11 @@ def round_up(value: Numbers, count: int, unit: float) -> Numbers:
     return value * (1 + gamma(count + 2, unit)) + (count + 1) * SMALLEST_NORMAL
 
 
+def root_up(square: Numbers, count: int, unit: float) -> Numbers:
+    """Upper bound of the root of a number that was computed with `count` roundings."""
+    return np.sqrt(round_up(square, count, unit)) * (1 + 4 * unit)
+
+
 def round_down(value: float, count: int, unit: float) -> float:
     """Lower bound of a nonnegative number that was computed with `count` roundings."""
     if unit == 0:

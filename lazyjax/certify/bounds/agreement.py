@@ -19,11 +19,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lazyjax.certify.arithmetic.activations import PIECEWISE_ACTIVATIONS
-from lazyjax.certify.arithmetic.matrices import frobenius_upper, scaled_norm
+from lazyjax.certify.arithmetic.matrices import scaled_norm
 from lazyjax.certify.arithmetic.rounding import UNIT_ROUNDOFF, gamma
 from lazyjax.certify.bounds.branches import output_of
-from lazyjax.certify.bounds.evaluation import Evaluation, LayerNorms, evaluate
-from lazyjax.certify.bounds.layers import SYMMETRIZED_SCALE, Layers, layers_of
+from lazyjax.certify.bounds.evaluation import Evaluation, evaluate, layer_norms
+from lazyjax.certify.bounds.layers import SYMMETRIZED_SCALE, layers_of
 from lazyjax.jaxpr.equations import equations
 from lazyjax.nets import Network
 from lazyjax.nets.build import build
@@ -64,7 +64,12 @@ def check_agreement(
     )
     flat = inputs.reshape(len(inputs), -1)
     evaluated_nearby = tuple(
-        evaluate(branch, flat, UNIT_ROUNDOFF, norms=_norms(branch))
+        evaluate(
+            branch,
+            flat,
+            UNIT_ROUNDOFF,
+            norms=layer_norms(branch, UNIT_ROUNDOFF, is_quick=True),
+        )
         for branch in layers_of(network, nearby)
     )
     weights = _signed(rng, evaluations[0].output.value.shape)
@@ -238,13 +243,3 @@ def _signed(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     """Numbers between 1/2 and 3/2 in size, of either sign."""
     value = rng.random(shape) * 2 - 1
     return value + np.copysign(0.5, value)
-
-
-def _norms(network: Layers) -> tuple[LayerNorms, ...]:
-    """Bounds of norms that need no eigenvalues."""
-    found = []
-    for layer in network.layers:
-        frobenius = frobenius_upper(layer.weight, UNIT_ROUNDOFF)
-        bias = frobenius_upper(layer.bias, UNIT_ROUNDOFF)
-        found.append(LayerNorms(spectral=frobenius, frobenius=frobenius, bias=bias))
-    return tuple(found)

@@ -117,7 +117,7 @@ def evaluate(
     """Forward and backward pass of one branch of a network."""
     # Where the activation has kinks, derivatives are those of the computed signs.
     if norms is None:
-        norms = tuple(_norms(i, layer, unit) for i, layer in enumerate(network.layers))
+        norms = layer_norms(network, unit)
     num_rows, num_outputs = len(x), network.layers[-1].weight.shape[1]
     rows = Rows(x, np.zeros(num_rows), row_norms_upper(x, unit))
     inputs, preactivations, slopes = [rows], [], []
@@ -150,6 +150,21 @@ def evaluate(
         norms=norms,
         unit=unit,
     )
+
+
+def layer_norms(
+    network: Layers, unit: float, *, is_quick: bool = False
+) -> tuple[LayerNorms, ...]:
+    """Bounds of the norms of all layers; if quick, spectral ones by Frobenius norms."""
+    norms = []
+    for number, layer in enumerate(network.layers):
+        frobenius = spectral = frobenius_upper(layer.weight, unit)
+        # Inputs are exact, so that the spectral norm of the first layer is never needed.
+        if number and not is_quick:
+            spectral = spectral_norm_upper(layer.weight, unit)
+        bias = frobenius_upper(layer.bias, unit)
+        norms.append(LayerNorms(spectral=spectral, frobenius=frobenius, bias=bias))
+    return tuple(norms)
 
 
 def map_rows(
@@ -305,15 +320,6 @@ def _product_error(
     """Norm of the errors of products, for vectors of these norms and their errors."""
     u, v = np.linalg.norm(computed), np.linalg.norm(error)
     return float(2 * u * v + v**2 + gamma(count, unit) * u**2)
-
-
-def _norms(number: int, layer: Layer, unit: float) -> LayerNorms:
-    frobenius = frobenius_upper(layer.weight, unit)
-    # Inputs are exact, so that the spectral norm of the first layer is never needed.
-    spectral = spectral_norm_upper(layer.weight, unit) if number else frobenius
-    return LayerNorms(
-        spectral=spectral, frobenius=frobenius, bias=frobenius_upper(layer.bias, unit)
-    )
 
 
 def _rows(

@@ -25,7 +25,7 @@ from lazyjax.certify.arithmetic.matrices import (
     row_norms_upper,
     spectral_norm_upper,
 )
-from lazyjax.certify.arithmetic.rounding import UNIT_ROUNDOFF, gamma, round_up
+from lazyjax.certify.arithmetic.rounding import UNIT_ROUNDOFF, gamma, root_up, round_up
 from lazyjax.certify.bounds.evaluation import Evaluation, activation_of
 from lazyjax.certify.bounds.layers import Layer
 
@@ -85,12 +85,11 @@ def two_layer(evaluation: Evaluation) -> TwoLayer:
     phi, c = activation_of(evaluation.network), evaluation.network.factor
     x = evaluation.inputs[0]
     gram = input_gram(x.value, first, unit)
-    squares = round_up(perron_upper(gram.entries * gram.entries, unit), 2, unit)
-    curvature, slope = math.sqrt(squares) * (1 + 4 * unit), gram.spectral
+    curvature = root_up(perron_upper(gram.entries * gram.entries, unit), 2, unit)
     outer = c * last.scale
     return TwoLayer(
         curvature=float(round_up(outer * phi.curvature * curvature, 6, unit)),
-        slope=float(round_up(outer * phi.slope * slope, 6, unit)),
+        slope=float(round_up(outer * phi.slope * gram.spectral, 6, unit)),
         readout=float(np.max(row_norms_upper(last.weight, unit))),
         trains_first=first.is_trained,
         trains_last=last.is_trained,
@@ -124,8 +123,8 @@ def input_gram(x: Float[np.ndarray, "n d"], first: Layer, unit: float) -> InputG
     largest = max(eig_max_upper(gram, unit), 0) + round_up(s_sq * error, 4, unit)
     return InputGram(
         entries=entries,
-        norms=np.sqrt(round_up(np.diagonal(size), 6, unit)) * (1 + 4 * unit),
-        spectral=math.sqrt(round_up(largest + rounded, 4, unit)) * (1 + 4 * unit),
+        norms=root_up(np.diagonal(size), 6, unit),
+        spectral=float(root_up(largest + rounded, 4, unit)),
     )
 
 

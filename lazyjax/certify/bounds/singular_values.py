@@ -10,6 +10,7 @@ from lazyjax.certify.arithmetic import matrices as matrix_bounds
 from lazyjax.certify.arithmetic.rounding import (
     UNIT_ROUNDOFF,
     gamma,
+    root_up,
     round_up,
     unit_roundoff,
     upper_or_infinity,
@@ -81,7 +82,7 @@ def sigma_min_lower(gram: Kernel, unit: float) -> float:
 def sigma_max_upper(gram: Kernel, unit: float) -> float:
     """Upper bound of the largest singular value of the Jacobian with this kernel."""
     square = max(matrix_bounds.eig_max_upper(gram.value, unit), 0) + gram.error
-    return upper_or_infinity(math.sqrt(round_up(square, 2, unit)) * (1 + 4 * unit))
+    return upper_or_infinity(float(root_up(square, 2, unit)))
 
 
 def newton_norm_upper(

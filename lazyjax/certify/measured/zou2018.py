@@ -134,48 +134,39 @@ def check_loss(
     # Once more about the least: it may be at a kink between two points of the grid.
     fine = np.linspace(z[max(at - 1, 0)], z[min(at + 1, num_points - 1)], num_points)
     fine_at, ratio = _least_ratio(family, *_derivatives(loss_fn, fine)[:2])
-    lipschitz, smoothness = (
-        float(np.max(np.abs(slope))),
-        float(np.max(np.abs(curvature))),
-    )
+    lipschitz, smoothness = np.max(np.abs(slope)), np.max(np.abs(curvature))
     centre = int(np.argmin(np.abs(z)))
+    vanishes = 0 <= value[-1] <= value[centre] / 100
+    vanishes &= abs(slope[-1]) <= abs(slope[centre]) / 100
     rounding = 1 + 1e-9
+    bound_1, bound_2 = family.lipschitz, family.smoothness
     conditions = (
-        ("convex", "l'' >= 0", bool(np.all(curvature >= 0)), float(curvature.min())),
-        ("decreasing", "l' < 0", bool(np.all(slope < 0)), float(slope.max())),
-        (
-            "vanishes",
-            "l and l' go to 0",
-            bool(0 <= value[-1] <= value[centre] / 100)
-            and bool(abs(slope[-1]) <= abs(slope[centre]) / 100),
-            float(value[-1]),
-        ),
-        (
-            "gradient",
-            "-l' >= min(alpha0, alpha1 l^p)",
-            bool(ratio * rounding >= 1),
-            ratio,
-        ),
+        ("convex", "l'' >= 0", np.all(curvature >= 0), curvature.min()),
+        ("decreasing", "l' < 0", np.all(slope < 0), slope.max()),
+        ("vanishes", "l and l' go to 0", vanishes, value[-1]),
+        ("gradient", "-l' >= min(alpha0, alpha1 l^p)", ratio * rounding >= 1, ratio),
         (
             "Lipschitz",
-            f"|l'| <= {family.lipschitz:g}",
-            bool(lipschitz <= family.lipschitz * rounding),
+            f"|l'| <= {bound_1:g}",
+            lipschitz <= bound_1 * rounding,
             lipschitz,
         ),
         (
             "smooth",
-            f"|l''| <= {family.smoothness:g}",
-            bool(smoothness <= family.smoothness * rounding),
+            f"|l''| <= {bound_2:g}",
+            smoothness <= bound_2 * rounding,
             smoothness,
         ),
     )
     return LossCheck(
         ratio=ratio,
         ratio_at=float(fine[fine_at]),
-        lipschitz=lipschitz,
-        smoothness=smoothness,
+        lipschitz=float(lipschitz),
+        smoothness=float(smoothness),
         assumptions=tuple(
-            Assumption(name=name, statement=text, holds=holds, detail=f"{number:.4g}")
+            Assumption(
+                name=name, statement=text, holds=bool(holds), detail=f"{number:.4g}"
+            )
             for name, text, holds, number in conditions
         ),
     )

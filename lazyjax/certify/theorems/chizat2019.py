@@ -25,6 +25,7 @@ is lower by a factor of 8 or more.
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -243,20 +244,19 @@ def _largest_output(bounds: LocalBounds, sigma: float, lipschitz: Lipschitz) -> 
     """Lower bound of their constant, with Lip valid up to sigma / (2 Lip)."""
     if not sigma > 0:
         return 0.0
+
     # Any radius with radius * Lip(radius) >= sigma / 2 is one: the smallest is best.
+    def holds(radius: float) -> bool:
+        return radius * lipschitz(radius) >= sigma / 2
+
     low, high = 0.0, 1.0
     for _ in range(200):
-        if high * lipschitz(high) >= sigma / 2:
+        if holds(high):
             break
         low, high = high, 2 * high
     else:
         return math.inf
-    for _ in range(80):
-        middle = (low + high) / 2
-        if middle * lipschitz(middle) >= sigma / 2:
-            high = middle
-        else:
-            low = middle
+    high = _bisected(holds, low, high, num_steps=80)
     lowest = interval(sigma)
     product = 32.0 * interval(bounds.jacobian_norm) * lipschitz(high)
     value = (lowest * lowest * lowest / product).low
@@ -272,14 +272,18 @@ def _sharper(sigma: float, lipschitz: Lipschitz, output: float, target: float) -
 
     if not holds(1e150):
         return math.inf
-    low, high = -500.0, 500.0  # binary logarithms
-    for _ in range(64):
+    # Of binary logarithms.
+    return 2.0 ** _bisected(lambda log: holds(2.0**log), -500.0, 500.0, num_steps=64)
+
+
+def _bisected(
+    holds: Callable[[float], bool], low: float, high: float, *, num_steps: int
+) -> float:
+    """A number at most `high` that holds, near the smallest one above `low`."""
+    for _ in range(num_steps):
         middle = (low + high) / 2
-        if holds(2.0**middle):
-            high = middle
-        else:
-            low = middle
-    return 2.0**high
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
 
 
 __getattr__ = deprecated_names(
