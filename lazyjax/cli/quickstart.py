@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
+import jax
 import typer
 
 from lazyjax.cli.reproduce import X64, Seed, run_and_write
@@ -33,11 +34,12 @@ def quickstart(
         size = "brief" if quick else "quick"
         return EXPERIMENTS["du2019"].run(size=size, seed=seed, progress=progress)
 
+    if x64:
+        jax.config.update("jax_enable_x64", True)
     run_and_write(
         "quickstart",
         run,
         extras=("data", "plot"),
         stem="quickstart",
         out=out,
-        x64=x64,
     )

@@ -56,6 +56,8 @@ def reproduce(
     if name is None:
         experiments()
         return
+    if x64:
+        jax.config.update("jax_enable_x64", True)
     with one_line_errors():
         from lazyjax._checks import check_choice
 
@@ -70,7 +72,6 @@ def reproduce(
         extras=(*experiment.extras, "plot"),
         stem=experiment.name,
         out=out,
-        x64=x64,
     )
 
 
@@ -102,7 +103,6 @@ def run_and_write(
     extras: Sequence[str],
     stem: str,
     out: Path,
-    x64: bool,
 ) -> None:
     """Run an experiment; print its tables, and write its figure and its numbers.
 
@@ -110,16 +110,13 @@ def run_and_write(
         command: The command that asks for it.
         run: The experiment, as a function of what shows progress.
         extras: Extras of lazyjax that it needs.
-        stem: Of the names of both files.
+        stem: Name of both files, without suffix.
         out: Folder to write them to.
-        x64: Whether to compute in double precision.
     """
     picture, numbers = out / f"{stem}.png", out / f"{stem}.json"
     for file in (picture, numbers):
         with bad_usage("--out"):
             check_file("--out", file)
-    if x64:
-        jax.config.update("jax_enable_x64", True)
     interrupts.after_interrupt(picture, numbers)
     with one_line_errors():
         require(command, *extras)

@@ -58,7 +58,7 @@ class Ensemble:
         """Bytes of the arrays of one member, as an estimate."""
         # Parameters, gradient and two moments; four arrays of the size of each layer's
         # output; and what is recorded.
-        leaves = [leaf for leaf in jax.tree.leaves(self._shapes(width)) if leaf.shape]
+        leaves = jax.tree.leaves(self._shapes(width))
         is_image = self.networks[width].architecture.is_convolutional
         num_rows = math.prod(self.x.shape[:-1]) if is_image else self.x.shape[0]
         num_outputs = sum(leaf.shape[-1] for leaf in leaves if len(leaf.shape) > 1)
