@@ -153,8 +153,9 @@ class _Walk:
         if is_container:
             yield len(value)
         if is_open:
-            yield self.of(kind)
+            # First what tells objects of one class apart, as the walk may end early.
             yield from self._all(_attributes(value, kind))
+            yield self.of(kind)
 
     def _all(self, values: Iterable[Any]) -> Iterator[State]:
         for value in values:
@@ -251,7 +252,7 @@ def _is_library(fn: types.FunctionType) -> bool:
 def _is_library_file(name: str) -> bool:
     """Whether a file is Python's, installed, or of this package."""
     path = pathlib.PurePath(name)
-    here = pathlib.PurePath(__file__).parent
+    here = pathlib.PurePath(__file__).parents[1]
     return (
         "site-packages" in path.parts
         or "dist-packages" in path.parts
