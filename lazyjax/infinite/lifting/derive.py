@@ -51,6 +51,7 @@ from lazyjax.trees import leaf_paths
 
 _ROWS = "lets examples of a batch interact, or tells them apart by their place"
 _NO_RULE_OF_ROWS = "has no rule by which rows of the batch could be followed"
+_PRODUCTS = ("conv_general_dilated", "dot_general")
 _REASONS = {
     "cond": "chooses a branch",
     "gather": "reads hidden values or parameters at places",
@@ -269,9 +270,9 @@ class _Lifter:
 
     def random(self, eqn: jex.JaxprEqn, operands: list[Value]) -> Value:
         """A value in which parameters have a part."""
-        record = primitive_of(eqn)
-        kinds = [type(operand) for operand in operands]
-        if Weight in kinds and {*kinds} <= {Weight, Constant}:
+        record, name = primitive_of(eqn), eqn.primitive.name
+        kinds = {type(operand) for operand in operands}
+        if kinds <= {Weight, Constant} and name not in _PRODUCTS:
             return rearranged(eqn, operands)
         if record.is_elementwise:
             shape = aval_of(eqn.outvars[0]).shape
@@ -282,7 +283,7 @@ class _Lifter:
             return record.limit(self.context, eqn, operands)
         if record.is_elementwise:
             return elementwise(self.context, eqn, operands)
-        raise RefusalError(_REASONS.get(eqn.primitive.name, "has no rule"))
+        raise RefusalError(_REASONS.get(name, "has no rule"))
 
 
 def _read(atom: Any, values: dict[Any, Value]) -> Value:
