@@ -105,7 +105,7 @@ def test_one_input_and_one_class_are_separated():
 def test_blocks_of_rows_do_not_change_the_outcome(monkeypatch):
     x = unit_rows(30, 4)
     whole = separation(x)
-    module = sys.modules["lazyjax.certify.separation"]
+    module = sys.modules["lazyjax.certify.widths.separation"]
     monkeypatch.setattr(module, "_BLOCK", 7 * 30)
     assert separation(x) == whole
 

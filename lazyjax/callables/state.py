@@ -252,10 +252,10 @@ def _is_library(fn: types.FunctionType) -> bool:
 def _is_library_file(name: str) -> bool:
     """Whether a file is Python's, installed, or of this package."""
     path = pathlib.PurePath(name)
-    here = pathlib.PurePath(__file__).parents[1]
+    package = pathlib.PurePath(__file__).parent.parent
     return (
         "site-packages" in path.parts
         or "dist-packages" in path.parts
-        or path.is_relative_to(here)
+        or path.is_relative_to(package)
         or path.is_relative_to(sysconfig.get_path("stdlib"))
     )
