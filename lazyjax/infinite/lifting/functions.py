@@ -178,7 +178,10 @@ def _candidates(points: np.ndarray, values: np.ndarray, slopes: np.ndarray) -> l
         "cos": (np.cos, lambda u: -np.sin(u)),
         "exp": (np.exp, np.exp),
         "gaussian": (lambda u: np.exp(-(u**2)), lambda u: -2 * u * np.exp(-(u**2))),
-        "gelu": (lambda u: u * normal_cdf(u), lambda u: normal_cdf(u) + u * density(u)),
+        "gelu": (
+            lambda u: u * normal_cdf(u),
+            lambda u: normal_cdf(u) + u * density(u),
+        ),
         "sign": (np.sign, lambda u: 0 * u),
     }
     return found + [(name, *pair) for name, pair in named.items()]
