@@ -2,12 +2,12 @@
 
 import dataclasses
 import functools
-import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import Primitive
 
 import lazyjax
 from lazyjax.jaxpr.registry import describe, primitive_of, register_primitive
@@ -96,16 +96,17 @@ def test_a_rule_that_is_taken_back_takes_effect_too(doubled_products):
 
 
 def test_what_is_registered_is_kept_when_lazyjax_describes_the_primitive_later():
-    (eqn,) = jax.make_jaxpr(jnp.sin)(1.0).eqns
-    of_a_test = types.SimpleNamespace(primitive=types.SimpleNamespace(name="of_a_test"))
-    register_primitive("of_a_test", dependence="zero")
+    primitive = Primitive("of_a_test")
+    primitive.def_abstract_eval(lambda x: x)
+    eqn, sine = jax.make_jaxpr(lambda x: jnp.sin(primitive.bind(x)))(1.0).eqns
+    register_primitive(primitive, dependence="zero")
     describe("of_a_test", dependence="every", call="jaxpr")
-    record = primitive_of(of_a_test)
+    record = primitive_of(eqn)
     assert (record.dependence, record.call, record.rows) == ("zero", "jaxpr", None)
-    register_primitive("of_a_test", dependence="every", elementwise=True)
-    record = primitive_of(of_a_test)
+    register_primitive(primitive, dependence="every", elementwise=True)
+    record = primitive_of(eqn)
     assert record.dependence == "every"
-    assert record.rows is primitive_of(eqn).rows
+    assert record.rows is primitive_of(sine).rows
 
 
 def test_rules_do_not_make_programs_anew_unless_registered():

@@ -11,12 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.extend.core import Primitive
 
 import lazyjax
 from lazyjax.activations import ABReLU, RectifiedPower
 from lazyjax.infinite.duals.dual import dual_activation, dual_derivative
+from lazyjax.infinite.lifting.registers import scaled
 from lazyjax.interop.equinox import from_equinox
 from lazyjax.interop.flax import from_linen, from_nnx
+from lazyjax.jaxpr import register_primitive
 from lazyjax.nets.scales import bias_scale, weight_scale
 from tests.helpers.compare import assert_close, relative_error
 from tests.helpers.lifting import IMAGES, X, shapes_of
@@ -462,3 +465,20 @@ def test_functions_of_several_inputs_are_refused(mixing: Any, x64: None) -> None
         lazyjax.infinite_ntk_of(
             lambda w, x: mixing(x) @ w, jnp.ones((4, 1)), jnp.asarray(X), variances=1.0
         )
+
+
+def test_a_registered_limit_is_used(x64: None) -> None:
+    halve = Primitive("halve")
+    halve.def_abstract_eval(lambda u: u)
+    register_primitive(
+        halve,
+        rows=lambda pair: pair.common,
+        limit=lambda context, eqn, operands: scaled(operands[0], 0.5),
+    )
+    kernel = lambda fn: lazyjax.infinite_ntk_of(
+        lambda p, x: jnp.tanh(fn(x @ p["w"])) @ p["v"],
+        shapes_of(w=(4, 6), v=(6, 1)),
+        jnp.asarray(X),
+        variances=0.5,
+    )
+    assert_close(kernel(halve.bind), kernel(lambda u: 0.5 * u), "exact")

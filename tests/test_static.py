@@ -508,6 +508,13 @@ def test_a_function_keeps_its_name():
     assert HashableCallable(HashableCallable(by_global)) == HashableCallable(by_global)
 
 
+def test_networks_of_this_package_are_told_apart_without_opening_it():
+    first, second = (lazyjax.nets.mlp(width=4, depth=depth).apply for depth in (1, 2))
+    assert HashableCallable(first) != HashableCallable(second)
+    # Only what a network holds is read, not the functions of the package.
+    assert str(state_of(first)).count("<class 'function'>") < 10
+
+
 def test_programs_once_forgotten_stay_so_though_their_function_runs_again():
     apply_fn = lambda w, x: x @ w
     before = HashableCallable(apply_fn)

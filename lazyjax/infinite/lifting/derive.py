@@ -12,6 +12,10 @@ from jaxtyping import Array
 
 from lazyjax._checks import check_network_output
 from lazyjax.infinite.lifting.axes import BATCH_SIZES, AxesError, sizes
+from lazyjax.infinite.lifting.custom_derivatives import (
+    CUSTOM_CALLS,
+    check_custom_derivative,
+)
 from lazyjax.infinite.lifting.rules import Context
 from lazyjax.infinite.lifting.rules.context import Leaves
 from lazyjax.infinite.lifting.rules.elementwise import elementwise
@@ -47,7 +51,7 @@ from lazyjax.trees import leaf_paths
 
 _ROWS = "lets examples of a batch interact, or tells them apart by their place"
 _NO_RULE_OF_ROWS = "has no rule by which rows of the batch could be followed"
-_CUSTOM_CALLS = ("custom_jvp_call", "custom_vjp_call")
+_PRODUCTS = ("conv_general_dilated", "dot_general")
 _REASONS = {
     "cond": "chooses a branch",
     "gather": "reads hidden values or parameters at places",
@@ -220,7 +224,7 @@ class _Lifter:
                 return _folded(pair, operands, [jaxpr.debug_info for jaxpr in jaxprs])
             inner = [_inner(e) for e in eqns]
             if None not in inner:
-                _check_custom_derivative(eqn, operands, jaxprs[0].debug_info)
+                check_custom_derivative(eqn, operands, jaxprs[0].debug_info)
                 called_by = here._replace(name=eqn.params.get("name", ""))
                 return self.walk(inner, operands, labels, called_by)
             if eqn.effects:
@@ -266,9 +270,9 @@ class _Lifter:
 
     def random(self, eqn: jex.JaxprEqn, operands: list[Value]) -> Value:
         """A value in which parameters have a part."""
-        record = primitive_of(eqn)
-        kinds = [type(operand) for operand in operands]
-        if Weight in kinds and {*kinds} <= {Weight, Constant}:
+        record, name = primitive_of(eqn), eqn.primitive.name
+        kinds = {type(operand) for operand in operands}
+        if kinds <= {Weight, Constant} and name not in _PRODUCTS:
             return rearranged(eqn, operands)
         if record.is_elementwise:
             shape = aval_of(eqn.outvars[0]).shape
@@ -279,7 +283,7 @@ class _Lifter:
             return record.limit(self.context, eqn, operands)
         if record.is_elementwise:
             return elementwise(self.context, eqn, operands)
-        raise RefusalError(_REASONS.get(eqn.primitive.name, "has no rule"))
+        raise RefusalError(_REASONS.get(name, "has no rule"))
 
 
 def _read(atom: Any, values: dict[Any, Value]) -> Value:
@@ -290,7 +294,7 @@ def _read(atom: Any, values: dict[Any, Value]) -> Value:
 
 def _inner(eqn: jex.JaxprEqn) -> Any | None:
     """The jaxpr that an equation calls, if it does nothing else to values."""
-    is_custom = eqn.primitive.name in _CUSTOM_CALLS
+    is_custom = eqn.primitive.name in CUSTOM_CALLS
     return eqn.params.get("call_jaxpr") if is_custom else called(eqn)
 
 
@@ -359,60 +363,6 @@ def _folded(
         (Constant(values), constant_label(*values))
         for values in zip(*results, strict=True)
     ]
-
-
-def _check_custom_derivative(
-    eqn: jex.JaxprEqn, operands: Sequence[Value], debug_info: Any
-) -> None:
-    """Check that a derivative rule, if there is one, is that of the function.
-
-    It is evaluated at random numbers.
-
-    Raises:
-        RefusalError: If it is not.
-    """
-    if eqn.primitive.name not in _CUSTOM_CALLS or all(
-        isinstance(operand, Constant | Known) for operand in operands
-    ):
-        return
-    rng = np.random.default_rng(0)
-    closed = jex.ClosedJaxpr(*opened(eqn.params["call_jaxpr"]))
-
-    def draw(atom: Any, scale: float) -> Array:
-        aval = aval_of(atom)
-        return jnp.asarray(scale * rng.normal(size=(8, *aval.shape)), aval.dtype)
-
-    random = [not isinstance(operand, Constant) for operand in operands]
-    fixed = [operand.array for operand in operands if isinstance(operand, Constant)]
-    atoms = [a for a, is_random in zip(eqn.invars, random, strict=True) if is_random]
-    is_float = (jnp.issubdtype(aval_of(a).dtype, jnp.floating) for a in atoms)
-    if not all(is_float) or any(value is None for value in fixed):
-        raise RefusalError("has a derivative rule that cannot be checked")
-
-    def merged(values: Sequence[Array]) -> list[Array]:
-        drawn, given = iter(values), iter(fixed)
-        return [next(drawn) if r else jnp.asarray(next(given)) for r in random]
-
-    def both(points: list[Array], cotangents: tuple[Array, ...]) -> tuple[Any, Any]:
-        fns = (
-            lambda *v: tuple(evaluate(eqn, debug_info, *merged(v))),
-            lambda *v: tuple(jex.jaxpr_as_fun(closed)(*merged(v))),
-        )
-        rule, true = (jax.vjp(fn, *points)[1](cotangents) for fn in fns)
-        return rule, true
-
-    compare = jax.jit(jax.vmap(both))
-    for scale in (1.0, 1e6):
-        with jax.ensure_compile_time_eval():
-            points = [draw(atom, 2.0) for atom in atoms]
-            cotangents = tuple(draw(atom, scale) for atom in eqn.outvars)
-            rule, true = compare(points, cotangents)
-        for first, second in zip(rule, true, strict=True):
-            tolerance = 10 * float(jnp.finfo(first.dtype).eps) ** 0.5
-            if not np.allclose(
-                first, second, tolerance, scale * tolerance, equal_nan=True
-            ):
-                raise RefusalError("has a derivative rule that is not its derivative")
 
 
 def _refusal(name: str, place: str | None, reason: str) -> ValueError:

@@ -252,7 +252,8 @@ def _run(
     inputs: tuple[InputStatistics, InputStatistics],
     is_same: Array | None,
 ) -> Kernels:
-    match step := program.steps[number]:
+    step = program.steps[number]
+    match step:
         case Moments():
             pair = (of_input.features[step.features] for of_input in inputs)
             nngp = jnp.einsum("pc,qc->pq", *pair, precision=jax.lax.Precision.HIGHEST)

@@ -6,8 +6,8 @@ that let them interact are refused by the row rules of `lazyjax.jaxpr`.
 """
 
 from lazyjax.infinite.lifting.rules import (
-    pixels as pixels,
     shaping as shaping,
+    sums as sums,
     weights as weights,
 )
 from lazyjax.infinite.lifting.rules.context import Context as Context
