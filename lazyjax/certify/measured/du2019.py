@@ -32,7 +32,7 @@ from jaxtyping import Array, Bool, Float
 
 from lazyjax._checks import check_floating, check_nonnegative, check_positive
 from lazyjax.files.results import Storable
-from lazyjax.linalg import eigvalsh, semidefinite
+from lazyjax.linalg import eigvalsh
 from lazyjax.typing import AnyArray
 
 
@@ -185,7 +185,7 @@ def measure(
     check_positive("learning_rate", learning_rate)
     ntk_infinite, ntk_start = jnp.asarray(ntk_infinite), jnp.asarray(ntk_start)
     loss, eig_min = jnp.asarray(loss), jnp.asarray(eig_min)
-    eigenvalues, _, rounding = semidefinite.eigh(ntk_infinite)
+    eigenvalues, _, rounding = eigh(ntk_infinite)
     # Without (A) there is nothing to compare with, and no later step holds.
     eig_min_0 = jnp.where(eigenvalues[0] >= rounding, eigenvalues[0], jnp.nan)
     start_change = ntk_start - jnp.broadcast_to(ntk_infinite, ntk_start.shape)
