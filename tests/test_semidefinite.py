@@ -12,8 +12,8 @@ from sklearn.datasets import load_digits
 
 from lazyjax import linear_dynamics
 from lazyjax.infinite.predict import (
+    GaussianPrediction,
     Grams,
-    Prediction,
     log_marginal_likelihood,
     posterior,
     trained_ensemble,
@@ -237,7 +237,7 @@ def test_repeated_inputs_are_fitted_by_least_squares(dtype, gap):
     flow = linear_dynamics(grams.train, y, 0 * y)
     test = {"ntk_test_train": grams.cross, "f0_test": np.zeros((4, 2), dtype)}
 
-    def predict(y: np.ndarray) -> tuple[Prediction, Prediction]:
+    def predict(y: np.ndarray) -> tuple[GaussianPrediction, GaussianPrediction]:
         return posterior(grams, y), trained_ensemble(grams, grams, y)
 
     if gap == 0:

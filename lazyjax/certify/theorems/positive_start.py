@@ -174,7 +174,8 @@ class _Reach:
         self.width = width
         self.eig_min = augmented_eig_min(x)
         self.share = Interval(math.nan, math.nan)
-        if activation in _INCREASING and radius < hidden_weight:
+        is_known = activation in SMOOTH_ACTIVATIONS and _increasing(activation).holds
+        if is_known and radius < hidden_weight:
             norm = float(np.max(row_norms_upper(_augmented(x), UNIT_ROUNDOFF)))
             self.share = self._share(norm, depth)
 
