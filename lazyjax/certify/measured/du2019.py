@@ -32,7 +32,7 @@ from jaxtyping import Array, Bool, Float
 
 from lazyjax._checks import check_floating, check_nonnegative, check_positive
 from lazyjax.files.results import Storable
-from lazyjax.linalg import eigvalsh
+from lazyjax.linalg import eigh, eigvalsh
 from lazyjax.typing import AnyArray
 
 
