@@ -31,10 +31,10 @@ def widths(x, y, *, depth, failure):
 
 @pytest.fixture(autouse=True)
 def registered():
-    own = {"name": "own", "source": "Own (2030)"}
-    theorem = certify.Theorem(**own, certify=surjective)
+    theorem = certify.Theorem(name="own", source="Own", certify=surjective)
+    requirement = certify.Requirement(name="own", source="Own", widths=widths)
     certify.register_theorem(theorem)
-    certify.register_requirement(certify.Requirement(**own, widths=widths))
+    certify.register_requirement(requirement)
     with pytest.raises(ValueError, match="must be new"):
         certify.register_theorem(theorem)
     yield

@@ -9,7 +9,7 @@ $u = 0$ the same formulas give plain floating-point values.
 import dataclasses
 import math
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -48,7 +48,8 @@ def round_up(value: Numbers, count: int, unit: float) -> Numbers:
 
 def root_up(square: Numbers, count: int, unit: float) -> Numbers:
     """Upper bound of the root of a number that was computed with `count` roundings."""
-    return np.sqrt(round_up(square, count, unit)) * (1 + 4 * unit)
+    root: Numbers = cast(Any, np.sqrt)(round_up(square, count, unit))
+    return root * (1 + 4 * unit)
 
 
 def round_down(value: float, count: int, unit: float) -> float:
