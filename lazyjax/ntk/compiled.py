@@ -12,7 +12,11 @@ from jaxtyping import Array, Shaped
 from lazyjax.callables.static import HashableCallable
 from lazyjax.ntk.memory import Devices, devices_of
 from lazyjax.ntk.request import KernelRequest
-from lazyjax.ntk.row_check import check_row_independence, nan_if_interacting
+from lazyjax.ntk.row_check import (
+    check_row_independence,
+    nan_if_interacting,
+    rows_are_proven,
+)
 from lazyjax.ntk.validate import check_arguments, check_network
 from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
 
@@ -55,32 +59,49 @@ def run_program(
     apply_fn = HashableCallable(apply_fn)
     x1, x2 = jnp.asarray(x1), None if x2 is None else jnp.asarray(x2)
     devices = devices_of(params, x1, x2)
-    interacts = None
     with jax.default_matmul_precision(program.precision):
-        kernels = _compiled(program, apply_fn, devices, params, x1, x2)
-        if check_rows:
-            interacts = check_row_independence(apply_fn, params, x1, x2)
-    return nan_if_interacting(kernels, interacts)
+        found = _compiled(program, apply_fn, devices, check_rows, params, x1, x2)
+        if found.is_proven:
+            return found.kernels
+        interacts = check_row_independence(apply_fn, params, x1, x2)
+    return nan_if_interacting(found.kernels, interacts)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Kernels:
+    """Kernels, and what tracing told of rows: every call has it, at no cost.
+
+    Attributes:
+        kernels: A pytree of arrays.
+        is_proven: Whether rows need not be compared.
+    """
+
+    kernels: Any
+    is_proven: bool = dataclasses.field(metadata={"static": True})
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _compiled(
     program: KernelProgram,
     apply_fn: ApplyFn,
     devices: Devices,
+    check_rows: bool,
     params: Params,
     x1: Array,
     x2: Array | None,
-) -> Any:
+) -> _Kernels:
     # As a program of its own, the network is traced once for each size of batch.
-    apply_fn = jax.jit(apply_fn)
-    check_network(apply_fn, params, x1, program.outputs)
+    network = jax.jit(apply_fn)
+    check_network(network, params, x1, program.outputs)
     request = KernelRequest(
-        apply_fn=apply_fn,
+        apply_fn=network,
         params=params,
         x1=x1,
         x2=x2,
         outputs=program.outputs,
         precision=program.precision,
     )
-    return program.compute(request, devices)
+    kernels = program.compute(request, devices)
+    is_proven = not check_rows or rows_are_proven(apply_fn, params, x1, x2)
+    return _Kernels(kernels, is_proven)

@@ -66,10 +66,12 @@ class _OutputProducts(KernelProgram):
         f2 = f1
         if request.x2 is not None:
             f2 = request.apply_fn(request.params, request.x2)
-        along, pairs = request.directions
-        if request.outputs not in ("full", "diagonal", "trace"):
+        if not request.is_each_output:
+            along = request.directions.cotangents
             f1, f2 = (
                 jnp.einsum("ik,ck->ic", f, along, precision="highest") for f in (f1, f2)
             )
-        nngp = jnp.einsum(_SUBSCRIPTS[pairs], f1, f2, precision=request.precision)
+        nngp = jnp.einsum(
+            _SUBSCRIPTS[request.pairs], f1, f2, precision=request.precision
+        )
         return request.symmetrized(nngp)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jaxtyping import Array
 
-from lazyjax.ntk.outputs import Directions, directions, symmetrized
+from lazyjax.ntk.outputs import Directions, Pairs, directions, symmetrized
 from lazyjax.typing import ApplyFn, Outputs, Params
 
 
@@ -40,6 +40,18 @@ class KernelRequest:
     def f(self) -> jax.ShapeDtypeStruct:
         """Outputs over the first batch, by shape."""
         return jax.eval_shape(self.apply_fn, self.params, self.x1)
+
+    @property
+    def is_each_output(self) -> bool:
+        """Whether directions are those of the outputs, one by one."""
+        return self.outputs in ("full", "diagonal", "trace")
+
+    @property
+    def pairs(self) -> Pairs:
+        """Which pairs of directions are wanted."""
+        if self.outputs == "full" or self.outputs == "diagonal":
+            return self.outputs
+        return "trace"
 
     @property
     def directions(self) -> Directions:

@@ -41,6 +41,6 @@ def _contract(
     leaf1: Float[Array, "n1 c *shape"],
     leaf2: Float[Array, "n2 c *shape"],
 ) -> Array:
-    subscripts = _SUBSCRIPTS[request.directions.pairs]
+    subscripts = _SUBSCRIPTS[request.pairs]
     rows1, rows2 = (leaf.reshape(*leaf.shape[:2], -1) for leaf in (leaf1, leaf2))
     return jnp.einsum(subscripts, rows1, rows2, precision=request.precision)

@@ -39,11 +39,10 @@ def build_problem(request: KernelRequest) -> KernelProblem:
     x1, outputs = request.x1, request.outputs
     example = jax.ShapeDtypeStruct((1, *x1.shape[1:]), x1.dtype)
     network = trace_network(request.apply_fn, request.params, example)
-    is_each = outputs in ("full", "diagonal", "trace")
     sizes = Sizes(
         rows=x1.shape[0],
         columns=request.columns.shape[0],
-        num_cotangents=network.result.shape[1] if is_each else 1,
+        num_cotangents=network.result.shape[1] if request.is_each_output else 1,
         is_full=outputs == "full",
         is_symmetric=request.x2 is None,
         itemsize=max(4, jnp.dtype(network.result.dtype).itemsize),
