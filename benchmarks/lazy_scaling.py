@@ -19,7 +19,7 @@ import numpy as np
 import lazyjax
 from lazyjax.dynamics import (
     gradient_flow,
-    linearized,
+    linear_dynamics,
     observers,
     scaled,
     square_loss,
@@ -31,7 +31,7 @@ from lazyjax.laziness import (
     relative_parameter_distance,
     scaling,
 )
-from lazyjax.linalg.norms import gram_matrix
+from lazyjax.linalg import gram_matrix
 
 ALPHAS = np.logspace(0.0, 4.0, 9)
 TIMES = (0.5, 2.0, 8.0)
@@ -70,7 +70,9 @@ def measure(
             rtol=1e-9,
             atol=1e-13,
         )
-        linear = linearized(kernel(start), y, 0 * y).gradient_flow(jnp.array(TIMES))
+        linear = linear_dynamics(kernel(start), y, 0 * y).gradient_flow(
+            jnp.array(TIMES)
+        )
         outputs = alpha * flow.observations["outputs"]
         return {
             "linearization_gap": linearization_gap(outputs, linear),

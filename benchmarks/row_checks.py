@@ -69,7 +69,7 @@ def measure(case: str, size: Size, num_calls: int) -> dict[str, Any]:
         call = timed[-1][1]
         result = jax.block_until_ready(call(params, x))
         if name == "measurement":
-            row_check.settled(result, fn, params, x, None)
+            row_check.refuse_interaction(result, fn, params, x, None)
         seconds = [
             _harness.timed(lambda call=call: jax.block_until_ready(call(params, x)))[0]
             for _ in range(num_calls)

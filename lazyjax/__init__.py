@@ -16,6 +16,10 @@ if _typing.TYPE_CHECKING:
     )
     from lazyjax._api import *  # noqa: F403
 else:
+    from lazyjax._renamed import deprecated_names as _deprecated_names
+
+    _deprecated = _deprecated_names(__name__, {"linearized": "lazyjax.linear_dynamics"})
+
     # Not for type checkers, which would take any name to be there.
     def __getattr__(name):
         # Everything is imported when it is first asked for: the command line is to
@@ -30,7 +34,7 @@ else:
             return _importlib.import_module(f"{__name__}.{name}")
         else:
             if name not in _public_names():
-                raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+                return _deprecated(name)
             value = getattr(_importlib.import_module(f"{__name__}._api"), name)
         globals()[name] = value
         return value

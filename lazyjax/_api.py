@@ -6,13 +6,14 @@ from lazyjax import (
     dynamics as dynamics,
     infinite as infinite,
     laziness as laziness,
+    linalg as linalg,
     nets as nets,
     sweeps as sweeps,
 )
 from lazyjax.architecture import Architecture as Architecture
 from lazyjax.dynamics import (
     gradient_flow as gradient_flow,
-    linearized as linearized,
+    linear_dynamics as linear_dynamics,
     train as train,
 )
 from lazyjax.infinite import (

@@ -1,4 +1,7 @@
-"""Checks of what users pass: each names the argument, what was expected and what came."""
+"""Checks of what users pass: errors name the argument, what was expected and what came.
+
+The wrong kind of thing is a `TypeError`, the wrong shape or value a `ValueError`.
+"""
 
 import difflib
 import re
@@ -12,11 +15,7 @@ from lazyjax.typing import AnyArray, Params
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
-    """Check that `value` is one of `choices`.
-
-    Raises:
-        ValueError: If it is not; the nearest valid name is suggested.
-    """
+    """Check that `value` is one of `choices`."""
     choices = tuple(choices)
     if isinstance(value, str) and value in choices:
         return
@@ -28,12 +27,7 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
 
 
 def check_at_least(name: str, value: object, minimum: int) -> None:
-    """Check that `value` is a Python integer no smaller than `minimum`.
-
-    Raises:
-        TypeError: If `value` is not an integer.
-        ValueError: If it is too small.
-    """
+    """Check that `value` is a Python integer no smaller than `minimum`."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"`{name}` must be an integer; got {value!r}.")
     if value < minimum:
@@ -41,15 +35,7 @@ def check_at_least(name: str, value: object, minimum: int) -> None:
 
 
 def checked_bytes(name: str, value: object) -> int:
-    """Number of bytes that `value` states, an integer or a text such as "4GiB".
-
-    Returns:
-        The number.
-
-    Raises:
-        TypeError: If it is neither.
-        ValueError: If it is not positive, or a text with another unit or none.
-    """
+    """Number of bytes that `value` states, an integer or a text such as "4GiB"."""
     if isinstance(value, str):
         found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?)?B\s*", value)
         if found is None:
@@ -68,12 +54,7 @@ def checked_bytes(name: str, value: object) -> int:
 def check_nonnegative(
     name: str, value: object, *, infinity_allowed: bool = True
 ) -> None:
-    """Check that every number in `value` is zero or positive, where values are known.
-
-    Raises:
-        TypeError: If it does not hold numbers.
-        ValueError: If one is negative or NaN, or infinite where that is not allowed.
-    """
+    """Check that every number in `value` is zero or positive, where values are known."""
     try:
         values = np.asarray(value)
     except jax.errors.TracerArrayConversionError:
@@ -88,11 +69,7 @@ def check_nonnegative(
 
 
 def check_positive(name: str, value: object) -> None:
-    """Check that a number is positive and finite, where its value is known.
-
-    Raises:
-        ValueError: If it is not.
-    """
+    """Check that a number is positive and finite, where its value is known."""
     try:
         number = np.asarray(value)
     except jax.errors.TracerArrayConversionError:
@@ -102,11 +79,7 @@ def check_positive(name: str, value: object) -> None:
 
 
 def check_array(name: str, array: object) -> None:
-    """Check that `array` is an array.
-
-    Raises:
-        TypeError: If it is not, such as a list.
-    """
+    """Check that `array` is an array."""
     if not isinstance(array, jax.Array | np.ndarray):
         raise TypeError(
             f"`{name}` must be an array; got {type(array).__name__}. Convert it first "
@@ -115,11 +88,7 @@ def check_array(name: str, array: object) -> None:
 
 
 def check_floating(name: str, array: AnyArray) -> None:
-    """Check that `array` is an array of real floating-point numbers.
-
-    Raises:
-        TypeError: If it is not.
-    """
+    """Check that `array` is an array of real floating-point numbers."""
     check_array(name, array)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(
@@ -128,18 +97,27 @@ def check_floating(name: str, array: AnyArray) -> None:
         )
 
 
-def check_finite(name: str, array: AnyArray) -> None:
+def check_finite(name: str, array: AnyArray, *, wait: bool = True) -> None:
     """Check that `array` has no NaN or infinity, where its values are known.
 
     Values are not known under `jax.jit` and the like: there, NaN in gives NaN out.
+
+    Args:
+        name: The argument's.
+        array: The array.
+        wait: Whether to wait for the device. If not, arrays that are still being
+            computed are not looked at, and others are read on the host, where the check
+            does not queue up behind other work.
 
     Raises:
         ValueError: If a value is not finite.
     """
     try:
-        # JAX may read NumPy's arrays in lower precision, where they overflow.
-        numpy = np if isinstance(array, np.ndarray) else jnp
-        num_bad = int(numpy.sum(~numpy.isfinite(array)))
+        if wait and not isinstance(array, np.ndarray):
+            num_bad = int(jnp.sum(~jnp.isfinite(array)))
+        else:
+            # JAX may read NumPy's arrays in lower precision, where they overflow.
+            num_bad = sum(map(_num_not_finite, _parts_on_host(array)))
     except jax.errors.ConcretizationTypeError:
         return
     if num_bad:
@@ -149,13 +127,25 @@ def check_finite(name: str, array: AnyArray) -> None:
         )
 
 
-def check_not_explicit(name: str, array: object) -> None:
-    """Check that `array` is not split over mesh axes whose shardings are types.
+def _parts_on_host(array: AnyArray) -> list[np.ndarray]:
+    """Pieces of an array that can be read without waiting; none if it is not there."""
+    if isinstance(array, np.ndarray):
+        return [array]
+    is_ready = getattr(array, "is_ready", None)  # tracers have no such method
+    if is_ready is None or not (array.is_fully_addressable and is_ready()):
+        return []
+    shards = [shard for shard in array.addressable_shards if shard.replica_id == 0]
+    return [np.asarray(shard.data) for shard in shards]
 
-    Raises:
-        ValueError: If it is; such axes leave no choice to the compiler, and products
-            over them must say where their results are to be.
-    """
+
+def _num_not_finite(array: np.ndarray) -> int:
+    with np.errstate(over="ignore", invalid="ignore"):
+        is_finite = np.isfinite(np.sum(array))  # one quick pass; it may overflow
+    return 0 if is_finite else int(np.sum(~np.isfinite(array)))
+
+
+def check_not_explicit(name: str, array: object) -> None:
+    """Check that `array` is not split over mesh axes whose shardings are types."""
     if not isinstance(array, jax.Array):
         return
     sharding = jax.typeof(array).sharding
@@ -176,14 +166,8 @@ def check_not_explicit(name: str, array: object) -> None:
         )
 
 
-def check_batch(name: str, x: AnyArray) -> None:
-    """Check that `x` is a non-empty batch `(n, *d)`, finite where values are known.
-
-    Raises:
-        TypeError: If `x` is not an array.
-        ValueError: If `x` has no batch axis, no rows, no features, or is not finite, or
-            if it is split over explicit mesh axes.
-    """
+def check_batch(name: str, x: AnyArray, *, wait: bool = True) -> None:
+    """Check that `x` is a non-empty batch `(n, *d)`, finite where values are known."""
     check_array(name, x)
     check_not_explicit(name, x)
     if x.ndim < 1:
@@ -193,16 +177,11 @@ def check_batch(name: str, x: AnyArray) -> None:
             f"`{name}` must hold at least one example; got shape {x.shape}."
         )
     if jnp.issubdtype(x.dtype, jnp.inexact):
-        check_finite(name, x)
+        check_finite(name, x, wait=wait)
 
 
 def check_same_features(name1: str, x1: AnyArray, name2: str, x2: AnyArray) -> None:
-    """Check that two batches agree in all but their first axis, and in dtype.
-
-    Raises:
-        ValueError: If the feature shapes differ.
-        TypeError: If the dtypes differ.
-    """
+    """Check that two batches agree in all but their first axis, and in dtype."""
     if x1.shape[1:] != x2.shape[1:]:
         raise ValueError(
             f"`{name1}` and `{name2}` must have the same feature shape; "
@@ -216,13 +195,7 @@ def check_same_features(name1: str, x1: AnyArray, name2: str, x2: AnyArray) -> N
 
 
 def check_targets(name: str, y: AnyArray, num_examples: int, num_outputs: int) -> None:
-    """Check that `y` holds one finite floating-point row of targets per example.
-
-    Raises:
-        ValueError: If the shape is not `(num_examples, num_outputs)`, or a value is
-            not finite.
-        TypeError: If `y` is not floating point.
-    """
+    """Check that `y` holds one finite floating-point row of targets per example."""
     check_array(name, y)
     expected = (num_examples, num_outputs)
     if y.shape != expected:
@@ -236,12 +209,7 @@ def check_targets(name: str, y: AnyArray, num_examples: int, num_outputs: int) -
 
 
 def check_params(name: str, params: Params) -> None:
-    """Check that every leaf of `params` is a real floating-point array.
-
-    Raises:
-        ValueError: If there is no leaf at all, or one is split over explicit mesh axes.
-        TypeError: If a leaf is not a floating-point array; its path is named.
-    """
+    """Check that every leaf of `params` is a real floating-point array."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if not leaves:
         raise ValueError(f"`{name}` must hold at least one array; got {params!r}.")
@@ -257,11 +225,7 @@ def check_params(name: str, params: Params) -> None:
 
 
 def check_like(name: str, params: Params, other_name: str, other: Params) -> None:
-    """Check that `params` has the structure of `other`, and leaves of its shapes.
-
-    Raises:
-        ValueError: If it has not; the leaf that differs is named.
-    """
+    """Check that `params` has the structure of `other`, and leaves of its shapes."""
     structures = [jax.tree.structure(tree) for tree in (params, other)]
     if structures[0] != structures[1]:
         raise ValueError(
@@ -278,12 +242,7 @@ def check_like(name: str, params: Params, other_name: str, other: Params) -> Non
 
 
 def check_network_output(f: object, num_examples: int) -> None:
-    """Check that `f`, from `jax.eval_shape`, is one real array of shape `(n, k)`.
-
-    Raises:
-        TypeError: If it is not one array, or not real floating point.
-        ValueError: If its shape is not `(num_examples, k)` with `k >= 1`.
-    """
+    """Check that `f`, from `jax.eval_shape`, is one real array of shape `(n, k)`."""
     if not isinstance(f, jax.ShapeDtypeStruct):
         raise TypeError(
             "`apply_fn` must return one array of shape (n, k); got a "

@@ -8,15 +8,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Shaped
 
 from lazyjax._checks import check_at_least, check_batch, check_choice
-from lazyjax.callables.static import as_static
+from lazyjax.callables.static import HashableCallable
+from lazyjax.files.results import Storable
 from lazyjax.ntk import empirical_nngp, empirical_ntk
-from lazyjax.ntk.row_check import check_row_independence, poisoned
+from lazyjax.ntk.row_check import check_row_independence, nan_if_interacting
 from lazyjax.typing import AnyArray, ApplyFn, InitFn, Outputs
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MonteCarloKernel:
+class MonteCarloKernel(Storable):
     """Mean of a kernel over random initializations.
 
     Attributes:
@@ -84,70 +85,63 @@ def monte_carlo_ntk(
     """
     check_at_least("num_seeds", num_seeds, 1)
     check_choice("of", of, ("ntk", "nngp"))
-    check_batch("x1", x1)
+    check_batch("x1", x1, wait=False)
     x1, x2 = jnp.asarray(x1), None if x2 is None else jnp.asarray(x2)
-    # Values that tell whether rows interact are not known inside the loop over seeds.
-    interacts = None
-    if check_rows:
-        params = init_fn(jax.random.fold_in(key, 0), x1)
-        interacts = check_row_independence(apply_fn, params, x1, x2)
-    mean, sem = _compiled(
-        key,
-        x1,
-        x2,
-        apply_fn=as_static(apply_fn),
-        init_fn=as_static(init_fn),
-        num_seeds=num_seeds,
+    draw = _Draw(
+        apply_fn=HashableCallable(apply_fn),
+        init_fn=HashableCallable(init_fn),
         outputs=outputs,
         of=of,
         check_rows=check_rows,
     )
-    mean, sem = poisoned((mean, sem), interacts)
+    # Inside the loop over seeds, values that tell whether rows interact are not known.
+    interacts = None
+    if check_rows:
+        params = init_fn(jax.random.fold_in(key, 0), x1)
+        interacts = check_row_independence(apply_fn, params, x1, x2)
+    mean, sem = _mean_and_sem(draw, num_seeds, key, x1, x2)
+    mean, sem = nan_if_interacting((mean, sem), interacts)
     return MonteCarloKernel(mean=mean, sem=sem, num_seeds=num_seeds)
 
 
-@functools.partial(
-    jax.jit,
-    static_argnames=(
-        "apply_fn",
-        "init_fn",
-        "num_seeds",
-        "outputs",
-        "of",
-        "check_rows",
-    ),
-)
-def _compiled(
-    key: Array,
-    x1: Array,
-    x2: Array | None,
-    *,
-    apply_fn: ApplyFn,
-    init_fn: InitFn,
-    num_seeds: int,
-    outputs: Outputs,
-    of: str,
-    check_rows: bool,
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Draw:
+    """The kernel at a random initialization."""
+
+    apply_fn: ApplyFn
+    init_fn: InitFn
+    outputs: Outputs
+    of: str
+    check_rows: bool
+
+    def __call__(self, key: Array, x1: Array, x2: Array | None) -> Array:
+        kernel_fn = empirical_ntk if self.of == "ntk" else empirical_nngp
+        return kernel_fn(
+            self.apply_fn,
+            self.init_fn(key, x1),
+            x1,
+            x2,
+            outputs=self.outputs,
+            check_rows=self.check_rows,
+        )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _mean_and_sem(
+    draw: _Draw, num_seeds: int, key: Array, x1: Array, x2: Array | None
 ) -> tuple[Array, Array]:
     """Mean and standard error, updated seed by seed (Welford)."""
-    kernel_fn = empirical_ntk if of == "ntk" else empirical_nngp
-
-    def sample(number: Array) -> Array:
-        params = init_fn(jax.random.fold_in(key, number), x1)
-        return kernel_fn(
-            apply_fn, params, x1, x2, outputs=outputs, check_rows=check_rows
-        )
 
     def update(
         state: tuple[Array, Array], number: Array
     ) -> tuple[tuple[Array, Array], None]:
         mean, scatter = state
-        drawn = sample(number)
+        drawn = draw(jax.random.fold_in(key, number), x1, x2)
         step = drawn - mean
         mean = mean + step / (number + 1).astype(mean.dtype)
         return (mean, scatter + step * (drawn - mean)), None
 
-    shape = jax.eval_shape(sample, jnp.zeros((), int))
+    shape = jax.eval_shape(draw, key, x1, x2)
     zero = jnp.zeros(shape.shape, shape.dtype)
     (mean, scatter), _ = jax.lax.scan(update, (zero, zero), jnp.arange(num_seeds))
     if num_seeds < 2:

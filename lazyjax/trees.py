@@ -1,4 +1,4 @@
-"""Arithmetic on pytrees of arrays."""
+"""Pytrees: what `optax.tree` lacks, or does with other roundings."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -22,19 +22,10 @@ def tree_distance(tree1: Params, tree2: Params) -> Float[Array, ""]:
     return tree_norm(jax.tree.map(jnp.subtract, tree1, tree2))
 
 
-def tree_size(tree: Params) -> int:
-    """Number of scalar entries in all leaves of `tree`."""
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
-
-
 def tree_add(tree1: Params, tree2: Params) -> Params:
     """Sum of two pytrees of the same structure and shapes, leaf by leaf."""
+    # `optax.tree.add` starts from 0, to which it adds both: a rounding of -0.0 more.
     return jax.tree.map(jnp.add, tree1, tree2)
-
-
-def tree_zeros_like(tree: Params) -> Params:
-    """Zeros in the structure, shapes and dtypes of `tree`."""
-    return jax.tree.map(jnp.zeros_like, tree)
 
 
 def leaf_paths(tree: Params) -> list[str]:
@@ -70,16 +61,7 @@ def path_names(paths: Sequence[tuple]) -> list[str]:
 def split_leaves(
     tree: Params, keep: Callable[[str], bool]
 ) -> tuple[list[Array], Callable[[list[Array]], Params]]:
-    """Leaves whose path `keep` accepts, and the function that puts others in their place.
-
-    Args:
-        tree: Any pytree of arrays.
-        keep: Predicate of a leaf's path, as `leaf_paths` writes it.
-
-    Returns:
-        The chosen leaves in order, and a function from a list like it to a tree like
-        `tree` in which the other leaves are as they were.
-    """
+    """Leaves whose path `keep` accepts, and the function that puts others in their place."""
     leaves, treedef = jax.tree.flatten(tree)
     chosen = [i for i, path in enumerate(leaf_paths(tree)) if keep(path)]
 

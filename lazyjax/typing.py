@@ -16,9 +16,7 @@ LossFn: TypeAlias = Callable[[Float[Array, "n k"], Float[Array, "n k"]], Scalar]
 
 Outputs: TypeAlias = Literal["full", "diagonal", "trace", "pseudo"] | int
 Method: TypeAlias = Literal["auto", "structured", "jacobian", "vjp"]
-Kind: TypeAlias = Literal[
-    "mlp", "resnet", "cnn", "conv_resnet", "rnn", "block_resnet", "vit"
-]
+Kind: TypeAlias = str  # a name in `lazyjax.architecture.KINDS`
 Parameterization: TypeAlias = Literal["ntk", "standard", "mup"]
 Trained: TypeAlias = Literal["all", "first", "last_hidden", "last"]
 InputScaling: TypeAlias = Literal["fan_in", "none"]

@@ -39,7 +39,7 @@ import numpy as np
 import optax
 
 import lazyjax
-from lazyjax.dynamics import linearized, observers, train
+from lazyjax.dynamics import linear_dynamics, observers, train
 
 IS_FAST = bool(os.environ.get("LAZYJAX_FAST"))  # smaller, for continuous integration
 WIDTHS = (64, 256, 1024) if IS_FAST else (64, 256, 1024, 4096)
@@ -105,7 +105,7 @@ def run_seed(net, seed):
         observe=[observers.outputs, observers.ntk, observers.ntk_drift],
     )
     seen = run.observations
-    model = linearized(seen["ntk"][0], y, seen["outputs"][0])
+    model = linear_dynamics(seen["ntk"][0], y, seen["outputs"][0])
     f_linear = model.gradient_descent(NUM_STEPS, learning_rate)
     start = lazyjax.laziness.relative_distance(seen["ntk"][0, ..., 0, 0], ntk_infinite)
     gap = jnp.linalg.norm(seen["outputs"][-1] - f_linear) / jnp.sqrt(len(x))

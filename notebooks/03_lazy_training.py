@@ -39,7 +39,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import lazyjax
-from lazyjax.dynamics import linearized, observers
+from lazyjax.dynamics import linear_dynamics, observers
 from lazyjax.laziness import kappa, linearization_gap, scaling
 
 IS_FAST = bool(os.environ.get("LAZYJAX_FAST"))  # smaller, for continuous integration
@@ -105,7 +105,7 @@ def linear_model(net, rate, seed):
     """Outputs on training digits at `steps`, and on the others at the last and ever."""
     start = jax.random.fold_in(jax.random.fold_in(key, net.width), seed)
     params = net.init(start, x)
-    model = linearized(lazyjax.empirical_ntk(net.apply, params, x), y, 0 * y)
+    model = linear_dynamics(lazyjax.empirical_ntk(net.apply, params, x), y, 0 * y)
     new = {
         "ntk_test_train": lazyjax.empirical_ntk(net.apply, params, x_test, x),
         "f0_test": 0 * y_test,

@@ -8,13 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lazyjax.certify.certificate import (
-    Assumption,
-    Certificate,
-    Quantity,
-    Verdict,
-    below,
-)
+from lazyjax.certify import Assumption, Certificate, Quantity, Verdict, assume_less
 
 pytestmark = pytest.mark.once
 
@@ -28,7 +22,7 @@ def certificate(**changes):
         "conclusion": "the loss goes to zero",
         "assumptions": (
             Assumption(name="smooth", statement="phi is smooth", holds=True),
-            below("small", "h < 1/2", 0.25, 0.5),
+            assume_less("small", "h < 1/2", 0.25, 0.5),
         ),
         "quantities": (
             Quantity(name="h", value=0.25, bound="upper", meaning="condition number"),
@@ -86,8 +80,8 @@ def test_numbers_that_are_not_finite_or_no_margin_never_certify(changes):
         (INF, INF, None),
     ],
 )
-def test_below_holds_only_for_strict_inequalities_of_numbers(value, limit, holds):
-    assert below("b", "value < limit", value, limit).holds is holds
+def test_assume_less_holds_only_for_strict_inequalities_of_numbers(value, limit, holds):
+    assert assume_less("b", "value < limit", value, limit).holds is holds
 
 
 def test_a_refutation_that_holds_refutes():
@@ -160,13 +154,13 @@ def test_json_round_trip_keeps_every_number(value):
 
 def test_json_of_another_verdict_is_refused():
     forged = json.loads(certificate(rate=NAN).to_json()) | {"verdict": "CERTIFIED"}
-    with pytest.raises(ValueError, match="INCONCLUSIVE follows"):
+    with pytest.raises(ValueError, match="its content is not what was written"):
         Certificate.from_json(json.dumps(forged))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"verdict": "CERTIFIED"}'])
 def test_what_is_no_certificate_is_refused(text):
-    with pytest.raises(ValueError, match="`text` must be JSON of a certificate"):
+    with pytest.raises(ValueError, match=r"^`text` "):
         Certificate.from_json(text)
 
 
@@ -198,7 +192,9 @@ def test_explanations_name_verdict_assumptions_and_numbers():
         assert part in text
     assert "no proof" not in text
     assert "no proof" in certificate(rigor="float").explain()
-    failing = certificate(assumptions=(assumption(False), below("b", "B", NAN, 1.0)))
+    failing = certificate(
+        assumptions=(assumption(False), assume_less("b", "B", NAN, 1.0))
+    )
     assert "INCONCLUSIVE" in failing.explain()
     assert "[FAILS] a: A" in failing.explain()
     assert "[not shown] b: B" in failing.explain()

@@ -9,7 +9,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from lazyjax.certify import logistic, problem
+from lazyjax.certify import logistic
 from lazyjax.certify.arithmetic import (
     activations as activation_bounds,
     matrices as matrix_bounds,
@@ -19,12 +19,14 @@ from lazyjax.certify.arithmetic.rounding import Interval
 from lazyjax.certify.bounds import (
     agreement,
     ball,
-    branches as copies,
+    branches,
     evaluation,
     flips,
     layers as dense_layers,
     lipschitz,
-    local as bounds,
+    local,
+    singular_values,
+    start,
 )
 from lazyjax.certify.bounds.evaluation import Kernel
 from lazyjax.certify.theorems import residual as theorems
@@ -101,19 +103,14 @@ Mutation = tuple[ModuleType | type, str, Callable, str]
 
 MUTATIONS: list[Mutation] = [
     (rounding, "gamma", constant(0.0), "rounding_of_sums"),
-    (rounding, "raised", lambda fn: lambda v, n, u: v, "rounding_of_sums"),
-    (rounding, "lowered", lambda fn: lambda v, n, u: v, "rounding_of_sums"),
+    (rounding, "round_up", lambda fn: lambda v, n, u: v, "rounding_of_sums"),
+    (rounding, "round_down", lambda fn: lambda v, n, u: v, "rounding_of_sums"),
     (rounding, "_outward", lambda fn: Interval, "intervals"),
     (rounding, "_widened", lambda fn: Interval, "intervals"),
+    (matrix_bounds, "root_up", scaled(1 - 16 * U), "row_norms"),
     (
         matrix_bounds,
-        "raised",
-        lambda fn: lambda v, n, u: v * (1 - 16 * U),
-        "row_norms",
-    ),
-    (
-        matrix_bounds,
-        "lowered",
+        "round_down",
         lambda fn: lambda v, n, u: v * (1 + 16 * U),
         "frobenius",
     ),
@@ -214,13 +211,13 @@ MUTATIONS: list[Mutation] = [
     (lipschitz, "input_gram", field("entries", 0.999), "input_gram"),
     (lipschitz, "input_gram", field("norms", 0.999), "input_gram"),
     (lipschitz, "input_gram", field("spectral", 0.999), "input_gram"),
-    (bounds, "sigma_min_lower", scaled(1.01), "singular_values"),
-    (bounds, "sigma_max_upper", scaled(0.99), "singular_values"),
-    (bounds, "newton_norm_upper", scaled(0.99), "newton_norm"),
-    (copies, "output_of", part(1, 0.0), "residual_norm"),
-    (copies, "output_of", part(1, 0.5), "symmetrized"),
-    (copies, "kernel_of", field("error", 0.5), "symmetrized"),
-    (copies.NetworkLipschitz, "__call__", scaled(0.5), "symmetrized"),
+    (singular_values, "sigma_min_lower", scaled(1.01), "singular_values"),
+    (singular_values, "sigma_max_upper", scaled(0.99), "singular_values"),
+    (singular_values, "newton_norm_upper", scaled(0.99), "newton_norm"),
+    (branches, "output_of", part(1, 0.0), "residual_norm"),
+    (branches, "output_of", part(1, 0.5), "symmetrized"),
+    (branches, "kernel_of", field("error", 0.5), "symmetrized"),
+    (branches.NetworkLipschitz, "__call__", scaled(0.5), "symmetrized"),
     (ball, "_ball", field("length", 0.99), "ball_is_sharp"),
     (ball, "_ball", field("sigma_end", 1.01), "ball_is_sharp"),
     (ball, "_ball", field("condition", 0.9), "ball_is_sharp"),
@@ -239,21 +236,21 @@ MUTATIONS: list[Mutation] = [
     (dense_layers, "_layer", field("bias_scale", 0.9), "output_scale"),
     (dense_layers, "_layer", field("bias_scale", 0.9), "agreement"),
     (evaluation, "gamma", constant(0.0), "output_scale"),
-    (problem, "check_agreement", constant(0.0), "agreement"),
+    (start, "check_agreement", constant(0.0), "agreement"),
     (agreement, "_check", constant(0.0), "agreement"),
     (agreement, "_LIBRARY_FACTOR", lambda v: 1e6 * v, "agreement"),
     (agreement, "_MOVE", lambda v: 0.0, "agreement"),
     (agreement, "_coarseness", scaled(1e9), "agreement"),
-    (bounds, "check_nonnegative", constant(0.0), "impossible_bounds"),
-    (bounds, "_ROUNDING", lambda v: 9.0, "impossible_bounds"),
-    (bounds, "_checked", lambda fn: lambda constant: constant, "impossible_bounds"),
+    (local, "check_nonnegative", constant(0.0), "impossible_bounds"),
+    (local, "_ROUNDING", lambda v: 9.0, "impossible_bounds"),
+    (local, "_checked", lambda fn: lambda constant: constant, "impossible_bounds"),
     (
-        bounds,
+        singular_values,
         "sigma_min_lower",
         lambda fn: lambda k, u: math.sqrt(abs(np.linalg.eigvalsh(k.value)[0])),
         "plain_sigma_min",
     ),
-    (bounds, "sigma_min_lower", scaled(1.01), "plain_sigma_min"),
+    (singular_values, "sigma_min_lower", scaled(1.01), "plain_sigma_min"),
 ]
 
 
@@ -273,8 +270,9 @@ def test_a_weakened_bound_fails_its_check(mutation, monkeypatch):
         evaluation,
         flips,
         lipschitz,
-        bounds,
-        copies,
+        local,
+        singular_values,
+        branches,
         logistic,
         theorems,
     ):
@@ -293,8 +291,9 @@ def test_every_function_that_returns_a_bound_is_mutated():
         evaluation,
         flips,
         lipschitz,
-        bounds,
-        copies,
+        local,
+        singular_values,
+        branches,
         logistic,
     ):
         for name, value in vars(module).items():
@@ -312,7 +311,7 @@ def test_overflow_and_underflow_never_certify(scale):
 
 def assert_safe(m, scale):
     value, error = matrix_bounds.gram_and_error(m, U)
-    sigma = bounds.sigma_min_lower(Kernel(value, error), U)
+    sigma = singular_values.sigma_min_lower(Kernel(value, error), U)
     assert sigma <= scale
     assert matrix_bounds.frobenius_upper(m, U) >= scale
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lazyjax import empirical_ntk
+from lazyjax.certify.measured.du2019 import measure
 from lazyjax.certify.widths import du2019
 from lazyjax.data import sphere
 from lazyjax.infinite import infinite_ntk
@@ -34,7 +35,7 @@ def arguments(dtype="float32", **changes):
 
 def measured(dtype="float32", **changes):
     run = arguments(dtype, **changes)
-    return du2019.measure(run.pop("ntk_infinite"), **run, learning_rate=RATE)
+    return measure(run.pop("ntk_infinite"), **run, learning_rate=RATE)
 
 
 def failing(measurement):
@@ -125,10 +126,12 @@ def test_a_batch_of_runs_is_each_run_alone(mode):
     ]
     limit = runs[0].pop("ntk_infinite")
     del runs[1]["ntk_infinite"]
-    measure = mode(lambda **run: du2019.measure(limit, **run, learning_rate=RATE))
-    together = measure(**jax.tree.map(lambda *leaves: jnp.stack(leaves), *runs))
+    measure_in_mode = mode(lambda **run: measure(limit, **run, learning_rate=RATE))
+    together = measure_in_mode(**jax.tree.map(lambda *leaves: jnp.stack(leaves), *runs))
     for i, run in enumerate(runs):
-        for batched, single in zip(together.steps, measure(**run).steps, strict=True):
+        for batched, single in zip(
+            together.steps, measure_in_mode(**run).steps, strict=True
+        ):
             value = batched.measured if batched.label == "A" else batched.measured[i]
             assert_close(value, single.measured, 1e-5)
 
@@ -140,7 +143,7 @@ def test_explanation_counts_the_runs_and_denies_a_proof():
         for name, array in run.items()
         if name != "ntk_infinite"
     }
-    text = du2019.measure(run["ntk_infinite"], **batch, learning_rate=RATE).explain()
+    text = measure(run["ntk_infinite"], **batch, learning_rate=RATE).explain()
     assert "2 runs (not a certificate)" in text
     assert "(C) |H(t) - H(0)| <= lambda_0/4: held in 1 of 2" in text
     assert text.count("held in 2 of 2") == 5
@@ -162,7 +165,7 @@ def test_bad_runs_are_refused_by_name(own_errors, changes, error, message):
 def test_integer_losses_are_refused_by_name(own_errors):
     run = arguments() | {"loss": jnp.arange(4)}
     with pytest.raises(TypeError, match="`loss` must be a real floating-point"):
-        du2019.measure(run.pop("ntk_infinite"), **run, learning_rate=RATE)
+        measure(run.pop("ntk_infinite"), **run, learning_rate=RATE)
 
 
 def test_limit_kernel_is_that_of_the_paper(dtype):

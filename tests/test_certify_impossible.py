@@ -12,13 +12,15 @@ import pytest
 from lazyjax import certify
 from lazyjax.certify import (
     Assumption,
-    Block,
+    JacobianBlock,
     LocalBounds,
     adversary,
+    assume_less,
+    measured,
 )
 from lazyjax.certify.arithmetic.rounding import Interval
 from lazyjax.certify.bounds.flips import FlipBounds
-from lazyjax.certify.certificate import Certificate, below
+from lazyjax.certify.certificate import Certificate
 from lazyjax.certify.theorems import (
     chatterjee2022,
     chizat2019,
@@ -27,13 +29,8 @@ from lazyjax.certify.theorems import (
     relu,
     residual as theorems,
 )
-from lazyjax.certify.widths import (
-    allen_zhu2019,
-    du2019,
-    du2019b,
-    zou2018,
-)
-from lazyjax.certify.widths.requirement import Requirement
+from lazyjax.certify.widths import du2019, du2019b
+from lazyjax.certify.widths.requirement import RequiredWidth
 
 pytestmark = [pytest.mark.once, pytest.mark.usefixtures("own_errors")]
 
@@ -50,8 +47,10 @@ def local(**changes: Any) -> LocalBounds:
     return dataclasses.replace(constants(), **changes)
 
 
-def block(**changes: Any) -> Block:
-    return Block(**({"name": "all", "sigma_min": 1.0, "lipschitz": abs} | changes))
+def block(**changes: Any) -> JacobianBlock:
+    return JacobianBlock(
+        **({"name": "all", "sigma_min": 1.0, "lipschitz": abs} | changes)
+    )
 
 
 def flips(**changes: Any) -> FlipBounds:
@@ -120,13 +119,13 @@ CONSTRUCTORS = {
         "`ratio`",
     ),
     "requirement: width": (
-        lambda: Requirement(
+        lambda: RequiredWidth(
             theorem="t", formula="m", width=-1.0, depth=1, is_explicit=True
         ),
         "`width`",
     ),
     "requirement: rate": (
-        lambda: Requirement(
+        lambda: RequiredWidth(
             theorem="t",
             formula="m",
             width=1.0,
@@ -137,7 +136,7 @@ CONSTRUCTORS = {
         "`max_learning_rate`",
     ),
     "family": (
-        lambda: dataclasses.replace(zou2018.LOGISTIC, lipschitz=-1.0),
+        lambda: dataclasses.replace(measured.zou2018.LOGISTIC, lipschitz=-1.0),
         "`lipschitz`",
     ),
 }
@@ -157,7 +156,7 @@ def linear(w, x):
 ONES = jnp.ones((1, 1))
 
 
-def measured(**changes: Any):
+def measured_argument(**changes: Any):
     arguments: dict[str, Any] = {
         "ntk_start": ONES,
         "drift_norm": jnp.zeros(2),
@@ -165,7 +164,7 @@ def measured(**changes: Any):
         "loss": jnp.ones(2),
         "learning_rate": 0.1,
     }
-    return du2019.measure(ONES, **(arguments | changes))
+    return measured.du2019.measure(ONES, **(arguments | changes))
 
 
 ARGUMENTS = {
@@ -226,21 +225,24 @@ ARGUMENTS = {
         lambda: relu.flow_theorem(flips(flips=lambda r: 1e-4 / r)),
         "`flips` must not decrease",
     ),
-    "du2019: drift": (lambda: measured(drift_norm=-jnp.ones(2)), "`drift_norm`"),
-    "du2019: loss": (lambda: measured(loss=-jnp.ones(2)), "`loss`"),
-    "du2019: rate": (lambda: measured(learning_rate=-0.1), "`learning_rate`"),
+    "du2019: drift": (
+        lambda: measured_argument(drift_norm=-jnp.ones(2)),
+        "`drift_norm`",
+    ),
+    "du2019: loss": (lambda: measured_argument(loss=-jnp.ones(2)), "`loss`"),
+    "du2019: rate": (lambda: measured_argument(learning_rate=-0.1), "`learning_rate`"),
     "zou2018: rate": (
-        lambda: zou2018.measure_radius(
+        lambda: measured.zou2018.measure_radius(
             linear, ONES, ONES, ONES, learning_rate=NAN, num_steps=1
         ),
         "`learning_rate`",
     ),
     "zou2018: grid": (
-        lambda: zou2018.check_loss(zou2018.logistic_loss, high=INF),
+        lambda: measured.zou2018.check_loss(measured.zou2018.logistic_loss, high=INF),
         "`low`",
     ),
     "allen_zhu2019: rate": (
-        lambda: allen_zhu2019.measure(
+        lambda: measured.allen_zhu2019.measure(
             linear, ONES, ONES, ONES, learning_rate=-1.0, num_steps=1
         ),
         "`learning_rate`",
@@ -322,7 +324,7 @@ def test_guarantees_that_cannot_be_are_not_certified():
         return Certificate(
             theorem="a theorem",
             conclusion="the loss goes to zero",
-            assumptions=(below("small", "h < 1/2", 0.25, 0.5),),
+            assumptions=(assume_less("small", "h < 1/2", 0.25, 0.5),),
             **fields,
         )
 

@@ -13,8 +13,6 @@ from lazyjax import certify
 from lazyjax.certify import Verdict
 from lazyjax.certify.arithmetic import activations as activation_bounds
 from lazyjax.certify.bounds import layers as dense_layers
-from lazyjax.certify.bounds.flips import flip_bounds
-from lazyjax.certify.problem import problem_of
 from lazyjax.certify.theorems import relu, residual as theorems
 from lazyjax.nets import mlp
 from tests.helpers import certified_runs, random_problems
@@ -73,7 +71,7 @@ def certificates_of(network, problems) -> tuple[list[Any], list[Any]]:
     for p in problems:
         if network.architecture.activation == "relu":
             theorem = relu
-            bounds = flip_bounds(problem_of(network, p.params, p.x, p.y), "proof")
+            bounds = certify.bounds_at(network, p.params, p.x, p.y).flips
         else:
             theorem = theorems
             bounds = certify.local_bounds(network, p.params, p.x, p.y)

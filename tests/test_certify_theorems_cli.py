@@ -195,7 +195,7 @@ def test_rows_mark_what_has_no_constant(table):
 def test_table_survives_json(table):
     from lazyjax import report
 
-    parsed = json.loads(report.json_bytes(table.to_json()))
+    parsed = json.loads(report.json_bytes(table.summary()))
     assert parsed["certified"]["width"] == table.certified
     assert parsed["certified"]["parameters"] == 33 * table.certified
     assert parsed["certified"]["bytes"] == 4 * 33 * table.certified

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lazyjax.certify.theorems import positive_start
+from lazyjax.certify import measured
 from lazyjax.certify.widths import (
     allen_zhu2019,
     arora2019,
+    chatterjee2022,
     du2019,
     du2019b,
     zou2018,
@@ -19,6 +20,7 @@ from lazyjax.certify.widths import (
 from lazyjax.certify.widths.requirement import num_parameters
 from lazyjax.certify.widths.separation import separation
 from lazyjax.data import digits, sphere
+from lazyjax.dynamics import losses
 from tests.helpers.compare import assert_close
 
 pytestmark = pytest.mark.once
@@ -264,7 +266,7 @@ def test_complexity_of_equal_inputs_is_refused():
 def test_gradient_ratio_of_a_linear_model_is_twice_its_eigenvalues(x64):
     x = jnp.diag(jnp.array([1.0, 2.0]))
     y = jnp.array([[1.0], [2.0]])
-    found = allen_zhu2019.measure(
+    found = measured.allen_zhu2019.measure(
         lambda w, x: x @ w,
         jnp.zeros((2, 1)),
         x,
@@ -295,7 +297,7 @@ def test_semi_smoothness_recovers_planted_constants():
     loss, step = rng.uniform(1, 2, 6), rng.uniform(0.1, 3, (6, 4))
     for planted in ((2.0, 5.0), (0.0, 3.0), (4.0, 0.0)):
         remainder = planted[0] * np.sqrt(loss)[:, None] * step + planted[1] * step**2
-        found = allen_zhu2019.Measurement(
+        found = measured.allen_zhu2019.MeasuredSmoothness(
             observed_at=np.arange(6),
             loss=loss,
             gradient_ratio=np.ones(6),
@@ -303,7 +305,7 @@ def test_semi_smoothness_recovers_planted_constants():
             remainder=remainder,
         )
         assert_close(found.semi_smoothness, planted, 1e-10)
-    concave = allen_zhu2019.Measurement(
+    concave = measured.allen_zhu2019.MeasuredSmoothness(
         observed_at=np.arange(6),
         loss=loss,
         gradient_ratio=np.ones(6),
@@ -318,7 +320,7 @@ def test_gradient_of_a_wide_deep_relu_network_is_not_small_along_a_run():
     apply_fn, params = allen_zhu2019.network(
         jax.random.key(1), x.x_train, width=64, depth=2
     )
-    found = allen_zhu2019.measure(
+    found = measured.allen_zhu2019.measure(
         apply_fn, params, x.x_train, x.y_train, learning_rate=2e-3, num_steps=60
     )
     low, high = found.gradient_ratio_range
@@ -341,7 +343,9 @@ def test_frozen_layers_of_allen_zhu_have_the_stated_scales():
 
 
 def test_logistic_loss_is_in_the_family():
-    found = zou2018.check_loss(zou2018.logistic_loss, zou2018.LOGISTIC)
+    found = measured.zou2018.check_loss(
+        measured.zou2018.logistic_loss, measured.zou2018.LOGISTIC
+    )
     assert found.passes
     assert_close(found.ratio, 2 * (1 - math.exp(-1)), 1e-3)
     assert found.lipschitz <= 1
@@ -349,7 +353,7 @@ def test_logistic_loss_is_in_the_family():
 
 
 def change(**constants):
-    return zou2018.LossFamily(
+    return losses.LossFamily(
         **{
             "alpha0": 0.5,
             "alpha1": 0.5,
@@ -364,10 +368,10 @@ def change(**constants):
 @pytest.mark.parametrize(
     ("loss_fn", "family", "fails"),
     [
-        (zou2018.logistic_loss, change(alpha1=1.01), {"gradient"}),
-        (zou2018.logistic_loss, change(alpha0=1.01), {"gradient"}),
-        (zou2018.logistic_loss, change(lipschitz=0.9), {"Lipschitz"}),
-        (zou2018.logistic_loss, change(smoothness=0.2), {"smooth"}),
+        (measured.zou2018.logistic_loss, change(alpha1=1.01), {"gradient"}),
+        (measured.zou2018.logistic_loss, change(alpha0=1.01), {"gradient"}),
+        (measured.zou2018.logistic_loss, change(lipschitz=0.9), {"Lipschitz"}),
+        (measured.zou2018.logistic_loss, change(smoothness=0.2), {"smooth"}),
         (lambda z: jnp.exp(-z), change(), {"Lipschitz", "smooth"}),
         (lambda z: 1 / (2 + z + 50), change(), {"vanishes", "gradient"}),
         (lambda z: -z, change(), {"vanishes"}),
@@ -380,7 +384,7 @@ def change(**constants):
     ],
 )
 def test_losses_outside_the_family_are_told_from_it(loss_fn, family, fails):
-    found = zou2018.check_loss(loss_fn, family)
+    found = measured.zou2018.check_loss(loss_fn, family)
     assert not found.passes
     if fails is not None:
         assert fails <= {a.name for a in found.assumptions if not a.holds}
@@ -403,7 +407,7 @@ def test_radius_of_a_linear_classifier_is_that_of_a_plain_loop(x64):
     def model(w, x):
         return x @ w
 
-    run = zou2018.measure_radius(
+    run = measured.zou2018.measure_radius(
         model, jnp.zeros((2, 1)), x, y, learning_rate=0.7, num_steps=9
     )
     assert_close(run.loss[:-1], loss)
@@ -412,7 +416,7 @@ def test_radius_of_a_linear_classifier_is_that_of_a_plain_loop(x64):
     assert run.accuracy == 1
     # One batch of everything is the same, in whatever order; a smaller one is not.
     full, part = (
-        zou2018.measure_radius(
+        measured.zou2018.measure_radius(
             model,
             jnp.zeros((2, 1)),
             x,
@@ -443,7 +447,7 @@ def test_bad_runs_of_a_classifier_are_refused_by_name(own_errors, changes, messa
     arguments = {"y": np.array([[1.0], [-1.0]]), "num_steps": 1} | changes
     y = arguments.pop("y").astype(np.float32)
     with pytest.raises(ValueError, match=message):
-        zou2018.measure_radius(
+        measured.zou2018.measure_radius(
             lambda w, x: x @ w,
             jnp.zeros((2, 1)),
             jnp.eye(2),
@@ -470,20 +474,21 @@ def test_widths_of_deep_theorems_have_the_quoted_degrees():
 
 
 def test_a_positive_start_asks_for_independent_inputs_only():
-    (needed,) = positive_start.requirements(unit_rows(5, 4), depth=3)
+    (needed,) = chatterjee2022.requirements(unit_rows(5, 4), depth=3)
     assert needed.applies
     assert needed.width == 1
-    (needed,) = positive_start.requirements(unit_rows(6, 4))
+    (needed,) = chatterjee2022.requirements(unit_rows(6, 4))
     assert needed.applies is not True
 
 
 def test_parameters_are_counted_like_those_of_a_network():
+    import optax
+
     from lazyjax.nets import mlp
-    from lazyjax.trees import tree_size
 
     x = jnp.zeros((1, 3))
     for depth in (1, 3):
         net = mlp(width=7, depth=depth, num_outputs=2)
-        size = tree_size(jax.eval_shape(net.init, jax.random.key(0), x))
+        size = optax.tree.size(jax.eval_shape(net.init, jax.random.key(0), x))
         found = num_parameters(7.0, depth=depth, num_features=3, num_outputs=2)
         assert found == size

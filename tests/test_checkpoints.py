@@ -16,7 +16,7 @@ from lazyjax.dynamics.training import (
     checkpoint as _checkpoint,
     fingerprint as _fingerprint,
 )
-from lazyjax.sweeps import work as sweep_work
+from lazyjax.sweeps import run as sweep_run
 from tests.helpers import two_layer
 from tests.helpers.compare import assert_close
 from tests.helpers.derivatives import identity_with_derivative
@@ -254,7 +254,7 @@ SWEPT = {
         "`network`",
     ),
     "one of the narrower networks": (
-        {"network": functools.partial(two_networks, "erf"), "buckets": [[2, 4]]},
+        {"network": functools.partial(two_networks, "erf")},
         "`network`",
     ),
     "optimizer": ({"optimizer": optax.adam}, "`optimizer`"),
@@ -271,34 +271,31 @@ SWEPT = {
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
-    return folder, kept_sweep(folder, buckets=[[2, 4]])
+    return folder, kept_sweep(folder)
 
 
 @pytest.mark.parametrize("name", SWEPT)
 def test_records_of_another_sweep_are_refused_with_what_differs(swept, name):
     changes, differing = SWEPT[name]
     folder, _ = swept
-    if "widths" in changes:
-        changes |= {"buckets": [changes["widths"]]}
     with pytest.raises(ValueError, match="`checkpoint` holds another sweep") as caught:
-        kept_sweep(folder, resume=True, **({"buckets": [[2, 4]]} | changes))
+        kept_sweep(folder, resume=True, **changes)
     assert f"was made with another {differing}." in str(caught.value)
 
 
 def test_every_file_of_a_sweep_says_what_it_is_of(swept, tmp_path):
     """There is no index to lose: each file alone is enough to refuse another sweep."""
     folder, result = swept
-    assert all(path.name.startswith("call-") for path in folder.iterdir())
+    assert all(path.name.startswith("chunk-") for path in folder.iterdir())
     (record, *_) = folder.iterdir()
     (tmp_path / record.name).write_bytes(record.read_bytes())
     with pytest.raises(ValueError, match="with another `network`"):
         kept_sweep(
             tmp_path,
             lazyjax.Architecture(activation="relu"),
-            buckets=[[2, 4]],
             resume=True,
         )
-    again = kept_sweep(tmp_path, buckets=[[2, 4]], resume=True)
+    again = kept_sweep(tmp_path, resume=True)
     assert_close(again.loss, result.loss, "exact")
 
 
@@ -311,7 +308,7 @@ def test_targets_that_do_not_fit_are_said_not_to(tmp_path, own_errors):
 def test_results_that_lie_in_the_folder_are_not_taken_for_records(swept, tmp_path):
     _, result = swept
     result.save(tmp_path / "sweep.npz")
-    assert_close(kept_sweep(tmp_path, buckets=[[2, 4]]).loss, result.loss, "exact")
+    assert_close(kept_sweep(tmp_path).loss, result.loss, "exact")
 
 
 def test_a_run_of_no_step_has_its_loss(tmp_path):
@@ -375,9 +372,9 @@ def test_a_run_that_is_done_is_read_from_a_folder_that_is_read_only(
     run = kept_run(tmp_path)
     monkeypatch.setattr(_checkpoint, "check_folder", refuse)
     assert_close(kept_run(tmp_path).loss, run.loss, "exact")
-    monkeypatch.setattr(sweep_work, "check_folder", refuse)
+    monkeypatch.setattr(sweep_run, "check_folder", refuse)
     folder, result = swept
-    again = kept_sweep(folder, buckets=[[2, 4]], resume=True)
+    again = kept_sweep(folder, resume=True)
     assert_close(again.loss, result.loss, "exact")
     with pytest.raises(ValueError, match="read-only"):
         kept_run(tmp_path / "new")

@@ -57,7 +57,7 @@ def test_quickstart_prints_tables_and_writes_both_files(tiny, tmp_path):
     for heading in ("2 seeds, 30 steps", "Powers of the width", "Du et al.'s argument"):
         assert heading in result.stdout
         assert heading not in result.stderr
-    for words in ("training width 8", "wrote", "quickstart.json"):
+    for words in ("training width 8: ", "wrote", "quickstart.json"):
         assert words in result.stderr
         assert words not in result.stdout
 
@@ -238,7 +238,7 @@ def test_sweep_prints_means_and_writes_what_can_be_read_again(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--memory", "much"), "`memory` must be a positive number"),
+        (("--memory", "much"), "`memory` must be a number with a unit"),
         (("--widths", "4,2"), "`widths` must be one or more increasing widths"),
     ],
 )

@@ -13,7 +13,7 @@ from lazyjax.ntk.contract import (
     positions as contract_positions,
 )
 from lazyjax.ntk.contract.accumulator import Contraction
-from lazyjax.ntk.contract.contract import kernel_of
+from lazyjax.ntk.contract.contract import factor_kernel
 from lazyjax.ntk.contract.factors import Factor
 from lazyjax.ntk.contract.layout import Shape
 from lazyjax.ntk.contract.orders import (
@@ -88,7 +88,7 @@ def test_order_gives_the_kernel_by_definition(
         precision="highest",
         num_rows=7,
         num_columns=second.delta.shape[0],
-        seeds=SEEDS,
+        num_cotangents=SEEDS,
     )
     paired = () if num_columns is None else (second.delta, second.act)
 
@@ -96,9 +96,9 @@ def test_order_gives_the_kernel_by_definition(
     def compute(delta, act, *paired):
         left = Factor(first.shape, delta, act)
         right = Factor(first.shape, *paired) if paired else left
-        kernel = kernel_of(contraction, left, right, order)
-        whole = contraction.plus(contraction.zeros(kernel.dtype), kernel)
-        return contraction.finished(whole)
+        kernel = factor_kernel(contraction, left, right, order)
+        whole = contraction.add(contraction.zeros(kernel.dtype), kernel)
+        return contraction.finalize(whole)
 
     kernel = compute(first.delta, first.act, *paired)
     expected = kernel_by_definition(first, second, arrangement)

@@ -161,7 +161,7 @@ def test_damaged_files_are_read_right_or_refused_in_one_error(written, tmp_path,
 
 def test_well_formed_files_with_one_other_number_are_refused(written, tmp_path):
     data = json.loads(written["json"][0].read_text())
-    data["arrays"]["loss"]["values"][0] += 1.0
+    data["observed_at"]["values"][0] += 1
     (tmp_path / "s.json").write_text(json.dumps(data))
     lines = written["csv"][0].read_text().splitlines()
     *cells, value = lines[2].split(",")
@@ -171,7 +171,7 @@ def test_well_formed_files_with_one_other_number_are_refused(written, tmp_path):
         with pytest.raises(FileError, match="its content is not what was written"):
             Sweep.load(tmp_path / name)
     data = json.loads(CERTIFICATE.to_json())
-    with pytest.raises(ValueError, match="it was changed since"):
+    with pytest.raises(FileError, match="`text` cannot be used: its content is not"):
         Certificate.from_json(json.dumps(data | {"rate": 3.0}))
 
 
@@ -197,7 +197,7 @@ def without_member(path, name):
 def as_written_by_a_later_version(path):
     """The same content, in a format to come."""
     arrays = dict(np.load(path))
-    about = json.loads(str(arrays["meta"])) | {"format": 3}
+    about = json.loads(str(arrays["meta"])) | {"format": 4}
     np.savez(path, **(arrays | {"meta": np.array(json.dumps(about))}))  # pyright: ignore[reportArgumentType]
 
 
@@ -208,7 +208,7 @@ HURT = {
         lambda path: path.write_bytes(bytes(path.stat().st_size)),
         "it is no archive of arrays",
     ),
-    "no header": (lambda path: without_member(path, "meta"), "not in format 2"),
+    "no header": (lambda path: without_member(path, "meta"), "not in format 3"),
     "no loss": (lambda path: without_member(path, "loss"), "not what was written"),
     "not JSON": (
         lambda path: np.savez(path, meta=np.array("{")),
@@ -224,11 +224,11 @@ HURT = {
     ),
     "an earlier version": (
         lambda path: np.savez(path, meta=np.array('{"width": [2]}')),
-        "it is not in format 2",
+        "it is not in format 3",
     ),
     "a later version": (
         as_written_by_a_later_version,
-        "written by a newer version of lazyjax, in format 3",
+        "written by a newer version of lazyjax, in format 4",
     ),
     "folder": (lambda path: (path.unlink(), path.mkdir()), "Is a directory"),
     "another kind": (

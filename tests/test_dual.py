@@ -12,7 +12,7 @@ import pytest
 import scipy.integrate
 import scipy.special
 
-from lazyjax.activations.functions import (
+from lazyjax.activations import (
     ACTIVATIONS,
     ABReLU,
     Polynomial,
@@ -224,7 +224,7 @@ def test_comparison_notices_a_wrong_constant(x64: None) -> None:
 def test_series_agrees_with_closed_forms(name: str, x64: None) -> None:
     # A lambda hides the name.
     q = [jnp.asarray(a) for a in grid()]
-    hidden = lambda u: ACTIVATIONS[name](u)
+    hidden = lambda u: ACTIVATIONS[name].fn(u)
     for dual in (dual_activation, dual_derivative):
         assert_close(dual(hidden, *q), dual(name, *q), 1e-12)
 
@@ -267,7 +267,7 @@ def test_variance_is_the_moment_of_equal_arguments(name: str, dtype: jnp.dtype) 
 @pytest.mark.parametrize("name", ["relu", "softplus"])
 def test_zero_variance_gives_the_values_at_zero(name: str, dtype: jnp.dtype) -> None:
     zero, one = jnp.zeros(1, dtype), jnp.ones(1, dtype)
-    phi = ACTIVATIONS[name]
+    phi = ACTIVATIONS[name].fn
     expected = float(phi(jnp.zeros((), dtype))) ** 2
     assert jnp.abs(dual_activation(name, zero, zero, zero) - expected).max() < 1e-6
     for dual in (dual_activation, dual_derivative):

@@ -10,8 +10,8 @@ import pytest
 import scipy.special
 import scipy.stats
 
+from lazyjax.activations import unit_scale
 from lazyjax.activations.breakpoints import breaks, marks
-from lazyjax.activations.functions import unit_scale
 from lazyjax.infinite.duals.dual import (
     dual_activation,
     dual_derivative,
@@ -20,6 +20,7 @@ from lazyjax.infinite.duals.dual import (
     dual_mean,
     dual_variance,
 )
+from lazyjax.infinite.duals.piecewise import piecewise
 from lazyjax.infinite.duals.truncated_powers import truncated_moments
 from tests.helpers.compare import assert_close
 from tests.helpers.piecewise import Pieces, exact_moment, random_pieces
@@ -106,6 +107,12 @@ def assert_moments_are_exact(fn: Callable, pieces: Pieces, derivative: bool) -> 
 
 def normal_of(covariance: list[list[float]]) -> Any:
     return scipy.stats.multivariate_normal(cov=covariance)  # pyright: ignore[reportArgumentType]
+
+
+def test_only_powers_that_jump_somewhere_are_used() -> None:
+    dtype = jnp.dtype(jnp.float32)
+    used = [piecewise(fn, dtype).used_powers for fn in (STEP, HARD_TANH, QUADRATICS)]
+    assert used == [(0,), (1,), (0, 1, 2)]
 
 
 def test_oracle_agrees_with_bivariate_normal_probabilities() -> None:

@@ -13,16 +13,21 @@ import optax
 import pytest
 from rich.console import Console
 
+import lazyjax
 from lazyjax import plot, report
 from lazyjax.certify.widths import du2019 as argument
+from lazyjax.dynamics import square_loss
+from lazyjax.dynamics.problem import named_observers
 from lazyjax.experiments import EXPERIMENTS, Result, du2019
 from lazyjax.experiments._du2019_result import Slope
 from lazyjax.experiments.du2019 import SIZES, Size
 from lazyjax.laziness import SlopeFit
+from lazyjax.sweeps.program import Members, SweepSettings, train_chunk
 from tests.helpers.compare import assert_close
 
 pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.once]
 
+KEY = jax.random.key(0)
 TINY = Size(widths=(8, 16), num_seeds=2, num_train=12, num_steps=30, num_observed=4)
 
 
@@ -60,7 +65,8 @@ def kernel_of(x, weights):
 def oracle(result, width, seed_index):
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(3), width), seed_index)
     with jax.enable_x64(True):
-        params = du2019._network(width).init(key, result.data.x_train)
+        network = lazyjax.nets.build(argument.ARCHITECTURE, width=width)
+        params = network.init(key, result.data.x_train)
     x, y = np.asarray(result.data.x_train), np.asarray(result.data.y_train)[:, 0]
     weights = np.array(params["layer_1"]["kernel"])
     signs = np.array(params["layer_2"]["kernel"])[:, 0]
@@ -127,9 +133,7 @@ def test_every_number_of_a_member_is_that_of_numpy(result, member):
 
 
 def test_members_do_not_depend_on_what_else_is_computed(result):
-    alone = dataclasses.replace(
-        TINY, widths=(16, 24), max_jacobian_bytes=1, num_observed=2
-    )
+    alone = dataclasses.replace(TINY, widths=(16, 24), num_observed=2)
     with jax.enable_x64(True):
         other = du2019.run(size=alone, seed=3)
     assert_close(other.loss[0], result.loss[1], 1e-9)
@@ -140,10 +144,10 @@ def test_seed_chooses_examples_and_initializations(result, monkeypatch):
     class Asked(Exception):
         pass
 
-    def ask(keys, x, *_, **__):
-        raise Asked(x, jax.random.key_data(keys))
+    def ask(architecture, x, *_, key, **__):
+        raise Asked(x, jax.random.key_data(key))
 
-    monkeypatch.setattr(du2019, "_train_seeds", ask)
+    monkeypatch.setattr(du2019, "sweep", ask)
     asked = []
     for seed in (3, 3, 4):
         with pytest.raises(Asked) as caught:
@@ -153,19 +157,6 @@ def test_seed_chooses_examples_and_initializations(result, monkeypatch):
         assert not np.array_equal(same, other)
     assert_close(asked[0][0], result.data.x_train, "exact")
     assert_close(asked[1][1], asked[0][1], "exact")
-
-
-def test_network_is_that_of_the_argument():
-    network = du2019._network(5)
-    assert network.architecture == argument.ARCHITECTURE
-    assert network.width == 5
-
-
-def test_seeds_are_grouped_by_memory(result):
-    one = result.data.x_train.nbytes * 8
-    for fitting, together in ((1, 1), (2, 2), (3, 2), (4, 4), (9, 4)):
-        size = Size(widths=(8, 16), num_seeds=4, max_jacobian_bytes=fitting * one)
-        assert du2019._seeds_together(size, 8, result.data) == together
 
 
 @pytest.mark.parametrize("num_observed", [2, 3, 6])
@@ -187,26 +178,31 @@ def test_no_program_makes_batched_lapack_calls(result, own_errors):
     """As many at once as there are cores deadlock on the CPU with JAX 0.10."""
     # Run-time type checks are off, since `lower` builds results of no arrays.
     x, y = result.data.x_train, result.data.y_train
-    train = lambda keys: du2019._train_seeds(
-        keys,
-        x,
-        y,
-        network=du2019._network(8),
-        optimizer=optax.sgd(0.1),
+    settings = SweepSettings(
+        optimizer=optax.sgd,
         num_steps=3,
-        observed_at=(0, 3),
+        loss_fn=square_loss,
+        center=False,
+        observers=named_observers(du2019._OBSERVERS),
+        observe_at=(0, 3),
+        keep_params=False,
     )
-    keys = du2019._member_keys(jax.random.key(0), 8, range(2))
-    program = jax.jit(train).lower(keys)
+    network = lazyjax.nets.build(argument.ARCHITECTURE, width=8)
+    start = jax.vmap(lambda key: network.init(key, x))(jax.random.split(KEY, 2))
+    members = Members(start, jnp.ones(2), jnp.full(2, 0.1))
+    program = train_chunk.lower(
+        members, x, y, network=network, settings=settings, mesh=None
+    )
     assert batched_lapack_calls(program) == []
 
-    run = program.compile()(keys)
-    runs = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), run)
+    run = program.compile()(members, x, y)
+    twice = lambda leaf: jnp.stack([leaf, leaf])
     analysis = du2019._analysis.lower(
         result.data,
         jnp.eye(x.shape[0]),
         result.learning_rate,
-        runs,
+        twice(run["loss"]),
+        jax.tree.map(twice, run["observations"]),
         widths=(8, 16),
         observed_at=(0, 3),
     )
@@ -224,14 +220,20 @@ def test_progress_runs_from_nothing_to_all(result, progress):
     assert shares[0] == 0
     assert shares[-1] == 1
     assert shares == sorted(shares)
-    assert {"training width 8", "training width 16"} <= {words for _, words in progress}
+    words = [words for _, words in progress]
+    assert words[0] == "reading digits"
+    assert {word.split(":")[0] for word in words} >= {
+        "training width 8",
+        "training width 16",
+    }
+    assert words[-1] == "comparing"
 
 
 def test_json_is_strict_and_holds_what_was_measured(result):
     def refuse(token):
         raise AssertionError(token)
 
-    parsed = json.loads(report.json_bytes(result.to_json()), parse_constant=refuse)
+    parsed = json.loads(report.json_bytes(result.summary()), parse_constant=refuse)
     assert parsed["widths"] == [8, 16]
     assert_close(np.array(parsed["drift"]), result.drift)
     every = np.array(parsed["loss_at"])
@@ -294,6 +296,7 @@ def test_agreement_with_theory_is_two_sided_only_for_equalities(kind, slope, agr
 def test_registry_entries_can_be_run(result):
     for name, experiment in EXPERIMENTS.items():
         assert name.isidentifier()
+        assert name == experiment.name
         assert experiment.title
         assert experiment.source
         parameters = inspect.signature(experiment.run).parameters

@@ -13,7 +13,7 @@ import pytest
 from lazyjax.dynamics import (
     dual_params,
     gradient_flow,
-    linearized,
+    linear_dynamics,
     linearized_flow,
     losses,
     observers,
@@ -42,7 +42,7 @@ def linear_problem(dtype, n=4, d=6, k=2):
 def test_linear_model_follows_its_closed_form(dtype):
     params, x, y = linear_problem(dtype)
     run = gradient_flow(linear, params, x, y, TIMES, observe=SEEN)
-    exact = linearized(x @ x.T, y, x @ params["w"])
+    exact = linear_dynamics(x @ x.T, y, x @ params["w"])
     assert run.loss.dtype == run.params["w"].dtype == dtype
     assert_close(run.observations["outputs"], exact.gradient_flow(TIMES), 1e-3)
     assert_close(run.loss, exact.gradient_flow_loss(TIMES), 1e-3)
@@ -57,7 +57,7 @@ def test_linear_model_follows_its_closed_form(dtype):
 
 def test_error_follows_the_tolerance(x64):
     params, x, y = linear_problem(np.float64)
-    exact = linearized(x @ x.T, y, x @ params["w"]).gradient_flow(TIMES)
+    exact = linear_dynamics(x @ x.T, y, x @ params["w"]).gradient_flow(TIMES)
     errors, steps = [], []
     for rtol in (1e-4, 1e-7, 1e-10):
         run = gradient_flow(
@@ -212,7 +212,7 @@ def test_linear_flow_by_ode_is_the_closed_form_for_the_square_loss(dtype, shared
     ntk, y, f0, test_train, f0_test = kernel_problem(dtype, shared)
     test: dict[str, Any] = {"ntk_test_train": test_train, "f0_test": f0_test}
     run = linearized_flow(ntk, y, f0, TIMES, ridge=0.3, **test)
-    exact = linearized(ntk, y, f0)
+    exact = linear_dynamics(ntk, y, f0)
     assert run.f.dtype == dtype
     assert_close(run.f, exact.gradient_flow(TIMES, ridge=0.3), 1e-3)
     assert_close(run.f_test, exact.gradient_flow(TIMES, ridge=0.3, **test), 1e-3)

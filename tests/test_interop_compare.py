@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from lazyjax import Architecture, infinite_ntk
-from lazyjax.activations.functions import ACTIVATIONS
+from lazyjax.activations import ACTIVATIONS
 from lazyjax.interop import _nt_stax
-from lazyjax.interop.neural_tangents import Comparison, compare
+from lazyjax.interop.neural_tangents import KernelComparison, compare
 from lazyjax.typing import Kind, Parameterization, Trained
 from tests.helpers.compare import assert_close, relative_error
 from tests.test_infinite import oracle_kernels
@@ -167,8 +167,10 @@ def described(name: str, activation: str) -> Architecture:
     return Architecture(**{"w_std": 1.3, **NETWORKS[name][0], "activation": activation})
 
 
-def compared(architecture: Architecture, *, is_one_batch: bool = False) -> Comparison:
-    """Comparison on a batch that fits, with a width where one is needed."""
+def compared(
+    architecture: Architecture, *, is_one_batch: bool = False
+) -> KernelComparison:
+    """KernelComparison on a batch that fits, with a width where one is needed."""
     x1, x2 = VECTORS
     if architecture.kind == "rnn":
         x1, x2 = SEQUENCES
@@ -178,11 +180,11 @@ def compared(architecture: Architecture, *, is_one_batch: bool = False) -> Compa
     return compare(architecture, x1, None if is_one_batch else x2, width=width)
 
 
-def compare_of(is_one_batch: bool = False, **fields: Any) -> Comparison:
+def compare_of(is_one_batch: bool = False, **fields: Any) -> KernelComparison:
     return compared(Architecture(w_std=1.3, **fields), is_one_batch=is_one_batch)
 
 
-def assert_agree(result: Comparison) -> None:
+def assert_agree(result: KernelComparison) -> None:
     assert result.ntk.dtype == jnp.float64
     assert jnp.isfinite(result.ntk).all()
     assert result.nngp_difference <= TOLERANCE

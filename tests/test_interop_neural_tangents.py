@@ -107,7 +107,7 @@ def test_gradient_descent_mse_is_the_matrix_exponential(nt: ModuleType) -> None:
         predict(ntk, 7.0), flow(ntk, y, f0, test_train, f0_test, 7.0), strict=True
     ):
         assert_close(actual, expected, "other_algorithm")
-    ours = lazyjax.linearized(ntk, y, f0).gradient_flow(7.0 / y.size)
+    ours = lazyjax.linear_dynamics(ntk, y, f0).gradient_flow(7.0 / y.size)
     assert_close(predict(ntk, 7.0)[0], ours, "other_algorithm")
     at_infinity = f0_test + test_train @ np.linalg.solve(ntk, y - f0)
     assert_close(predict(ntk, None)[1], at_infinity, "other_algorithm")

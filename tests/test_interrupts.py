@@ -19,7 +19,7 @@ import lazyjax
 from lazyjax.cli import interrupts
 from lazyjax.cli.app import app
 from lazyjax.sweeps.checkpoint import kept_files
-from lazyjax.sweeps.run import Job, run_jobs
+from lazyjax.sweeps.run import Execution
 
 pytestmark = pytest.mark.once
 
@@ -209,7 +209,7 @@ def test_interrupt_while_jax_is_imported_is_one_line(tmp_path):
             "nothing written",
         ),
         (
-            AT_WORDS.replace("{words}", "training width 256"),
+            AT_WORDS.replace("{words}", "training width 4096"),
             ["quickstart", "--out", "out"],
             1.0,
             "nothing written",
@@ -258,32 +258,26 @@ def test_commands_in_the_background_stay_deaf(monkeypatch):
 # --- without the command line -------------------------------------------------------
 
 
-def test_an_interrupted_sweep_does_not_wait_for_programs_that_compile():
+def test_an_interrupted_sweep_does_not_wait_for_programs_that_compile(monkeypatch):
     started, may_end = threading.Event(), threading.Event()
+    lower = Execution._lower
 
-    class Lowered(jax.stages.Lowered):
-        def __init__(self):
-            pass
+    def compile_forever(*_, **__):
+        started.set()
+        may_end.wait(60)
+        raise RuntimeError("nobody asks any more")
 
-        def compile(self, compiler_options=None, *, device_assignment=None):
-            started.set()
-            may_end.wait(60)
-            raise RuntimeError("nobody asks any more")
+    def lower_and_interrupt(*args):
+        if started.wait(60 if args[1] == 2 else 0):
+            raise KeyboardInterrupt
+        return lower(*args)
 
-    def job(lower):
-        calls = [np.arange(1)]
-        none: Any = lambda *_: None
-        return Job(lower=lower, arguments=none, options=None, calls=calls, smaller=none)
-
-    def interrupt():
-        assert started.wait(60)
-        raise KeyboardInterrupt
-
-    jobs = [job(lambda: (Lowered(), [])), job(interrupt)]
+    monkeypatch.setattr(jax.stages.Lowered, "compile", compile_forever)
+    monkeypatch.setattr(Execution, "_lower", lower_and_interrupt)
     start = time.monotonic()
     try:
         with pytest.raises(KeyboardInterrupt):
-            list(run_jobs(jobs, memory=2**20, num_workers=1))
+            own_sweep(None, widths=[2, 4], resume=False)
         assert time.monotonic() - start < 30
     finally:
         may_end.set()
@@ -329,18 +323,18 @@ def test_an_interrupted_library_call_leaves_good_files(tmp_path):
     np.testing.assert_array_equal(resumed.loss, whole.loss)
 
 
-def own_sweep(folder):
+def own_sweep(folder, **changes: Any):
     data = lazyjax.data.digits(8, num_test=0, classes="parity")
+    settings: dict[str, Any] = {"widths": [4], "resume": True}
     return lazyjax.sweep(
         lazyjax.Architecture(),
         data.x_train,
         data.y_train,
-        widths=[4],
         num_seeds=4,
         key=jax.random.key(0),
         learning_rates=[0.1],
         num_steps=5,
-        cost_model=lazyjax.sweeps.CostModel(batch_bytes=1, chunk_seconds=1e-9),
+        chunk_size=1,
         checkpoint=folder,
-        resume=True,
+        **(settings | changes),
     )

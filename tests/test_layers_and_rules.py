@@ -3,11 +3,14 @@
 import dataclasses
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import Primitive
 
 import lazyjax
+from lazyjax.jaxpr.registry import describe, primitive_of, register_primitive
 from lazyjax.ntk.trace import rules
 from lazyjax.trees import leaf_paths
 from tests.helpers.compare import assert_close
@@ -55,7 +58,7 @@ def test_no_two_leaves_have_the_same_path():
 @pytest.fixture
 def doubled_products():
     """A rule, wrong on purpose: the kernel of a matrix product becomes four times it."""
-    right = rules._RULES["dot_general"]
+    right = rules._dot_general
 
     def wrong(eqn, position):
         form = right(eqn, position)
@@ -90,6 +93,20 @@ def test_a_rule_that_is_taken_back_takes_effect_too(doubled_products):
     assert_close(verb(apply_fn, X), 4 * GRAM)
     rules.register_rule("dot_general")(rules._dot_general)
     assert_close(verb(apply_fn, X), GRAM)
+
+
+def test_what_is_registered_is_kept_when_lazyjax_describes_the_primitive_later():
+    primitive = Primitive("of_a_test")
+    primitive.def_abstract_eval(lambda x: x)
+    eqn, sine = jax.make_jaxpr(lambda x: jnp.sin(primitive.bind(x)))(1.0).eqns
+    register_primitive(primitive, dependence="zero")
+    describe("of_a_test", dependence="every", call="jaxpr")
+    record = primitive_of(eqn)
+    assert (record.dependence, record.call, record.rows) == ("zero", "jaxpr", None)
+    register_primitive(primitive, dependence="every", elementwise=True)
+    record = primitive_of(eqn)
+    assert record.dependence == "every"
+    assert record.rows is primitive_of(sine).rows
 
 
 def test_rules_do_not_make_programs_anew_unless_registered():

@@ -246,6 +246,43 @@ def test_kappa_of_a_linear_model_is_zero_and_falls_like_one_over_alpha(x64):
     assert values[0] > 0
 
 
+def test_kappa_of_a_quadratic_model_is_exact_and_falls_like_the_scale(x64):
+    rng = np.random.default_rng(0)
+    matrices = rng.standard_normal((3, 4, 4))
+    matrices = jnp.asarray(matrices + matrices.swapaxes(1, 2))
+    jacobian = jnp.asarray(rng.standard_normal((3, 4)))
+
+    def model(scale):
+        def apply_fn(w, x):
+            bent = jnp.einsum("nij,i,j->n", matrices, w, w) / 2
+            return scale * x @ (jacobian @ w + bent)[:, None]
+
+        return apply_fn
+
+    x, y = jnp.eye(3), jnp.ones((3, 1))
+    found = {
+        scale: kappa(
+            model(scale),
+            jnp.zeros(4),
+            x,
+            y,
+            key=jax.random.key(0),
+            num_rounds=60,
+        )
+        for scale in (1.0, 10.0)
+    }
+    norm = np.linalg.norm(jacobian, 2)
+    assert_close(found[1.0].jacobian_norm, norm, 1e-4)
+    # From below, and above what random directions give.
+    u = rng.standard_normal((2000, 4))
+    u /= np.linalg.norm(u, axis=1, keepdims=True)
+    bends = np.einsum("nij,ri,rj->rn", matrices, u, u[::-1])
+    assert found[1.0].hessian_norm >= np.linalg.norm(bends, axis=1).max()
+    upper = np.linalg.norm(np.linalg.norm(matrices, 2, axis=(1, 2)))
+    assert found[1.0].hessian_norm <= upper
+    assert_close(found[10.0].value, found[1.0].value / 10, 1e-3)
+
+
 def test_predictions_are_compared_with_the_measured_exponent():
     width = jnp.asarray(WIDTHS, jnp.float32)
     cases = {-0.5: True, -1.0: True, -0.3: False}

@@ -10,7 +10,7 @@ import pytest
 import lazyjax
 from lazyjax.dynamics import (
     gradient_flow,
-    linearized,
+    linear_dynamics,
     observers,
     scaled,
     square_loss,
@@ -21,7 +21,7 @@ from lazyjax.laziness import (
     relative_parameter_distance,
     scaling,
 )
-from lazyjax.linalg.norms import gram_matrix
+from lazyjax.linalg import gram_matrix
 from tests.helpers.compare import assert_close, relative_error
 from tests.helpers.compilation import OPTIMIZED
 
@@ -68,7 +68,7 @@ def test_residuals_obey_the_exact_and_the_linearized_equation_of_berner():
     # The frozen kernel is told apart: this network is not linear.
     assert relative_error(derivative(f), -residuals @ gram0) > 1e-2
 
-    linear = linearized(ntk0, y, net.apply(params, x)).gradient_flow(stencils())
+    linear = linear_dynamics(ntk0, y, net.apply(params, x)).gradient_flow(stencils())
     residuals = (np.asarray(linear)[at_centres] - np.asarray(y))[:, :, 0]
     assert relative_error(derivative(linear), -residuals @ gram0) < 1e-6
     assert relative_error(linear, f) > 1e-2
@@ -105,7 +105,7 @@ def gaps_by_width():
             model, params, x, y, times, observe=[observers.outputs], rtol=1e-5
         )
         start, end = kernel(params, x), kernel(flow.params, x)
-        linear = linearized(start, y, model(params, x)).gradient_flow(times)
+        linear = linear_dynamics(start, y, model(params, x)).gradient_flow(times)
         gap = lazyjax.laziness.linearization_gap(flow.observations["outputs"], linear)
         drift = relative_distance(*map(gram_matrix, (end, start)))
         return gap, drift, flow.status
@@ -144,7 +144,7 @@ def laws_by_alpha(doubled):
     times = jnp.array([0.5, 2.0, 8.0])
     ntk = lazyjax.empirical_ntk(net.apply, start, x)
     # From alpha h = 0 the linear model of alpha h does not depend on alpha.
-    linear = linearized(ntk, y, 0 * y).gradient_flow(times)
+    linear = linear_dynamics(ntk, y, 0 * y).gradient_flow(times)
 
     def measure(alpha):
         flow = gradient_flow(

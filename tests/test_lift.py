@@ -11,13 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.extend.core import Primitive
 
 import lazyjax
-from lazyjax.activations.functions import ABReLU, RectifiedPower
+from lazyjax.activations import ABReLU, RectifiedPower
 from lazyjax.infinite.duals.dual import dual_activation, dual_derivative
+from lazyjax.infinite.lifting.registers import scaled
 from lazyjax.interop.equinox import from_equinox
 from lazyjax.interop.flax import from_linen, from_nnx
-from lazyjax.nets._layers import bias_scale, weight_scale
+from lazyjax.jaxpr import register_primitive
+from lazyjax.nets.scales import bias_scale, weight_scale
 from tests.helpers.compare import assert_close, relative_error
 from tests.helpers.lifting import IMAGES, X, shapes_of
 
@@ -420,3 +423,62 @@ def test_second_call_compiles_nothing(x64: None) -> None:
         )
         counts.append(len(traced))
     assert counts[0] == counts[1]
+
+
+# Functions of the input ---------------------------------------------------------------
+
+FEATURES = {
+    "normalized": lambda x: (
+        (x - x.mean(1, keepdims=True)) / jnp.sqrt(x.var(1, keepdims=True) + 1e-3)
+    ),
+    "sorted": lambda x: jnp.sort(x, axis=1),
+    "gathered": lambda x: jnp.take_along_axis(x, jnp.argsort(x, axis=1)[:, :2], axis=1),
+    "largest": lambda x: jax.lax.top_k(x, 2)[0],
+    "spectrum": lambda x: jnp.abs(jnp.fft.rfft(x)).astype(x.dtype),
+    "rows merged with pixels": lambda x: (
+        x.reshape(-1, 2) * jnp.ones((2 * x.shape[0], 1), x.dtype)
+    ).reshape(-1, 4),
+}
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_any_function_of_single_inputs_may_come_first(name: str, x64: None) -> None:
+    features, x = FEATURES[name], jnp.asarray(X)
+    plain = lambda p, x: jnp.tanh(x @ p["w"]) @ p["v"]
+    shapes = shapes_of(v=(6, 1), w=(features(x).shape[1], 6))
+    kernel = partial(lazyjax.infinite_ntk_of, variances=0.5)
+    found = kernel(lambda p, x: plain(p, features(x)), shapes, x)
+    assert_close(found, kernel(plain, shapes, features(x)), 1e-12)
+
+
+@pytest.mark.parametrize(
+    "mixing",
+    [
+        lambda x: jnp.sort(x, axis=0),
+        lambda x: x[::-1],
+        lambda x: x - x.mean(0, keepdims=True),
+        lambda x: x * jnp.arange(1.0, 1 + x.shape[0], dtype=x.dtype)[:, None],
+    ],
+)
+def test_functions_of_several_inputs_are_refused(mixing: Any, x64: None) -> None:
+    with pytest.raises(ValueError, match="interact"):
+        lazyjax.infinite_ntk_of(
+            lambda w, x: mixing(x) @ w, jnp.ones((4, 1)), jnp.asarray(X), variances=1.0
+        )
+
+
+def test_a_registered_limit_is_used(x64: None) -> None:
+    halve = Primitive("halve")
+    halve.def_abstract_eval(lambda u: u)
+    register_primitive(
+        halve,
+        rows=lambda pair: pair.common,
+        limit=lambda context, eqn, operands: scaled(operands[0], 0.5),
+    )
+    kernel = lambda fn: lazyjax.infinite_ntk_of(
+        lambda p, x: jnp.tanh(fn(x @ p["w"])) @ p["v"],
+        shapes_of(w=(4, 6), v=(6, 1)),
+        jnp.asarray(X),
+        variances=0.5,
+    )
+    assert_close(kernel(halve.bind), kernel(lambda u: 0.5 * u), "exact")

@@ -9,9 +9,8 @@ import pytest
 import scipy.linalg
 from hypothesis import given, settings, strategies as st
 
-from lazyjax.dynamics import linearized, square_loss
-from lazyjax.linalg.norms import gram_matrix
-from lazyjax.linalg.semidefinite import SingularKernelWarning
+from lazyjax.dynamics import linear_dynamics, square_loss
+from lazyjax.linalg import SingularKernelWarning, gram_matrix
 from tests.helpers.compare import assert_close, relative_error
 
 pytestmark = pytest.mark.once
@@ -84,7 +83,7 @@ def cast(dtype, *arrays):
 def test_flow_equals_the_matrix_exponential(dtype, n, k, shared):
     arrays = problem(shared, n, k)
     ntk, y, f0, test_train, f0_test = cast(dtype, *arrays)
-    flow = linearized(ntk, y, f0)
+    flow = linear_dynamics(ntk, y, f0)
     times = np.array([0.0, 0.1, 3.0, 40.0])
     expected = [oracle_flow(*arrays, time) for time in times]
     train = flow.gradient_flow(times)
@@ -102,7 +101,7 @@ def test_descent_equals_the_iteration_even_where_it_diverges(
 ):
     arrays = problem(shared)
     ntk, y, f0, test_train, f0_test = arrays
-    flow = linearized(ntk, y, f0)
+    flow = linear_dynamics(ntk, y, f0)
     learning_rate = share_of_limit * float(flow.max_learning_rate)
     steps = np.array([0, 1, 2, 25])
     expected = [oracle_descent(*arrays, step, learning_rate) for step in steps]
@@ -117,7 +116,7 @@ def test_descent_equals_the_iteration_even_where_it_diverges(
 
 def test_single_precision_descent_equals_the_iteration():
     arrays = problem(shared=False)
-    flow = linearized(*cast(np.float32, *arrays[:3]))
+    flow = linear_dynamics(*cast(np.float32, *arrays[:3]))
     f = flow.gradient_descent(30, 0.2)
     assert f.dtype == jnp.float32
     assert_close(f, np.float32(oracle_descent(*arrays, 30, 0.2)[0]))
@@ -126,7 +125,7 @@ def test_single_precision_descent_equals_the_iteration():
 @pytest.mark.parametrize("eigenvalue", [0.0, 1e-310, 1e-20, 1e-9, 1.0, 1e6])
 @pytest.mark.parametrize("time", [0.0, 1e-6, 1.0, 1e6])
 def test_test_outputs_have_the_right_limit_at_small_eigenvalues(x64, eigenvalue, time):
-    flow = linearized(np.array([[eigenvalue]]), np.ones((1, 1)), np.zeros((1, 1)))
+    flow = linear_dynamics(np.array([[eigenvalue]]), np.ones((1, 1)), np.zeros((1, 1)))
     rate = eigenvalue * time
     expected = time if rate < 1e-300 else -np.expm1(-rate) / eigenvalue
     point = {"ntk_test_train": np.ones((1, 1)), "f0_test": np.zeros((1, 1))}
@@ -141,7 +140,7 @@ def test_test_outputs_have_the_right_limit_at_small_eigenvalues(x64, eigenvalue,
 def test_powers_keep_their_accuracy_over_many_steps(x64, product, step):
     if product == 2.5 and step > 2:
         pytest.skip("overflows, as the iteration does")
-    flow = linearized(np.ones((1, 1)), np.ones((1, 1)), np.zeros((1, 1)))
+    flow = linear_dynamics(np.ones((1, 1)), np.ones((1, 1)), np.zeros((1, 1)))
     with decimal.localcontext(decimal.Context(prec=60)):
         power = (1 - decimal.Decimal(product)) ** step if step else 1
         share, loss = float(1 - power), float(power**2) / 2
@@ -158,7 +157,7 @@ def test_powers_keep_their_accuracy_over_many_steps(x64, product, step):
 @pytest.mark.parametrize("shared", SHARED)
 def test_flow_starts_at_f0_and_ends_at_the_targets(dtype, shared):
     ntk, y, f0, test_train, f0_test = cast(dtype, *problem(shared))
-    flow = linearized(ntk, y, f0)
+    flow = linear_dynamics(ntk, y, f0)
     assert_close(flow.gradient_flow(0.0), f0, "exact")
     assert_close(flow.gradient_descent(0, 0.1), f0, "exact")
     assert_close(flow.gradient_flow(jnp.inf), y)
@@ -170,7 +169,7 @@ def test_flow_starts_at_f0_and_ends_at_the_targets(dtype, shared):
 
 
 def test_flow_is_the_limit_of_descent_with_small_steps(x64):
-    flow = linearized(*problem(shared=False)[:3])
+    flow = linear_dynamics(*problem(shared=False)[:3])
     exact = flow.gradient_flow(1.0)
     errors = [
         relative_error(flow.gradient_descent(steps, 1.0 / steps), exact)
@@ -184,7 +183,7 @@ def test_shared_kernel_equals_its_full_form(dtype):
     ntk, y, f0, test_train, f0_test = cast(dtype, *problem(shared=True))
     eye = np.eye(2, dtype=dtype)
     full = lambda kernel: kernel[:, :, None, None] * eye
-    short, long = linearized(ntk, y, f0), linearized(full(ntk), y, f0)
+    short, long = linear_dynamics(ntk, y, f0), linear_dynamics(full(ntk), y, f0)
     assert_close(short.gradient_flow(2.0), long.gradient_flow(2.0))
     assert_close(short.max_learning_rate, long.max_learning_rate)
     assert_close(
@@ -194,7 +193,7 @@ def test_shared_kernel_equals_its_full_form(dtype):
 
 
 def test_largest_learning_rate_separates_descent_from_divergence(x64):
-    flow = linearized(*problem(shared=False)[:3])
+    flow = linear_dynamics(*problem(shared=False)[:3])
     limit = float(flow.max_learning_rate)
     start = flow.gradient_descent_loss(0, limit)
     assert flow.gradient_descent_loss(5000, 0.99 * limit) < start
@@ -203,7 +202,7 @@ def test_largest_learning_rate_separates_descent_from_divergence(x64):
 
 def test_scaled_loss_has_the_same_trajectory_at_the_scaled_time(x64):
     ntk, y, f0, *_ = problem(shared=False)
-    plain, scaled = linearized(ntk, y, f0), linearized(3.0 * ntk, y, f0)
+    plain, scaled = linear_dynamics(ntk, y, f0), linear_dynamics(3.0 * ntk, y, f0)
     assert_close(scaled.gradient_flow(0.5), plain.gradient_flow(1.5))
     assert_close(scaled.gradient_descent(7, 0.1), plain.gradient_descent(7, 0.3))
 
@@ -213,8 +212,8 @@ def test_scaled_loss_has_the_same_trajectory_at_the_scaled_time(x64):
 def test_flow_may_be_stopped_and_started_again(seed, time1, time2):
     with jax.enable_x64(True):
         ntk, y, f0, *_ = problem(shared=False, seed=seed)
-        flow = linearized(ntk, y, f0)
-        again = linearized(ntk, y, flow.gradient_flow(time1))
+        flow = linear_dynamics(ntk, y, f0)
+        again = linear_dynamics(ntk, y, flow.gradient_flow(time1))
         assert_close(again.gradient_flow(time2), flow.gradient_flow(time1 + time2))
         losses = flow.gradient_flow_loss(np.sort([0.0, time1, time2]))
         assert (np.diff(losses) <= 0).all()
@@ -225,7 +224,7 @@ def test_flow_may_be_stopped_and_started_again(seed, time1, time2):
 
 def test_losses_are_those_of_the_outputs(dtype):
     ntk, y, f0, *_ = cast(dtype, *problem(shared=False))
-    flow = linearized(ntk, y, f0)
+    flow = linear_dynamics(ntk, y, f0)
     for time in (0.0, 1.0):
         loss = square_loss(flow.gradient_flow(time), jnp.asarray(y))
         assert_close(flow.gradient_flow_loss(time), loss)
@@ -236,7 +235,7 @@ def test_losses_are_those_of_the_outputs(dtype):
 
 def test_tiny_losses_are_accurate_where_those_of_outputs_are_not():
     one = np.ones((1, 1), np.float32)
-    flow = linearized(one, one, 0 * one)
+    flow = linear_dynamics(one, one, 0 * one)
     expected = 0.5 * np.exp(-40.0)
     assert_close(flow.gradient_flow_loss(20.0).item(), expected, 1e-5)
     of_outputs = square_loss(flow.gradient_flow(20.0), jnp.asarray(one)).item()
@@ -250,7 +249,7 @@ def test_duplicate_examples_end_at_the_mean_of_their_targets(dtype):
     x = np.array([[1.0, 0.0], [1.0, 0.0], [0.6, 0.8]], dtype)
     y = np.array([[1.0], [0.0], [5.0]], dtype)
     f0 = np.zeros((3, 1), dtype)
-    flow = linearized(x @ x.T, y, f0)
+    flow = linear_dynamics(x @ x.T, y, f0)
     # Linear regression: the test point (0, 1) gets its second weight.
     w = np.linalg.pinv(x) @ y
     test = np.array([[0.0, 1.0]], dtype)
@@ -268,7 +267,7 @@ def test_duplicate_examples_end_at_the_mean_of_their_targets(dtype):
     assert_close(f_test, (test @ w).astype(dtype))
 
 
-@pytest.mark.filterwarnings("ignore::lazyjax.linalg.semidefinite.SingularKernelWarning")
+@pytest.mark.filterwarnings("ignore::lazyjax.linalg.SingularKernelWarning")
 @pytest.mark.parametrize("name", ["zero", "rank one", "hilbert", "low rank"])
 def test_ill_conditioned_kernels_never_give_nan(dtype, name):
     n = 12
@@ -281,7 +280,7 @@ def test_ill_conditioned_kernels_never_give_nan(dtype, name):
         "low rank": features @ features.T,
     }[name].astype(dtype)
     y, f0 = cast(dtype, *rng.normal(size=(2, n, 2)))
-    flow = linearized(ntk, y, f0)
+    flow = linear_dynamics(ntk, y, f0)
     times = np.array([0.0, 1e-30, 1.0, 1e10, 1e30, np.inf])
     test = {"ntk_test_train": ntk[:1], "f0_test": f0[:1]}
     steps = np.array([0, 1, 10**6])
@@ -303,7 +302,9 @@ def test_ill_conditioned_kernels_never_give_nan(dtype, name):
 
 def test_negative_eigenvalues_by_rounding_are_reported_and_do_not_grow():
     gram = np.diag(np.array([1.0, -1e-6], np.float32))
-    flow = linearized(gram, np.ones((2, 1), np.float32), np.zeros((2, 1), np.float32))
+    flow = linear_dynamics(
+        gram, np.ones((2, 1), np.float32), np.zeros((2, 1), np.float32)
+    )
     assert flow.eig_min < 0
     assert flow.eigenvalues.tolist() == [0.0, 1.0]
     with pytest.warns(SingularKernelWarning, match="1 of its directions"):
@@ -315,7 +316,7 @@ def test_negative_eigenvalues_by_rounding_are_reported_and_do_not_grow():
 
 
 def evaluate(ntk, y, f0, time, learning_rate):
-    flow = linearized(ntk, y, f0)
+    flow = linear_dynamics(ntk, y, f0)
     return (
         flow.gradient_flow(time),
         flow.gradient_descent(9, learning_rate),
@@ -355,16 +356,16 @@ def test_vmap_over_kernels_and_rates_equals_a_loop(x64):
 def test_batched_result_is_a_pytree_whose_methods_need_vmap(x64):
     kernels = np.stack([problem(shared=True, seed=seed)[0] for seed in range(2)])
     _, y, f0, *_ = problem(shared=True)
-    flows = jax.vmap(lambda ntk: linearized(ntk, y, f0))(kernels)
+    flows = jax.vmap(lambda ntk: linear_dynamics(ntk, y, f0))(kernels)
     assert flows.max_learning_rate.shape == (2,)
     outputs = jax.vmap(lambda flow: flow.gradient_flow(1.0))(flows)
-    assert_close(outputs[1], linearized(kernels[1], y, f0).gradient_flow(1.0))
+    assert_close(outputs[1], linear_dynamics(kernels[1], y, f0).gradient_flow(1.0))
     with pytest.raises(ValueError, match=r"jax\.vmap"):
         flows.gradient_flow(1.0)
 
 
 def test_times_of_any_shape_lead_the_result():
-    flow = linearized(*cast(np.float32, *problem(shared=False)[:3]))
+    flow = linear_dynamics(*cast(np.float32, *problem(shared=False)[:3]))
     times = np.arange(6.0).reshape(2, 3)
     f = flow.gradient_flow(times)
     assert f.shape == (2, 3, 4, 2)
@@ -398,7 +399,7 @@ NTK, Y, F0, NTK_TEST, F0_TEST = cast(np.float32, *problem(shared=False))
 )
 def test_misfit_of_the_problem_is_refused(own_errors, ntk, y, f0, error, message):
     with pytest.raises(error, match=message):
-        linearized(ntk, y, f0)
+        linear_dynamics(ntk, y, f0)
 
 
 @pytest.mark.parametrize(
@@ -436,6 +437,6 @@ def test_misfit_of_the_problem_is_refused(own_errors, ntk, y, f0, error, message
     ],
 )
 def test_misuse_of_the_methods_is_refused(own_errors, call, error, message):
-    flow = linearized(NTK, Y, F0)
+    flow = linear_dynamics(NTK, Y, F0)
     with pytest.raises(error, match=message):
         call(flow)

@@ -12,7 +12,7 @@ import scipy.linalg
 from lazyjax import empirical_ntk, linearize
 from lazyjax.dynamics import (
     dual_params,
-    linearized,
+    linear_dynamics,
     losses,
     observers,
     train,
@@ -52,7 +52,7 @@ def test_heavy_ball_is_the_iteration_even_where_it_diverges(
 ):
     arrays = problem()
     ntk, y, f0, cross, f0_test = arrays
-    flow = linearized(ntk, y, f0)
+    flow = linear_dynamics(ntk, y, f0)
     rate = share * float(flow.max_learning_rate)
     expected = [oracle(arrays, step, rate, momentum, ridge) for step in STEPS]
     settings = {"learning_rate": rate, "momentum": momentum, "ridge": ridge}
@@ -74,7 +74,7 @@ def test_heavy_ball_is_the_iteration_even_where_it_diverges(
 def test_heavy_ball_is_exact_where_its_roots_coincide(x64, momentum):
     # At eta lambda = (1 - sqrt(beta))^2 the two roots are equal.
     scaled = (1 - momentum**0.5) ** 2
-    flow = linearized(np.ones((1, 1)), np.ones((1, 1)), np.zeros((1, 1)))
+    flow = linear_dynamics(np.ones((1, 1)), np.ones((1, 1)), np.zeros((1, 1)))
     arrays = (*(np.ones((1, 1)),) * 2, np.zeros((1, 1)), *(np.ones((1, 1)),) * 2)
     expected = [oracle(arrays, s, scaled, momentum, 0.0)[0] for s in STEPS]
     actual = flow.heavy_ball(STEPS, scaled, momentum)
@@ -83,7 +83,7 @@ def test_heavy_ball_is_exact_where_its_roots_coincide(x64, momentum):
 
 def test_heavy_ball_converges_up_to_its_limit_and_overflows_without_nan():
     ntk, y, f0, *_ = (a.astype(np.float32) for a in problem())
-    flow = linearized(ntk, y, f0)
+    flow = linear_dynamics(ntk, y, f0)
     limit = 1.5 * float(flow.max_learning_rate)
     assert flow.heavy_ball_loss(20_000, 0.99 * limit, 0.5) < 1e-6
     beyond = flow.heavy_ball_loss(np.array([10**4, 10**9]), 1.2 * limit, 0.5)
@@ -97,7 +97,7 @@ def test_heavy_ball_converges_up_to_its_limit_and_overflows_without_nan():
 def test_what_diverges_is_infinite_with_its_sign_and_never_nan(name):
     arrays = problem()
     single = [a.astype(np.float32) for a in arrays]
-    flow = linearized(*single[:3])
+    flow = linear_dynamics(*single[:3])
     rate = 1.5 * float(flow.max_learning_rate)
     test: dict[str, Any] = {"ntk_test_train": single[3], "f0_test": single[4]}
     momentum, late = {"descent": (0.0, 400), "heavy ball": (1.2, 1500)}[name]
@@ -127,7 +127,7 @@ def test_what_diverges_is_infinite_with_its_sign_and_never_nan(name):
 def test_momentum_beyond_1_overflows_to_infinity():
     # The number that the recurrence has, from 128 bits on too large for single precision.
     one = np.ones((1, 1), np.float32)
-    flow = linearized(one, one, 0 * one)
+    flow = linear_dynamics(one, one, 0 * one)
     steps = np.array([100, 400, 1000])
     arrays = [a.astype(np.float64) for a in (one, one, 0 * one, one, 0 * one)]
     expected = np.stack([oracle(arrays, s, 0.1, 1.2, 0.0)[0] for s in steps])
@@ -144,13 +144,13 @@ def test_momentum_beyond_1_overflows_to_infinity():
 def test_directions_that_diverge_leave_the_others_alone():
     eigenvalues = np.array([0.5, 1.0, 8.0], np.float32)
     y = np.array([[1.0], [2.0], [0.0]], np.float32)  # nothing where it diverges
-    flow = linearized(np.diag(eigenvalues), y, 0 * y)
+    flow = linear_dynamics(np.diag(eigenvalues), y, 0 * y)
     assert_close(flow.gradient_descent(10**6, 1.0), y)
     assert_close(flow.heavy_ball(10**4, 1.0, 0.2), y)
     assert_close(flow.gradient_descent_loss(10**6, 1.0, ridge=0.5), np.float32(25 / 72))
     # 7**46 is 1e38.9: times a tiny coefficient it is a number.
     small = y + np.array([[0.0], [0.0], [1e-30]], np.float32)
-    f = linearized(np.diag(eigenvalues), small, 0 * y).gradient_descent(46, 1.0)
+    f = linear_dynamics(np.diag(eigenvalues), small, 0 * y).gradient_descent(46, 1.0)
     assert_close(
         f[:, 0], np.array([1.0, 2.0, -(7.0**46) * 1e-30]).astype(np.float32), 1e-4
     )
@@ -163,7 +163,7 @@ def test_directions_that_diverge_leave_the_others_alone():
 )
 def test_steps_beyond_the_integers_of_jax_are_refused(own_errors, step):
     one = np.ones((1, 1), np.float32)
-    flow = linearized(one, one, 0 * one)
+    flow = linear_dynamics(one, one, 0 * one)
     with pytest.raises(ValueError, match="`step` must be at most 2147483647"):
         flow.gradient_descent(step, 0.1)
     with pytest.raises(ValueError, match="`step` must be at most 2147483647"):
@@ -174,7 +174,7 @@ def test_steps_beyond_the_integers_of_jax_are_refused(own_errors, step):
 
 def test_large_steps_are_exact_with_integers_that_hold_them(x64):
     one = np.ones((1, 1))
-    flow = linearized(one, one, 0 * one)
+    flow = linear_dynamics(one, one, 0 * one)
     rate = 1e-12
     expected = -np.expm1(2**40 * np.log1p(-rate))
     assert_close(flow.gradient_descent(2**40, rate), expected.reshape(1, 1), 1e-12)
@@ -182,14 +182,14 @@ def test_large_steps_are_exact_with_integers_that_hold_them(x64):
     assert_close(flow.gradient_descent(2**40, 2.0).item(), 0.0)
     with jax.enable_x64(False):
         one = one.astype(np.float32)
-        single = linearized(one, one, 0 * one)
+        single = linear_dynamics(one, one, 0 * one)
         assert_close(single.gradient_descent(2**31 - 1, 2.0).item(), 2.0)
 
 
 def test_ridge_ends_at_kernel_ridge_regression(dtype):
     arrays = [a.astype(dtype) for a in problem()]
     ntk, y, f0, cross, f0_test = arrays
-    flow = linearized(ntk, y, f0)
+    flow = linear_dynamics(ntk, y, f0)
     double = [a.astype(np.float64) for a in arrays]
     a = np.linalg.solve(double[0] + 0.5 * np.eye(4), double[1] - double[2])
     test: dict[str, Any] = {"ntk_test_train": cross, "f0_test": f0_test}
@@ -213,7 +213,7 @@ def test_flow_with_ridge_is_the_matrix_exponential(x64, ridge):
     for time in (0.0, 0.3, 2.0):
         decay = np.eye(4) - scipy.linalg.expm(-shifted * time)
         a = np.linalg.solve(shifted, decay @ (y - f0))
-        flow = linearized(ntk, y, f0)
+        flow = linear_dynamics(ntk, y, f0)
         assert_close(flow.gradient_flow_dual(time, ridge=ridge), a, 1e-11)
         assert_close(flow.gradient_flow(time, ridge=ridge), f0 + ntk @ a, 1e-11)
 
@@ -246,7 +246,7 @@ def test_closed_forms_are_the_linear_model_trained_for_real(x64, name):
     )
     steps = np.arange(31)
     ntk = empirical_ntk(two_layer.apply, params, x)
-    flow = linearized(ntk, y, two_layer.apply(params, x))
+    flow = linear_dynamics(ntk, y, two_layer.apply(params, x))
     assert_close(run.observations["outputs"], closed(flow, steps, ""), 1e-10)
     assert_close(run.loss, closed(flow, steps, "_loss"), 1e-10)
     moved = dual_params(two_layer.apply, params, x, closed(flow, 30, "_dual"))
@@ -276,14 +276,14 @@ def test_the_linear_model_trains_with_any_optimizer_and_loss(x64):
     assert run.observations["ntk_drift"].max() < 1e-12
 
 
-@pytest.mark.filterwarnings("ignore::lazyjax.linalg.semidefinite.SingularKernelWarning")
+@pytest.mark.filterwarnings("ignore::lazyjax.linalg.SingularKernelWarning")
 def test_singular_kernels_are_reported(dtype):
     ones = np.ones((3, 3), dtype)
     y = np.arange(3.0, dtype=dtype)[:, None]
-    flow = linearized(ones, y, 0 * y)
+    flow = linear_dynamics(ones, y, 0 * y)
     assert flow.rank == 1
     assert np.isposinf(flow.condition)
-    regular = linearized(np.diag(np.array([1.0, 2.0, 8.0], dtype)), y, 0 * y)
+    regular = linear_dynamics(np.diag(np.array([1.0, 2.0, 8.0], dtype)), y, 0 * y)
     assert regular.rank == 3
     assert_close(regular.condition, np.asarray(8.0, dtype))
     for values in (
@@ -310,4 +310,4 @@ def test_singular_kernels_are_reported(dtype):
 def test_misuse_is_refused_by_name(own_errors, call, message):
     one = np.ones((1, 1), np.float32)
     with pytest.raises(ValueError, match=message):
-        call(linearized(one, one, 0 * one))
+        call(linear_dynamics(one, one, 0 * one))

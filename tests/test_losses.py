@@ -58,7 +58,7 @@ def test_margin_losses_meet_exactly_the_assumptions_documented(x64, loss_fn):
     assert (slope < 0).all() == it.is_strictly_decreasing
     assert loss[-1] < 1e-12
     assert it.power <= 1
-    bound = np.minimum(it.floor, it.factor * loss**it.power)
+    bound = np.minimum(it.alpha0, it.alpha1 * loss**it.power)
     assert (-slope >= bound * (1 - 1e-9) - rounding).all()
     for values, limit in ((-slope, it.lipschitz), (curvature, it.smoothness)):
         if np.isfinite(limit):
@@ -72,8 +72,8 @@ def test_margin_losses_meet_exactly_the_assumptions_documented(x64, loss_fn):
 def test_a_larger_power_of_the_lower_bound_would_not_hold(x64, loss_fn):
     it = losses.ZOU_ASSUMPTIONS[loss_fn]
     loss, slope, _ = map(np.asarray, derivatives(loss_fn, jnp.linspace(0.5, 20, 500)))
-    too_small = it.factor * loss ** (it.power * 0.8)  # losses are below 1 here
-    assert (-slope < np.minimum(it.floor, too_small) - 1e-12).any()
+    too_small = it.alpha1 * loss ** (it.power * 0.8)  # losses are below 1 here
+    assert (-slope < np.minimum(it.alpha0, too_small) - 1e-12).any()
 
 
 def test_losses_of_large_margins_keep_their_relative_accuracy():

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import lazyjax
-from lazyjax.nets import block_resnet, build, can_be_padded, resnet18, vgg11, vit
+from lazyjax.nets import block_resnet, build, resnet18, vgg11, vit
 from tests.helpers.compare import assert_close, relative_error
 
 pytestmark = pytest.mark.once
@@ -266,7 +266,6 @@ def test_sweeps_train_them_as_they_are_trained_alone(x64, case):
         key=KEY,
         learning_rates=[rate],
         num_steps=3,
-        buckets=[[2, 4]] if case != "vit" else None,
     )
     for index, width in enumerate((2, 4)):
         net = made(width=width)
@@ -278,15 +277,6 @@ def test_sweeps_train_them_as_they_are_trained_alone(x64, case):
         loss = np.asarray(result.loss)[index].reshape(-1)
         assert_close(loss, np.asarray(alone.loss), 1e-10)
         assert loss[-1] < loss[0]
-
-
-def test_which_of_them_can_be_padded():
-    assert {case: can_be_padded(made(width=4)) for case, made in SMALL.items()} == {
-        "vgg11": True,
-        "vgg11, average": True,
-        "resnet18": True,
-        "vit": False,
-    }
 
 
 @pytest.mark.parametrize("case", SMALL)

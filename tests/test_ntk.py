@@ -68,10 +68,36 @@ def test_operator_over_seeds_is_a_loop():
     assert_close(jax.vmap(product)(keys), jnp.stack([product(key) for key in keys]))
 
 
+def test_operator_is_the_matrix_of_the_kernel_to_solvers(x64):
+    params, x1, x2 = problem(jnp.float64)
+    op = lazyjax.ntk_operator(NET.apply, params, x1, x2, batch_size=2)
+    matrix = as_matrix(naive_ntk(NET.apply, params, x1, x2))
+    assert (op.shape, op.dtype) == ((15, 9), jnp.float64)
+    columns = np.random.default_rng(0).normal(size=(9, 2))
+    assert_close(op @ columns, matrix @ columns)
+    assert_close(op.mv(columns[:, 0]), matrix @ columns[:, 0])
+    assert_close(op @ columns[:, 0], op.mv(columns[:, 0]), "exact")
+    assert op.T.shape == (9, 15)
+    assert_close(op.T @ np.eye(15), matrix.T)
+    # What `lineax.FunctionLinearOperator(op.mv, structure)` asks of a function, and
+    # solvers of JAX: it is traced by its structure, and transposed as a linear map.
+    structure = jax.ShapeDtypeStruct(op.shape[1:], op.dtype)
+    assert jax.eval_shape(op.mv, structure).shape == op.shape[:1]
+    (transposed,) = jax.linear_transpose(op.mv, structure)(jnp.ones(15))
+    assert_close(transposed, matrix.T @ np.ones(15))
+    symmetric = lazyjax.ntk_operator(NET.apply, params, x1)
+    ridge = lambda v: symmetric.mv(v) + v
+    solution, _ = jax.scipy.sparse.linalg.cg(ridge, jnp.ones(15), tol=1e-13)
+    square = as_matrix(naive_ntk(NET.apply, params, x1)) + np.eye(15)
+    assert_close(solution, np.linalg.solve(square, np.ones(15)), 1e-9)
+
+
 @pytest.mark.usefixtures("own_errors")
 def test_operator_names_a_vector_of_the_wrong_shape():
     params, x1, x2 = problem(jnp.float32)
     op = lazyjax.ntk_operator(NET.apply, params, x1, x2)
+    with pytest.raises(ValueError, match=r"`v` must have shape \(9,\); got \(3, 3\)"):
+        op.mv(jnp.ones((3, 3)))
     with pytest.raises(ValueError, match=r"`v` must have shape \(3, 3\).*got \(5, 3\)"):
         op(jnp.ones((5, 3)))
     with pytest.raises(ValueError, match="`batch_size` must be at least 1"):

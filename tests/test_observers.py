@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from lazyjax.dynamics import Snapshot, observers, train
-from lazyjax.linalg.norms import gram_matrix
+from lazyjax.linalg import gram_matrix
 from tests.helpers import two_layer
 from tests.helpers.compare import assert_close
 
@@ -138,7 +138,7 @@ def test_observers_share_one_kernel_per_program_point(monkeypatch):
         f = apply_fn(params, x)
         return f[:, None, :, None] * f[None, :, None, :]
 
-    monkeypatch.setattr(observers, "empirical_ntk", counted)
+    monkeypatch.setattr("lazyjax.dynamics.snapshot.empirical_ntk", counted)
     params, x, y = two_layer.problem(np.float32)
     train(
         lambda p, x: two_layer.apply(p, x),

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 from jax import lax
 
-from lazyjax.ntk.methods.structured import (
-    ntk_plan,
-    structured_ntk,
-    task_of,
-)
+from lazyjax.ntk.methods.structured import build_problem
+from lazyjax.ntk.plan import ntk_plan
+from lazyjax.ntk.request import KernelRequest
 from tests.helpers.compare import assert_close
+from tests.helpers.methods import structured_ntk
 from tests.helpers.oracles import naive_ntk, reduce_ntk
 
 IMAGE = (4, 3, 2)
@@ -192,12 +191,12 @@ NOT_POOLED = {
 
 def pooled_leaves(network, params, x):
     """Names of the leaves whose positions are summed before their kernel is made."""
-    task = task_of(network, params, x, None, "full")
+    problem = build_problem(KernelRequest(apply_fn=network, params=params, x1=x))
     names = sorted(params)
     return {
-        names[part.leaves[0]]
-        for part in task.parts
-        for blocks in part.roots.values()
+        names[group.leaves[0]]
+        for group in problem.groups
+        for blocks in group.roots.values()
         for block in blocks
         if block.shape.pooled > 1
     }

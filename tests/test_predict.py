@@ -11,7 +11,7 @@ import pytest
 import scipy.linalg
 import scipy.stats
 
-from lazyjax import Architecture, linearized
+from lazyjax import Architecture, linear_dynamics
 from lazyjax.infinite.predict import (
     Grams,
     log_marginal_likelihood,
@@ -20,7 +20,7 @@ from lazyjax.infinite.predict import (
     posterior,
     trained_ensemble,
 )
-from lazyjax.linalg.semidefinite import SingularKernelWarning
+from lazyjax.linalg import SingularKernelWarning
 from tests.helpers.compare import assert_close, relative_error
 
 pytestmark = pytest.mark.once
@@ -208,7 +208,7 @@ def test_long_training_does_not_blow_rounding_up(time: float) -> None:
         it = trained_ensemble(kernel, kernel, y, time=time)
     assert relative_error(it.mean, fitted) < 1e-5
     assert jnp.abs(it.covariance).max() < 1e-4
-    flow = linearized(k, y, jnp.zeros_like(y))
+    flow = linear_dynamics(k, y, jnp.zeros_like(y))
     with pytest.warns(SingularKernelWarning, match="3 of its directions"):
         on_test = flow.gradient_flow(time, ntk_test_train=k, f0_test=jnp.zeros_like(y))
     assert relative_error(on_test, fitted) < 1e-5

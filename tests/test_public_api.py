@@ -18,8 +18,8 @@ VERBS = [
     "infinite_ntk",
     "infinite_ntk_of",
     "layerwise_ntk",
+    "linear_dynamics",
     "linearize",
-    "linearized",
     "monte_carlo_ntk",
     "ntk_diagonal",
     "ntk_operator",
@@ -29,7 +29,16 @@ VERBS = [
     "train",
 ]
 TYPES = ["Architecture", "Network"]
-MODULES = ["certify", "data", "dynamics", "infinite", "laziness", "nets", "sweeps"]
+MODULES = [
+    "certify",
+    "data",
+    "dynamics",
+    "infinite",
+    "laziness",
+    "linalg",
+    "nets",
+    "sweeps",
+]
 
 
 def test_public_names_are_these():
@@ -65,3 +74,30 @@ def test_every_verb_says_what_it_returns_and_shows_an_example(name):
 
 def test_version_is_that_of_the_installed_package():
     assert lazyjax.__version__.count(".") == 2
+
+
+# Every former name, and what it stands for.
+RENAMED = {
+    "lazyjax.linearized": "lazyjax.linear_dynamics",
+    "lazyjax.dynamics.linearized": "lazyjax.dynamics.linear_dynamics",
+    "lazyjax.dynamics.Sweep": "lazyjax.sweeps.Sweep",
+    "lazyjax.dynamics.sweep": "lazyjax.sweeps.sweep",
+    "lazyjax.laziness.Prediction": "lazyjax.laziness.PredictedExponent",
+    "lazyjax.certify.chizat2019.Kappa": "lazyjax.laziness.Kappa",
+    "lazyjax.certify.chizat2019.estimate_kappa": "lazyjax.laziness.kappa",
+}
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("old", RENAMED)
+def test_former_names_still_work_and_warn_their_user(old):
+    module, _, name = old.rpartition(".")
+    with pytest.warns(DeprecationWarning, match=f"`{RENAMED[old]}`"):
+        found = getattr(pydoc.locate(module), name)
+    assert found is pydoc.locate(RENAMED[old])
+
+
+def test_a_name_that_never_was_is_an_error():
+    for module in (lazyjax, lazyjax.dynamics):
+        with pytest.raises(AttributeError, match="has no attribute 'linearised'"):
+            module.linearised  # noqa: B018

@@ -1,6 +1,9 @@
 """Rows that interact are refused or give NaN; no independent network is either."""
 
 import functools
+import gc
+import itertools
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +19,7 @@ from lazyjax.ntk.row_check import (
     _EXACT,
     _QUICK,
     check_row_independence,
+    rows_are_proven,
 )
 from tests.helpers.oracles import naive_ntk
 
@@ -171,7 +175,7 @@ INDEPENDENT = {
 
 @pytest.mark.parametrize("apply_fn", INDEPENDENT.values(), ids=INDEPENDENT)
 def test_independent_rows_pass_without_proof(apply_fn, monkeypatch):
-    monkeypatch.setattr(row_check, "rows_are_independent", lambda *_: False)
+    monkeypatch.setattr(row_check, "rows_are_proven", lambda *_: False)
     check = lambda w, x: check_row_independence(apply_fn, w, x)
     assert check(W, X) is None
     assert not jax.jit(check)(W, X)
@@ -180,10 +184,10 @@ def test_independent_rows_pass_without_proof(apply_fn, monkeypatch):
 def test_what_rounding_in_float32_might_explain_is_decided_in_float64():
     """Eigenvalues of nearly singular matrices, found by different steps."""
     suspect = jnp.full((), 2.0)
-    settled = functools.partial(row_check.settled, suspect)
-    assert settled(INDEPENDENT["eigenvalues"], W, X, None) is None
+    refuse = functools.partial(row_check.refuse_interaction, suspect)
+    assert refuse(INDEPENDENT["eigenvalues"], W, X, None) is None
     with pytest.raises(ValueError, match=ROWS):
-        settled(INTERACTING["weak"], W, X, None)
+        refuse(INTERACTING["weak"], W, X, None)
 
 
 VERBS = {
@@ -281,3 +285,37 @@ def test_types_that_a_program_names_are_widened(dtype):
 
 def test_levels_differ_in_type_only_where_it_matters():
     assert _QUICK.tolerance == _EXACT.tolerance == 256 * jnp.finfo(jnp.float32).eps
+
+
+def test_a_proof_is_kept_until_the_function_changes():
+    config = {"is_mixed": False}
+    traces = itertools.count()  # what it counts cannot be seen
+
+    def apply_fn(w, x):
+        next(traces)
+        h = x @ w
+        return h - h.mean(0, keepdims=True) if config["is_mixed"] else h
+
+    def is_proven(x=X):
+        before = repr(traces)
+        found = rows_are_proven(apply_fn, W, x)
+        return found, repr(traces) != before
+
+    assert is_proven() == (True, True)
+    assert is_proven() == (True, False)
+    assert is_proven(X[:3]) == (True, True)
+    config["is_mixed"] = True
+    assert is_proven() == (False, True)
+    assert is_proven() == (False, False)
+    config["is_mixed"] = False
+    assert is_proven() == (True, False)
+
+
+def test_no_proof_keeps_its_function():
+    apply_fn = lambda w, x: x @ w
+    seen = weakref.ref(apply_fn)
+    assert rows_are_proven(apply_fn, W, X)
+    jax.clear_caches()  # programs do
+    del apply_fn
+    gc.collect()
+    assert seen() is None

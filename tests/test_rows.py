@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 from jax import lax
 
 import lazyjax
-from lazyjax.jaxpr.row_independence import rows_are_independent
+from lazyjax.jaxpr.rows.independence import rows_are_independent
 from lazyjax.ntk.row_check import (
     _QUICK_DOUBLE,
     measured_excess,

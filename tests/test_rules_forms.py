@@ -73,9 +73,11 @@ def contracted(eqn, position, delta, act):
     delta = np.asarray(delta).reshape(form.delta_shape or delta.shape)
     terms, arrays = [name(form.delta)], [delta]
     if form.act is not None:
-        prepared = act if form.prepare is None else form.prepare(jnp.asarray(act))
+        prepare_operand = (
+            act if form.prepare is None else form.prepare(jnp.asarray(act))
+        )
         terms.append(name(form.act))
-        arrays.append(np.asarray(prepared))
+        arrays.append(np.asarray(prepare_operand))
     flat = [label for labels in form.weight for label in labels]
     gradient = np.einsum(f"{','.join(terms)}->{name(flat)}", *arrays)
     shape = eqn.invars[position].aval.shape

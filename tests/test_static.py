@@ -14,7 +14,7 @@ import pytest
 
 import lazyjax
 from lazyjax.callables.state import state_of
-from lazyjax.callables.static import as_static
+from lazyjax.callables.static import HashableCallable, forget_programs
 from lazyjax.laziness import kappa
 from tests.helpers.compare import assert_close
 
@@ -306,19 +306,19 @@ def _outputs(apply_fn, w, x):
 
 
 def outputs(apply_fn):
-    return _outputs(as_static(apply_fn), W, X)
+    return _outputs(HashableCallable(apply_fn), W, X)
 
 
 @pytest.mark.parametrize("case", CHANGES)
 def test_a_change_is_seen(case):
     apply_fn, change = case()
-    before = as_static(apply_fn)
-    assert as_static(apply_fn) == before
-    assert hash(as_static(apply_fn)) == hash(before)
+    before = HashableCallable(apply_fn)
+    assert HashableCallable(apply_fn) == before
+    assert hash(HashableCallable(apply_fn)) == hash(before)
     assert_close(outputs(apply_fn), X @ W)
-    assert as_static(apply_fn) == before
+    assert HashableCallable(apply_fn) == before
     change()
-    assert as_static(apply_fn) != before
+    assert HashableCallable(apply_fn) != before
     assert_close(outputs(apply_fn), 2 * X @ W)
 
 
@@ -504,5 +504,20 @@ def test_what_holds_very_much_is_not_read_to_its_end():
 
 
 def test_a_function_keeps_its_name():
-    assert as_static(by_global).__name__ == "by_global"
-    assert as_static(as_static(by_global)) == as_static(by_global)
+    assert HashableCallable(by_global).__name__ == "by_global"
+    assert HashableCallable(HashableCallable(by_global)) == HashableCallable(by_global)
+
+
+def test_networks_of_this_package_are_told_apart_without_opening_it():
+    first, second = (lazyjax.nets.mlp(width=4, depth=depth).apply for depth in (1, 2))
+    assert HashableCallable(first) != HashableCallable(second)
+    # Only what a network holds is read, not the functions of the package.
+    assert str(state_of(first)).count("<class 'function'>") < 10
+
+
+def test_programs_once_forgotten_stay_so_though_their_function_runs_again():
+    apply_fn = lambda w, x: x @ w
+    before = HashableCallable(apply_fn)
+    forget_programs()
+    before(W, X)
+    assert HashableCallable(apply_fn) != before

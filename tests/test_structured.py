@@ -14,8 +14,9 @@ from lazyjax.ntk.contract.orders import (
     Sizes,
     best_order,
 )
-from lazyjax.ntk.methods.structured import ntk_plan, structured_ntk
+from lazyjax.ntk.plan import ntk_plan
 from tests.helpers.compare import assert_close
+from tests.helpers.methods import structured_ntk
 from tests.helpers.oracles import naive_ntk, reduce_ntk
 
 
@@ -223,7 +224,9 @@ def test_fewer_outputs_cost_fewer_operations():
 
 
 def test_wide_layers_without_positions_favour_the_kronecker_order():
-    sizes = Sizes(rows=100, columns=100, seeds=10, is_full=True, is_symmetric=True)
+    sizes = Sizes(
+        rows=100, columns=100, num_cotangents=10, is_full=True, is_symmetric=True
+    )
     assert best_order(sizes, Shape(1, 1, 1024, 1024)) == "kronecker"
     assert best_order(sizes, Shape(1, 256, 64, 27)) == "gradient"
 

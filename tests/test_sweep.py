@@ -21,7 +21,7 @@ import lazyjax
 from lazyjax.dynamics import observers, square_loss
 from lazyjax.sweeps import Sweep
 from lazyjax.sweeps.checkpoint import Checkpoint
-from lazyjax.sweeps.padding import optimizer_ignores_padding
+from lazyjax.sweeps.run import _split
 from tests.helpers.compare import assert_close, relative_error
 
 ROOT = Path(__file__).parent.parent
@@ -50,7 +50,7 @@ def sweep32(network: Any = None, x: Any = X32, y: Any = Y32, **changes: Any) -> 
 
 @pytest.fixture(scope="module")
 def swept():
-    """Two buckets, of which the first pads; all axes, observers and parameters."""
+    """All axes, observers and parameters."""
     with jax.enable_x64(True):
         return lazyjax.sweep(
             SPEC,
@@ -65,7 +65,6 @@ def swept():
             center=True,
             observe=WATCH,
             keep_params=True,
-            buckets=[[1, 3], [5]],
         )
 
 
@@ -116,22 +115,16 @@ def test_member_is_the_network_trained_alone(x64, swept, member):
 
 
 @pytest.mark.compiler
-def test_member_does_not_depend_on_what_else_is_in_the_sweep(x64, swept):
-    small = lazyjax.sweep(
-        SPEC,
-        X,
-        Y,
-        widths=[3],
-        num_seeds=1,
-        key=KEY,
-        alphas=[10.0],
-        learning_rates=[0.1],
-        num_steps=STEPS,
-        center=True,
-    )
+def test_member_does_not_depend_on_what_else_is_in_the_sweep():
+    """Not by a bit, where chunks are of one size."""
+    go = functools.partial(sweep32, SPEC, alphas=[1.0, 10.0], chunk_size=1)
+    swept = go(widths=[1, 3], learning_rates=[0.05, 0.1])
+    small = go(widths=[3], num_seeds=1, alphas=[10.0])
     same = swept.sel(width=[3], seed=[0], alpha=[10.0], learning_rate=[0.1])
     assert small.axes == same.axes
-    assert_close(small.loss, same.loss, 1e-12)
+    assert_close(small.loss, same.loss, "exact")
+    together = go(widths=[3], learning_rates=[0.05, 0.1], chunk_size=None)
+    assert_close(together.loss, swept.sel(width=[3]).loss)
 
 
 def test_centered_network_starts_at_zero(swept):
@@ -148,11 +141,19 @@ def test_seeds_and_learning_rates_are_told_apart(swept):
 
 
 def test_sweep_in_little_memory_is_the_same():
-    model = lazyjax.sweeps.CostModel(batch_bytes=2**30)
-    keywords: dict[str, Any] = {"widths": [2, 4], "num_seeds": 7, "buckets": [[2, 4]]}
-    whole = sweep32(**keywords, cost_model=model)
-    least = sweep32(**keywords, cost_model=model, memory="40KiB")
+    keywords: dict[str, Any] = {"widths": [2, 4], "num_seeds": 7}
+    whole, least = sweep32(**keywords), sweep32(**keywords, memory="40KiB")
     assert_close(least.loss, whole.loss)
+
+
+@pytest.mark.parametrize("num_members", [1, 2, 7, 64, 509])
+def test_chunks_hold_each_member_once_and_waste_little(num_members):
+    members = np.arange(num_members)
+    for size in (1, 3, 64):
+        chunks = _split(members, size)
+        assert {len(chunk) for chunk in chunks} == {size}
+        assert np.unique(chunks).tolist() == members.tolist()
+        assert chunks.size < num_members + size
 
 
 def test_memory_too_small_for_one_member_is_refused():
@@ -169,8 +170,7 @@ FOUR_DEVICES = """
     x, y = rng.normal(size=(5, 4)).astype("f4"), rng.normal(size=(5, 1)).astype("f4")
     go = lambda devices: lazyjax.sweep(
         lazyjax.Architecture(activation="tanh"), x, y, widths=[2, 4], num_seeds=5,
-        key=jax.random.key(0), learning_rates=[0.1], num_steps=6, buckets=[[2, 4]],
-        devices=devices,
+        key=jax.random.key(0), learning_rates=[0.1], num_steps=6, devices=devices,
     ).loss
     four, one = go(None), go(jax.devices()[:1])
     np.testing.assert_allclose(four, one, rtol=1e-5)
@@ -205,18 +205,18 @@ def test_sweep_leaves_no_threads_behind():
 
 @pytest.mark.compiler
 def test_resumed_sweep_repeats_nothing_and_is_the_same_to_the_bit(tmp_path, swept):
-    go = functools.partial(sweep32, num_seeds=6, checkpoint=tmp_path / "run")
-    model = lazyjax.sweeps.CostModel(batch_bytes=1, chunk_seconds=1e-9)  # calls of one
-    first = go(cost_model=model)
+    train = functools.partial(sweep32, num_seeds=6, chunk_size=1)
+    go = functools.partial(train, checkpoint=tmp_path / "run")
+    first = go()
     files = sorted((tmp_path / "run").glob("*.npz"))
     assert len(files) >= 2
     files[0].unlink()
     kept = files[1].stat().st_mtime_ns
-    again = go(cost_model=model, resume=True)
+    again = go(resume=True)
     assert_close(again.loss, first.loss, "exact")
     assert sorted((tmp_path / "run").glob("*.npz")) == files
     assert files[1].stat().st_mtime_ns == kept
-    assert_close(sweep32(num_seeds=6, cost_model=model).loss, first.loss, "exact")
+    assert_close(train().loss, first.loss, "exact")
 
 
 def test_checkpoint_of_another_sweep_is_refused(tmp_path):
@@ -243,7 +243,7 @@ def test_checkpoint_of_another_sweep_is_refused(tmp_path):
 
 
 def go_on(folder):
-    """Sixteen calls; those that `folder` holds are not repeated."""
+    """Sixteen chunks; those that `folder` holds are not repeated."""
     return lazyjax.sweep(
         lazyjax.Architecture(),
         X32,
@@ -255,14 +255,14 @@ def go_on(folder):
         learning_rates=[0.1],
         num_steps=20,
         keep_params=True,
-        cost_model=lazyjax.sweeps.CostModel(batch_bytes=1, chunk_seconds=1e-9),
+        chunk_size=1,
         checkpoint=folder,
         resume=True,
     )
 
 
 def go_on_until_killed(folder, num_calls):
-    """For a process of its own, which dies once the results of some calls are kept."""
+    """For a process of its own, which dies once the results of some chunks are kept."""
     write, written = Checkpoint.write, []
 
     def write_and_die(self, members, records):
@@ -375,8 +375,8 @@ def test_equal_inputs_with_different_targets_keep_the_loss_they_must():
         ({"num_steps": -1}, ValueError, "`num_steps` must be at least 0"),
         ({"observe": observers.ntk}, TypeError, "`observe` must be a sequence"),
         ({"observe_at": [9]}, ValueError, "`observe_at` must increase strictly"),
-        ({"memory": "much"}, ValueError, "`memory` must be a positive number"),
-        ({"buckets": [[4], [8]]}, ValueError, "`buckets` must hold each of the widths"),
+        ({"memory": "much"}, ValueError, "`memory` must be a number with a unit"),
+        ({"chunk_size": 0}, ValueError, "`chunk_size` must be at least 1"),
         ({"resume": True}, ValueError, "`resume` needs `checkpoint`"),
     ],
 )
@@ -391,7 +391,7 @@ def test_misuse_is_refused_with_the_name_of_the_argument(
 # --- other networks, optimizers and observers ---------------------------------------
 
 
-def test_networks_of_other_makers_have_a_program_for_each_width():
+def test_networks_of_other_makers_are_trained():
     def linear(*, width):
         good = lazyjax.nets.mlp(width=width)
         return lazyjax.Network(
@@ -407,16 +407,6 @@ def test_networks_of_other_makers_have_a_program_for_each_width():
     assert (result.loss[..., -1] < result.loss[..., 0]).all()
 
 
-def test_optimizers_that_see_shapes_are_found_out():
-    noisy = lambda rate: optax.chain(
-        optax.add_noise(0.1, 0.5, jax.random.key(0)), optax.sgd(rate)
-    )
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        assert not optimizer_ignores_padding(noisy)
-        assert optimizer_ignores_padding(lambda rate: optax.adam(rate))
-        assert optimizer_ignores_padding(functools.partial(optax.sgd, momentum=0.9))
-
-
 def test_progress_goes_to_standard_error(capsys):
     sweep32(progress=True)
     captured = capsys.readouterr()
@@ -424,7 +414,20 @@ def test_progress_goes_to_standard_error(capsys):
     assert "2/2 members" in captured.err
 
 
-def test_named_observers_that_read_parameters_see_no_padding():
+def test_progress_is_reported_to_a_function():
+    reports: list[tuple[float, str]] = []
+    sweep32(widths=[2, 4], progress=lambda *report: reports.append(report))
+    shares = [share for share, _ in reports]
+    assert shares[0] == 0
+    assert shares[-1] == 1
+    assert shares == sorted(shares)
+    messages = [message for _, message in reports]
+    assert messages[0] == "compiling"
+    assert "training width 4: 0/4 members" in messages
+    assert messages[-1] == "4/4 members"
+
+
+def test_observers_see_parameters_of_the_width_of_their_member():
     result = sweep32(
         lazyjax.Architecture(),
         X32,

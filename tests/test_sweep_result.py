@@ -1,4 +1,4 @@
-"""Results of sweeps: labels, statistics over seeds, files; and plans of sweeps."""
+"""Results of sweeps: labels, statistics over seeds, files."""
 
 import dataclasses
 
@@ -6,14 +6,6 @@ import numpy as np
 import pytest
 
 from lazyjax.sweeps import Sweep
-from lazyjax.sweeps.plan import (
-    Calls,
-    CostModel,
-    MemberCost,
-    choose_buckets,
-    parse_memory,
-    plan_calls,
-)
 from tests.helpers.compare import assert_close
 
 pytestmark = pytest.mark.once
@@ -127,8 +119,8 @@ def test_mean_of_an_observation_leaves_out_what_is_not_finite():
 @pytest.mark.parametrize("suffix", [".npz", ".json", ".csv"])
 def test_files_hold_every_bit(tmp_path, suffix, dtype):
     result = example(dtype)
-    if suffix != ".npz":
-        with pytest.raises(ValueError, match="`path` must end in"):
+    if suffix == ".csv":
+        with pytest.raises(ValueError, match="must not end in"):
             result.save(tmp_path / f"s{suffix}")
         result = dataclasses.replace(result, params=None)
     path = result.save(tmp_path / f"s{suffix}")
@@ -151,94 +143,3 @@ def test_other_suffixes_are_refused(tmp_path):
     for act in (example().save, Sweep.load):
         with pytest.raises(ValueError, match="`path` must end in one of"):
             act(tmp_path / "s.parquet")
-
-
-# --- plans --------------------------------------------------------------------------
-
-
-def brute_force(seconds, compile_seconds):
-    """Least cost over all ways to cut a row into pieces."""
-    n = len(seconds)
-    costs = []
-    for cuts in range(2 ** (n - 1)):
-        ends = [i + 1 for i in range(n - 1) if cuts >> i & 1] + [n]
-        starts = [0, *ends[:-1]]
-        costs.append(
-            sum(
-                compile_seconds + (end - start) * seconds[end - 1]
-                for start, end in zip(starts, ends, strict=True)
-            )
-        )
-    return min(costs)
-
-
-@pytest.mark.parametrize("compile_seconds", [0.01, 0.3, 1.0, 100.0])
-def test_buckets_are_the_cheapest_there_are(compile_seconds):
-    seconds = [0.1 * 1.7**i for i in range(8)]
-    buckets = choose_buckets(range(8), seconds, compile_seconds)
-    assert [width for bucket in buckets for width in bucket] == list(range(8))
-    cost = sum(compile_seconds + len(b) * seconds[b[-1]] for b in buckets)
-    assert_close(cost, brute_force(seconds, compile_seconds))
-
-
-def test_costs_decide_how_many_buckets_there_are():
-    seconds = [0.1 * 1.7**i for i in range(8)]
-    number = lambda cost: len(choose_buckets(range(8), seconds, cost))
-    assert number(1e-3) == 8
-    assert number(1e3) == 1
-
-
-@pytest.mark.parametrize("num_members", [1, 2, 7, 64, 509])
-@pytest.mark.parametrize("num_devices", [1, 4])
-def test_calls_hold_each_member_once_and_waste_little(num_members, num_devices):
-    calls = plan_calls(
-        num_members,
-        MemberCost(flops=1e6, num_bytes=1000),
-        num_steps=10,
-        model=CostModel(batch_bytes=None),
-        memory=200_000,
-        num_devices=num_devices,
-        num_workers=2,
-    )
-    assert calls.batch * 1000 <= 200_000
-    split = calls.split(np.arange(num_members))
-    assert {len(call) for call in split} == {calls.size}
-    every = np.concatenate(split)
-    assert np.unique(every).tolist() == list(range(num_members))
-    assert every.size < num_members + calls.num_batches * num_devices + num_devices
-
-
-def test_batches_fit_the_cache_of_a_processor():
-    cost = MemberCost(flops=1e6, num_bytes=100_000)
-    keywords = {"num_steps": 500, "memory": 2**32, "num_devices": 1}
-    cached = plan_calls(
-        64, cost, num_workers=2, model=CostModel.of_platform("cpu"), **keywords
-    )
-    accelerated = plan_calls(
-        64, cost, num_workers=1, model=CostModel.of_platform("gpu"), **keywords
-    )
-    assert cached.batch == 5
-    assert accelerated.batch == 64
-
-
-def test_calls_shrink_down_to_one_member():
-    calls: Calls | None = Calls(batch=10, num_batches=3)
-    sizes = []
-    while calls is not None:
-        sizes.append(calls.size)
-        calls = calls.smaller(0.5)
-    assert sizes == [30, 5, 2, 1]
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("4GiB", 2**32), ("1.5 KB", 1500), ("10B", 10), (123, 123), (2.0**20, 2**20)],
-)
-def test_memory_is_read_with_its_unit(own_errors, text, expected):
-    assert parse_memory(text) == expected
-
-
-@pytest.mark.parametrize("text", ["", "GiB", "4 gigs", "-1GiB", 0, True, None])
-def test_memory_without_meaning_is_refused(own_errors, text):
-    with pytest.raises(ValueError, match="`memory` must be a positive number"):
-        parse_memory(text)

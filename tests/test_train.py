@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike
 
 from lazyjax.dynamics import (
     Snapshot,
-    linearized,
+    linear_dynamics,
     observers,
     square_loss,
     train,
@@ -85,7 +85,7 @@ def test_linear_model_follows_its_closed_form_at_every_step(dtype):
         observe=[observers.outputs],
         observe_at=steps,
     )
-    flow = linearized(x @ x.T, y, x @ params["w"])
+    flow = linear_dynamics(x @ x.T, y, x @ params["w"])
     expected = flow.gradient_descent(steps, 0.02)
     assert_close(run.observations["outputs"], expected)
     assert_close(run.loss, flow.gradient_descent_loss(steps, 0.02))

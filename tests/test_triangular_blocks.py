@@ -43,7 +43,7 @@ def num_blocks(n, num_outputs):
         precision="highest",
         num_rows=n,
         num_columns=n,
-        seeds=num_outputs,
+        num_cotangents=num_outputs,
     ).num_blocks
 
 

@@ -9,10 +9,10 @@ import pytest
 from jax import lax
 
 from lazyjax.ntk.contract import gradients as contract_gradients
-from lazyjax.ntk.methods.structured import structured_ntk
 from lazyjax.ntk.trace.rules import form_of
 from tests.helpers import zoo
 from tests.helpers.compare import assert_close
+from tests.helpers.methods import structured_ntk
 
 # Image and kernel of a convolution, its strides and further options.
 CASES = {
@@ -56,8 +56,8 @@ def test_taps_together_are_the_patches(case):
     for tap, offset in enumerate(windows.offsets):
         for channel in range(image[-1]):
             start = jnp.asarray([0, *offset, channel])
-            met = jax.jit(windows.met, static_argnums=2)(laid_out, start, 1)
-            assert_close(met, patches[:, :, tap, channel : channel + 1], "exact")
+            read = jax.jit(windows.pixels_of_tap, static_argnums=2)(laid_out, start, 1)
+            assert_close(read, patches[:, :, tap, channel : channel + 1], "exact")
 
 
 SLICED = [

@@ -21,7 +21,7 @@ from lazyjax.jaxpr.equations import (
 # More kinks and jumps than these are refused.
 MOST_BREAKS = 32
 
-_REACH = 1e6  # those farther out are not looked for
+_REACH = 1e6  # none is looked for farther out
 _NEAR_ZERO = 1e-20  # those nearer to 0 are at 0
 _BATCH = 512  # points watched at once
 
@@ -186,7 +186,7 @@ def _result(eqn: jex.JaxprEqn, debug_info: Any, operands: Sequence[_Value]) -> _
 
 
 def _row(seen: Sequence[tuple[_Kind, Array]], kind: _Kind) -> Array:
-    """All that is seen of one kind, in one array of numbers."""
+    """Everything observed of one kind, as one array of numbers."""
     found = [jnp.ravel(value).astype(jnp.float32) for of, value in seen if of == kind]
     row = jnp.concatenate([jnp.zeros(0, jnp.float32), *found])
     return jnp.where(jnp.isnan(row), jnp.inf, row)

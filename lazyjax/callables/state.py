@@ -1,4 +1,4 @@
-"""What a function computes with beside its arguments, told from what it is made of."""
+"""The state of a function: all that it computes with beside its arguments."""
 
 import functools
 import pathlib
@@ -15,16 +15,16 @@ import numpy as np
 # Equal states are of functions that do the same.
 State: TypeAlias = Hashable
 
-# Of what holds more objects than these, some are told by identity or number alone.
+# Beyond so many objects, some are compared by identity or by their number alone.
 _MOST_OBJECTS = 2_000
 # NumPy arrays of more bytes are read at so many evenly spaced entries.
 _WHOLE_BYTES = 2**20
 _SAMPLED_ENTRIES = 2**12
 
 _PLAIN = frozenset({bool, bytes, int, range, str, type(None), type(...)})
-# Those of which different ones are equal, or that have no hash.
+# Types whose different values may be equal, or that have no hash.
 _PRINTED = frozenset({bytearray, complex, float, slice})
-# Nearly all that is met: spared the questions about what else it might be.
+# The most frequent types, for which no other case need be tried.
 _OPENED = frozenset(
     {types.FunctionType, types.MethodType, functools.partial, dict, list, tuple}
 )
@@ -34,19 +34,19 @@ _TOLD_BY_IDENTITY = (types.CodeType, types.ModuleType, jax.Array)
 class ComparedByValue:
     """An object that never changes, and that equals only what does the same.
 
-    Others are known by all that they hold, whatever their `==` says.
+    All other objects are compared by what they hold, whatever their `==` says.
     """
 
 
 def state_of(fn: Any) -> State:
     """What `fn` is, and what it holds now.
 
-    Looked at are the cells of closures, defaults, attributes (of the function, of a
+    It includes the cells of closures, defaults, attributes (of the function, of a
     callable object, of the object of a bound method, of classes, and of all they hold),
     the parts of a `functools.partial`, and the globals that the function and the
-    functions it calls name. JAX arrays do not change and are told by identity, as modules
-    and the insides of installed libraries are; NumPy arrays by their entries, large ones
-    by some.
+    functions it calls name. JAX arrays, which do not change, modules and what is inside
+    of installed libraries are compared by identity; NumPy arrays by their entries, large
+    ones by some of them.
 
     Args:
         fn: A function or any other object.
@@ -59,7 +59,7 @@ def state_of(fn: Any) -> State:
 
 
 class _Same:
-    """Equal to what is of the same object; does not keep it alive, where it can."""
+    """Equal to another of the same object, which it keeps alive only if it must."""
 
     __slots__ = ("_hash", "_ref")
 
@@ -81,16 +81,16 @@ class _Same:
 
 
 class _Walk:
-    """One look at an object and what it holds; each object is opened once."""
+    """A walk through an object and what it holds, which opens each object once."""
 
     def __init__(self):
-        self._num_looked_at = 0
+        self._num_seen = 0
         self._seen: dict[int, int] = {}
-        # Keeps what was made on the way alive, so that no two have the same number.
+        # Keeps temporary objects alive, so that no two have the same `id`.
         self._opened: list[Any] = []
 
     def of(self, value: Any) -> State:
-        self._num_looked_at += 1
+        self._num_seen += 1
         kind = type(value)
         if kind in _PLAIN:
             return kind, value
@@ -104,7 +104,7 @@ class _Walk:
                 return _Same(value)
         if id(value) in self._seen:
             return "seen", self._seen[id(value)]
-        if self._num_looked_at > _MOST_OBJECTS:
+        if self._num_seen > _MOST_OBJECTS:
             return _Same(value)
         self._seen[id(value)] = len(self._opened)
         self._opened.append(value)
@@ -139,7 +139,7 @@ class _Walk:
             yield from self._of_object(value, kind)
 
     def _of_object(self, value: Any, kind: type) -> Iterator[State]:
-        # Into others, what is not written in Python, nothing can be looked.
+        # What is not written in Python cannot be opened.
         is_open = kind.__flags__ & _IS_HEAP_TYPE or hasattr(value, "__dict__")
         is_container = isinstance(value, _CONTAINERS)
         if kind.__eq__ is object.__eq__ or not (is_open or is_container):
@@ -153,19 +153,20 @@ class _Walk:
         if is_container:
             yield len(value)
         if is_open:
-            yield self.of(kind)
+            # First what tells objects of one class apart, as the walk may end early.
             yield from self._all(_attributes(value, kind))
+            yield self.of(kind)
 
     def _all(self, values: Iterable[Any]) -> Iterator[State]:
         for value in values:
-            # The most frequent case of `of`, without the call.
+            # As `of` does, without a call.
             kind = type(value)
             if kind in _PLAIN:
-                self._num_looked_at += 1
+                self._num_seen += 1
                 yield kind, value
             else:
                 yield self.of(value)
-            if self._num_looked_at > _MOST_OBJECTS:
+            if self._num_seen > _MOST_OBJECTS:
                 return
 
 
@@ -212,7 +213,7 @@ def _held_by_class(kind: type) -> Iterator[Any]:
 
 def _attributes(value: Any, kind: type) -> Iterator[Any]:
     for name, attribute in getattr(value, "__dict__", {}).items():
-        # What is computed of the others when first asked for is no change.
+        # A property computed from the others on first use is no change.
         is_derived = isinstance(getattr(kind, name, None), functools.cached_property)
         if not is_derived and name != "__wrapped__":
             yield name

@@ -27,16 +27,19 @@ from lazyjax._checks import (
     check_network_output,
     check_nonnegative,
     check_params,
+    check_positive,
     check_targets,
 )
-from lazyjax.callables.static import as_static
-from lazyjax.certify.certificate import Assumption, Certificate, Quantity
+from lazyjax.callables.static import HashableCallable
+from lazyjax.certify.certificate import Certificate
+from lazyjax.certify.statements import Assumption, Quantity
 from lazyjax.dynamics.losses import square_loss
+from lazyjax.files.results import Storable
 from lazyjax.typing import AnyArray, ApplyFn, Params
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Attack:
+class Attack(Storable):
     r"""Smallest ratios found in balls of several radii.
 
     Attributes:
@@ -156,7 +159,7 @@ def attack(
         jnp.asarray(y),
         jnp.asarray(sizes, shape.dtype),
         key,
-        apply_fn=as_static(apply_fn),
+        apply_fn=HashableCallable(apply_fn),
         num_steps=num_steps,
         num_starts=num_starts,
     )
@@ -207,8 +210,8 @@ def refute(
         'REFUTED'
     """
     check_at_least("num_radii", num_radii, 2)
-    if radius is not None and not 0 < radius < math.inf:
-        raise ValueError(f"`radius` must be positive and finite; got {radius!r}.")
+    if radius is not None:
+        check_positive("radius", radius)
     radii = [radius] if radius is not None else _radii(params, num_radii)
     found = attack(apply_fn, params, x, y, radii, key=key, num_steps=num_steps)
     if radius is not None:
@@ -235,12 +238,9 @@ def refute(
         ),
         margin=math.nan,
         quantities=(
-            Quantity(name="loss", value=found.loss, bound="estimate"),
-            Quantity(
-                name="alpha_upper",
-                value=ratio,
-                bound="estimate",
-                meaning="smallest |grad L|^2 / L found in the ball",
+            Quantity.estimate("loss", found.loss),
+            Quantity.estimate(
+                "alpha_upper", ratio, "smallest |grad L|^2 / L found in the ball"
             ),
         ),
         rigor="float",

@@ -6,20 +6,15 @@ hold and every number of the guarantee to be finite, so a NaN never certifies.
 
 import dataclasses
 import enum
-import json
 import math
-from typing import Any, Literal, get_args
-
-import numpy as np
+from typing import ClassVar, Literal, get_args
 
 from lazyjax._checks import check_choice
-from lazyjax.files.archive import checksum
+from lazyjax.certify.statements import Assumption, Quantity
+from lazyjax.files.results import Storable
 
-Bound = Literal["lower", "upper", "exact", "estimate"]
 Rigor = Literal["proof", "float"]
 Dynamics = Literal["flow", "descent"]
-
-_FORMAT = 2
 
 
 class Verdict(enum.Enum):
@@ -36,94 +31,7 @@ class Verdict(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Quantity:
-    """A number that a certificate computed.
-
-    Attributes:
-        name: Short name, unique in the certificate.
-        value: The number.
-        bound: Whether it is a "lower" or "upper" bound of what it is named after, its
-            "exact" value, or an "estimate" that proves nothing.
-        meaning: What it is, in words.
-
-    Raises:
-        ValueError: If `bound` is not one of its choices.
-    """
-
-    name: str
-    value: float
-    bound: Bound
-    meaning: str = ""
-
-    def __post_init__(self) -> None:
-        check_choice("bound", self.bound, get_args(Bound))
-        object.__setattr__(self, "value", float(self.value))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Assumption:
-    """A statement that a theorem needs, or that refutes it, and what is known of it.
-
-    Attributes:
-        name: Short name, unique in the certificate.
-        statement: The statement.
-        holds: Whether it holds; `None` if neither was shown.
-        detail: The numbers behind that, or what to do about it.
-
-    Raises:
-        TypeError: If `holds` is neither a boolean nor `None`.
-    """
-
-    name: str
-    statement: str
-    holds: bool | None
-    detail: str = ""
-
-    def __post_init__(self) -> None:
-        if self.holds is None:
-            return
-        # Not what Python takes for true, such as a NaN or the text "no".
-        if np.shape(self.holds) or np.asarray(self.holds).dtype != bool:
-            raise TypeError(f"`holds` must be True, False or None; got {self.holds!r}.")
-        # NumPy's booleans are none of True, False and None to `is` and to JSON.
-        object.__setattr__(self, "holds", bool(self.holds))
-
-
-def below(
-    name: str, statement: str, value: float, limit: float, *, detail: str = ""
-) -> Assumption:
-    """Assumption that `value < limit`, for an upper and a lower bound of two sides.
-
-    Args:
-        name: Short name.
-        statement: The inequality in words or symbols.
-        value: Upper bound of the left side.
-        limit: Lower bound of the right side.
-        detail: What to add to the two numbers.
-
-    Returns:
-        The assumption. It holds if the strict inequality does between two numbers that
-        are not NaN, of which the left is finite; else nothing is known, as bounds the
-        wrong way round refute nothing.
-
-    Example:
-        >>> below("small", "x < 1", 0.25, 1.0).holds
-        True
-        >>> below("small", "x < 1", float("nan"), 1.0).holds is None
-        True
-    """
-    holds = True if math.isfinite(value) and value < limit else None
-    numbers = f"{value:.6g} against {limit:.6g}"
-    return Assumption(
-        name=name,
-        statement=statement,
-        holds=holds,
-        detail=f"{numbers}; {detail}" if detail else numbers,
-    )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Certificate:
+class Certificate(Storable):
     r"""Whether a theorem applies to one network, data set and start, and what follows.
 
     Losses are $\tfrac12 \lVert f - y \rVert^2$, summed, unless the theorem says else.
@@ -150,6 +58,8 @@ class Certificate:
         ValueError: If there is no assumption, two things have one name, a choice is
             not valid, or everything holds and so does the refutation.
     """
+
+    _derived: ClassVar = ("verdict",)
 
     theorem: str
     conclusion: str
@@ -293,88 +203,6 @@ class Certificate:
         if self.radius is not None:
             lines.append(f"  distance from the start at most {self.radius:.6g}")
         return lines
-
-    def to_json(self) -> str:
-        """The certificate as one JSON object; NaN and infinities become strings.
-
-        Returns:
-            Strict JSON, from which `from_json` makes an equal certificate.
-        """
-        data = {"format": _FORMAT, "verdict": self.verdict.value}
-        data = _encoded(data | dataclasses.asdict(self))
-        data["checksum"] = checksum(data, {})
-        return json.dumps(data, allow_nan=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> "Certificate":
-        """The certificate that `to_json` wrote; its verdict is computed anew.
-
-        Args:
-            text: JSON of a certificate.
-
-        Returns:
-            The certificate.
-
-        Raises:
-            ValueError: If `text` is not JSON of a certificate, says another verdict than
-                follows from it, or was changed.
-        """
-        try:
-            data = json.loads(text)
-            version, written = data["format"], data.pop("checksum", None)
-            is_whole = written == checksum(data, {})
-            if version != _FORMAT:
-                raise ValueError(f"it must have format {_FORMAT}; got {version!r}")
-            verdict, _ = data.pop("verdict"), data.pop("format")
-            quantities = tuple(Quantity(**_decoded(q)) for q in data.pop("quantities"))
-            assumptions = tuple(Assumption(**a) for a in data.pop("assumptions"))
-            premises = tuple(data.pop("premises"))
-            refutation = data.pop("refutation")
-            if refutation is not None:
-                refutation = Assumption(**refutation)
-            certificate = cls(
-                **_decoded(data),
-                quantities=quantities,
-                assumptions=assumptions,
-                premises=premises,
-                refutation=refutation,
-            )
-        except Exception as error:  # damaged text makes anything fail
-            raise ValueError(
-                f"`text` must be JSON of a certificate; {type(error).__name__}: {error}"
-            ) from error
-        if certificate.verdict.value != verdict:
-            raise ValueError(
-                f"`text` says {verdict!r}, but {certificate.verdict.value} follows from "
-                "its assumptions."
-            )
-        if not is_whole:
-            raise ValueError(
-                "`text` must be what `to_json` wrote; it was changed since. Make the "
-                "certificate anew."
-            )
-        return certificate
-
-
-_NUMBERS = ("margin", "rate", "radius", "step_size", "value")
-
-
-def _encoded(data: Any) -> Any:
-    if isinstance(data, dict):
-        return {key: _encoded(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_encoded(value) for value in data]
-    if isinstance(data, float) and not math.isfinite(data):
-        return repr(data)
-    return data
-
-
-def _decoded(data: dict[str, Any]) -> dict[str, Any]:
-    """Numbers of their fields, whether written as numbers or as words."""
-    return {
-        key: float(value) if key in _NUMBERS and value is not None else value
-        for key, value in data.items()
-    }
 
 
 def _line(assumption: Assumption) -> str:

@@ -1,20 +1,13 @@
 """Certificates of convergence for a network, data and parameters."""
 
 import math
-from collections.abc import Callable
 
 from jaxtyping import Float
 
-from lazyjax._checks import check_choice
-from lazyjax.certify.bounds.flips import (
-    FlipBounds,
-    flip_bounds,
-    supported,
-)
-from lazyjax.certify.bounds.local import LocalBounds, bounds_of
-from lazyjax.certify.certificate import Assumption, Certificate, Rigor
-from lazyjax.certify.problem import problem_of
-from lazyjax.certify.theorems import relu, residual as theorems
+from lazyjax.certify.bounds.start import Start, bounds_at
+from lazyjax.certify.certificate import Certificate, Rigor
+from lazyjax.certify.statements import Assumption
+from lazyjax.certify.theorems import relu, residual
 from lazyjax.nets import Network
 from lazyjax.typing import AnyArray, Params
 
@@ -64,18 +57,14 @@ def gradient_flow(
         'CERTIFIED'
 
     References:
-        Proofs: `lazyjax.certify.theorems` and `lazyjax.certify.theorems.relu`.
+        Proofs: `lazyjax.certify.theorems.residual` and `lazyjax.certify.theorems.relu`.
     """
-    return _certificate(
-        network,
-        params,
-        x,
-        y,
-        rigor,
-        of_smooth=lambda bounds: theorems.flow_theorem(bounds, radius=radius),
-        of_flips=lambda bounds: relu.flow_theorem(bounds, radius=radius),
-        what="gradient flow",
-    )
+    start = bounds_at(network, params, x, y, rigor=rigor)
+    if start.smooth.holds:
+        return residual.flow_theorem(start.local, radius=radius)
+    if start.first_layer.holds:
+        return relu.flow_theorem(start.flips, radius=radius)
+    return _no_theorem("gradient flow", start, start.smooth, start.first_layer)
 
 
 def gradient_descent(
@@ -124,32 +113,24 @@ def gradient_descent(
         (True, True)
 
     References:
-        Proofs: `lazyjax.certify.theorems` and `lazyjax.certify.theorems.relu`.
+        Proofs: `lazyjax.certify.theorems.residual` and `lazyjax.certify.theorems.relu`.
     """
-
-    def of_flips(bounds: FlipBounds) -> Certificate:
-        if gradient_error:
-            raise ValueError(
-                "`gradient_error` must be 0 for activations with kinks; got "
-                f"{gradient_error!r}."
-            )
-        return relu.descent_theorem(bounds, learning_rate=learning_rate, radius=radius)
-
-    return _certificate(
-        network,
-        params,
-        x,
-        y,
-        rigor,
-        of_smooth=lambda bounds: theorems.descent_theorem(
-            bounds,
+    start = bounds_at(network, params, x, y, rigor=rigor)
+    if start.smooth.holds:
+        return residual.descent_theorem(
+            start.local,
             learning_rate=learning_rate,
             gradient_error=gradient_error,
             radius=radius,
-        ),
-        of_flips=of_flips,
-        what="gradient descent",
-    )
+        )
+    if not start.first_layer.holds:
+        return _no_theorem("gradient descent", start, start.smooth, start.first_layer)
+    if gradient_error:
+        raise ValueError(
+            "`gradient_error` must be 0 for activations with kinks; got "
+            f"{gradient_error!r}."
+        )
+    return relu.descent_theorem(start.flips, learning_rate=learning_rate, radius=radius)
 
 
 def existence(
@@ -191,47 +172,21 @@ def existence(
         'REFUTED'
 
     References:
-        Proof: `lazyjax.certify.theorems`.
+        Proof: `lazyjax.certify.theorems.residual`.
     """
-    return _certificate(
-        network,
-        params,
-        x,
-        y,
-        rigor,
-        of_smooth=lambda bounds: theorems.existence_theorem(bounds, radius=radius),
-        of_flips=None,
-        what="existence of zero loss",
-    )
+    start = bounds_at(network, params, x, y, rigor=rigor)
+    if start.smooth.holds:
+        return residual.existence_theorem(start.local, radius=radius)
+    return _no_theorem("existence of zero loss", start, start.smooth)
 
 
-def _certificate(
-    network: Network,
-    params: Params,
-    x: AnyArray,
-    y: AnyArray,
-    rigor: Rigor,
-    *,
-    of_smooth: Callable[[LocalBounds], Certificate],
-    of_flips: Callable[[FlipBounds], Certificate] | None,
-    what: str,
-) -> Certificate:
-    """By the theorem for the activation; inconclusive if there is none."""
-    check_choice("rigor", rigor, ("proof", "float"))
-    problem = problem_of(network, params, x, y)
-    is_smooth, has_flips = problem.smooth, supported(problem.copies)
-    if is_smooth.holds:
-        return of_smooth(bounds_of(problem, rigor))
-    if has_flips.holds and of_flips is not None:
-        return of_flips(flip_bounds(problem, rigor))
-    options: tuple[Assumption, ...] = (is_smooth,)
-    if of_flips is not None:
-        options += (has_flips,)
+def _no_theorem(what: str, start: Start, *needs: Assumption) -> Certificate:
+    """Nothing follows for a network that is of neither kind, but by a conflict."""
     return Certificate(
         theorem=f"{what}: no theorem for this network",
         conclusion=f"{what} is certain",
-        assumptions=options,
+        assumptions=needs,
         margin=-math.inf,
-        rigor=rigor,
-        refutation=problem.conflict,
+        rigor=start.rigor,
+        refutation=start.conflict,
     )

@@ -13,6 +13,7 @@ where $\int \lVert r\rVert \le \lVert r_0\rVert/\mu^2$ and $\int \lVert r - r^{l
 """
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -21,28 +22,32 @@ from jaxtyping import Float
 from lazyjax._checks import check_batch, check_floating
 from lazyjax.certify.arithmetic.matrices import frobenius_upper
 from lazyjax.certify.arithmetic.rounding import (
-    UNIT_ROUNDOFF,
     interval,
-    raised,
+    root_up,
+    round_up,
     unit_roundoff,
+    upper_or_infinity,
 )
-from lazyjax.certify.bounds import local as local
 from lazyjax.certify.bounds.agreement import check_agreement
 from lazyjax.certify.bounds.branches import (
-    evaluations_of,
+    at_rigor,
     kernel_of,
     lipschitz_fn,
+    map_branches,
 )
+from lazyjax.certify.bounds.evaluation import concatenated, evaluate, example_of
 from lazyjax.certify.bounds.layers import check_features
+from lazyjax.certify.bounds.local import LocalBounds
+from lazyjax.certify.bounds.start import bounds_at
 from lazyjax.certify.certificate import Certificate, Rigor
-from lazyjax.certify.problem import problem_of
 from lazyjax.certify.theorems.residual import flow_theorem
+from lazyjax.files.results import Storable
 from lazyjax.nets import Network
 from lazyjax.typing import AnyArray, Params
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LazyGap:
+class LazyGap(Storable):
     """Bounds of the distance from the linearized model, at any time of gradient flow.
 
     Attributes:
@@ -93,36 +98,38 @@ def lazy_gap(
         >>> bool(gap.train < 1e-9), bool((gap.test < 1e-9).all())
         (True, True)
     """
-    problem = problem_of(network, params, x, y)
-    bounds = local.bounds_of(problem, rigor)
-    certificate = flow_theorem(bounds)
-    copies, inputs = problem.copies, problem.inputs
+    start = bounds_at(network, params, x, y, rigor=rigor)
+    certificate = flow_theorem(start.local)
     check_floating("x_test", x_test)
     check_batch("x_test", x_test)
-    others = np.asarray(x_test, np.float64).reshape(len(x_test), -1)
-    check_features(copies, "x_test", others)
+    inputs = np.asarray(x_test, np.float64).reshape(len(x_test), -1)
+    check_features(start.branches, "x_test", inputs)
     with np.errstate(all="ignore"):
-        evaluations = evaluations_of(copies, others, UNIT_ROUNDOFF)
-        check_agreement(network, params, x_test, evaluations)
+        others = map_branches(
+            lambda e: evaluate(e.network, inputs, e.unit, norms=e.norms),
+            start.evaluations,
+        )
+        check_agreement(network, params, x_test, others)
     if not certificate.is_certified:
-        infinite = np.full(len(others), np.inf)
+        infinite = np.full(len(inputs), np.inf)
         return LazyGap(train=math.inf, test=infinite, certificate=certificate)
-    unit = unit_roundoff(rigor)
-    joined = kernel_of(evaluations_of(copies, np.concatenate([inputs, others]), unit))
-    n, k = len(inputs), network.architecture.num_outputs
+    unit, others = unit_roundoff(rigor), at_rigor(others, rigor)
+    known = at_rigor(start.evaluations, rigor)
+    joined = kernel_of(map_branches(concatenated, known, others))
+    n, k = start.targets.shape
     test = []
-    for i, row in enumerate(others):
+    for i in range(len(inputs)):
         own = slice((n + i) * k, (n + i + 1) * k)
         cross = frobenius_upper(joined.value[: n * k, own], unit) + joined.error
         trace = float(np.trace(joined.value[own, own])) + k * joined.error
-        lipschitz = lipschitz_fn(evaluations_of(copies, row[None], unit))
+        example = map_branches(functools.partial(example_of, i=i), others)
         test.append(
             _gap_at(
-                bounds,
+                start.local,
                 certificate,
-                cross=float(raised(cross, 2, unit)),
-                norm=math.sqrt(raised(trace, k + 2, unit)) * (1 + 4 * unit),
-                lipschitz=lipschitz(certificate["path_length"]),
+                cross=float(round_up(cross, 2, unit)),
+                norm=float(root_up(trace, k + 2, unit)),
+                lipschitz=lipschitz_fn(example)(certificate["path_length"]),
             )
         )
     return LazyGap(
@@ -133,7 +140,7 @@ def lazy_gap(
 
 
 def _gap_at(
-    bounds: local.LocalBounds,
+    bounds: LocalBounds,
     certificate: Certificate,
     *,
     cross: float,
@@ -149,5 +156,4 @@ def _gap_at(
     drift = interval(bounds.jacobian_norm) * own_moved + norm * moved
     factor = drift + moved * own_moved
     factor = factor + interval(cross) * certificate["kernel_drift"] / sigma_sq
-    gap = (factor * bounds.residual.high / mu_sq).high
-    return math.inf if math.isnan(gap) else max(gap, 0.0)
+    return max(upper_or_infinity(factor * bounds.residual.high / mu_sq), 0.0)

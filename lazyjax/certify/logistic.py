@@ -15,23 +15,20 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-from lazyjax._checks import check_choice
+from lazyjax._checks import check_positive
 from lazyjax.certify.arithmetic.activations import ROUNDING
 from lazyjax.certify.arithmetic.rounding import (
     Interval,
     interval,
-    raised,
+    round_up,
     unit_roundoff,
+    upper_or_infinity,
 )
-from lazyjax.certify.bounds import local as local
-from lazyjax.certify.bounds.ball import (
-    ball_assumptions,
-    ball_quantities,
-    smallest_ball,
-)
-from lazyjax.certify.bounds.branches import output_of
-from lazyjax.certify.certificate import Certificate, Quantity, Rigor
-from lazyjax.certify.problem import problem_of
+from lazyjax.certify.bounds.ball import ball_assumptions, ball_quantities, smallest_ball
+from lazyjax.certify.bounds.branches import at_rigor, output_of
+from lazyjax.certify.bounds.start import bounds_at
+from lazyjax.certify.certificate import Certificate, Rigor
+from lazyjax.certify.statements import Quantity
 from lazyjax.nets import Network
 from lazyjax.typing import AnyArray, Params
 
@@ -72,30 +69,25 @@ def logistic_flow(
         >>> logistic_flow(net, params, x, y, target_loss=0.01).verdict.name
         'CERTIFIED'
     """
-    check_choice("rigor", rigor, ("proof", "float"))
-    if not 0 < target_loss < math.inf:
-        raise ValueError(
-            f"`target_loss` must be positive and finite; got {target_loss!r}."
-        )
-    problem = problem_of(network, params, x, y)
-    labels = problem.targets
+    check_positive("target_loss", target_loss)
+    start = bounds_at(network, params, x, y, rigor=rigor)
+    labels = start.targets
     if labels.shape[1] != 1 or not np.all(np.abs(labels) == 1):
         raise ValueError("`y` must have one column of -1 and 1.")
-    bounds = local.bounds_of(problem, rigor)
-    unit = unit_roundoff(rigor)
-    output, error = output_of(local.at_rigor(problem.evaluations, rigor))
+    bounds, unit = start.local, unit_roundoff(rigor)
+    output, error = output_of(at_rigor(start.evaluations, rigor))
     with np.errstate(all="ignore"):  # what overflows certifies nothing
-        start = total_loss_upper(output, labels, error, unit)
+        total = total_loss_upper(output, labels, error, unit)
     target = (interval(target_loss) * len(labels)).low
-    demand = demand_of(start, target, len(labels))
+    demand = demand_of(total, target, len(labels))
     balls = [
-        (smallest_ball(block.sigma_min, demand, block.lipschitz), block)
+        smallest_ball(block.sigma_min, demand, block.lipschitz)
         for block in bounds.blocks
     ]
-    ball, _ = max(balls, key=lambda pair: (pair[0].holds, pair[0].sigma_end.low))
-    fall = _antiderivative(start) - _antiderivative(target)
+    ball = max(balls, key=lambda ball: (ball.holds, ball.sigma_end.low))
+    fall = _antiderivative(total) - _antiderivative(target)
     n_sq, mu = interval(len(labels)) * len(labels), ball.sigma_end
-    time = (n_sq * fall / (mu * mu)).high
+    time = upper_or_infinity(n_sq * fall / (mu * mu))
     return Certificate(
         theorem="gradient flow on the logistic loss",
         conclusion=f"gradient flow reaches a mean logistic loss of {target_loss:g}",
@@ -103,24 +95,11 @@ def logistic_flow(
         margin=ball.margin,
         quantities=(
             *(q for q in ball_quantities(ball, bounds) if q.name != "residual"),
-            Quantity(
-                name="total_loss",
-                value=start,
-                bound="upper",
-                meaning="sum of losses at the start",
+            Quantity.upper("total_loss", total, "sum of losses at the start"),
+            Quantity.upper(
+                "demand", demand, "sqrt(n) log((exp(n L0) - 1) / (exp(n target) - 1))"
             ),
-            Quantity(
-                name="demand",
-                value=demand,
-                bound="upper",
-                meaning="sqrt(n) log((exp(n L0) - 1) / (exp(n target) - 1))",
-            ),
-            Quantity(
-                name="time",
-                value=math.inf if math.isnan(time) else max(time, 0.0),
-                bound="upper",
-                meaning="time until the loss is reached",
-            ),
+            Quantity.upper("time", max(time, 0.0), "time until the loss is reached"),
         ),
         dynamics="flow",
         radius=ball.length.high,
@@ -140,14 +119,13 @@ def total_loss_upper(
     own = ROUNDING * float(np.sum(1 + np.abs(output))) if unit else 0.0
     # Each loss is 1-Lipschitz in its output.
     total = float(np.sum(losses)) + own + math.sqrt(len(output)) * error
-    return float(raised(total, len(output) + 8, unit))
+    return float(round_up(total, len(output) + 8, unit))
 
 
 def demand_of(start: float, target: float, num_examples: int) -> float:
     """Upper bound of $C$, for sums of losses at the start and in the end."""
     fall = _log_expm1(interval(start)) - _log_expm1(interval(target))
-    demand = (interval(num_examples).sqrt() * fall).high
-    return math.inf if math.isnan(demand) else max(demand, 0.0)
+    return max(upper_or_infinity(interval(num_examples).sqrt() * fall), 0.0)
 
 
 def _log_expm1(value: Interval) -> Interval:

@@ -13,24 +13,19 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from lazyjax._checks import check_at_least, check_choice
-from lazyjax.certify.bounds.evaluation import (
-    Evaluation,
-    LayerNorms,
-    evaluate,
-    kernel,
-)
-from lazyjax.certify.bounds.flips import supported
+from lazyjax._checks import check_at_least
+from lazyjax.certify.bounds.evaluation import Evaluation, LayerNorms, evaluate, kernel
 from lazyjax.certify.bounds.layers import SYMMETRIZED_SCALE, Layers
+from lazyjax.certify.bounds.start import bounds_at
 from lazyjax.certify.certificate import Certificate, Rigor
 from lazyjax.certify.descent_and_flow import gradient_flow
-from lazyjax.certify.problem import problem_of
+from lazyjax.files.results import Storable
 from lazyjax.nets import Network
 from lazyjax.typing import AnyArray, Params
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WarmStart:
+class WarmStart(Storable):
     """Trained parameters and what is certain of gradient flow from there.
 
     Attributes:
@@ -90,36 +85,33 @@ def warm_start(
     References:
         Levenberg (1944); Marquardt (1963), for the method of training.
     """
-    check_choice("rigor", rigor, ("proof", "float"))
     check_at_least("num_steps", num_steps, 0)
-    problem = problem_of(network, params, x, y)
-    copies = problem.copies
-    if not (problem.smooth.holds or supported(copies).holds):
+    start = bounds_at(network, params, x, y, rigor=rigor)
+    branches = start.branches
+    if not (start.smooth.holds or start.first_layer.holds):
         raise ValueError(
             "`network` must be one that `gradient_flow` has a theorem for; got "
-            f"activation {copies[0].activation!r}, {copies[0].depth} hidden layers."
+            f"activation {branches[0].activation!r}, {branches[0].depth} hidden layers."
         )
     with np.errstate(all="ignore"):  # a step that overflows is not taken
-        trained, residuals = _trained(
-            copies, problem.inputs, problem.targets, num_steps
-        )
+        trained, residuals = _trained(branches, start.inputs, start.targets, num_steps)
     result = _params(params, trained, network.architecture.symmetrized)
     return WarmStart(
         params=result,
         certificate=gradient_flow(network, result, x, y, rigor=rigor),
         residual=np.asarray(residuals),
-        moved=_distance(copies, trained),
+        moved=_distance(branches, trained),
     )
 
 
 def _trained(
-    copies: tuple[Layers, ...], x: np.ndarray, y: np.ndarray, num_steps: int
+    branches: tuple[Layers, ...], x: np.ndarray, y: np.ndarray, num_steps: int
 ) -> tuple[tuple[Layers, ...], list[float]]:
-    evaluations, residual = _look(copies, x, y)
+    evaluations, residual = _evaluated(branches, x, y)
     residuals = [float(np.linalg.norm(residual))]
     damping = 1e-3
     for _ in range(num_steps):
-        factor = len(copies) ** -0.5
+        factor = len(branches) ** -0.5
         gram = sum(kernel(e).value for e in evaluations) * factor**2
         scale = np.trace(gram) / len(gram)
         if not np.isfinite(scale) or scale == 0 or residuals[-1] == 0:
@@ -132,27 +124,29 @@ def _trained(
                 _stepped(e, sign * factor * weights)
                 for e, sign in zip(evaluations, (1, -1), strict=False)
             )
-            after, new_residual = _look(trial, x, y)
+            after, new_residual = _evaluated(trial, x, y)
             if np.linalg.norm(new_residual) < residuals[-1]:
                 break
             damping = max(damping, 1e-16) * 10
         else:
             break  # no step gets further: rounding, or a critical point
-        copies, evaluations, residual = trial, after, new_residual
+        branches, evaluations, residual = trial, after, new_residual
         residuals.append(float(np.linalg.norm(residual)))
         damping = max(damping / 10, 1e-16)
-    return copies, residuals
+    return branches, residuals
 
 
-def _look(
-    copies: tuple[Layers, ...], x: np.ndarray, y: np.ndarray
+def _evaluated(
+    branches: tuple[Layers, ...], x: np.ndarray, y: np.ndarray
 ) -> tuple[tuple[Evaluation, ...], np.ndarray]:
     # No errors are bounded while training, so norms of weights are not needed.
     evaluations = tuple(
-        evaluate(copy, x, 0.0, norms=(LayerNorms(0.0, 0.0, 0.0),) * len(copy.layers))
-        for copy in copies
+        evaluate(
+            branch, x, 0.0, norms=(LayerNorms(0.0, 0.0, 0.0),) * len(branch.layers)
+        )
+        for branch in branches
     )
-    if len(copies) == 1:
+    if len(branches) == 1:
         return evaluations, evaluations[0].output.value - y
     plus, minus = evaluations
     output = (plus.output.value - minus.output.value) * SYMMETRIZED_SCALE
@@ -160,13 +154,10 @@ def _look(
 
 
 def _stepped(evaluation: Evaluation, weights: Float[np.ndarray, "n k"]) -> Layers:
-    """The copy after the step $-J^T$ `weights`."""
+    """The branch after the step $-J^T$ `weights`."""
     layers = []
     for layer, rows, cotangents in zip(
-        evaluation.network.layers,
-        evaluation.inputs,
-        evaluation.cotangents,
-        strict=True,
+        evaluation.network.layers, evaluation.inputs, evaluation.cotangents, strict=True
     ):
         if not layer.is_trained:
             layers.append(layer)
@@ -189,9 +180,9 @@ def _params(
     result = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     entries = (result["plus"], result["minus"]) if is_symmetrized else (result,)
     copied = []
-    for entry, copy in zip(entries, trained, strict=True):
+    for entry, branch in zip(entries, trained, strict=True):
         entry = {name: dict(arrays) for name, arrays in entry.items()}
-        for number, layer in enumerate(copy.layers, start=1):
+        for number, layer in enumerate(branch.layers, start=1):
             arrays = entry[f"layer_{number}"]
             arrays["kernel"] = layer.weight
             if "bias" in arrays:

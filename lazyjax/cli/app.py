@@ -8,6 +8,7 @@ import lazyjax
 from lazyjax.cli.certify import certify_app
 from lazyjax.cli.experiments import experiments
 from lazyjax.cli.quickstart import quickstart
+from lazyjax.cli.reproduce import reproduce
 from lazyjax.cli.sweep import sweep
 
 app = typer.Typer(
@@ -41,7 +42,7 @@ def _lazyjax(
     """Lazy training and neural tangent kernels in JAX."""
 
 
-for command in (quickstart, sweep, experiments):
+for command in (quickstart, sweep, reproduce, experiments):
     app.command()(command)
 app.add_typer(
     certify_app,

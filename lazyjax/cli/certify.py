@@ -2,9 +2,10 @@
 
 import enum
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import jax
+import numpy as np
 import typer
 import typer.core
 
@@ -16,6 +17,10 @@ from lazyjax.cli.console import (
     table_console,
 )
 from lazyjax.cli.data import Data, NumTrain, read_examples
+
+if TYPE_CHECKING:
+    from lazyjax.nets import Network
+    from lazyjax.typing import Params
 
 
 class _CertifyUnlessNamed(typer.core.TyperGroup):
@@ -65,10 +70,45 @@ class _Rigor(enum.StrEnum):
 _RigorOption = Annotated[
     _Rigor, typer.Option(help="Whether rounding is accounted for.")
 ]
+_Width = Annotated[int, typer.Option(min=1, help="Units per hidden layer.")]
+_WStd = Annotated[
+    float | None,
+    typer.Option(
+        help="Standard deviation of weights.  [default: 3 at depth 1, else 1]"
+    ),
+]
+_TrainedOption = Annotated[
+    _Trained | None,
+    typer.Option(help="Layers trained.  [default: first at depth 1, else all]"),
+]
+
+
+def _initialized(
+    width: int,
+    depth: int,
+    activation: str,
+    w_std: float | None,
+    trained: _Trained | None,
+    x: np.ndarray,
+    seed: int,
+) -> "tuple[Network, Params]":
+    """The network of these options, and its parameters at the start."""
+    from lazyjax.certify.widths import network_at
+
+    with bad_usage():
+        network = network_at(
+            width,
+            depth=depth,
+            activation=activation,
+            w_std=w_std,
+            trained=None if trained is None else trained.value,
+        )
+    return network, network.init(jax.random.key(seed), x)
 
 
 @certify_app.command(
-    "network", epilog="See also: lazyjax certify bounds, a table of widths."
+    "network",
+    epilog="See also: lazyjax certify compare, all theorems; certify bounds, widths.",
 )
 def certify(
     data: Data = "digits",
@@ -78,17 +118,9 @@ def certify(
     ] = _Kind.MLP,
     depth: _Depth = 1,
     activation: _Activation = "softplus",
-    width: Annotated[int, typer.Option(min=1, help="Units per hidden layer.")] = 16384,
-    w_std: Annotated[
-        float | None,
-        typer.Option(
-            help="Standard deviation of weights.  [default: 3 at depth 1, else 1]"
-        ),
-    ] = None,
-    trained: Annotated[
-        _Trained | None,
-        typer.Option(help="Layers trained.  [default: first at depth 1, else all]"),
-    ] = None,
+    width: _Width = 16384,
+    w_std: _WStd = None,
+    trained: _TrainedOption = None,
     start: Annotated[
         _Start, typer.Option(help="Certify at initialization, or after training.")
     ] = _Start.INIT,
@@ -110,17 +142,10 @@ def certify(
         x, y = read_examples("certify", data, num_train, seed)
         with one_line_errors():
             from lazyjax import certify as certificates
-            from lazyjax.certify.widths.table import network_at
 
-            with bad_usage():
-                network = network_at(
-                    width,
-                    depth=depth,
-                    activation=activation,
-                    w_std=w_std,
-                    trained=None if trained is None else trained.value,
-                )
-            params = network.init(jax.random.key(seed), x)
+            network, params = _initialized(
+                width, depth, activation, w_std, trained, x, seed
+            )
             if start is _Start.TRAINED:
                 with bad_usage():
                     params = certificates.warm_start(network, params, x, y).params
@@ -131,6 +156,34 @@ def certify(
             found = certify_fn(network, params, x, y, rigor=rigor.value)
     print(found.to_json() if as_json else found.explain())
     sys.exit(0 if found.is_certified else 1)
+
+
+@certify_app.command()
+def compare(
+    data: Data = "digits",
+    num_train: NumTrain = None,
+    depth: _Depth = 1,
+    activation: _Activation = "softplus",
+    width: _Width = 16384,
+    w_std: _WStd = None,
+    trained: _TrainedOption = None,
+    rigor: _RigorOption = _Rigor.PROOF,
+    seed: _Seed = 0,
+    as_json: _Json = False,
+) -> None:
+    """Verdicts of all theorems that are about a network, at its initialization."""
+    interrupts.after_interrupt()
+    with jax.enable_x64(True):
+        x, y = read_examples("certify compare", data, num_train, seed)
+        with one_line_errors():
+            from lazyjax import certify as certificates
+
+            network, params = _initialized(
+                width, depth, activation, w_std, trained, x, seed
+            )
+            with bad_usage():
+                found = certificates.compare(network, params, x, y, rigor=rigor.value)
+    print(found.to_json() if as_json else found.explain())
 
 
 @certify_app.command()
@@ -158,7 +211,7 @@ def bounds(
         x, y = read_examples("certify bounds", data, num_train, seed)
         with one_line_errors(), progress_shown() as show:
             from lazyjax import report
-            from lazyjax.certify.widths.table import BYTES_PER_PARAMETER, width_table
+            from lazyjax.certify.widths import BYTES_PER_PARAMETER, width_table
 
             with bad_usage():
                 found = width_table(
@@ -174,7 +227,7 @@ def bounds(
                     progress=show,
                 )
     if as_json:
-        print(report.json_bytes(found.to_json()).decode(), end="")
+        print(report.json_bytes(found.summary()).decode(), end="")
         return
     table_console(150).print(
         report.table(

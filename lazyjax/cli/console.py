@@ -21,7 +21,7 @@ from lazyjax.cli import interrupts
 
 @contextmanager
 def bad_usage(option: str | None = None) -> Iterator[None]:
-    """What arguments cause inside, as bad usage.
+    """Context in which type and value errors become bad usage.
 
     Args:
         option: The option to blame; `None` if the message names it.
@@ -30,7 +30,7 @@ def bad_usage(option: str | None = None) -> Iterator[None]:
         Nothing.
 
     Raises:
-        BadParameter: If they do.
+        BadParameter: In place of a type or value error.
     """
     try:
         yield
@@ -40,13 +40,13 @@ def bad_usage(option: str | None = None) -> Iterator[None]:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """What goes wrong inside, in one line on stderr, and the exit code it deserves.
+    """Context in which errors become one line on stderr and an exit code.
 
     Yields:
         Nothing.
 
     Raises:
-        Exit: If anything goes wrong.
+        Exit: In place of an error.
     """
     try:
         yield
@@ -71,8 +71,7 @@ def table_console(width: int) -> Console:
     """Console for tables on stdout.
 
     Args:
-        width: In characters, where that of stdout is unknown, as in a file: rows are
-            not to be broken there.
+        width: In characters, where stdout has none, as a file.
 
     Returns:
         The console.
@@ -83,23 +82,22 @@ def table_console(width: int) -> Console:
 
 @contextmanager
 def progress_shown() -> Iterator[Callable[[float, str], None]]:
-    """Function of the share done and what comes next, shown on stderr.
-
-    A bar with the time left on a terminal; a line for each change elsewhere.
+    """Progress on stderr: a bar on a terminal, and elsewhere a line for each message.
 
     Yields:
-        The function.
+        Function of the share that is done, and what comes next.
     """
     console = Console(stderr=True)
     if not console.is_terminal:
-        said: list[str] = []
+        last_message = ""
 
-        def say(share: float, words: str) -> None:
-            if words not in said[-1:]:
-                print(f"{share:4.0%} {words}", file=sys.stderr, flush=True)
-                said.append(words)
+        def print_line(share: float, message: str) -> None:
+            nonlocal last_message
+            if message != last_message:
+                print(f"{share:4.0%} {message}", file=sys.stderr, flush=True)
+                last_message = message
 
-        yield say
+        yield print_line
         return
     columns = (
         SpinnerColumn(),
@@ -112,4 +110,6 @@ def progress_shown() -> Iterator[Callable[[float, str], None]]:
     )
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("loading", total=1.0)
-        yield lambda share, words: bar.update(task, completed=share, description=words)
+        yield lambda share, message: bar.update(
+            task, completed=share, description=message
+        )

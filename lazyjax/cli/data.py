@@ -56,18 +56,7 @@ def read_examples(
 
 
 def _read_npz(path: Path, num_train: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Arrays of a file.
-
-    Args:
-        path: The file.
-        num_train: How many rows to keep; `None` for all.
-
-    Returns:
-        X, flattened, and y.
-
-    Raises:
-        ValueError: If the file cannot be read, or is not what is expected.
-    """
+    """The first rows of X, flattened, and of y; `None` means all of them."""
     arrays = _arrays(path)
     missing = [name for name in ("X", "y") if name not in arrays]
     if missing:
@@ -105,17 +94,7 @@ def _read_npz(path: Path, num_train: int | None) -> tuple[np.ndarray, np.ndarray
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an .npz file; never unpickled.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The arrays by name.
-
-    Raises:
-        ValueError: If it cannot be read, or is no such file.
-    """
+    """All arrays of an .npz file by name; nothing is unpickled."""
     try:
         file = np.load(path, allow_pickle=False)
         if isinstance(file, np.ndarray):

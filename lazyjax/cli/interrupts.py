@@ -1,9 +1,8 @@
-"""One Ctrl-C ends the program at once, whatever it computes, in true words.
+"""One Ctrl-C ends the program at once, whatever it computes, and says what was written.
 
-Python handles signals between two instructions of the main thread, and a program that
-XLA compiles or runs is one instruction: so a thread of its own waits for the signal. It
-ends the process without the interpreter's own end, at which threads that XLA is still
-busy in would crash.
+Python handles signals between two instructions of the main thread. A program that XLA
+compiles or runs is one instruction, so a separate thread waits for the signal. It ends
+the process by `os._exit`: in an ordinary exit, threads that still run XLA would crash.
 """
 
 import os
@@ -17,10 +16,10 @@ from lazyjax.files.writing import end_writing
 
 EXIT_CODE = 130
 
-# Longer than a file takes to be written, shorter than patience.
+# Enough for a file that is being written.
 _SECONDS_TO_WRITE = 1.0
 
-_SHOW_CURSOR = "\x1b[?25h\n"  # which a progress bar hides
+_SHOW_CURSOR = "\x1b[?25h\n"  # a progress bar hides it
 
 
 _outcome: Callable[[], str] = lambda: "nothing written"
@@ -29,11 +28,11 @@ _outcome: Callable[[], str] = lambda: "nothing written"
 def after_interrupt(
     *outputs: Path, otherwise: Callable[[], str] = lambda: "nothing written"
 ) -> None:
-    """Set what is said of a command that is interrupted from now on.
+    """Set the message of a command that is interrupted from now on.
 
     Args:
         *outputs: Files that it will write.
-        otherwise: What to say where it has not written them yet.
+        otherwise: Makes the message for when it has not written them yet.
     """
     global _outcome
     before = list(map(_identity, outputs))

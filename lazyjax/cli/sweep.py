@@ -44,12 +44,12 @@ def sweep(
     with a checkpoint goes on with what the folder holds.
     """
     _check_output(out, checkpoint)
-    of_widths = _numbers(int, widths, "--widths")
-    of_alphas = _numbers(float, alphas, "--alphas")
-    of_rates = _numbers(float, rates, "--rates")
+    width_list = _numbers(int, widths, "--widths")
+    alpha_list = _numbers(float, alphas, "--alphas")
+    rate_list = _numbers(float, rates, "--rates")
     if x64:
         jax.config.update("jax_enable_x64", True)
-    interrupts.after_interrupt(out, otherwise=_what_is_kept(out, checkpoint))
+    interrupts.after_interrupt(out, otherwise=_kept_message(out, checkpoint))
     with one_line_errors():
         require("sweep", "data")
         spec = lazyjax.Architecture(
@@ -62,11 +62,11 @@ def sweep(
             spec,
             data.x_train,
             data.y_train,
-            widths=of_widths,
+            widths=width_list,
             num_seeds=seeds,
             key=jax.random.key(0),
-            alphas=of_alphas,
-            learning_rates=[largest * rate for rate in of_rates],
+            alphas=alpha_list,
+            learning_rates=[largest * rate for rate in rate_list],
             num_steps=steps,
             memory=memory,
             checkpoint=checkpoint,
@@ -88,13 +88,13 @@ def sweep(
         print(text, file=sys.stderr)
 
 
-def _what_is_kept(out: Path, checkpoint: Path | None) -> Callable[[], str]:
-    """What is said of an interrupted sweep, by what is on disk then."""
+def _kept_message(out: Path, checkpoint: Path | None) -> Callable[[], str]:
+    """Makes the message of an interrupted sweep, from what is on disk then."""
     if checkpoint is None:
         return lambda: "nothing written; with --checkpoint what is done would be kept"
     before = set(kept_files(checkpoint))
 
-    def outcome() -> str:
+    def message() -> str:
         count = len(set(kept_files(checkpoint)) - before)
         if not count and before:
             return f"nothing new written; what {checkpoint} held is kept"
@@ -106,7 +106,7 @@ def _what_is_kept(out: Path, checkpoint: Path | None) -> Callable[[], str]:
             "which the same command goes on"
         )
 
-    return outcome
+    return message
 
 
 def _numbers(kind: Callable[[str], Any], text: str, option: str) -> list[Any]:

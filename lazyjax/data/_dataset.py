@@ -7,12 +7,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lazyjax._checks import check_batch, check_floating
+from lazyjax.files.results import Storable
 from lazyjax.typing import AnyArray
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Dataset:
+class Dataset(Storable):
     """Inputs of unit norm and floating-point targets, for training and for testing.
 
     Attributes:
@@ -38,18 +39,7 @@ def split(
     description: str,
     dtype: jax.typing.DTypeLike | None,
 ) -> Dataset:
-    """Data set of the first `num_train` rows for training and the others for testing.
-
-    Args:
-        x: Inputs, no row of which is zero; they are divided by their norm.
-        y: Targets.
-        num_train: Number of leading rows to train on.
-        description: What the data are.
-        dtype: Of the result; `None` means float64 if JAX has it enabled, else float32.
-
-    Returns:
-        The data set.
-    """
+    """Data set of the first `num_train` rows for training and the others for testing."""
     dtype = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
     inputs, targets = jnp.asarray(x, dtype), jnp.asarray(y, dtype)
     inputs = inputs / jnp.linalg.norm(inputs, axis=1, keepdims=True)

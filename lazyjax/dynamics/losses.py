@@ -3,7 +3,7 @@ r"""Losses, as sums over examples and outputs.
 Losses of the margin $z = y f$, for labels $y = \pm 1$, belong to the family of Zou et
 al. (2018) as far as they are convex, decrease to 0, and satisfy
 
-$$-\ell'(z) \ge \min(a_0, a_1 \ell(z)^p), \quad p \le 1, \qquad
+$$-\ell'(z) \ge \min(\alpha_0, \alpha_1 \ell(z)^p), \quad p \le 1, \qquad
   |\ell'| \le \rho, \qquad \ell'' \le \lambda,$$
 
 with the constants of `ZOU_ASSUMPTIONS` (their paper's statement was not checked).
@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lazyjax._checks import check_positive
+from lazyjax._renamed import deprecated_names
 from lazyjax.typing import LossFn
 
 
@@ -158,58 +159,70 @@ def squared_hinge_loss(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MarginAssumptions:
+class LossFamily:
     r"""Constants of a margin loss in the assumptions of Zou et al.; see the module.
 
     Attributes:
-        floor: The $a_0$.
-        factor: The $a_1$.
-        power: The $p$.
+        alpha0: The $\alpha_0$.
+        alpha1: The $\alpha_1$.
+        power: The $p$, at most 1.
         lipschitz: The least $\rho$, infinite if there is none.
         smoothness: The least $\lambda$, infinite if there is none.
         is_strictly_decreasing: Whether the loss falls everywhere, so that it is nowhere
             0.
+
+    Raises:
+        ValueError: If a constant is not positive, or `power` above 1.
     """
 
-    floor: float
-    factor: float
+    alpha0: float
+    alpha1: float
     power: float
     lipschitz: float
     smoothness: float
-    is_strictly_decreasing: bool
+    is_strictly_decreasing: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("alpha0", "alpha1", "power"):
+            check_positive(name, getattr(self, name))
+        for name in ("lipschitz", "smoothness"):
+            if not getattr(self, name) > 0:
+                raise ValueError(
+                    f"`{name}` must be positive; got {getattr(self, name)!r}."
+                )
+        if self.power > 1:
+            raise ValueError(f"`power` must be at most 1; got {self.power!r}.")
 
 
 # Logistic: -l' = 1 - exp(-l) >= (1 - 1/e) min(1, l). Hinges: -l' = sqrt(2 l) where
 # quadratic. Each is checked by a test on a grid.
-ZOU_ASSUMPTIONS: Mapping[LossFn, MarginAssumptions] = types.MappingProxyType(
+ZOU_ASSUMPTIONS: Mapping[LossFn, LossFamily] = types.MappingProxyType(
     {
-        logistic_loss: MarginAssumptions(
-            floor=0.5,
-            factor=0.5,
+        logistic_loss: LossFamily(
+            alpha0=0.5,
+            alpha1=0.5,
             power=1.0,
             lipschitz=1.0,
             smoothness=0.25,
-            is_strictly_decreasing=True,
         ),
-        exponential_loss: MarginAssumptions(
-            floor=1.0,
-            factor=1.0,
+        exponential_loss: LossFamily(
+            alpha0=1.0,
+            alpha1=1.0,
             power=1.0,
             lipschitz=math.inf,
             smoothness=math.inf,
-            is_strictly_decreasing=True,
         ),
-        smoothed_hinge_loss: MarginAssumptions(
-            floor=1.0,
-            factor=2**0.5,
+        smoothed_hinge_loss: LossFamily(
+            alpha0=1.0,
+            alpha1=2**0.5,
             power=0.5,
             lipschitz=1.0,
             smoothness=1.0,
             is_strictly_decreasing=False,
         ),
-        squared_hinge_loss: MarginAssumptions(
-            floor=1.0,
-            factor=2**0.5,
+        squared_hinge_loss: LossFamily(
+            alpha0=1.0,
+            alpha1=2**0.5,
             power=0.5,
             lipschitz=math.inf,
             smoothness=1.0,
@@ -257,3 +270,8 @@ def scaled(loss_fn: LossFn, alpha: int | float | Float[Array, ""]) -> LossFn:
     check_positive("alpha", alpha)
     # Numbers of NumPy would promote outputs of lower precision.
     return _Scaled(loss_fn, float(alpha) if isinstance(alpha, float | int) else alpha)
+
+
+__getattr__ = deprecated_names(
+    __name__, {"MarginAssumptions": "lazyjax.dynamics.losses.LossFamily"}
+)

@@ -1,113 +1,21 @@
 r"""What can be measured of a network while it trains.
 
 An observer is any pure function of a `Snapshot` to an array or a pytree of arrays.
-Quantities that several observers need (outputs, kernel) belong to the snapshot, which
-evaluates each of them once.
 """
 
-import copy
 import dataclasses
-import functools
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, Shaped
 
 from lazyjax._checks import check_batch
-from lazyjax.dynamics.losses import square_loss
-from lazyjax.linalg.norms import (
-    eigvalsh,
-    frobenius_norm,
-    gram_matrix,
-    singular_values,
-)
-from lazyjax.ntk import empirical_ntk
+from lazyjax.dynamics.snapshot import Observer as Observer, Snapshot as Snapshot
+from lazyjax.linalg import eigvalsh, frobenius_norm, singular_values
 from lazyjax.trees import leaf_paths, tree_distance, tree_norm
-from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Snapshot:
-    """A network at one step of training; quantities are evaluated when first asked for.
-
-    Attributes:
-        apply_fn: Network.
-        params: Its parameters at this step.
-        x: Training inputs.
-        y: Training targets.
-        step: Number of updates so far; under gradient flow, the time.
-        start: Snapshot at step 0; `None` where this is it. Read it as `initial`.
-        loss_fn: Loss that is trained on.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> linear = lambda w, x: x @ w
-        >>> x, y = jnp.array([[3.0, 4.0]]), jnp.ones((1, 1))
-        >>> before = Snapshot(apply_fn=linear, params=jnp.zeros((2, 1)), x=x, y=y)
-        >>> after = Snapshot(
-        ...     apply_fn=linear, params=jnp.ones((2, 1)), x=x, y=y, step=1, start=before
-        ... )
-        >>> residual_norm(after).item(), ntk_eig_min(after).item()
-        (6.0, 25.0)
-        >>> ntk_drift(after).item()
-        0.0
-    """
-
-    apply_fn: ApplyFn
-    params: Params
-    x: Shaped[AnyArray, "n *d"]
-    y: Float[AnyArray, "n k"]
-    step: int | float | Shaped[Array, ""] = 0
-    start: "Snapshot | None" = None
-    loss_fn: LossFn = square_loss
-
-    @property
-    def initial(self) -> "Snapshot":
-        """The snapshot at step 0."""
-        return self if self.start is None else self.start
-
-    @functools.cached_property
-    def outputs(self) -> Float[Array, "n k"]:
-        """Outputs on the training inputs."""
-        return self.apply_fn(self.params, jnp.asarray(self.x))
-
-    @functools.cached_property
-    def ntk(self) -> Float[Array, "n n k k"]:
-        """Kernel on the training inputs, unnormalized; NaN if rows interact."""
-        return empirical_ntk(self.apply_fn, self.params, self.x)
-
-    @functools.cached_property
-    def gram(self) -> Float[Array, "nk nk"]:
-        """The kernel as a matrix H, acting on `outputs` flattened example by example."""
-        return gram_matrix(self.ntk)
-
-    @functools.cached_property
-    def gram_eigenvalues(self) -> Float[Array, "nk"]:
-        """Eigenvalues of `gram`, ascending."""
-        return eigvalsh(self.gram)
-
-    def following(
-        self, params: Params, step: int | float | Shaped[Array, ""]
-    ) -> "Snapshot":
-        """Snapshot of the same training run at a later step.
-
-        What it evaluates at step 0 that is not known there yet, it keeps to itself: a
-        value that belongs to one traced program never reaches another one.
-
-        Args:
-            params: Parameters at that step.
-            step: Number of updates so far, or time.
-
-        Returns:
-            The snapshot, whose `initial` is that of this one.
-        """
-        start = copy.copy(self.initial)
-        return dataclasses.replace(self, params=params, step=step, start=start)
-
-
-Observer: TypeAlias = Callable[[Snapshot], PyTree[Any]]
+from lazyjax.typing import AnyArray, Params
 
 
 def outputs(snapshot: Snapshot) -> Float[Array, "n k"]:

@@ -12,8 +12,10 @@ from jaxtyping import Array, Float
 from rich.table import Table
 
 from lazyjax import report
-from lazyjax.certify.widths import du2019
+from lazyjax.certify.measured.du2019 import MeasuredArgument
+from lazyjax.certify.widths.du2019 import RequiredWidths
 from lazyjax.data import Dataset
+from lazyjax.files.results import Storable
 from lazyjax.laziness import SlopeFit, log_log_slope, mean_and_sem
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 # Theory's exponents are those of infinite width, which finite widths only approach.
 ALLOWANCE = 0.15
+
+_STEP_FIELDS = ("statement", "sense", "measured", "bound", "holds")
 
 
 class _Quantity(NamedTuple):
@@ -60,7 +64,7 @@ _QUANTITIES: Mapping[str, _Quantity] = types.MappingProxyType(
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Slope:
+class Slope(Storable):
     """A power of the width, fitted, beside what theory says about it.
 
     Attributes:
@@ -112,7 +116,7 @@ def fitted_slope(
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Du2019Result:
+class Du2019Result(Storable):
     r"""Outcome of the experiment, over widths and seeds.
 
     Attributes:
@@ -146,8 +150,8 @@ class Du2019Result:
     loss_linear: Float[Array, "widths seeds num_losses"]
     gap: Float[Array, "widths seeds"]
     slopes: tuple[Slope, ...]
-    measurement: du2019.Measurement
-    required: du2019.RequiredWidths
+    measurement: MeasuredArgument
+    required: RequiredWidths
     widths: tuple[int, ...] = dataclasses.field(metadata={"static": True})
     observed_at: tuple[int, ...] = dataclasses.field(metadata={"static": True})
 
@@ -200,7 +204,7 @@ class Du2019Result:
         )
         return figure
 
-    def to_json(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """Everything measured, but for the examples themselves."""
         skipped = {"data", "slopes", "measurement", "loss", "loss_linear"}
         fields = {
@@ -223,13 +227,7 @@ class Du2019Result:
             ],
             "eig_min_infinite": self.measurement.eig_min,
             "steps": {
-                step.label: {
-                    "statement": step.statement,
-                    "sense": step.sense,
-                    "measured": step.measured,
-                    "bound": step.bound,
-                    "holds": step.holds,
-                }
+                step.label: {name: getattr(step, name) for name in _STEP_FIELDS}
                 for step in self.measurement.steps
             },
         }

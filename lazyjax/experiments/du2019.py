@@ -12,23 +12,25 @@ import functools
 import itertools
 import math
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from lazyjax._checks import check_at_least, check_choice
+from lazyjax.certify import measured
 from lazyjax.certify.widths import du2019
 from lazyjax.data import Dataset, digits, minimum_angle
-from lazyjax.dynamics import Run, linearized, observers, train
+from lazyjax.dynamics import linear_dynamics, observers
 from lazyjax.experiments._du2019_result import Du2019Result, fitted_slope
-from lazyjax.experiments.result import Progress
+from lazyjax.experiments.registry import Experiment
 from lazyjax.infinite import infinite_ntk
 from lazyjax.laziness import relative_distance
-from lazyjax.nets import Network, mlp
+from lazyjax.progress import Progress
+from lazyjax.sweeps import sweep
+from lazyjax.typing import AnyArray
 
 # Eigenvalues are found afterwards, run by run: batched LAPACK calls of JAX 0.10, as
 # vmapped observers make them, can wait for one another forever on few cores.
@@ -46,8 +48,6 @@ class Size:
         num_steps: Steps of gradient descent.
         num_observed: Steps at which kernels are evaluated, ends included; spaced
             geometrically.
-        max_jacobian_bytes: Memory for the Jacobians of seeds trained together; fewer
-            are trained together if they do not fit.
     """
 
     widths: tuple[int, ...]
@@ -55,7 +55,6 @@ class Size:
     num_train: int = 100
     num_steps: int = 600
     num_observed: int = 6
-    max_jacobian_bytes: int = 2**28
 
     def __post_init__(self) -> None:
         increasing = all(a < b for a, b in itertools.pairwise(self.widths))
@@ -89,7 +88,7 @@ def run(
     Args:
         size: Name of a size in `SIZES`, or a `Size`.
         seed: Chooses examples and initializations.
-        progress: Called after every group of runs.
+        progress: Called with the share that is done, and what comes next.
 
     Returns:
         The result.
@@ -113,58 +112,40 @@ def run(
     x, y = data.x_train, data.y_train
     ntk_infinite = infinite_ntk(du2019.ARCHITECTURE, x)
     learning_rate = 1 / jnp.linalg.eigvalsh(ntk_infinite)[-1]
-    optimizer = optax.sgd(float(learning_rate))
     observed_at = _observed_steps(size)
-
-    runs = []
-    for i, width in enumerate(size.widths):
-        groups = []
-        together = _seeds_together(size, width, data)
-        for first in range(0, size.num_seeds, together):
-            done = sum(size.widths[:i]) + width * first / size.num_seeds
-            progress(done / sum(size.widths), f"training width {width}")
-            group = _train_seeds(
-                _member_keys(key, width, range(first, first + together)),
-                x,
-                y,
-                network=_network(width),
-                optimizer=optimizer,
-                num_steps=size.num_steps,
-                observed_at=observed_at,
-            )
-            groups.append(jax.block_until_ready(group))
-        runs.append(jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *groups))
+    runs = sweep(
+        du2019.ARCHITECTURE,
+        x,
+        y,
+        widths=size.widths,
+        num_seeds=size.num_seeds,
+        key=key,
+        learning_rates=[float(learning_rate)],
+        num_steps=size.num_steps,
+        observe=_OBSERVERS,
+        observe_at=observed_at,
+        progress=progress,
+    ).sel(alpha=1.0, learning_rate=float(learning_rate))
     progress(1.0, "comparing")
-    all_runs = jax.tree.map(lambda *leaves: jnp.stack(leaves), *runs)
     return _analysis(
         data,
         ntk_infinite,
         learning_rate,
-        all_runs,
+        runs.loss,
+        runs.observations,
         widths=size.widths,
         observed_at=observed_at,
     )
 
 
-def _member_keys(
-    key: Key[Array, ""], width: int, seeds: Iterable[int]
-) -> Key[Array, "seeds"]:
-    """Keys that do not depend on what else is computed."""
-    of_width = jax.random.fold_in(key, width)
-    return jnp.stack([jax.random.fold_in(of_width, seed) for seed in seeds])
-
-
-def _network(width: int) -> Network:
-    spec = du2019.ARCHITECTURE
-    return mlp(
-        width=width,
-        depth=spec.depth,
-        activation=spec.activation,
-        parameterization=spec.parameterization,
-        trained=spec.trained,
-        input_scaling=spec.input_scaling,
-        readout=spec.readout,
-    )
+EXPERIMENT = Experiment(
+    name="du2019",
+    title="Two-layer ReLU networks on real digits, step by step",
+    source="Du, Zhai, Poczos and Singh (2019), arXiv:1810.02054",
+    run=run,
+    sizes=("quick", "brief"),
+    extras=("data",),
+)
 
 
 def _observed_steps(size: Size) -> tuple[int, ...]:
@@ -172,64 +153,25 @@ def _observed_steps(size: Size) -> tuple[int, ...]:
     return (0, *np.unique(spaced.round().astype(int)).tolist())
 
 
-def _seeds_together(size: Size, width: int, data: Dataset) -> int:
-    """Largest divisor of the number of seeds whose Jacobians fit into memory."""
-    jacobian_bytes = data.x_train.nbytes * width
-    fitting = max(1, size.max_jacobian_bytes // jacobian_bytes)
-    divisors = [d for d in range(1, size.num_seeds + 1) if size.num_seeds % d == 0]
-    return max(d for d in divisors if d <= fitting)
-
-
-@functools.partial(
-    jax.jit, static_argnames=("network", "optimizer", "num_steps", "observed_at")
-)
-def _train_seeds(
-    keys: Key[Array, "seeds"],
-    x: Float[Array, "n d"],
-    y: Float[Array, "n 1"],
-    *,
-    network: Network,
-    optimizer: optax.GradientTransformation,
-    num_steps: int,
-    observed_at: tuple[int, ...],
-) -> Run:
-    """Runs of all seeds, without the trained parameters."""
-
-    def train_one(key: Key[Array, ""]) -> Run:
-        run = train(
-            network.apply,
-            network.init(key, x),
-            x,
-            y,
-            optimizer=optimizer,
-            num_steps=num_steps,
-            observe=_OBSERVERS,
-            observe_at=observed_at,
-        )
-        return dataclasses.replace(run, params=None)
-
-    return jax.vmap(train_one)(keys)
-
-
 @functools.partial(jax.jit, static_argnames=("widths", "observed_at"))
 def _analysis(
     data: Dataset,
     ntk_infinite: Float[Array, "n n"],
     learning_rate: Float[Array, ""],
-    runs: Run,
+    loss: Float[AnyArray, "widths seeds num_losses"],
+    seen: dict[str, AnyArray],
     *,
     widths: tuple[int, ...],
     observed_at: tuple[int, ...],
 ) -> Du2019Result:
     """Everything that follows from the runs, whose axes are widths and seeds."""
-    seen = runs.observations
-    num_steps = runs.loss.shape[-1] - 1
+    num_steps = loss.shape[-1] - 1
 
     def of_run(
         run: tuple[Float[Array, "num_observed n n"], Float[Array, "num_observed n 1"]],
     ) -> dict[str, Array]:
         kernels, outputs = run
-        model = linearized(kernels[0], data.y_train, outputs[0])
+        model = linear_dynamics(kernels[0], data.y_train, outputs[0])
         predicted = model.gradient_descent(jnp.asarray(observed_at), learning_rate)
         gaps = jnp.linalg.norm(outputs - predicted, axis=(-2, -1))
         changes = kernels - kernels[:1]
@@ -266,18 +208,18 @@ def _analysis(
         minimum_angle=minimum_angle(data.x_train),
         eig_min=found["eig_min"][..., 0],
         **scaling,
-        loss=runs.loss,
+        loss=jnp.asarray(loss),
         loss_linear=found["loss_linear"],
         slopes=tuple(
             fitted_slope(name, jnp.asarray(widths, values.dtype), values)
             for name, values in scaling.items()
         ),
-        measurement=du2019.measure(
+        measurement=measured.du2019.measure(
             ntk_infinite,
             ntk_start=ntk_start,
             drift_norm=found["drift_norm"],
             eig_min=found["eig_min"],
-            loss=runs.loss,
+            loss=jnp.asarray(loss),
             learning_rate=learning_rate,
         ),
         required=du2019.required_widths(data.x_train),

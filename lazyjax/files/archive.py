@@ -20,10 +20,13 @@ from lazyjax.files.writing import write_file
 
 Arrays: TypeAlias = dict[str, np.ndarray]
 
-FORMAT = 2
+FORMAT = 3
 """Version of the layout of all files."""
 
 _HEADER = "meta"
+
+RESERVED = (_HEADER, "file")
+"""Names that no array can have: that of the header, and an argument of `numpy.savez`."""
 
 
 class FileError(ValueError):
@@ -31,11 +34,11 @@ class FileError(ValueError):
 
 
 @contextmanager
-def reading(path: Path, advice: str) -> Iterator[None]:
+def reading(path: object, advice: str) -> Iterator[None]:
     """Whatever goes wrong while a file is read, as one error that names it.
 
     Args:
-        path: The file.
+        path: The file, or whatever else is read.
         advice: How to go on without it.
 
     Yields:
@@ -60,15 +63,7 @@ def reading(path: Path, advice: str) -> Iterator[None]:
 
 
 def checksum(about: Mapping[str, Any], arrays: Arrays) -> str:
-    """Number that changes with any name, number or shape.
-
-    Args:
-        about: What JSON can hold.
-        arrays: By name.
-
-    Returns:
-        A hexadecimal number.
-    """
+    """Number that changes with any name, number or shape."""
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name, array in sorted(arrays.items()):
         digest.update(repr((name, array.dtype.name, array.shape)).encode())
@@ -77,34 +72,14 @@ def checksum(about: Mapping[str, Any], arrays: Arrays) -> str:
 
 
 def header(kind: str, content: Mapping[str, Any], arrays: Arrays) -> dict[str, Any]:
-    """What a file says of itself.
-
-    Args:
-        kind: What the file is.
-        content: What JSON can hold, beside the arrays.
-        arrays: All arrays of the file.
-
-    Returns:
-        The header, for JSON.
-    """
-    about = {"format": FORMAT, "kind": kind, **content}
+    """What a file says of itself."""
+    assert not {"format", "class", "checksum"} & content.keys()
+    about = {"format": FORMAT, "class": kind, **content}
     return about | {"checksum": checksum(about, arrays)}
 
 
 def verified(kind: str, about: Any, arrays: Arrays) -> dict[str, Any]:
-    """The header of a file that is read, if it is whole and of that kind.
-
-    Args:
-        kind: What the file should be.
-        about: Its header.
-        arrays: Its arrays.
-
-    Returns:
-        The content of the header.
-
-    Raises:
-        FileError: If it is not; the message says why, for `reading` to add the rest.
-    """
+    """The header of a file that is read, if it is whole and of that kind."""
     about = dict(about)
     version = about.get("format")
     if isinstance(version, int) and version > FORMAT:
@@ -118,7 +93,7 @@ def verified(kind: str, about: Any, arrays: Arrays) -> dict[str, Any]:
         )
     if about.pop("checksum", None) != checksum(about, arrays):
         raise FileError("its content is not what was written")
-    found = about.pop("kind", None)
+    found = about.pop("class", None)
     if found != kind:
         raise FileError(f"it is no file of a {kind}, but of a {found}")
     del about["format"]
@@ -128,17 +103,7 @@ def verified(kind: str, about: Any, arrays: Arrays) -> dict[str, Any]:
 def write_npz(
     path: Path, kind: str, content: Mapping[str, Any], arrays: Arrays
 ) -> None:
-    """Write arrays and what describes them as an archive that `numpy.load` reads too.
-
-    Args:
-        path: The file; folders are made.
-        kind: What it is.
-        content: What JSON can hold.
-        arrays: By name; types that NumPy's files do not know are kept as integers.
-
-    Raises:
-        OSError: If it cannot be written.
-    """
+    """Write arrays and what describes them as an archive that `numpy.load` reads too."""
     foreign = {k: v.dtype.name for k, v in arrays.items() if v.dtype.kind == "V"}
     kept = {
         k: np.asarray(v, order="C").view(f"u{v.dtype.itemsize}") if k in foreign else v
@@ -151,20 +116,7 @@ def write_npz(
 
 
 def read_npz(path: Path, kind: str, *, advice: str) -> tuple[dict[str, Any], Arrays]:
-    """What `write_npz` wrote.
-
-    Args:
-        path: The file.
-        kind: What it should be.
-        advice: How to go on without it.
-
-    Returns:
-        The content and the arrays.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        FileError: If it is damaged, or another kind or version of file.
-    """
+    """What `write_npz` wrote."""
     with reading(path, advice):
         raw = path.read_bytes()
         if not zipfile.is_zipfile(io.BytesIO(raw)):  # NumPy would advise to unpickle it

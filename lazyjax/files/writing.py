@@ -63,15 +63,7 @@ def write_files(contents: Mapping[Path, bytes | memoryview]) -> None:
 
 
 def write_file(path: Path, content: bytes | memoryview) -> None:
-    """Write one file, whole or not at all, and the folders above it.
-
-    Args:
-        path: Its name.
-        content: Its bytes.
-
-    Raises:
-        OSError: If it cannot be written.
-    """
+    """Write one file, whole or not at all, and the folders above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_files({path: content})
 
@@ -113,15 +105,7 @@ def check_folder(name: str, folder: Path) -> None:
 
 
 def check_file(name: str, path: Path) -> None:
-    """Refuse a file that could not be written, before there is anything to write.
-
-    Args:
-        name: Argument that names the file.
-        path: The file; it and its folder may be missing.
-
-    Raises:
-        ValueError: If it could not be written.
-    """
+    """Refuse a file that could not be written, before there is anything to write."""
     problem = None
     try:
         if path.is_dir():

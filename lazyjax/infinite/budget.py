@@ -3,7 +3,7 @@
 import math
 
 from lazyjax._checks import checked_bytes
-from lazyjax.architecture import Architecture
+from lazyjax.architecture import KINDS, Architecture
 from lazyjax.infinite.duals.dual import is_closed_form
 from lazyjax.infinite.recursion import reads_all_pairs
 
@@ -50,12 +50,13 @@ def block_size(
 
     def needed(size: int) -> int:
         blocks = _LIVE_BLOCKS * min(size, num_rows) * min(size, num_columns)
-        is_flat = architecture.kind in ("mlp", "resnet")
+        is_flat = KINDS[architecture.kind].layers == "dense"
         num_pixels = 1 if is_flat else math.prod(shape[:-1])  # or times
-        facts = 3 * architecture.depth * (num_rows + num_columns)
+        statistics = 3 * architecture.depth * (num_rows + num_columns)
         if not is_closed_form(architecture.activation):
-            facts += _LIVE_COEFFICIENTS * min(size, max(num_rows, num_columns))
-        numbers = blocks * _padded(architecture, shape, entries) + facts * num_pixels
+            statistics += _LIVE_COEFFICIENTS * min(size, max(num_rows, num_columns))
+        numbers = blocks * _padded(architecture, shape, entries)
+        numbers += statistics * num_pixels
         return itemsize * (numbers + _LIVE_RESULTS * num_rows * num_columns)
 
     while size > 1 and needed(size) > limit:

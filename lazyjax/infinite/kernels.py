@@ -14,7 +14,8 @@ from lazyjax._checks import (
     check_floating,
     check_same_features,
 )
-from lazyjax.architecture import Architecture
+from lazyjax.architecture import KINDS, Architecture
+from lazyjax.architecture.kinds import complete
 from lazyjax.infinite import recurrent, recursion
 from lazyjax.infinite.budget import block_size
 from lazyjax.infinite.duals.accuracy import (
@@ -23,8 +24,7 @@ from lazyjax.infinite.duals.accuracy import (
     std_range,
 )
 from lazyjax.infinite.duals.dual import is_closed_form
-from lazyjax.infinite.layers import normalized_variance
-from lazyjax.infinite.tiles import gram
+from lazyjax.infinite.tiles import gram, pairwise
 from lazyjax.typing import AnyArray
 
 
@@ -196,10 +196,14 @@ def _checked_batches(
             "`architecture` must be an Architecture, such as `network.architecture`; "
             f"got {type(architecture).__name__}."
         )
-    if architecture.why_no_limit is not None:
+    kind = KINDS[architecture.kind]
+    reason = architecture.why_no_limit
+    if reason is None and kind.limit is None:
+        reason = f"none is registered with kind {kind.name!r}"
+    if reason is not None:
         raise ValueError(
             "`architecture` has no infinite-width kernel here: "
-            f"{architecture.why_no_limit}. `lazyjax.monte_carlo_ntk` averages the kernels "
+            f"{reason}. `lazyjax.monte_carlo_ntk` averages the kernels "
             "of finite networks."
         )
     for name, x in (("x1", x1), ("x2", x2)):
@@ -216,7 +220,7 @@ def _checked_batches(
             f"{'height, width' if rank == 2 else 'length'}, channels), for filters of "
             f"shape {architecture.filter_shape}; got shape {x1.shape}."
         )
-    if architecture.kind == "rnn" and x1.ndim != 3:
+    if kind.layers == "recurrent" and x1.ndim != 3:
         raise ValueError(
             f"`x1` must be a batch of sequences (n, time, features); got {x1.shape}."
         )
@@ -262,46 +266,34 @@ def _gram(
     of: Literal["ntk", "nngp"],
 ) -> tuple[Float[Array, "n1 n2"], Float[Array, "2"]]:
     """The kernel, and the range of standard deviations of what is activated."""
-    of_kind = recurrent if architecture.kind == "rnn" else recursion
+    limit = KINDS[architecture.kind].limit
+    assert limit is not None
 
-    def described(x: Array) -> tuple[Array, PyTree]:
-        facts_fn = partial(of_kind.variances, architecture, width=width)
+    def precomputed(x: Array) -> tuple[Array, PyTree]:
+        statistics_fn = partial(limit.statistics, architecture, width=width)
         if not architecture.is_convolutional:
-            return x, jax.vmap(facts_fn)(x)
+            return x, jax.vmap(statistics_fn)(x)
         # Of series, what is held is coefficients of each input.
         batch_size = size**2 if is_closed_form(architecture.activation) else size
-        return x, jax.lax.map(facts_fn, x, batch_size=batch_size)
+        return x, jax.lax.map(statistics_fn, x, batch_size=batch_size)
 
-    def block(rows: PyTree, columns: PyTree, is_same: Array | None) -> Array:
-        def kernel(row: PyTree, column: PyTree, is_one: Array | None) -> Array:
-            (x, facts), (y, other_facts) = row, column
-            found = of_kind.between(
-                architecture, x, y, facts, other_facts, is_one, width
-            )
-            value = found.nngp if of == "nngp" else found.ntk
-            return jnp.zeros((), x.dtype) if value is None else value
+    def kernel(row: PyTree, column: PyTree, is_one: Array | None) -> Array:
+        (x, statistics), (y, others) = row, column
+        found = limit.kernels(architecture, x, y, statistics, others, is_one, width)
+        value = found.nngp if of == "nngp" else found.ntk
+        return jnp.zeros((), x.dtype) if value is None else value
 
-        n = columns[0].shape[0]
-        is_one = None if is_same is None else is_same & jnp.eye(n, dtype=bool)
-        axis = None if is_same is None else 0
-        along_columns = jax.vmap(kernel, (None, 0, axis))
-        return jax.vmap(along_columns, (0, None, axis))(rows, columns, is_one)
-
-    rows, columns = described(x1), None if x2 is None else described(x2)
-    met = [
+    rows, columns = precomputed(x1), None if x2 is None else precomputed(x2)
+    variances = [
         variance
         for side in (rows, columns)
         if side is not None
-        for variance in _activated_variances(architecture, side[1])
+        for variance in limit.activated_variances(architecture, side[1])
     ]
-    stds = std_range(met) if met else jnp.zeros(2, x1.dtype)
-    return gram(block, rows, columns, size), stds
+    stds = std_range(variances) if variances else jnp.zeros(2, x1.dtype)
+    return gram(pairwise(kernel), rows, columns, size), stds
 
 
-def _activated_variances(architecture: Architecture, facts: PyTree) -> list[Array]:
-    """Variances of the arguments of activations, out of what inputs give."""
-    is_recurrent = architecture.kind == "rnn"
-    found = [facts] if is_recurrent else [layer.variance for layer in facts]
-    if architecture.normalization == "layer":
-        return [normalized_variance(variance) for variance in found]
-    return found
+for _name in ("mlp", "resnet", "cnn", "conv_resnet"):
+    complete(_name, limit=recursion.LIMIT)
+complete("rnn", limit=recurrent.LIMIT)

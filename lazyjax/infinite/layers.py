@@ -127,11 +127,11 @@ def activate(
     Returns:
         Kernels of the units.
     """
-    # Two copies, lest XLA write what both moments are made of to memory in between:
-    # one pass over each of the two kernels is faster.
+    # Two copies: otherwise XLA writes what both moments share to memory, and one pass
+    # over each of the two kernels is faster.
     nngp = slope = kernels.nngp
     if kernels.ntk is not None:
-        nngp, slope, ntk = _computed_once((nngp, nngp, kernels.ntk))
+        nngp, slope, ntk = _materialize((nngp, nngp, kernels.ntk))
         kernels = Kernels(nngp, ntk)
     q11, q22 = between_pixels(nngp, variance1, variance2)
 
@@ -145,7 +145,7 @@ def activate(
     if kernels.ntk is None:
         return Kernels(nngp, None)
     slope = factor**2 * dual_derivative(activation, q11, covariance(slope), q22)
-    return _computed_once(Kernels(nngp, slope * kernels.ntk))
+    return _materialize(Kernels(nngp, slope * kernels.ntk))
 
 
 def add_branch(
@@ -225,7 +225,7 @@ def sum_windows(
     widths = [pads if axis in axes else (0, 0) for axis in range(array.ndim)]
     reach = (extent - 1) * dilation + 1
     size = (array.shape[axes[0]] + sum(pads) - reach) // stride + 1
-    padded = _computed_once(jnp.pad(array, widths, mode=mode))  # pyright: ignore[reportArgumentType]
+    padded = _materialize(jnp.pad(array, widths, mode=mode))  # pyright: ignore[reportArgumentType]
     total = jnp.zeros((), array.dtype)
     for tap in range(extent):
         window = padded
@@ -234,7 +234,7 @@ def sum_windows(
             stop = start + (size - 1) * stride + 1
             window = jax.lax.slice_in_dim(window, start, stop, stride, axis)
         total = window if tap == 0 else total + window
-    return _computed_once(total)
+    return _materialize(total)
 
 
 def pool(array: Float[Array, "*pixels"]) -> Float[Array, "*windows"]:
@@ -247,7 +247,7 @@ def pool(array: Float[Array, "*pixels"]) -> Float[Array, "*windows"]:
             jax.lax.slice_in_dim(array, start, start + 2 * size - 1, 2, axis)
             for start in (0, 1)
         )
-        array = _computed_once((even + odd) / 2)
+        array = _materialize((even + odd) / 2)
     return array
 
 
@@ -286,8 +286,8 @@ def _same_pixel(kernel: Array, first: Array) -> Bool[Array, "..."]:
     return is_same
 
 
-def _computed_once(arrays: T) -> T:
-    """`arrays`, which XLA shall not compute anew for each of their uses."""
+def _materialize(arrays: T) -> T:
+    """`arrays`, behind a barrier: XLA would compute them again for each use."""
     return jax.lax.optimization_barrier(arrays)
 
 

@@ -16,14 +16,14 @@ from lazyjax._checks import (
     check_params,
     check_same_features,
 )
-from lazyjax.callables.static import as_static
+from lazyjax.callables.static import HashableCallable
 from lazyjax.infinite.duals.accuracy import (
     checked,
     largest_error,
     std_range,
 )
 from lazyjax.infinite.lifting.derive import lift
-from lazyjax.infinite.lifting.steps import Activate, facts_of, kernels_of
+from lazyjax.infinite.lifting.steps import Activate, kernels_of, precompute
 from lazyjax.infinite.tiles import gram, pairwise
 from lazyjax.trees import leaf_paths
 from lazyjax.typing import AnyArray, ApplyFn, Params
@@ -184,7 +184,7 @@ def _kernel(
     kernel, error = _compiled(
         jnp.asarray(x1),
         x2,
-        apply_fn=as_static(apply_fn),
+        apply_fn=HashableCallable(apply_fn),
         structure=structure,
         leaves=tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves),
         variances=_leaf_variances(variances, params),
@@ -219,11 +219,11 @@ def _compiled(
     entries = program.most_pixels**2
     batch_size = max(1, _BLOCK_ENTRIES // entries)
 
-    def described(x: Array) -> PyTree:
-        facts_fn = functools.partial(facts_of, program)
-        return jax.lax.map(facts_fn, x, batch_size=min(batch_size, x.shape[0]))
+    def precomputed(x: Array) -> PyTree:
+        precompute_fn = functools.partial(precompute, program)
+        return jax.lax.map(precompute_fn, x, batch_size=min(batch_size, x.shape[0]))
 
-    rows, columns = described(x1), None if x2 is None else described(x2)
+    rows, columns = precomputed(x1), None if x2 is None else precomputed(x2)
     whole = gram(pairwise(kernel), rows, columns, max(1, math.isqrt(batch_size)))
     stds = [
         (

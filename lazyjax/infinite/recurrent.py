@@ -8,9 +8,9 @@ $$\Sigma_t^l = w^2 H_t^{l-1} + r^2 H_{t-1}^l + b^2, \qquad H_t^l = E[\phi(u)\phi
 $$\Theta_t^l = E[\phi'(u)\phi'(v)] \, (w^2 \Theta_t^{l-1} + r^2 \Theta_{t-1}^l +
   s_l H_t^{l-1} + s'_l H_{t-1}^l + t_l).$$
 
-A weight acts at all times, but the gradient by which it acts at time $t$ for one input
-meets, in the limit, only that at time $t$ for the other: the output reads the last time
-of both, and going back from there both move by one step at a time.
+A weight acts at all times. In the limit, its gradient at time $t$ for one input is
+correlated with that at time $t$ for the other input only: the output reads the last time
+of both, and backpropagation moves both back by one step at a time.
 """
 
 from typing import NamedTuple
@@ -19,14 +19,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from lazyjax.architecture import Architecture
+from lazyjax.architecture import Architecture, InfiniteLimit
 from lazyjax.infinite import layers
 from lazyjax.infinite.duals.dual import dual_variance
 from lazyjax.infinite.layers import Kernels, Scales
 from lazyjax.infinite.recursion import layer_scales, output
 
 
-class _Layer(NamedTuple):
+class _RecurrentLayer(NamedTuple):
     """A recurrent layer: scales of its two arrays of weights, and of its units."""
 
     inputs: Scales
@@ -34,19 +34,10 @@ class _Layer(NamedTuple):
     factor: float
 
 
-def variances(
+def _statistics(
     architecture: Architecture, x: Float[Array, "time d"], width: int | None
 ) -> Float[Array, "time depth"]:
-    """Variances of pre-activations of one input.
-
-    Args:
-        architecture: Description of the network.
-        x: One input.
-        width: Units of each layer, for "standard" parameterization.
-
-    Returns:
-        At each time and in each layer, before they are normalized.
-    """
+    """Variances of pre-activations at each time and layer, before normalization."""
     stack = _stack(architecture, x.shape, width)
 
     def step(before: tuple[Array, ...], moment: Array) -> tuple:
@@ -65,36 +56,23 @@ def variances(
     return jax.lax.scan(step, start, _input_moments(architecture, x, x))[1]
 
 
-def between(
+def _kernels(
     architecture: Architecture,
     x1: Float[Array, "time d"],
     x2: Float[Array, "time d"],
-    facts1: Float[Array, "time depth"],
-    facts2: Float[Array, "time depth"],
+    statistics1: Float[Array, "time depth"],
+    statistics2: Float[Array, "time depth"],
     is_same: Bool[Array, ""] | None,
     width: int | None,
 ) -> Kernels:
-    """Kernels of the output for one pair of inputs.
-
-    Args:
-        architecture: Description of the network.
-        x1: First input.
-        x2: Second input.
-        facts1: `variances` of the first.
-        facts2: `variances` of the second.
-        is_same: Whether the inputs are one; None if not known to be.
-        width: Units of each layer, for "standard" parameterization.
-
-    Returns:
-        Two scalars.
-    """
+    """Kernels of the output for one pair of inputs."""
     stack = _stack(architecture, x1.shape, width)
     zero = jnp.zeros((), x1.dtype)
 
     def step(
-        before: tuple[Kernels, ...], seen: tuple[Array, Array, Array]
+        before: tuple[Kernels, ...], inputs: tuple[Array, Array, Array]
     ) -> tuple[tuple[Kernels, ...], None]:
-        moment, first, second = seen
+        moment, first, second = inputs
         below, after = Kernels(moment, zero), []
         for index, (layer, own) in enumerate(zip(stack, before, strict=True)):
             z = layers.add(
@@ -110,17 +88,17 @@ def between(
             after.append(below)
         return tuple(after), None
 
-    seen = _input_moments(architecture, x1, x2), facts1, facts2
+    steps = _input_moments(architecture, x1, x2), statistics1, statistics2
     start = (Kernels(zero, zero),) * len(stack)
-    last, _ = jax.lax.scan(step, start, seen)
+    last, _ = jax.lax.scan(step, start, steps)
     return output(architecture, last[-1], False, x1.shape, width)
 
 
 def _stack(
     architecture: Architecture, shape: tuple[int, ...], width: int | None
-) -> list[_Layer]:
+) -> list[_RecurrentLayer]:
     return [
-        _Layer(
+        _RecurrentLayer(
             inputs=layer_scales(architecture, layer, shape, width, 1),
             recurrent=_recurrent_scales(architecture, layer, width),
             factor=architecture.activation_factor(layer),
@@ -146,6 +124,16 @@ def _input_moments(
     architecture: Architecture, x1: Array, x2: Array
 ) -> Float[Array, " time"]:
     moments = jnp.einsum("td,td->t", x1, x2, precision=jax.lax.Precision.HIGHEST)
-    if architecture.input_scaling == "none":
-        return moments
-    return moments / x1.shape[-1]
+    return moments / architecture.fan_in(1, x1.shape[-1])
+
+
+def _activated_variances(
+    architecture: Architecture, statistics: Float[Array, "..."]
+) -> list[Float[Array, "..."]]:
+    is_normalized = architecture.normalization == "layer"
+    return [layers.normalized_variance(statistics) if is_normalized else statistics]
+
+
+LIMIT = InfiniteLimit(
+    statistics=_statistics, kernels=_kernels, activated_variances=_activated_variances
+)

@@ -9,8 +9,7 @@ $$\Sigma^l = w^2 A H^{l-1} + b^2, \qquad H^l = E[\phi(u)\phi(v)], \qquad
 with $(u, v) \sim N(0, \Sigma^l)$, and $A$ the mean over a filter (1 for vectors). The
 parameterization and the choice of trained layers only enter the scales $s_l, t_l$.
 
-What concerns one input alone, `variances`, is computed once for each; the rest,
-`between`, once for each pair.
+Statistics of one input alone are computed once for each; the rest, once for each pair.
 """
 
 import dataclasses
@@ -23,14 +22,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
-from lazyjax.architecture import Architecture
+from lazyjax.architecture import KINDS, Architecture, InfiniteLimit
 from lazyjax.infinite import layers
 from lazyjax.infinite.duals.dual import dual_mean, dual_variance
 from lazyjax.infinite.layers import Kernels, Scales
 
 
 @dataclasses.dataclass(frozen=True)
-class _Layer:
+class _HiddenLayer:
     """What is static about a hidden layer.
 
     Attributes:
@@ -61,7 +60,7 @@ def reads_all_pairs(architecture: Architecture) -> bool:
 class _Segment(NamedTuple):
     """A hidden layer, or several equal ones that are compiled once."""
 
-    layer: _Layer
+    layer: _HiddenLayer
     num_layers: int
 
 
@@ -70,7 +69,7 @@ class _Segment(NamedTuple):
 _SCANNED = 4
 
 
-class Facts(NamedTuple):
+class InputStatistics(NamedTuple):
     """What one input gives to a hidden layer.
 
     Attributes:
@@ -90,27 +89,18 @@ class Facts(NamedTuple):
         return self.mean_before, self.mean_branch
 
 
-def variances(
+def _statistics(
     architecture: Architecture, x: Float[Array, "*d"], width: int | None
 ) -> PyTree:
-    """Facts of one input for every hidden layer, as `between` reads them.
-
-    Args:
-        architecture: Description of the network.
-        x: One input.
-        width: Units of each layer, for "standard" parameterization.
-
-    Returns:
-        One entry for each hidden layer, or run of equal ones.
-    """
+    """Statistics of one input for every hidden layer, or run of equal ones."""
     segments = _segments(architecture, x.shape, width)
     own_pairs = bool(segments) and segments[0].layer.own_pairs
     moments = _input_moments(architecture, x, x, own_pairs)
     mean = jnp.zeros_like(moments) if architecture.is_residual else None
 
     def step(
-        layer: _Layer, state: tuple[Array, Array | None]
-    ) -> tuple[tuple[Array, Array | None], Facts]:
+        layer: _HiddenLayer, state: tuple[Array, Array | None]
+    ) -> tuple[tuple[Array, Array | None], InputStatistics]:
         moments, mean = state
         untrained = layer.scales._replace(is_trained=False)
         layer = dataclasses.replace(layer, scales=untrained)
@@ -126,63 +116,52 @@ def variances(
             h = layers.activate(z, architecture.activation, layer.factor, *sides).nngp
         else:
             h = layer.factor**2 * dual_variance(architecture.activation, variance)
-        facts = Facts(raw_variance, mean, None)
+        found = InputStatistics(raw_variance, mean, None)
         if mean is not None:
             branch = layer.factor * dual_mean(architecture.activation, variance)
-            facts = Facts(raw_variance, mean, branch)
+            found = InputStatistics(raw_variance, mean, branch)
             if layer.is_residual:
                 h = moments + h + 2 * mean * branch
                 branch = mean + branch
             mean = branch
-        return (layers.pool(h) if layer.is_pooled else h, mean), facts
+        return (layers.pool(h) if layer.is_pooled else h, mean), found
 
-    state, found = (moments, mean), []
+    state, statistics = (moments, mean), []
     for layer, num_layers in segments:
         if own_pairs and not layer.own_pairs:
             own_pairs, state = False, (layers.same_pixels(state[0]), state[1])
         if num_layers == 1:
-            state, facts = step(layer, state)
+            state, found = step(layer, state)
         else:
-            state, facts = jax.lax.scan(
+            state, found = jax.lax.scan(
                 lambda state, _, layer=layer: step(layer, state),
                 state,
                 length=num_layers,
             )
-        found.append(facts)
-    return tuple(found)
+        statistics.append(found)
+    return tuple(statistics)
 
 
-def between(
+def _kernels(
     architecture: Architecture,
     x1: Float[Array, "*d"],
     x2: Float[Array, "*d"],
-    facts1: PyTree,
-    facts2: PyTree,
+    statistics1: PyTree,
+    statistics2: PyTree,
     is_same: Bool[Array, ""] | None,
     width: int | None,
 ) -> Kernels:
-    """Kernels of the output for one pair of inputs.
-
-    Args:
-        architecture: Description of the network.
-        x1: First input.
-        x2: Second input.
-        facts1: `variances` of the first.
-        facts2: `variances` of the second.
-        is_same: Whether the inputs are one; None if not known to be.
-        width: Units of each layer, for "standard" parameterization.
-
-    Returns:
-        Two scalars; the ntk is None if no layer is trained.
-    """
+    """Kernels of the output for one pair of inputs."""
     segments = _segments(architecture, x1.shape, width)
     all_pairs = architecture.is_convolutional and segments[0].layer.all_pairs
     state = Kernels(_input_moments(architecture, x1, x2, all_pairs), None)
 
     def step(
-        layer: _Layer, state: Kernels, facts: tuple[Facts, Facts]
+        layer: _HiddenLayer,
+        state: Kernels,
+        both: tuple[InputStatistics, InputStatistics],
     ) -> tuple[Kernels, None]:
-        first, second = facts
+        first, second = both
         z = _weights(architecture, layer, state, layer.all_pairs)
         q11, q22 = first.variance, second.variance
         if architecture.normalization == "layer":
@@ -195,22 +174,24 @@ def between(
             h = _on_each(layers.pool, h)
         return h, None
 
-    for (layer, num_layers), *facts in zip(segments, facts1, facts2, strict=True):
+    for (layer, num_layers), *both in zip(
+        segments, statistics1, statistics2, strict=True
+    ):
         if all_pairs and not layer.all_pairs:
             all_pairs, state = False, _on_each(layers.same_pixels, state)
         if num_layers == 1:
-            state, _ = step(layer, state, tuple(facts))
+            state, _ = step(layer, state, tuple(both))
         else:
             state, _ = jax.lax.scan(
-                lambda state, facts, layer=layer: step(layer, state, facts),
+                lambda state, both, layer=layer: step(layer, state, both),
                 state,
-                tuple(facts),
+                tuple(both),
             )
     return output(architecture, state, all_pairs, x1.shape, width)
 
 
 def _weights(
-    architecture: Architecture, layer: _Layer, state: Kernels, all_pairs: bool
+    architecture: Architecture, layer: _HiddenLayer, state: Kernels, all_pairs: bool
 ) -> Kernels:
     if not architecture.is_convolutional:
         return layers.dense(state, layer.scales)
@@ -248,11 +229,9 @@ def output(
         else:
             if all_pairs:
                 state = _on_each(layers.same_pixels, state)
-            if architecture.pixel_scaling == "fan_in":
-                num_pixels = state.nngp.size
-                state = _on_each(jnp.mean, state)
-            else:
-                state = _on_each(jnp.sum, state)
+            num_pixels = state.nngp.size
+            is_mean = architecture.pixel_scaling == "fan_in"
+            state = _on_each(jnp.mean if is_mean else jnp.sum, state)
     scales = layer_scales(
         architecture, architecture.num_layers, shape, width, num_pixels
     )
@@ -265,17 +244,16 @@ def output(
 def _segments(
     architecture: Architecture, shape: tuple[int, ...], width: int | None
 ) -> list[_Segment]:
-    num_taps = 1
-    if architecture.is_convolutional and architecture.pixel_scaling == "fan_in":
-        num_taps = math.prod(architecture.filter_shape)
+    is_convolutional = architecture.is_convolutional
+    num_taps = math.prod(architecture.filter_shape) if is_convolutional else 1
     last_pool = max(architecture.pool_after, default=0)
     # A pool after the last layer comes before no activation.
     last_inner_pool = max(
         (p for p in architecture.pool_after if p < architecture.depth), default=0
     )
-    reads_pairs = architecture.is_convolutional and architecture.head == "average"
+    reads_pairs = is_convolutional and architecture.head == "average"
     hidden = [
-        _Layer(
+        _HiddenLayer(
             scales=layer_scales(architecture, layer, shape, width, num_taps),
             factor=architecture.activation_factor(layer),
             is_residual=architecture.is_residual and layer > 1,
@@ -302,7 +280,7 @@ def layer_scales(
     layer: int,
     shape: tuple[int, ...],
     width: int | None,
-    num_summed: int,
+    num_pixels: int,
 ) -> Scales:
     """Scales of a layer of weights.
 
@@ -311,7 +289,7 @@ def layer_scales(
         layer: The layer, counted from 1.
         shape: Of an input of the network.
         width: Units of each layer, for "standard" parameterization.
-        num_summed: Pixels that fan-in counts.
+        num_pixels: Pixels that a unit reads.
 
     Returns:
         The scales.
@@ -323,12 +301,11 @@ def layer_scales(
         return Scales(w_sq, b_sq, w_sq, b_sq, is_trained=True)
     # The gradient is that in W itself: every weight of a unit counts with 1.
     if layer == 1:
-        is_unscaled = architecture.input_scaling == "none"
-        channels = 1 if is_unscaled else _num_channels(architecture, shape)
+        channels = _num_channels(architecture, shape)
     else:
         assert width is not None
         channels = width * architecture.width_factor(layer - 1)
-    own = float(channels * num_summed)
+    own = float(architecture.fan_in(layer, channels, num_pixels))
     return Scales(w_sq, b_sq, own, float(b_sq > 0), is_trained=True)
 
 
@@ -345,15 +322,27 @@ def _input_moments(
     else:
         spec, x1, x2 = "c,c->", x1.ravel(), x2.ravel()
     moments = jnp.einsum(spec, x1, x2, precision=jax.lax.Precision.HIGHEST)
-    if architecture.input_scaling == "none":
-        return moments
-    return moments / _num_channels(architecture, x1.shape)
+    return moments / architecture.fan_in(1, _num_channels(architecture, x1.shape))
 
 
 def _num_channels(architecture: Architecture, shape: tuple[int, ...]) -> int:
-    if architecture.is_convolutional or architecture.kind == "rnn":
-        return shape[-1]
-    return math.prod(shape)
+    reads_flat = KINDS[architecture.kind].layers == "dense"
+    return math.prod(shape) if reads_flat else shape[-1]
+
+
+def _activated_variances(
+    architecture: Architecture, statistics: PyTree
+) -> list[Float[Array, "..."]]:
+    """One array for each hidden layer, or run of equal ones."""
+    found = [layer.variance for layer in statistics]
+    if architecture.normalization == "layer":
+        found = [layers.normalized_variance(variance) for variance in found]
+    return found
+
+
+LIMIT = InfiniteLimit(
+    statistics=_statistics, kernels=_kernels, activated_variances=_activated_variances
+)
 
 
 def _on_each(fn: Callable[[Array], Array], kernels: Kernels) -> Kernels:

@@ -48,7 +48,7 @@ def gram(
     Returns:
         The matrix.
     """
-    # Blocks are computed again for differentiation, lest all of them be kept.
+    # Blocks are computed again for differentiation, so that they need not be kept.
     block_fn = jax.checkpoint(block_fn)
     if columns is None:
         return _symmetric_gram(block_fn, rows, block_size)
@@ -62,8 +62,8 @@ def gram(
         found = jax.lax.map(lambda block2: block_fn(block1, block2, None), blocks2)
         return jnp.moveaxis(found, 0, 1).reshape(found.shape[1], -1)
 
-    whole = jax.lax.map(row_of_blocks, blocks1)
-    return whole.reshape(-1, whole.shape[-1])[:n1, :n2]
+    matrix = jax.lax.map(row_of_blocks, blocks1)
+    return matrix.reshape(-1, matrix.shape[-1])[:n1, :n2]
 
 
 def _symmetric_gram(
@@ -72,8 +72,8 @@ def _symmetric_gram(
     n = _length(rows)
     if n == 1:
         return block_fn(rows, rows, jnp.ones((), bool))
-    # At least two: XLA unrolls a loop of one step, and computes its block anew, in other
-    # bits, for each place where it is read.
+    # At least two: XLA unrolls a loop of one step, and computes its block again, with
+    # other rounding, for each place where it is read.
     num_blocks = max(2, math.ceil(n / block_size))
     blocks = _blocks(rows, num_blocks)
     size = _length(blocks, axis=1)
@@ -86,15 +86,15 @@ def _symmetric_gram(
         return block_fn(block1, block2, i == j)
 
     def put(
-        whole: Array, entry: tuple[tuple[Array, Array], Array]
+        matrix: Array, entry: tuple[tuple[Array, Array], Array]
     ) -> tuple[Array, None]:
         (i, j), block = entry
         block = jnp.where(i == j, _symmetric(block), block)
         at, mirrored = (i * size, j * size), (j * size, i * size)
-        whole = jax.lax.dynamic_update_slice(whole, block, at)
-        return jax.lax.dynamic_update_slice(whole, block.T, mirrored), None
+        matrix = jax.lax.dynamic_update_slice(matrix, block, at)
+        return jax.lax.dynamic_update_slice(matrix, block.T, mirrored), None
 
-    # Two loops: in one, XLA would compute a block anew for each place it is put.
+    # Two loops: in one, XLA would compute a block once for each place it is put.
     found = jax.lax.map(block_of, upper)
     start = jnp.zeros((num_blocks * size, num_blocks * size), found.dtype)
     return jax.lax.scan(put, start, (upper, found))[0][:n, :n]

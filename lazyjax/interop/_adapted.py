@@ -14,7 +14,7 @@ from lazyjax.callables.state import ComparedByValue
 from lazyjax.typing import AnyArray, Params
 
 # A model as a function of what is frozen, the parameters, and a batch or an example.
-Call: TypeAlias = Callable[[Any, Params, Array], Any]
+ModelCall: TypeAlias = Callable[[Any, Params, Array], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Adapted(ComparedByValue):
         batched: Whether its third is a batch `(n, *d)`, or one example `(*d)`.
     """
 
-    call: Call
+    call: ModelCall
     frozen: Frozen
     batched: bool
 

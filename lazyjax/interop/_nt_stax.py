@@ -14,26 +14,15 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lazyjax._checks import check_choice
-from lazyjax.activations.functions import ACTIVATIONS, activation_fn
-from lazyjax.architecture import NORMALIZATION_EPS, Architecture
+from lazyjax.activations import activation_fn, find
+from lazyjax.architecture import KINDS, NORMALIZATION_EPS, Architecture
+from lazyjax.architecture.kinds import complete
 from lazyjax.typing import Activation
 
 KernelName = Literal["nngp", "ntk"]
 
 # Points along each axis of their quadrature: enough for smooth activations.
 _QUADRATURE_DEGREE = 150
-
-_CLOSED_FORMS: dict[str, Callable[[Any], Any]] = {
-    "abs": lambda stax: stax.Abs(),
-    "cos": lambda stax: stax.Cos(),
-    "erf": lambda stax: stax.Erf(),
-    "gelu": lambda stax: stax.Gelu(),
-    "identity": lambda stax: stax.Identity(),
-    "leaky_relu": lambda stax: stax.LeakyRelu(0.01),  # the slope of jax.nn.leaky_relu
-    "relu": lambda stax: stax.Relu(),
-    "sign": lambda stax: stax.Sign(),
-    "sin": lambda stax: stax.Sin(),
-}
 
 
 def stax_kernels(
@@ -58,7 +47,13 @@ def stax_kernels(
     Raises:
         ValueError: If `nt.stax` has no such network.
     """
-    check_choice("architecture.kind", architecture.kind, _KINDS)
+    check_choice(
+        "architecture.kind",
+        architecture.kind,
+        [name for name, kind in KINDS.items() if kind.stax is not None],
+    )
+    layers_fn = KINDS[architecture.kind].stax
+    assert layers_fn is not None
     if architecture.symmetrized:
         raise ValueError(
             "`architecture` must not be symmetrized: neural-tangents has no networks "
@@ -71,9 +66,9 @@ def stax_kernels(
     @jax.jit
     def both(x1: Array, x2: Array | None) -> tuple[Array, Array]:
         def compute(*names: KernelName) -> Any:
-            layers = _Layers(stax, architecture, names[0], x1.shape[1:], width)
+            layers = StaxLayers(stax, architecture, names[0], x1.shape[1:], width)
             output = _scaled(stax.Identity(), architecture.output_scale)
-            network = stax.serial(*_KINDS[architecture.kind](layers), output)
+            network = stax.serial(*layers_fn(layers), output)
             with warnings.catch_warnings():
                 # Branches here are independent: each ends in an activation of weights.
                 warnings.filterwarnings("ignore", message="`FanIn` layers assume")
@@ -89,8 +84,16 @@ def stax_kernels(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Layers:
-    """Layers of `stax` as `architecture` describes them, counted from 1."""
+class StaxLayers:
+    """Layers of `stax` as `architecture` describes them, counted from 1.
+
+    Attributes:
+        stax: The module `neural_tangents.stax`.
+        architecture: Description of the network.
+        kernel: What the network is for: of "mup", the two kernels need two networks.
+        shape: Of an input.
+        width: Units of each hidden layer, for "standard" parameterization only.
+    """
 
     stax: Any
     architecture: Architecture
@@ -116,16 +119,15 @@ class _Layers:
         return self._weights(layer, self.shape[-1], math.prod(spec.filter_shape), conv)
 
     def _weights(
-        self, layer: int, fan_in: int, num_summed: int, weights_fn: Callable[..., Any]
+        self, layer: int, channels: int, num_pixels: int, weights_fn: Callable[..., Any]
     ) -> Any:
-        """Weights that read `fan_in` inputs if they are the first, at so many pixels."""
+        """Weights that read so many pixels, of `channels` each if they are the first."""
         spec = self.architecture
         is_standard = spec.parameterization == "standard"
-        w_std = float(spec.w_std)
-        if layer == 1 and spec.input_scaling == "none":
-            w_std *= math.sqrt(fan_in)
-        if spec.pixel_scaling == "none":
-            w_std *= math.sqrt(num_summed)
+        their_fan_in = channels * num_pixels
+        w_std = float(spec.w_std) * math.sqrt(
+            their_fan_in / spec.fan_in(layer, channels, num_pixels)
+        )
         if spec.parameterization == "mup" and self.kernel == "nngp" and layer > 1:
             # At its start, the readout of infinitely many units is zero.
             w_std *= layer < spec.num_layers
@@ -160,9 +162,9 @@ class _Layers:
         return self.stax.AvgPool(window, window)
 
     def _activation(self) -> Any:
-        name = _name_of(self.architecture.activation)
-        if name in _CLOSED_FORMS:
-            return _CLOSED_FORMS[name](self.stax)
+        spec = find(self.architecture.activation)
+        if spec is not None and spec.stax is not None:
+            return spec.stax(self.stax)
         phi = activation_fn(self.architecture.activation)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Numerical Activation Layer")
@@ -192,14 +194,14 @@ def _check_is_odd(activation: Activation) -> None:
         )
 
 
-def _fully_connected(layers: _Layers) -> list[Any]:
+def _fully_connected(layers: StaxLayers) -> list[Any]:
     stack = [layers.stax.Flatten()]
     for layer in range(1, layers.architecture.depth + 1):
         stack += layers.hidden(layer, layers.dense(layer))
     return [*stack, layers.dense(layers.architecture.num_layers)]
 
 
-def _convolutional(layers: _Layers) -> list[Any]:
+def _convolutional(layers: StaxLayers) -> list[Any]:
     spec, stax = layers.architecture, layers.stax
     stack, space = [], layers.shape[:-1]
     for layer in range(1, spec.depth + 1):
@@ -213,12 +215,10 @@ def _convolutional(layers: _Layers) -> list[Any]:
     return [*stack, stax.Flatten(), readout]
 
 
-_KINDS: dict[str, Callable[[_Layers], list[Any]]] = {
-    "cnn": _convolutional,
-    "conv_resnet": _convolutional,
-    "mlp": _fully_connected,
-    "resnet": _fully_connected,
-}
+for _name in ("mlp", "resnet"):
+    complete(_name, stax=_fully_connected)
+for _name in ("cnn", "conv_resnet"):
+    complete(_name, stax=_convolutional)
 
 
 def _scaled(identity: Any, factor: float) -> Any:
@@ -246,11 +246,3 @@ def _frozen(layer: Any) -> Any:
         return result.replace(ntk=result.ntk - own)
 
     return init_fn, apply_fn, frozen_kernel_fn
-
-
-def _name_of(activation: Activation) -> str | None:
-    """Name of `activation`, which may be the named function itself."""
-    if isinstance(activation, str):
-        return activation
-    names = (name for name, phi in ACTIVATIONS.items() if phi is activation)
-    return next(names, None)

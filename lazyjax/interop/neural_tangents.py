@@ -19,10 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from lazyjax._renamed import deprecated_names
 from lazyjax.architecture import Architecture
+from lazyjax.files.results import Storable
 from lazyjax.infinite import infinite_nngp, infinite_ntk
 from lazyjax.interop import _nt_stax, _nt_structured
 from lazyjax.interop._importing import import_with, is_imported_with
+from lazyjax.interop._nt_stax import StaxLayers as StaxLayers
 from lazyjax.laziness import relative_distance
 from lazyjax.typing import AnyArray
 
@@ -85,7 +88,7 @@ def load_neural_tangents() -> types.ModuleType:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Comparison:
+class KernelComparison(Storable):
     r"""Kernels of one architecture by lazyjax and by neural-tangents.
 
     Attributes:
@@ -112,7 +115,7 @@ def compare(
     x2: Float[AnyArray, "n2 *d"] | None = None,
     *,
     width: int | None = None,
-) -> Comparison:
+) -> KernelComparison:
     r"""Both infinite-width kernels of an architecture, by both libraries.
 
     The network of `nt.stax` is built that has the same limit. What neural-tangents has
@@ -170,7 +173,7 @@ def compare(
         kernel.astype(x1.dtype)  # with 64-bit types enabled, it returns float64
         for kernel in _nt_stax.stax_kernels(stax, architecture, x1, x2, width)
     )
-    return Comparison(
+    return KernelComparison(
         nngp=nngp,
         ntk=ntk,
         their_nngp=their_nngp,
@@ -178,6 +181,11 @@ def compare(
         nngp_difference=_difference(nngp, their_nngp),
         ntk_difference=_difference(ntk, their_ntk),
     )
+
+
+__getattr__ = deprecated_names(
+    __name__, {"Comparison": "lazyjax.interop.neural_tangents.KernelComparison"}
+)
 
 
 def _difference(a: Float[Array, "n1 n2"], b: Float[Array, "n1 n2"]) -> Array:

@@ -14,32 +14,8 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from lazyjax.jaxpr.registry import primitive_of
 from lazyjax.typing import AnyArray
-
-# Equations that only call another jaxpr: inlined, because they do not change what is
-# computed or how it is differentiated (unlike `custom_jvp_call`, `custom_vjp_call`).
-_CALLS = {
-    "jit": "jaxpr",
-    "pjit": "jaxpr",
-    "remat": "jaxpr",
-    "remat2": "jaxpr",
-    "checkpoint": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
-}
-
-# Primitives that make each entry of an array of the same entries of their operands.
-_ELEMENTWISE = """
-abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt
-ceil clamp clz complex conj convert_element_type copy copy_p cos cosh digamma div eq
-eq_to erf erf_inv erfc exp exp2 expm1 floor ge gt igamma igamma_grad_a igammac imag
-integer_pow is_finite le le_to lgamma log log1p log2 logistic lt lt_to max min mul
-mulhi name ne neg nextafter not one_minus_square or polygamma polynomial
-population_count pow real reduce_precision regularized_incomplete_beta rem round rsqrt
-select_n shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt
-square stop_gradient sub tan tanh xor zeta
-"""
-ELEMENTWISE = frozenset(_ELEMENTWISE.split())
 
 
 def opened(jaxpr: Any) -> tuple[jex.Jaxpr, Sequence[Any]]:
@@ -49,7 +25,7 @@ def opened(jaxpr: Any) -> tuple[jex.Jaxpr, Sequence[Any]]:
 
 def called(eqn: jex.JaxprEqn) -> Any | None:
     """The jaxpr that `eqn` merely calls, or `None` if it does anything else."""
-    key = _CALLS.get(eqn.primitive.name)
+    key = primitive_of(eqn).call
     return None if key is None else eqn.params.get(key)
 
 
@@ -137,6 +113,17 @@ def among(atoms: Sequence[Any], variables: Collection[Any]) -> list[bool]:
 def operands_of(eqn: jex.JaxprEqn) -> list[Any]:
     """The variables among the operands of an equation, each once."""
     return list(dict.fromkeys(v for v in eqn.invars if not isinstance(v, jex.Literal)))
+
+
+def live_equations(jaxpr: jex.Jaxpr) -> list[jex.JaxprEqn]:
+    """Equations that results depend on, in order."""
+    wanted = {v for v in jaxpr.outvars if not isinstance(v, jex.Literal)}
+    live = []
+    for eqn in reversed(jaxpr.eqns):
+        if any(v in wanted for v in eqn.outvars):
+            wanted.update(operands_of(eqn))
+            live.append(eqn)
+    return live[::-1]
 
 
 def of_smooth_operands(

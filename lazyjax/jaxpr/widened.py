@@ -11,7 +11,6 @@ from jax import lax
 from jaxtyping import Array
 
 from lazyjax.jaxpr.equations import (
-    ELEMENTWISE,
     aval_of,
     called,
     evaluate,
@@ -19,20 +18,10 @@ from lazyjax.jaxpr.equations import (
     opened,
     scan_counts,
 )
-from lazyjax.jaxpr.row_rules import RULES
+from lazyjax.jaxpr.registry import primitive_of
 
 # Parameters that name the type of results.
 _TYPES = ("dtype", "new_dtype", "preferred_element_type")
-# What is known to compute in the type of its operands. All else is left in its own.
-_KNOWN = (
-    (
-        ELEMENTWISE
-        | set(RULES)
-        | {"iota", "optimization_barrier", "select_and_scatter_add"}
-    )
-    - {"bitcast_convert_type", "nextafter", "reduce", "reduce_window"}
-    - {name for name in RULES if name.startswith("scatter")}
-)
 # These hold a program for single numbers, in their own type.
 _SCATTERS: dict[str, Callable[..., Array]] = {
     "scatter": lax.scatter,
@@ -116,7 +105,7 @@ def _results(
         return lax.switch(operands[0], branches, *operands[1:])
     if name in _SCATTERS:
         return [_scatter(eqn, operands)]
-    if name not in _KNOWN:
+    if not primitive_of(eqn).follows_dtype:
         narrow = [
             _as_type(aval_of(atom).dtype, value)
             for atom, value in zip(eqn.invars, operands, strict=True)

@@ -1,35 +1,12 @@
-"""Kernels as matrices."""
+"""Norms, eigenvalues and singular values that hold at any size and on any device."""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lazyjax.typing import AnyArray
-
-
-def gram_matrix(ntk: Float[AnyArray, "n1 n2 *kk"]) -> Float[Array, "rows columns"]:
-    """Matrix of a kernel `(n1, n2, k, k)`, or `(n1, n2)`, which it is already.
-
-    Row `i * k + a` belongs to output `a` of example `i`: the matrix acts on outputs
-    `(n2, k)` flattened.
-
-    Args:
-        ntk: Kernel.
-
-    Returns:
-        The matrix, of shape `(n1 * k, n2 * k)`, or `(n1, n2)`.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> from lazyjax.linalg import gram_matrix
-        >>> gram_matrix(jnp.arange(4.0).reshape(1, 1, 2, 2)).tolist()
-        [[0.0, 1.0], [2.0, 3.0]]
-    """
-    ntk = jnp.asarray(ntk)
-    if ntk.ndim == 2:
-        return ntk
-    n1, n2, k, _ = ntk.shape
-    return jnp.transpose(ntk, (0, 2, 1, 3)).reshape(n1 * k, n2 * k)
 
 
 def frobenius_norm(matrices: Float[AnyArray, "*batch n m"]) -> Float[Array, "*batch"]:
@@ -69,15 +46,7 @@ def eigvalsh(matrices: Float[Array, "*batch n n"]) -> Float[Array, "*batch n"]:
     Returns:
         Their eigenvalues.
     """
-    if matrices.ndim == 2:
-        return _eigvalsh_of_one(matrices)
-    flat = matrices.reshape(-1, *matrices.shape[-2:])
-    return jax.lax.map(_eigvalsh_of_one, flat).reshape(matrices.shape[:-1])
-
-
-@jax.custom_batching.sequential_vmap
-def _eigvalsh_of_one(matrix: Array) -> Array:
-    return jnp.linalg.eigvalsh(matrix)
+    return _one_by_one(_eigvalsh, matrices)
 
 
 def singular_values(matrices: Float[Array, "*batch n m"]) -> Float[Array, "*batch r"]:
@@ -89,13 +58,19 @@ def singular_values(matrices: Float[Array, "*batch n m"]) -> Float[Array, "*batc
     Returns:
         Their `r = min(n, m)` singular values.
     """
+    return _one_by_one(_singular_values, matrices)
+
+
+_eigvalsh = jax.custom_batching.sequential_vmap(
+    lambda matrix: jnp.linalg.eigvalsh(matrix)  # its defaults are no operands
+)
+_singular_values = jax.custom_batching.sequential_vmap(
+    lambda matrix: jnp.linalg.svd(matrix, compute_uv=False)
+)
+
+
+def _one_by_one(values_of: Callable[[Array], Array], matrices: Array) -> Array:
     if matrices.ndim == 2:
-        return _singular_values_of_one(matrices)
-    flat = matrices.reshape(-1, *matrices.shape[-2:])
-    values = jax.lax.map(_singular_values_of_one, flat)
+        return values_of(matrices)
+    values = jax.lax.map(values_of, matrices.reshape(-1, *matrices.shape[-2:]))
     return values.reshape(*matrices.shape[:-2], -1)
-
-
-@jax.custom_batching.sequential_vmap
-def _singular_values_of_one(matrix: Array) -> Array:
-    return jnp.linalg.svd(matrix, compute_uv=False)

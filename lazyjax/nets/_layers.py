@@ -1,9 +1,9 @@
-"""Layers of weights in every parameterization, and networks made of Flax modules."""
+"""Layers of weights and of images, to be called in Flax modules."""
 
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -11,55 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lazyjax._checks import check_at_least
 from lazyjax.architecture import NORMALIZATION_EPS, Architecture
-from lazyjax.nets.network import Apply, Init, Network, symmetrize
-from lazyjax.typing import Params, Readout
-
-MULTIPLIERS = "multipliers"  # collection of variables, beside "params"
-
-
-class Scale(NamedTuple):
-    """How an array of parameters enters: `multiplier * (init_std * randomness)`."""
-
-    multiplier: float
-    init_std: float
-
-
-def weight_scale(
-    architecture: Architecture, layer: int, fan_in: int, width: int
-) -> Scale:
-    """Scale of weight layer `layer`, counted from 1; W = multiplier * w."""
-    std = architecture.w_std / math.sqrt(fan_in)
-    if architecture.parameterization == "standard":
-        return Scale(1.0, std)
-    if architecture.parameterization == "ntk" or architecture.depth == 0:
-        return Scale(std, 1.0)
-    # mup: Yang and Hu's (a, b) are (-1/2, 1/2), (0, 1/2), (1/2, 1/2) by layer.
-    root = math.sqrt(width)
-    if layer == 1:
-        return Scale(std * root, 1 / root)
-    if layer == architecture.num_layers:
-        return Scale(std, 1 / root)
-    return Scale(std * root, 1 / root)
-
-
-def recurrent_scale(architecture: Architecture, layer: int, width: int) -> Scale:
-    """Scale of the recurrent weights of layer `layer`, those of a hidden layer."""
-    recurrent = dataclasses.replace(architecture, w_std=architecture.recurrent_std)
-    return weight_scale(recurrent, layer, width, width)
-
-
-def bias_scale(architecture: Architecture, layer: int, width: int) -> Scale | None:
-    """Scale of the biases of layer `layer`; they act like weights of a constant input."""
-    std = architecture.b_std
-    if std == 0:
-        return None
-    if architecture.parameterization == "standard":
-        return Scale(1.0, std)
-    if architecture.parameterization == "mup" and layer < architecture.num_layers:
-        return Scale(std * math.sqrt(width), 1 / math.sqrt(width))
-    return Scale(std, 1.0)
+from lazyjax.nets.scales import Scale, bias_scale, weight_scale
+from lazyjax.typing import Readout
 
 
 class _Affine(nn.Module):
@@ -86,23 +40,14 @@ class _Affine(nn.Module):
             value = jnp.asarray(value)  # parameters may be NumPy's
             return value if self.is_trained else jax.lax.stop_gradient(value)
 
-        def multiplier(name: str, value: float) -> float | Array:
-            # Recorded at initialization, so that `PaddedNetwork` can pass that of
-            # another width as data.
-            if self.is_initializing():
-                self.put_variable(MULTIPLIERS, name, jnp.asarray(value, h.dtype))
-            if self.has_variable(MULTIPLIERS, name):
-                return self.get_variable(MULTIPLIERS, name)
-            return value
-
         shape = (*self.taps, h.shape[-1], self.features)
         kernel = parameter("kernel", weight_init, shape)
-        z = multiplier("kernel", self.weight.multiplier) * self.linear_map(h, kernel)
+        z = self.weight.multiplier * self.linear_map(h, kernel)
         if self.bias is None:
             return z
         bias_init = nn.initializers.normal(self.bias.init_std)
         bias = parameter("bias", bias_init, (self.features,))
-        bias = multiplier("bias", self.bias.multiplier) * bias
+        bias = self.bias.multiplier * bias
         return z + bias.reshape((1,) * (z.ndim - 1) + (-1,))
 
 
@@ -125,11 +70,7 @@ def dense(
     Returns:
         Pre-activations, or outputs.
     """
-    fan_in = h.shape[-1]
-    if layer == 1 and architecture.input_scaling == "none":
-        fan_in = 1
-    elif architecture.pixel_scaling == "none":
-        fan_in //= num_pixels
+    fan_in = architecture.fan_in(layer, h.shape[-1] // num_pixels, num_pixels)
     is_last = layer == architecture.num_layers
     z = _Affine(
         features=architecture.num_outputs if is_last else width,
@@ -209,10 +150,8 @@ def _convolution(
     stride: int,
     name: str,
 ) -> Array:
-    is_unscaled = layer == 1 and architecture.input_scaling == "none"
-    fan_in = 1 if is_unscaled else h.shape[-1]
-    if architecture.pixel_scaling == "fan_in":
-        fan_in *= math.prod(architecture.filter_shape)
+    num_taps = math.prod(architecture.filter_shape)
+    fan_in = architecture.fan_in(layer, h.shape[-1], num_taps)
     return _Affine(
         features=width * architecture.width_factor(layer),
         taps=architecture.filter_shape,
@@ -225,10 +164,10 @@ def _convolution(
     )(h)
 
 
-def normalized(
+def normalize(
     architecture: Architecture, z: Float[Array, "n *space m"]
 ) -> Float[Array, "n *space m"]:
-    """Pre-activations of a hidden layer, normalized over units if so described."""
+    """Pre-activations of a hidden layer, normalized over units if it asks for that."""
     if architecture.normalization == "none":
         return z
     centered = z - jnp.mean(z, axis=-1, keepdims=True)
@@ -295,91 +234,3 @@ class _Convolve:
             pads,
             dimension_numbers=(f"N{letters}C", f"{letters}IO", f"N{letters}C"),
         )
-
-
-def network_of(
-    module: nn.Module,
-    architecture: Architecture,
-    width: int,
-    check_fn: Callable[[Params, Array], None],
-) -> Network:
-    """Network of a Flax module that `architecture` describes.
-
-    Args:
-        module: From inputs to outputs.
-        architecture: Its description; if it is symmetrized, so is the network.
-        width: Units of each hidden layer.
-        check_fn: Raises if inputs do not fit parameters.
-
-    Returns:
-        The network.
-    """
-    check_at_least("width", width, 1)
-    network = Network(
-        init=Init(_ModuleInit(module)),
-        apply=Apply(ModuleApply(module), check_fn),
-        architecture=dataclasses.replace(architecture, symmetrized=False),
-        width=width,
-    )
-    return symmetrize(network) if architecture.symmetrized else network
-
-
-def check_num_features(params: Params, x: Array) -> None:
-    """Check that flattened inputs have as many features as the first layer.
-
-    Raises:
-        ValueError: If they have not.
-    """
-    expected = params["layer_1"]["kernel"].shape[0]
-    if x.ndim < 1 or math.prod(x.shape[1:]) != expected:
-        raise ValueError(
-            f"`x` must have {expected} features per example, as at initialization; "
-            f"got shape {x.shape}."
-        )
-
-
-def check_sequence(params: Params, x: Array) -> None:
-    """Check that inputs are sequences of as many features as the first layer reads.
-
-    Raises:
-        ValueError: If they are not.
-    """
-    expected = params["layer_1"]["kernel"].shape[0]
-    if x.ndim != 3 or x.shape[-1] != expected:
-        raise ValueError(
-            f"`x` must be a batch of sequences (n, time, {expected}); got {x.shape}."
-        )
-
-
-def check_image(params: Params, x: Array) -> None:
-    """Check that inputs are images with as many channels as the first layer reads.
-
-    Raises:
-        ValueError: If they are not.
-    """
-    *taps, channels, _ = params["layer_1"]["kernel"].shape
-    if x.ndim != len(taps) + 2 or x.shape[-1] != channels:
-        raise ValueError(
-            f"`x` must have {len(taps)} spatial axes and {channels} channels, (n, "
-            f"{'height, width' if len(taps) == 2 else 'length'}, {channels}); got shape "
-            f"{x.shape}."
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class _ModuleInit:
-    module: nn.Module
-
-    def __call__(self, key: Array, x: Array) -> Params:
-        return self.module.init(key, x)["params"]
-
-
-@dataclasses.dataclass(frozen=True)
-class ModuleApply:
-    """Forward pass of a Flax module."""
-
-    module: nn.Module
-
-    def __call__(self, params: Params, x: Array) -> Array:
-        """Outputs of the module at `params`."""
-        return cast(Array, self.module.apply({"params": params}, x))

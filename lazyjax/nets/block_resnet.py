@@ -5,16 +5,12 @@ from typing import Any
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from lazyjax.activations.functions import activation_fn
+from lazyjax.activations import activation_fn
 from lazyjax.architecture import Architecture
-from lazyjax.nets._layers import (
-    check_image,
-    convolution,
-    network_of,
-    read_out,
-    shortcut,
-)
-from lazyjax.nets.network import Network
+from lazyjax.architecture.kinds import complete
+from lazyjax.nets._layers import convolution, read_out, shortcut
+from lazyjax.nets.build import build
+from lazyjax.nets.network import Network, check_image, from_module
 
 
 def block_resnet(*, width: int, **options: Any) -> Network:
@@ -50,9 +46,7 @@ def block_resnet(*, width: int, **options: Any) -> Network:
     References:
         He, Zhang, Ren and Sun (2016), arXiv:1512.03385 (equation numbers not checked).
     """
-    architecture = Architecture(**{"kind": "block_resnet", **options})
-    module = _BlockResNet(architecture, width)
-    return network_of(module, architecture, width, check_image)
+    return build(Architecture(**{"kind": "block_resnet", **options}), width=width)
 
 
 class _BlockResNet(nn.Module):
@@ -76,3 +70,11 @@ class _BlockResNet(nn.Module):
                 h = shortcut(spec, second, self.width, h, stride)
             h = units(second, h + spec.residual_scale * branch)
         return read_out(spec, self.width, h)
+
+
+def _build(architecture: Architecture, width: int) -> Network:
+    module = _BlockResNet(architecture, width)
+    return from_module(module, architecture, width, check_image)
+
+
+complete("block_resnet", build=_build)

@@ -2,23 +2,9 @@
 
 import dataclasses
 
-from lazyjax.architecture import Architecture
-from lazyjax.nets.block_resnet import block_resnet
-from lazyjax.nets.cnn import cnn, conv_resnet
-from lazyjax.nets.mlp import mlp
-from lazyjax.nets.network import Network
-from lazyjax.nets.resnet import resnet
-from lazyjax.nets.rnn import rnn
-from lazyjax.nets.vit import vit_of
-
-_FACTORIES = {
-    "mlp": mlp,
-    "resnet": resnet,
-    "cnn": cnn,
-    "conv_resnet": conv_resnet,
-    "rnn": rnn,
-    "block_resnet": block_resnet,
-}
+from lazyjax._checks import check_at_least
+from lazyjax.architecture import KINDS, Architecture
+from lazyjax.nets.network import Network, symmetrize
 
 
 def build(architecture: Architecture, *, width: int) -> Network:
@@ -32,7 +18,8 @@ def build(architecture: Architecture, *, width: int) -> Network:
         The network, equal to the one that the function named like the kind returns.
 
     Raises:
-        ValueError: If `width` is not positive, or the kind not one of `lazyjax.nets`.
+        ValueError: If `width` is not positive or does not fit the kind, or the kind has
+            no finite networks.
         TypeError: If `width` is not an integer.
 
     Example:
@@ -41,17 +28,13 @@ def build(architecture: Architecture, *, width: int) -> Network:
         >>> build(spec, width=8) == lazyjax.nets.resnet(width=8, depth=2)
         True
     """
-    if architecture.kind == "vit":  # whose function has other defaults
-        return vit_of(architecture, width)
-    if architecture.kind not in _FACTORIES:
+    check_at_least("width", width, 1)
+    build_fn = KINDS[architecture.kind].build
+    if build_fn is None:
         raise ValueError(
-            f"`architecture` must be of a kind in {(*_FACTORIES, 'vit')}; got "
-            f"{architecture.kind!r}."
+            f"`architecture` must be of a kind that says how to build its networks; "
+            f"{architecture.kind!r} does not."
         )
-    options = {
-        field.name: getattr(architecture, field.name)
-        for field in dataclasses.fields(architecture)
-        if getattr(architecture, field.name) != field.default
-    }
-    options.pop("kind", None)
-    return _FACTORIES[architecture.kind](width=width, **options)
+    single = dataclasses.replace(architecture, symmetrized=False)
+    network = build_fn(single, width)
+    return symmetrize(network) if architecture.symmetrized else network

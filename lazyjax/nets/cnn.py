@@ -5,17 +5,12 @@ from typing import Any
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from lazyjax.activations.functions import activation_fn
+from lazyjax.activations import activation_fn
 from lazyjax.architecture import Architecture
-from lazyjax.nets._layers import (
-    check_image,
-    convolution,
-    network_of,
-    normalized,
-    pool,
-    read_out,
-)
-from lazyjax.nets.network import Network
+from lazyjax.architecture.kinds import complete
+from lazyjax.nets._layers import convolution, normalize, pool, read_out
+from lazyjax.nets.build import build
+from lazyjax.nets.network import Network, check_image, from_module
 
 
 def cnn(*, width: int, **options: Any) -> Network:
@@ -45,7 +40,7 @@ def cnn(*, width: int, **options: Any) -> Network:
         Arora, Du, Hu, Li, Salakhutdinov and Wang (2019), arXiv:1904.11955, for the
         kernel of its infinite width (equation numbers not checked).
     """
-    return _network(Architecture(kind="cnn", **options), width)
+    return build(Architecture(kind="cnn", **options), width=width)
 
 
 def conv_resnet(*, width: int, **options: Any) -> Network:
@@ -76,11 +71,7 @@ def conv_resnet(*, width: int, **options: Any) -> Network:
     References:
         Du, Lee, Li, Wang and Zhai (2019), arXiv:1811.03804, section 7 (not checked).
     """
-    return _network(Architecture(kind="conv_resnet", **options), width)
-
-
-def _network(architecture: Architecture, width: int) -> Network:
-    return network_of(_CNN(architecture, width), architecture, width, check_image)
+    return build(Architecture(kind="conv_resnet", **options), width=width)
 
 
 class _CNN(nn.Module):
@@ -93,9 +84,18 @@ class _CNN(nn.Module):
         phi = activation_fn(spec.activation)
         h = x
         for layer in range(1, spec.num_layers):
-            z = normalized(spec, convolution(spec, layer, self.width, h))
+            z = normalize(spec, convolution(spec, layer, self.width, h))
             branch = spec.activation_factor(layer) * phi(z)
             h = h + branch if spec.is_residual and layer > 1 else branch
             if layer in spec.pool_after:
                 h = pool(spec, h)
         return read_out(spec, self.width, h)
+
+
+def _build(architecture: Architecture, width: int) -> Network:
+    module = _CNN(architecture, width)
+    return from_module(module, architecture, width, check_image)
+
+
+complete("cnn", build=_build)
+complete("conv_resnet", build=_build)

@@ -22,8 +22,8 @@ def vgg11(*, width: int = 64, **options: Any) -> Network:
 
     Args:
         width: Channels of the first layer: 64 times the widening factor $k$.
-        **options: Fields of `lazyjax.Architecture` of a "cnn"; what is said above are
-            the defaults here.
+        **options: Fields of `lazyjax.Architecture` of a "cnn", with the values above as
+            defaults.
 
     Returns:
         The network, that `lazyjax.nets.cnn` makes of these options. Of images of
@@ -74,8 +74,8 @@ def resnet18(*, width: int = 64, **options: Any) -> Network:
 
     Args:
         width: Channels of the first layer: 64 times the widening factor $k$.
-        **options: Fields of `lazyjax.Architecture` of a "block_resnet"; what is said
-            above are the defaults here.
+        **options: Fields of `lazyjax.Architecture` of a "block_resnet", with the
+            values above as defaults.
 
     Returns:
         The network, that `lazyjax.nets.block_resnet` makes of these options.

@@ -2,9 +2,11 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
@@ -101,6 +103,50 @@ class Apply:
         return self.apply_fn(params, x)
 
 
+def from_module(
+    module: nn.Module,
+    architecture: Architecture,
+    width: int,
+    check_fn: Callable[[Params, Array], None],
+) -> Network:
+    """Network of a Flax module that `architecture` describes.
+
+    Args:
+        module: From inputs to outputs.
+        architecture: Its description, not symmetrized.
+        width: Units of each hidden layer.
+        check_fn: Raises if inputs do not fit parameters.
+
+    Returns:
+        The network.
+    """
+    return Network(
+        init=Init(_ModuleInit(module)),
+        apply=Apply(ModuleApply(module), check_fn),
+        architecture=architecture,
+        width=width,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _ModuleInit:
+    module: nn.Module
+
+    def __call__(self, key: Array, x: Array) -> Params:
+        return self.module.init(key, x)["params"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModuleApply:
+    """Forward pass of a Flax module."""
+
+    module: nn.Module
+
+    def __call__(self, params: Params, x: Array) -> Array:
+        """Outputs of the module at `params`."""
+        return cast(Array, self.module.apply({"params": params}, x))
+
+
 def symmetrize(network: Network) -> Network:
     r"""Network $(g(w_1) - g(w_2)) / \sqrt 2$ that starts from $w_1 = w_2$.
 
@@ -146,3 +192,48 @@ class SymmetrizedApply:
         plus = self.apply_fn(params["plus"], x)
         minus = self.apply_fn(params["minus"], x)
         return (plus - minus) / 2**0.5
+
+
+# Checks of inputs ---------------------------------------------------------------------
+
+
+def check_num_features(params: Params, x: Array) -> None:
+    """Check that flattened inputs have as many features as the first layer.
+
+    Raises:
+        ValueError: If they have not.
+    """
+    expected = params["layer_1"]["kernel"].shape[0]
+    if x.ndim < 1 or math.prod(x.shape[1:]) != expected:
+        raise ValueError(
+            f"`x` must have {expected} features per example, as at initialization; "
+            f"got shape {x.shape}."
+        )
+
+
+def check_sequence(params: Params, x: Array) -> None:
+    """Check that inputs are sequences of as many features as the first layer reads.
+
+    Raises:
+        ValueError: If they are not.
+    """
+    expected = params["layer_1"]["kernel"].shape[0]
+    if x.ndim != 3 or x.shape[-1] != expected:
+        raise ValueError(
+            f"`x` must be a batch of sequences (n, time, {expected}); got {x.shape}."
+        )
+
+
+def check_image(params: Params, x: Array) -> None:
+    """Check that inputs are images with as many channels as the first layer reads.
+
+    Raises:
+        ValueError: If they are not.
+    """
+    *taps, channels, _ = params["layer_1"]["kernel"].shape
+    if x.ndim != len(taps) + 2 or x.shape[-1] != channels:
+        raise ValueError(
+            f"`x` must have {len(taps)} spatial axes and {channels} channels, (n, "
+            f"{'height, width' if len(taps) == 2 else 'length'}, {channels}); got shape "
+            f"{x.shape}."
+        )

@@ -8,17 +8,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lazyjax.activations.functions import activation_fn
+from lazyjax.activations import activation_fn
 from lazyjax.architecture import Architecture
-from lazyjax.nets._layers import (
-    Scale,
-    check_sequence,
-    dense,
-    network_of,
-    normalized,
-    recurrent_scale,
-)
-from lazyjax.nets.network import Network
+from lazyjax.architecture.kinds import complete
+from lazyjax.nets._layers import dense, normalize
+from lazyjax.nets.build import build
+from lazyjax.nets.network import Network, check_sequence, from_module
+from lazyjax.nets.scales import Scale, recurrent_scale
 
 
 def rnn(*, width: int, **options: Any) -> Network:
@@ -49,9 +45,7 @@ def rnn(*, width: int, **options: Any) -> Network:
         Balestriero and Baraniuk (2021), arXiv:2006.10246, for the kernel of its infinite
         width (not checked: derived here, and compared with wide networks).
     """
-    architecture = Architecture(kind="rnn", **options)
-    module = _RNN(architecture, width)
-    return network_of(module, architecture, width, check_sequence)
+    return build(Architecture(kind="rnn", **options), width=width)
 
 
 class _RNN(nn.Module):
@@ -66,7 +60,7 @@ class _RNN(nn.Module):
         for layer in range(1, spec.num_layers):
 
             def units(z: Array, factor: float = spec.activation_factor(layer)) -> Array:
-                return factor * phi(normalized(spec, z))
+                return factor * phi(normalize(spec, z))
 
             h = _Recurrence(
                 weight=recurrent_scale(spec, layer, self.width),
@@ -98,3 +92,11 @@ class _Recurrence(nn.Module):
 
         _, h = jax.lax.scan(step, jnp.zeros_like(z[:, 0]), jnp.moveaxis(z, 1, 0))
         return jnp.moveaxis(h, 0, 1)
+
+
+def _build(architecture: Architecture, width: int) -> Network:
+    module = _RNN(architecture, width)
+    return from_module(module, architecture, width, check_sequence)
+
+
+complete("rnn", build=_build)

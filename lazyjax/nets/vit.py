@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lazyjax.activations.functions import activation_fn
+from lazyjax.activations import activation_fn
 from lazyjax.architecture import Architecture
-from lazyjax.nets._layers import dense, network_of, normalized, projection, read_out
-from lazyjax.nets.network import Network
+from lazyjax.architecture.kinds import complete
+from lazyjax.nets._layers import dense, normalize, projection, read_out
+from lazyjax.nets.build import build
+from lazyjax.nets.network import Network, from_module
 from lazyjax.typing import Params
 
 _MLP_FACTOR = 4  # hidden units of a block, as a multiple of the width
@@ -61,31 +63,8 @@ def vit(*, width: int, depth: int = 4, **options: Any) -> Network:
         arXiv:2203.03466, for attention in "mup" (equation numbers not checked).
     """
     usual = {"activation": "gelu", "normalization": "layer", "head": "average"}
-    usual["kind"] = "vit"
-    return vit_of(Architecture(**{**usual, "depth": depth, **options}), width)
-
-
-def vit_of(architecture: Architecture, width: int) -> Network:
-    """Vision transformer that `architecture` describes, at one width.
-
-    Args:
-        architecture: The description.
-        width: Features of a token.
-
-    Returns:
-        The network.
-
-    Raises:
-        ValueError: If `width` is not a multiple of the number of heads.
-    """
-    module = _ViT(architecture, width)
-    network = network_of(module, architecture, width, _CheckPatches(architecture))
-    if width % architecture.num_heads:
-        raise ValueError(
-            f"`width` must be a multiple of `num_heads`, {architecture.num_heads}; got "
-            f"{width}."
-        )
-    return network
+    architecture = Architecture(**{"kind": "vit", **usual, "depth": depth, **options})
+    return build(architecture, width=width)
 
 
 class _ViT(nn.Module):
@@ -99,8 +78,8 @@ class _ViT(nn.Module):
         h = dense(spec, 1, self.width, patches)
         h = h + self._positions(h.shape[1], h.dtype)[None]
         for layer in range(2, spec.num_layers):
-            h = _Block(spec, self.width, layer, name=f"layer_{layer}")(h)
-        return read_out(spec, self.width, normalized(spec, h))
+            h = _TransformerBlock(spec, self.width, layer, name=f"layer_{layer}")(h)
+        return read_out(spec, self.width, normalize(spec, h))
 
     def _positions(self, num_tokens: int, dtype: jnp.dtype) -> Array:
         # Weights of the first layer too, of one-hot inputs; not divided by their number.
@@ -110,7 +89,7 @@ class _ViT(nn.Module):
         return projection(spec, 1, self.width, self.width, one_hot, "positions")
 
 
-class _Block(nn.Module):
+class _TransformerBlock(nn.Module):
     """Attention among tokens, then a network of each token; both add to their input."""
 
     architecture: Architecture
@@ -120,12 +99,12 @@ class _Block(nn.Module):
     @nn.compact
     def __call__(self, h: Float[Array, "n tokens m"]) -> Float[Array, "n tokens m"]:
         spec = self.architecture
-        h = h + self._attended(normalized(spec, h))
-        z = self._weighed("hidden", _MLP_FACTOR * self.width, normalized(spec, h))
+        h = h + self._attended(normalize(spec, h))
+        z = self._project("hidden", _MLP_FACTOR * self.width, normalize(spec, h))
         units = spec.activation_factor(self.layer) * activation_fn(spec.activation)(z)
-        return h + self._weighed("output", self.width, units)
+        return h + self._project("output", self.width, units)
 
-    def _weighed(self, name: str, features: int, h: Array) -> Array:
+    def _project(self, name: str, features: int, h: Array) -> Array:
         return projection(self.architecture, self.layer, self.width, features, h, name)
 
     def _attended(self, h: Array) -> Array:
@@ -133,7 +112,7 @@ class _Block(nn.Module):
         size = self.width // num_heads
 
         def by_head(name: str) -> Array:
-            z = self._weighed(name, self.width, h)
+            z = self._project(name, self.width, h)
             return z.reshape(*z.shape[:-1], num_heads, size)
 
         is_mup = self.architecture.parameterization == "mup"
@@ -141,7 +120,7 @@ class _Block(nn.Module):
         products = jnp.einsum("nqhc,nkhc->nhqk", query, key)
         weights = jax.nn.softmax(products / (size if is_mup else math.sqrt(size)))
         attended = jnp.einsum("nhqk,nkhc->nqhc", weights, value)
-        return self._weighed("attended", self.width, attended.reshape(h.shape))
+        return self._project("attended", self.width, attended.reshape(h.shape))
 
 
 def _patches(
@@ -181,3 +160,16 @@ class _CheckPatches:
                 f"`x` must have {tokens} patches of {features} numbers, as at "
                 f"initialization; got {came[0]} of {came[1]}."
             )
+
+
+def _build(architecture: Architecture, width: int) -> Network:
+    if width % architecture.num_heads:
+        raise ValueError(
+            f"`width` must be a multiple of `num_heads`, {architecture.num_heads}; got "
+            f"{width}."
+        )
+    module = _ViT(architecture, width)
+    return from_module(module, architecture, width, _CheckPatches(architecture))
+
+
+complete("vit", build=_build)

@@ -3,12 +3,12 @@
 from lazyjax.ntk.diagonal import ntk_diagonal as ntk_diagonal
 from lazyjax.ntk.empirical import empirical_ntk as empirical_ntk
 from lazyjax.ntk.layerwise import layerwise_ntk as layerwise_ntk
-from lazyjax.ntk.methods.structured import ntk_plan as ntk_plan
+from lazyjax.ntk.methods.plan import Plan as Plan, PlanRow as PlanRow
 from lazyjax.ntk.nngp import empirical_nngp as empirical_nngp
 from lazyjax.ntk.operator import (
     NTKOperator as NTKOperator,
     ntk_operator as ntk_operator,
 )
-from lazyjax.ntk.plan import Plan as Plan, PlanRow as PlanRow
+from lazyjax.ntk.plan import ntk_plan as ntk_plan
 from lazyjax.ntk.taylor import linearize as linearize, taylor_expand as taylor_expand
 from lazyjax.ntk.trace.rules import register_rule as register_rule

@@ -1,19 +1,16 @@
 """The kernel of each example with itself, without the rest of the kernel."""
 
-import functools
-from typing import Any
+import dataclasses
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from lazyjax._checks import check_at_least
-from lazyjax.callables.static import as_static
-from lazyjax.ntk.memory import Devices, devices_of
+from lazyjax.ntk.compiled import KernelProgram, run_program
+from lazyjax.ntk.memory import Devices
 from lazyjax.ntk.methods.jacobian import jacobian_ntk
-from lazyjax.ntk.methods.output_chunks import in_chunks
-from lazyjax.ntk.row_check import check_row_independence, poisoned
-from lazyjax.ntk.validate import check_arguments, check_network
+from lazyjax.ntk.methods.output_chunks import in_output_chunks
+from lazyjax.ntk.request import KernelRequest
 from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
 
 
@@ -30,9 +27,7 @@ def ntk_diagonal(
     r"""Kernel blocks $\Theta(x_i, x_i)$, for the work of one Jacobian.
 
     Args:
-        apply_fn: Network `(params, x) -> f`; rows of `x` must not interact. It should
-            be the same object from call to call, or each call compiles again, as it does
-            once what the function holds or names has changed.
+        apply_fn: Network `(params, x) -> f`, as in `empirical_ntk`.
         params: Point at which the network is linearized.
         x: Batch.
         outputs: As in `empirical_ntk`: "full" gives `(n, k, k)`, "diagonal" `(n, k)`,
@@ -45,9 +40,8 @@ def ntk_diagonal(
         One block per example.
 
     Raises:
-        ValueError: If the batch is empty or not finite, the output is not `(n, k)`,
-            `outputs` is unknown, or `apply_fn` ignores `params` or its rows interact.
-        TypeError: If a parameter or the output is not real floating point.
+        ValueError: If `batch_size` is not positive, or as `empirical_ntk` says.
+        TypeError: If `batch_size` is no integer, or as `empirical_ntk` says.
 
     Example:
         >>> import jax.numpy as jnp, lazyjax
@@ -56,57 +50,34 @@ def ntk_diagonal(
         >>> lazyjax.ntk_diagonal(linear, jnp.ones((2, 1)), x, outputs="trace").tolist()
         [25.0, 1.0]
     """
-    check_arguments(apply_fn, params, x, None)
     if batch_size is not None:
         check_at_least("batch_size", batch_size, 1)
-    x = jnp.asarray(x)
-    check_network(apply_fn, params, x, outputs)
-    interacts = check_row_independence(apply_fn, params, x) if check_rows else None
-    with jax.default_matmul_precision(precision):
-        blocks = _compiled(
-            params,
-            x,
-            apply_fn=as_static(apply_fn),
-            outputs=outputs,
-            batch_size=batch_size,
-            precision=precision,
-            devices=devices_of(params, x),
+    program = _Diagonal(outputs=outputs, precision=precision, batch_size=batch_size)
+    return run_program(program, apply_fn, params, x, check_rows=check_rows)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Diagonal(KernelProgram):
+    """Kernels of batches of one."""
+
+    batch_size: int | None
+
+    def compute(self, request: KernelRequest, devices: Devices) -> Array:
+        num_examples = request.x1.shape[0]
+        num_at_once = min(self.batch_size or num_examples, num_examples)
+
+        def blocks(request: KernelRequest) -> Array:
+            def block(x_i: Array) -> Array:
+                own = dataclasses.replace(request, x1=x_i[None], x2=None)
+                return jacobian_ntk(own)[0, 0]
+
+            return jax.lax.map(block, request.x1, batch_size=num_at_once)
+
+        return in_output_chunks(
+            blocks,
+            # As large as the kernel with one other example.
+            dataclasses.replace(request, x2=request.x1[:1]),
+            method="jacobian",
+            devices=devices,
+            num_at_once=num_at_once,
         )
-    return poisoned(blocks, interacts)
-
-
-@functools.partial(
-    jax.jit,
-    static_argnames=("apply_fn", "outputs", "batch_size", "precision", "devices"),
-)
-def _compiled(
-    params: Params,
-    x: Array,
-    *,
-    apply_fn: ApplyFn,
-    outputs: Outputs,
-    batch_size: int | None,
-    precision: Any,
-    devices: Devices,
-) -> Array:
-    def blocks(apply_fn: ApplyFn) -> Array:
-        def block(x_i: Array) -> Array:
-            ntk = jacobian_ntk(
-                apply_fn, params, x_i[None], None, outputs=outputs, precision=precision
-            )
-            return ntk[0, 0]
-
-        return jax.lax.map(block, x, batch_size=num_at_once)
-
-    num_at_once = min(batch_size or x.shape[0], x.shape[0])
-    return in_chunks(
-        blocks,
-        apply_fn,
-        params,
-        x,
-        x[:1],  # a block for each example, as with one other
-        outputs=outputs,
-        method="jacobian",
-        devices=devices,
-        num_at_once=num_at_once,
-    )

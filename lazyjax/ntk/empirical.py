@@ -1,31 +1,25 @@
 r"""Neural tangent kernel of any pure JAX function at finite width."""
 
-import functools
+import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from lazyjax._checks import check_choice
-from lazyjax.callables.static import as_static
-from lazyjax.ntk.memory import Devices, devices_of
+from lazyjax.callables.static import HashableCallable
+from lazyjax.ntk.compiled import KernelProgram, run_program
+from lazyjax.ntk.memory import Devices
 from lazyjax.ntk.methods.auto import auto_ntk
 from lazyjax.ntk.methods.jacobian import jacobian_ntk
-from lazyjax.ntk.methods.output_chunks import in_chunks
+from lazyjax.ntk.methods.output_chunks import in_output_chunks
 from lazyjax.ntk.methods.structured import structured_ntk
 from lazyjax.ntk.methods.vjp import vector_product_ntk
-from lazyjax.ntk.row_check import (
-    poisoned,
-    settled,
-    unproven_excess,
-)
-from lazyjax.ntk.validate import check_arguments, check_network
+from lazyjax.ntk.request import KernelRequest
 from lazyjax.trees import leaf_paths, split_leaves
 from lazyjax.typing import AnyArray, ApplyFn, Method, Outputs, Params
 
-_METHODS: dict[str, Callable[..., Array]] = {
+_METHODS: dict[str, Callable[[KernelRequest], Array]] = {
     "auto": auto_ntk,
     "jacobian": jacobian_ntk,
     "structured": structured_ntk,
@@ -65,30 +59,31 @@ def empirical_ntk(
             `(n1, n2)`; "pseudo" for the sum over all pairs divided by k, `(n1, n2)`,
             the kernel of $\sum_a f_a / \sqrt k$; a class index for that output's
             kernel, `(n1, n2)`.
-        method: "structured" takes the network apart and contracts the factors of each
-            parameter's gradient in the cheapest order it can tell (see `ntk_plan`);
+        method: "structured" contracts the factors of each parameter's gradient in the
+            order of least modelled cost (see `ntk_plan`);
             "jacobian" contracts whole Jacobians and holds `(n1 + n2) k p` numbers;
-            "vjp" forms one column at a time from products with vectors and holds `k p`
+            "vjp" forms one column at a time from vector products and holds `k p`
             numbers, for the work of `n2 k` forward passes over `x1`; "auto" is
-            "structured", unless one of the others is modelled to be quicker, as
-            "jacobian" is for small networks. "trace" and "diagonal" of thousands of
-            outputs are computed of some of the outputs at a time.
+            "structured", unless another is modelled to be quicker, as "jacobian" is for
+            small networks. "trace" and "diagonal" of thousands of outputs are computed
+            for some of the outputs at a time.
         precision: Of matrix products, the network's own included where it sets none.
         filter: Which parameters count, by path (`layer_1/kernel`); `None` means all.
-        check_rows: Whether rows that interact are refused: if it is not proven from the
-            program of `apply_fn` that they do not, they are compared with those of
-            batches of one, which takes a few forward passes. Where values are not known,
-            as under `jit`, the result is NaN instead.
+        check_rows: Whether to refuse rows that interact. If their independence cannot be
+            proven from the program of `apply_fn`, rows are compared with batches of one:
+            this takes a few forward passes, and waits for them. Under `jit`, where values
+            are not known, the result is NaN instead.
 
     Returns:
-        The kernel in the form `outputs`, in the dtype of the network's outputs.
+        The kernel in the form `outputs`, in the dtype of the network's outputs. The call
+        returns before the device is done; values of batches that are still being
+        computed are not checked: NaN in gives NaN out.
 
     Raises:
         ValueError: If a batch is empty or not finite, features differ, the output is
             not `(n, k)`, an option is unknown, `apply_fn` ignores `params`, or its rows
             interact, `filter` accepts no parameter, or the kernel, or what the method
-            holds, is larger than the memory of the devices that hold the arrays. Values
-            are looked at only where they are known: not under `jit`.
+            needs, is larger than the memory of the devices that hold the arrays.
         TypeError: If a parameter or the output is not real floating point.
 
     Example:
@@ -103,72 +98,35 @@ def empirical_ntk(
         Bae and Sutherland (2023), arXiv:2206.12543 (equation numbers not checked).
     """
     check_choice("method", method, _METHODS)
-    check_arguments(apply_fn, params, x1, x2)
-    static = {
-        "apply_fn": as_static(apply_fn),
-        "outputs": outputs,
-        "method": method,
-        "precision": precision,
-        "filter": None if filter is None else as_static(filter),
-        "check_rows": check_rows,
-    }
-    x1, x2 = jnp.asarray(x1), None if x2 is None else jnp.asarray(x2)
-    devices = devices_of(params, x1, x2)
-    with jax.default_matmul_precision(precision):
-        ntk, excess = _compiled(params, x1, x2, devices=devices, **static)
-    return poisoned(ntk, settled(excess, apply_fn, params, x1, x2))
-
-
-@functools.partial(
-    jax.jit,
-    static_argnames=(
-        "apply_fn",
-        "outputs",
-        "method",
-        "precision",
-        "filter",
-        "check_rows",
-        "devices",
-    ),
-)
-def _compiled(
-    params: Params,
-    x1: Array,
-    x2: Array | None,
-    *,
-    apply_fn: ApplyFn,
-    outputs: Outputs,
-    method: Method,
-    precision: Any,
-    filter: Callable[[str], bool] | None,  # noqa: A002
-    check_rows: bool,
-    devices: Devices,
-) -> tuple[Array, Array | None]:
-    """The kernel, and how much rows interact unless it is known that they do not."""
-    # As a program of its own, the network is traced once for each size of batch.
-    apply_fn = jax.jit(apply_fn)
-    check_network(apply_fn, params, x1, outputs)
-    chosen, merge = split_leaves(params, filter or (lambda path: True))
-    if not chosen:
-        raise ValueError(
-            "`filter` must accept at least one parameter; it accepts none of "
-            f"{', '.join(leaf_paths(params))}."
-        )
-
-    def kernel_of(apply_fn: ApplyFn) -> Array:
-        return _METHODS[method](
-            apply_fn, chosen, x1, x2, outputs=outputs, precision=precision
-        )
-
-    of_chosen = lambda leaves, x: apply_fn(merge(leaves), x)
-    ntk = in_chunks(
-        kernel_of,
-        of_chosen,
-        chosen,
-        x1,
-        x2,
+    program = _Empirical(
         outputs=outputs,
+        precision=precision,
         method=method,
-        devices=devices,
+        filter=None if filter is None else HashableCallable(filter),
     )
-    return ntk, unproven_excess(apply_fn, params, x1, x2) if check_rows else None
+    return run_program(program, apply_fn, params, x1, x2, check_rows=check_rows)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Empirical(KernelProgram):
+    """The kernel of the parameters that `filter` accepts."""
+
+    method: Method
+    filter: Callable[[str], bool] | None
+
+    def compute(self, request: KernelRequest, devices: Devices) -> Array:
+        params, apply_fn = request.params, request.apply_fn
+        chosen, merge = split_leaves(params, self.filter or (lambda path: True))
+        if not chosen:
+            raise ValueError(
+                "`filter` must accept at least one parameter; it accepts none of "
+                f"{', '.join(leaf_paths(params))}."
+            )
+        request = dataclasses.replace(
+            request,
+            apply_fn=lambda leaves, x: apply_fn(merge(leaves), x),
+            params=chosen,
+        )
+        return in_output_chunks(
+            _METHODS[self.method], request, method=self.method, devices=devices
+        )

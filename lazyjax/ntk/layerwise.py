@@ -1,25 +1,17 @@
 """Kernels of some of the parameters: chosen by path, or layer by layer."""
 
-import dataclasses
-import functools
-from typing import Any, get_args
+from typing import get_args
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from lazyjax._checks import check_choice
-from lazyjax.callables.static import as_static
+from lazyjax.ntk.compiled import KernelProgram, run_program
 from lazyjax.ntk.empirical import empirical_ntk
-from lazyjax.ntk.memory import Devices, devices_of
-from lazyjax.ntk.methods.output_chunks import in_chunks
-from lazyjax.ntk.methods.structured import contracted_in_groups, task_of
-from lazyjax.ntk.row_check import (
-    poisoned,
-    settled,
-    unproven_excess,
-)
-from lazyjax.ntk.validate import check_arguments, check_network
+from lazyjax.ntk.memory import Devices
+from lazyjax.ntk.methods.output_chunks import in_output_chunks
+from lazyjax.ntk.methods.structured import build_problem, contract_by_leaf
+from lazyjax.ntk.request import KernelRequest
 from lazyjax.trees import leaf_paths, path_names
 from lazyjax.typing import AnyArray, ApplyFn, Method, Outputs, Params
 
@@ -72,21 +64,8 @@ def layerwise_ntk(
     check_choice("method", method, get_args(Method))
     layers = _layers(params)
     if method in ("auto", "structured"):
-        check_arguments(apply_fn, params, x1, x2)
-        x1, x2 = jnp.asarray(x1), None if x2 is None else jnp.asarray(x2)
-        with jax.default_matmul_precision(precision):
-            kernels, excess = _by_layer(
-                params,
-                x1,
-                x2,
-                apply_fn=as_static(apply_fn),
-                outputs=outputs,
-                precision=precision,
-                check_rows=check_rows,
-                devices=devices_of(params, x1, x2),
-            )
-        interacts = settled(excess, apply_fn, params, x1, x2)
-        kernels = poisoned(kernels, interacts)
+        program = _Layerwise(outputs=outputs, precision=precision)
+        kernels = run_program(program, apply_fn, params, x1, x2, check_rows=check_rows)
         return dict(zip(layers, kernels, strict=True))
     return {
         layer: empirical_ntk(
@@ -97,60 +76,27 @@ def layerwise_ntk(
             outputs=outputs,
             method=method,
             precision=precision,
-            filter=_Among(frozenset(paths)),
+            filter=frozenset(paths).__contains__,
             check_rows=check_rows,
         )
         for layer, paths in layers.items()
     }
 
 
-@functools.partial(
-    jax.jit,
-    static_argnames=("apply_fn", "outputs", "precision", "check_rows", "devices"),
-)
-def _by_layer(
-    params: Params,
-    x1: Array,
-    x2: Array | None,
-    *,
-    apply_fn: ApplyFn,
-    outputs: Outputs,
-    precision: Any,
-    check_rows: bool,
-    devices: Devices,
-) -> tuple[list[Array], Array | None]:
-    """Kernels of all layers from the same cotangents, and as in `empirical_ntk`."""
-    # As a program of its own, the network is traced once for each size of batch.
-    apply_fn = jax.jit(apply_fn)
-    check_network(apply_fn, params, x1, outputs)
-    layers = list(_layers(params).values())
-    number = {path: i for i, paths in enumerate(layers) for path in paths}
-    groups = [number[path] for path in leaf_paths(params)]
+class _Layerwise(KernelProgram):
+    """Kernels of all layers from the same cotangents."""
 
-    def kernels_of(apply_fn: ApplyFn) -> list[Array]:
-        return contracted_in_groups(
-            task_of(apply_fn, params, x1, x2, outputs),
-            params,
-            x1,
-            x2,
-            groups=groups,
-            outputs=outputs,
-            precision=precision,
+    def compute(self, request: KernelRequest, devices: Devices) -> list[Array]:
+        layers = list(_layers(request.params).values())
+        number = {path: i for i, paths in enumerate(layers) for path in paths}
+        kernel_of_leaf = [number[path] for path in leaf_paths(request.params)]
+        return in_output_chunks(
+            lambda request: contract_by_leaf(build_problem(request), kernel_of_leaf),
+            request,
+            method="structured",
+            devices=devices,
+            num_kernels=len(layers),
         )
-
-    kernels = in_chunks(
-        kernels_of,
-        apply_fn,
-        params,
-        x1,
-        x2,
-        outputs=outputs,
-        method="structured",
-        devices=devices,
-        num_kernels=len(layers),
-    )
-    excess = unproven_excess(apply_fn, params, x1, x2) if check_rows else None
-    return kernels, excess
 
 
 def _layers(params: Params) -> dict[str, list[str]]:
@@ -160,11 +106,3 @@ def _layers(params: Params) -> dict[str, list[str]]:
     for (keys, _), path in zip(keyed, leaf_paths(params), strict=True):
         members.setdefault(keys[:-1] or keys, []).append(path)
     return dict(zip(path_names(list(members)), members.values(), strict=True))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Among:
-    paths: frozenset[str]
-
-    def __call__(self, path: str) -> bool:
-        return path in self.paths

@@ -1,26 +1,20 @@
-"""What a kernel takes of the memory that there is, before any of it is taken."""
+"""Checks that kernels fit into the memory of devices, before they are computed."""
 
 import os
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from lazyjax.trees import tree_size
-from lazyjax.typing import AnyArray, Method, Outputs, Params
+from lazyjax.ntk.request import KernelRequest
+from lazyjax.typing import Method, Params
 
 Devices: TypeAlias = frozenset[Any]  # of `jax.Device`
 
 
 def devices_of(*trees: Params) -> Devices:
-    """The devices that hold arrays; all there are where that is not known.
-
-    Args:
-        *trees: Pytrees of arrays.
-
-    Returns:
-        The devices; the first if all arrays are NumPy's.
-    """
+    """Devices that hold arrays: the first for NumPy's, all where that is not known."""
     found: set[Any] = set()
     for leaf in jax.tree.leaves(trees):
         if isinstance(leaf, jax.Array):
@@ -34,11 +28,8 @@ def devices_of(*trees: Params) -> Devices:
 def memory_of(devices: Devices) -> int | None:
     """Bytes of memory of devices together, or `None` if that is not known.
 
-    Args:
-        devices: The devices.
-
     Returns:
-        That of all accelerators, or of the machine for its processors, which share it.
+        That of all accelerators; for processors, that of the machine, which they share.
     """
     limits = []
     for device in devices:
@@ -55,39 +46,25 @@ def memory_of(devices: Devices) -> int | None:
 
 
 def check_result_fits(
-    x1: AnyArray,
-    x2: AnyArray | None,
-    f: jax.ShapeDtypeStruct,
-    outputs: Outputs,
-    devices: Devices,
-    *,
-    num_kernels: int = 1,
+    request: KernelRequest, devices: Devices, *, num_kernels: int = 1
 ) -> None:
-    """Check that a kernel can be held at all.
-
-    Args:
-        x1: First batch.
-        x2: Second batch, or `None`.
-        f: Outputs of the network, by shape.
-        outputs: Form of the kernel.
-        devices: What is to hold it.
-        num_kernels: How many there are.
+    """Check that devices can hold so many kernels at all.
 
     Raises:
-        ValueError: If the kernel is larger than the memory of the devices.
+        ValueError: If the kernels are larger than the memory of the devices.
     """
-    n1, n2 = x1.shape[0], (x1 if x2 is None else x2).shape[0]
-    num_pairs = 1
-    if outputs in ("full", "diagonal"):
-        num_pairs = f.shape[1] ** (2 if outputs == "full" else 1)
-    size = num_kernels * n1 * n2 * num_pairs * jnp.dtype(f.dtype).itemsize
+    n1, n2 = request.x1.shape[0], request.columns.shape[0]
+    outputs, num_outputs = request.outputs, request.f.shape[1]
+    num_pairs = {"full": num_outputs**2, "diagonal": num_outputs}.get(str(outputs), 1)
+    itemsize = jnp.dtype(request.f.dtype).itemsize
+    size = num_kernels * n1 * n2 * num_pairs * itemsize
     memory = memory_of(devices)
     if memory is None or size <= memory:
         return
     smaller = f'`outputs="trace"` takes {_bytes(size // num_pairs)}, '
     raise ValueError(
         f"The kernel must fit into memory, which is {_bytes(memory)}; that of {n1} by "
-        f"{n2} examples with {f.shape[1]} outputs and `outputs={outputs!r}` takes "
+        f"{n2} examples with {num_outputs} outputs and `outputs={outputs!r}` takes "
         f"{_bytes(size)}. {smaller if num_pairs > 1 else ''}fewer examples at a time "
         "take in proportion, and `ntk_operator` multiplies by the kernel without "
         "forming it."
@@ -95,33 +72,26 @@ def check_result_fits(
 
 
 def check_work_fits(
+    request: KernelRequest,
     method: Method,
-    params: Params,
     num_examples: int,
     num_directions: int,
-    f: jax.ShapeDtypeStruct,
     devices: Devices,
 ) -> None:
-    """Check that what a method must hold beside the kernel can be held.
+    """Check that devices can hold what a method needs beside the kernel.
 
-    Args:
-        method: The method.
-        params: Parameters that count.
-        num_examples: Examples whose gradients are taken, of both batches.
-        num_directions: Directions in output space that are taken at a time.
-        f: Outputs of the network, by shape.
-        devices: What is to hold it.
+    Examples, of both batches, and directions in output space are those taken at a time.
 
     Raises:
         ValueError: If it is more than the memory of the devices.
     """
-    size = num_directions * jnp.dtype(f.dtype).itemsize
+    size = num_directions * jnp.dtype(request.f.dtype).itemsize
     if method == "jacobian":
-        size *= num_examples * tree_size(params)
+        size *= num_examples * optax.tree.size(request.params)
     elif method == "vjp":
-        size *= tree_size(params)
+        size *= optax.tree.size(request.params)
     else:
-        size *= num_examples * f.shape[1]
+        size *= num_examples * request.f.shape[1]
     memory = memory_of(devices)
     if memory is None or size <= memory:
         return

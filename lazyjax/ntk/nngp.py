@@ -1,22 +1,15 @@
 """Products of a network's own outputs: one sample of its Gaussian-process kernel."""
 
-import functools
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
-from lazyjax.callables.static import as_static
-from lazyjax.ntk.memory import (
-    Devices,
-    check_result_fits,
-    devices_of,
-)
-from lazyjax.ntk.outputs import directions, symmetrized
-from lazyjax.ntk.row_check import check_row_independence, poisoned
-from lazyjax.ntk.validate import check_arguments, check_network
+from lazyjax.ntk.compiled import KernelProgram, run_program
+from lazyjax.ntk.memory import Devices, check_result_fits
+from lazyjax.ntk.request import KernelRequest
 from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
+
+_SUBSCRIPTS = {"full": "ia,jb->ijab", "diagonal": "ia,ja->ija", "trace": "ia,ja->ij"}
 
 
 def empirical_nngp(
@@ -47,10 +40,8 @@ def empirical_nngp(
         The products in the form `outputs`, not divided by anything but as "pseudo" says.
 
     Raises:
-        ValueError: If a batch is empty or not finite, features differ, the output is
-            not `(n, k)`, `outputs` is unknown, or `apply_fn` ignores `params` or its
-            rows interact.
-        TypeError: If a parameter or the output is not real floating point.
+        ValueError: As `empirical_ntk` says.
+        TypeError: As `empirical_ntk` says.
 
     Example:
         >>> import jax.numpy as jnp, lazyjax
@@ -62,47 +53,25 @@ def empirical_nngp(
     References:
         Lee et al. (2018), arXiv:1711.00165 (equation numbers not checked).
     """
-    check_arguments(apply_fn, params, x1, x2)
-    x1, x2 = jnp.asarray(x1), None if x2 is None else jnp.asarray(x2)
-    check_network(apply_fn, params, x1, outputs)
-    interacts = None
-    if check_rows:
-        interacts = check_row_independence(apply_fn, params, x1, x2)
-    with jax.default_matmul_precision(precision):
-        products = _compiled(
-            params,
-            x1,
-            x2,
-            apply_fn=as_static(apply_fn),
-            outputs=outputs,
-            precision=precision,
-            devices=devices_of(params, x1, x2),
-        )
-    return poisoned(products, interacts)
+    program = _OutputProducts(outputs=outputs, precision=precision)
+    return run_program(program, apply_fn, params, x1, x2, check_rows=check_rows)
 
 
-@functools.partial(
-    jax.jit, static_argnames=("apply_fn", "outputs", "precision", "devices")
-)
-def _compiled(
-    params: Params,
-    x1: Array,
-    x2: Array | None,
-    *,
-    apply_fn: ApplyFn,
-    outputs: Outputs,
-    precision: Any,
-    devices: Devices,
-) -> Array:
-    check_result_fits(x1, x2, jax.eval_shape(apply_fn, params, x1), outputs, devices)
-    f1 = apply_fn(params, x1)
-    f2 = f1 if x2 is None else apply_fn(params, x2)
-    pairs = outputs if outputs in ("full", "diagonal", "trace") else "trace"
-    if outputs not in ("full", "diagonal", "trace"):
-        along, _ = directions(outputs, f1.shape[1], f1.dtype)
-        f1, f2 = (
-            jnp.einsum("ik,ck->ic", f, along, precision="highest") for f in (f1, f2)
+class _OutputProducts(KernelProgram):
+    """Products of the outputs of two batches."""
+
+    def compute(self, request: KernelRequest, devices: Devices) -> Array:
+        check_result_fits(request, devices)
+        f1 = request.apply_fn(request.params, request.x1)
+        f2 = f1
+        if request.x2 is not None:
+            f2 = request.apply_fn(request.params, request.x2)
+        if not request.is_each_output:
+            along = request.directions.cotangents
+            f1, f2 = (
+                jnp.einsum("ik,ck->ic", f, along, precision="highest") for f in (f1, f2)
+            )
+        nngp = jnp.einsum(
+            _SUBSCRIPTS[request.pairs], f1, f2, precision=request.precision
         )
-    subscripts = {"full": "ia,jb->ijab", "diagonal": "ia,ja->ija", "trace": "ia,ja->ij"}
-    nngp = jnp.einsum(subscripts[pairs], f1, f2, precision=precision)
-    return symmetrized(nngp, outputs) if x2 is None else nngp
+        return request.symmetrized(nngp)

@@ -5,31 +5,38 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, Shaped
 
 from lazyjax._checks import check_at_least
-from lazyjax.callables.static import as_static
+from lazyjax.callables.static import HashableCallable
 from lazyjax.ntk.methods.forward import tangent_outputs
-from lazyjax.ntk.row_check import check_row_independence, poisoned
-from lazyjax.ntk.validate import check_arguments, check_network
-from lazyjax.trees import tree_add, tree_zeros_like
+from lazyjax.ntk.row_check import check_row_independence, nan_if_interacting
+from lazyjax.ntk.validate import check_arguments, checked_output
+from lazyjax.trees import tree_add
 from lazyjax.typing import AnyArray, ApplyFn, Params
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=("params", "x1", "x2"),
-    meta_fields=("apply_fn", "batch_size"),
+    meta_fields=("apply_fn", "num_outputs", "dtype", "batch_size"),
 )
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NTKOperator:
-    """The kernel between two batches as a linear map; call it on a vector.
+    """The kernel between two batches as a linear map; see `ntk_operator`.
+
+    `op(v)` takes and returns one row per example. `op.mv(v)` and `op @ v` do the same for
+    flat vectors, on which the operator is the matrix `gram_matrix(empirical_ntk(...))`:
+    `op.mv` is what iterative solvers take.
 
     Attributes:
         apply_fn: Network `(params, x) -> f`.
         params: Point at which the network is linearized.
         x1: First batch, whose outputs the result is indexed by.
         x2: Second batch, whose outputs the argument is indexed by.
+        num_outputs: Outputs `k` of the network.
+        dtype: Of the network's outputs and of products.
         batch_size: Examples taken at a time; `None` takes all at once.
     """
 
@@ -37,7 +44,20 @@ class NTKOperator:
     params: Params
     x1: Shaped[Array, "n1 *d"]
     x2: Shaped[Array, "n2 *d"]
+    num_outputs: int
+    dtype: jnp.dtype
     batch_size: int | None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape `(n1 * k, n2 * k)` of the matrix."""
+        k = self.num_outputs
+        return self.x1.shape[0] * k, self.x2.shape[0] * k
+
+    @property
+    def T(self) -> "NTKOperator":
+        """The transpose: the kernel between the batches the other way round."""
+        return dataclasses.replace(self, x1=self.x2, x2=self.x1)
 
     def __call__(self, v: Float[AnyArray, "n2 k"]) -> Float[Array, "n1 k"]:
         r"""Product $\Theta v$, by one vjp over `x2` and one jvp over `x1`.
@@ -51,63 +71,74 @@ class NTKOperator:
         Raises:
             ValueError: If `v` has another shape.
         """
-        f = jax.eval_shape(self.apply_fn, self.params, self.x2)
-        if v.shape != f.shape:
+        shape = self.x2.shape[0], self.num_outputs
+        if v.shape != shape:
             raise ValueError(
-                f"`v` must have shape {f.shape}, one number per example and output; "
+                f"`v` must have shape {shape}, one number per example and output; "
                 f"got {v.shape}."
             )
-        operator = dataclasses.replace(self, apply_fn=as_static(self.apply_fn))
-        return _compiled_product(operator, jnp.asarray(v, f.dtype))
+        operator = dataclasses.replace(self, apply_fn=HashableCallable(self.apply_fn))
+        return _compiled_product(operator, jnp.asarray(v, self.dtype))
+
+    def mv(self, v: Float[AnyArray, " n2k"]) -> Float[Array, " n1k"]:
+        """Product of the matrix with a vector.
+
+        Args:
+            v: One number per example of `x2` and output, the outputs of an example side
+                by side.
+
+        Returns:
+            One number per example of `x1` and output, in the same order.
+
+        Raises:
+            ValueError: If `v` has another shape.
+        """
+        if v.shape != self.shape[1:]:
+            raise ValueError(f"`v` must have shape {self.shape[1:]}; got {v.shape}.")
+        return self(v.reshape(-1, self.num_outputs)).ravel()
+
+    def __matmul__(self, right: Float[AnyArray, "n2k *m"]) -> Float[Array, "n1k *m"]:
+        """Product of the matrix with a vector, or with columns one after the other."""
+        if right.ndim == 1:
+            return self.mv(right)
+        return jax.lax.map(self.mv, jnp.asarray(right).T).T
 
     def _product(self, v: Array) -> Array:
-        return self._jvp(self._vjp(v))
+        # As a program of its own, the network is traced once for each size of batch.
+        operator = dataclasses.replace(self, apply_fn=jax.jit(self.apply_fn))
+        return operator._jvp(operator._vjp(v))
 
     def _vjp(self, v: Array) -> Params:
         def of_chunk(chunk: Array, v: Array) -> Params:
             _, vjp_fn = jax.vjp(lambda p: self.apply_fn(p, chunk), self.params)
             return vjp_fn(v)[0]
 
-        size = self._chunk(self.x2)
-        whole, rest = _split(self.x2, size), _split(v, size)
+        chunks, rest = self._split(self.x2)
+        v_chunks, v_rest = self._split(v)
         gradient, _ = jax.lax.scan(
             lambda total, chunk: (tree_add(total, of_chunk(*chunk)), None),
-            tree_zeros_like(self.params),
-            (whole.chunks, rest.chunks),
+            optax.tree.zeros_like(self.params),
+            (chunks, v_chunks),
         )
-        if whole.remainder is None or rest.remainder is None:
-            return gradient
-        return tree_add(gradient, of_chunk(whole.remainder, rest.remainder))
+        return tree_add(gradient, of_chunk(rest, v_rest)) if rest.size else gradient
 
     def _jvp(self, tangent: Params) -> Array:
         def of_chunk(chunk: Array) -> Array:
             return tangent_outputs(self.apply_fn, self.params, chunk, tangent)
 
-        parts = _split(self.x1, self._chunk(self.x1))
-        products = jax.lax.map(of_chunk, parts.chunks)
-        products = products.reshape(-1, products.shape[-1])
-        if parts.remainder is None:
-            return products
-        return jnp.concatenate([products, of_chunk(parts.remainder)])
+        chunks, rest = self._split(self.x1)
+        products = jax.lax.map(of_chunk, chunks).reshape(-1, self.num_outputs)
+        return jnp.concatenate([products, of_chunk(rest)]) if rest.size else products
 
-    def _chunk(self, x: Array) -> int:
-        return min(self.batch_size or x.shape[0], x.shape[0])
+    def _split(self, rows: Array) -> tuple[Array, Array]:
+        """Whole chunks of rows, stacked, and the rows left over."""
+        num_rows = rows.shape[0]
+        size = min(self.batch_size or num_rows, num_rows)
+        num_whole = num_rows // size * size
+        return rows[:num_whole].reshape(-1, size, *rows.shape[1:]), rows[num_whole:]
 
 
 _compiled_product = jax.jit(NTKOperator._product)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Split:
-    chunks: Array
-    remainder: Array | None
-
-
-def _split(x: Array, size: int) -> _Split:
-    """Whole chunks of `size` rows, stacked, and the rows left over."""
-    num_whole = x.shape[0] // size * size
-    chunks = x[:num_whole].reshape(-1, size, *x.shape[1:])
-    return _Split(chunks, x[num_whole:] if num_whole < x.shape[0] else None)
 
 
 def ntk_operator(
@@ -133,20 +164,21 @@ def ntk_operator(
         check_rows: As in `empirical_ntk`; products are NaN where a kernel would be.
 
     Returns:
-        The operator, a pytree: it can be passed into `jax.jit`.
+        The operator, a pytree: it can be passed into `jax.jit`. Solvers take `op.mv` with
+        `op.shape` and `op.dtype`, such as `lineax.FunctionLinearOperator(op.mv,
+        jax.ShapeDtypeStruct(op.shape[1:], op.dtype))`; matfree's functions take `op.mv`.
 
     Raises:
-        ValueError: If a batch is empty or not finite, features differ, the output is
-            not `(n, k)`, or `apply_fn` ignores `params` or its rows interact.
-        TypeError: If a parameter or the output is not real floating point.
+        ValueError: If `batch_size` is not positive, or as `empirical_ntk` says.
+        TypeError: If `batch_size` is no integer, or as `empirical_ntk` says.
 
     Example:
         >>> import jax.numpy as jnp, lazyjax
         >>> linear = lambda w, x: x @ w
         >>> x = jnp.array([[3.0, 4.0], [1.0, 0.0]])
         >>> op = lazyjax.ntk_operator(linear, jnp.ones((2, 1)), x)
-        >>> op(jnp.array([[1.0], [0.0]])).ravel().tolist()
-        [25.0, 3.0]
+        >>> op.shape, (op @ jnp.array([1.0, 0.0])).tolist()
+        ((2, 2), [25.0, 3.0])
 
     References:
         Pearlmutter (1994), "Fast exact multiplication by the Hessian"; for the kernel
@@ -157,13 +189,16 @@ def ntk_operator(
     if batch_size is not None:
         check_at_least("batch_size", batch_size, 1)
     x1, x2 = jnp.asarray(x1), None if x2 is None else jnp.asarray(x2)
-    check_network(apply_fn, params, x1, "full")
+    f = checked_output(apply_fn, params, x1, "full")
     if check_rows:
-        params = poisoned(params, check_row_independence(apply_fn, params, x1, x2))
+        interacts = check_row_independence(apply_fn, params, x1, x2)
+        params = nan_if_interacting(params, interacts)
     return NTKOperator(
         apply_fn=apply_fn,
         params=params,
         x1=x1,
         x2=x1 if x2 is None else x2,
+        num_outputs=f.shape[1],
+        dtype=f.dtype,
         batch_size=batch_size,
     )

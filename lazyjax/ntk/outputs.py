@@ -1,9 +1,8 @@
-r"""Which entries of the kernel over pairs of outputs are asked for.
+r"""Forms of the kernel over pairs of outputs.
 
-Every choice is a set of directions $c$ in output space, along which the Jacobian is
-taken, and what is done with pairs of directions: kept ("full"), only equal pairs
-("diagonal"), or equal pairs summed ("trace", and the single direction of "pseudo" or of
-one class).
+Each form is a set of directions $c$ in output space, along which the Jacobian is taken,
+and a choice of pairs of directions: all ("full"), equal ones ("diagonal"), or the sum
+over equal ones ("trace", and the single direction of "pseudo" or of one class).
 """
 
 from typing import Literal, NamedTuple
@@ -19,7 +18,7 @@ Pairs = Literal["full", "diagonal", "trace"]
 
 
 class Directions(NamedTuple):
-    """Directions in output space, and which pairs of them are wanted."""
+    """Directions in output space, and the pairs of them that are wanted."""
 
     cotangents: Float[Array, "c k"]
     pairs: Pairs
@@ -44,14 +43,9 @@ def check_outputs(outputs: Outputs, num_outputs: int) -> None:
 def directions(outputs: Outputs, num_outputs: int, dtype: jnp.dtype) -> Directions:
     r"""Directions whose kernel entries make up `outputs`.
 
-    Args:
-        outputs: Form of the kernel.
-        num_outputs: Number of outputs $k$.
-        dtype: That of the network's outputs.
-
     Returns:
-        The $k$ unit vectors; or for "pseudo" the vector $(1, \dots, 1)/\sqrt k$; or
-        for a class its unit vector.
+        The $k$ unit vectors; for "pseudo" the vector $(1, \dots, 1)/\sqrt k$; for a class
+        its unit vector.
     """
     if outputs == "pseudo":
         return Directions(jnp.full((1, num_outputs), num_outputs**-0.5, dtype), "trace")
@@ -59,23 +53,15 @@ def directions(outputs: Outputs, num_outputs: int, dtype: jnp.dtype) -> Directio
         return Directions(
             jnp.zeros((1, num_outputs), dtype).at[0, outputs].set(1), "trace"
         )
-    # Made by the program where it needs them: as a constant they would be kept in it.
+    # Computed by the program: as a constant they would be stored in it.
     return Directions(jnp.eye(num_outputs, dtype=dtype), outputs)
 
 
 def symmetrized(
     ntk: Float[Array, "n n *k"], outputs: Outputs
 ) -> Float[Array, "n n *k"]:
-    """A kernel of a batch with itself, made exactly symmetric.
-
-    Args:
-        ntk: The kernel, symmetric but for rounding.
-        outputs: The form that it has.
-
-    Returns:
-        The mean of the kernel and its transpose.
-    """
-    # Written out first: rounding must not differ between two fusions.
+    """Mean of a kernel of one batch and its transpose: exactly symmetric."""
+    # Written to memory first: rounding must not differ between two fusions.
     ntk = lax.optimization_barrier(ntk)
     axes = (1, 0, 3, 2) if outputs == "full" else (1, 0, 2)[: ntk.ndim]
     return (ntk + ntk.transpose(axes)) / 2

@@ -1,242 +1,58 @@
-"""What a kernel costs: by parameter, by method, and at least."""
+"""What a kernel will cost, before it is computed."""
 
-import dataclasses
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
-
-import jax
 import jax.numpy as jnp
+from jaxtyping import Shaped
 
-from lazyjax.ntk.contract.groups import Part
-from lazyjax.ntk.contract.layout import Shape
-from lazyjax.ntk.contract.orders import (
-    Cost,
-    Sizes,
-    gradient_cost,
-    order_cost,
-    orders_of,
-    pairing_cost,
-    propagation_cost,
-)
-from lazyjax.trees import leaf_paths
-from lazyjax.typing import Params
-
-Chosen = Literal["structured", "jacobian", "vjp"]
-# The structured method is left for one that the model, which is rough, finds so much
-# better, and for none if it takes so few operations.
-_PREFERENCE = 2.0
-_NEGLIGIBLE = 1e8
-# Whole Jacobians of so few numbers are quicker, as they take fewer calls; but for those
-# by convolutions, which may be a hundred times slower.
-_SMALL = 2e7
-_SMALL_EXCESS = 1.7
+from lazyjax.ntk.methods.plan import Plan, build_plan
+from lazyjax.ntk.methods.structured import build_problem
+from lazyjax.ntk.request import KernelRequest
+from lazyjax.ntk.validate import check_arguments, check_network
+from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
 
 
-@dataclasses.dataclass(frozen=True)
-class PlanRow:
-    """How one parameter leaf contributes to the kernel.
+def ntk_plan(
+    apply_fn: ApplyFn,
+    params: Params,
+    x1: Shaped[AnyArray, "n1 *d"],
+    x2: Shaped[AnyArray, "n2 *d"] | None = None,
+    *,
+    outputs: Outputs = "full",
+) -> Plan:
+    """Plan of a kernel: site, order and cost of each parameter leaf.
 
-    Attributes:
-        path: Path of the leaf.
-        shape: Shape of the leaf.
-        sites: Primitives that use it (or what is computed of it), in order; "any" marks
-            a use by JAX's own differentiation.
-        order: "gradient" (per-example gradients, then their products), "kronecker"
-            (products of cotangents times products of operands), "chain" (products of
-            operands, times the cotangents of one batch, times those of the other),
-            "pulled back" (gradients by a function of the leaf, then by the leaf) or
-            "unused"; several are joined by "/".
-        gflop: Operations of the contraction, in 1e9.
-        megabytes: Memory moved by the contraction, in 1e6 bytes.
+    Operations of the structured method are counted site by site, and modelled times of
+    all methods compared: `plan.method` is what `method="auto"` will be. Nothing is
+    computed; only shapes and dtypes of `params` and the batches are used.
+
+    Args:
+        apply_fn: Network `(params, x) -> f`; rows of `x` must not interact.
+        params: Point at which the network is linearized.
+        x1: First batch.
+        x2: Second batch; `None` means `x1`.
+        outputs: As in `empirical_ntk`.
+
+    Returns:
+        The plan, which prints as a table.
+
+    Raises:
+        ValueError: If `outputs` is unknown, a batch is empty or not finite, features
+            differ, the output is not `(n, k)`, or `apply_fn` ignores `params`.
+        TypeError: If a parameter or the output is not real floating point.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from lazyjax.ntk import ntk_plan
+        >>> w, x = jnp.ones((784, 10)), jnp.ones((50, 784))
+        >>> print(ntk_plan(lambda w, x: x @ w, w, x))
+        parameter               shape   sites        order       GFLOP   MB
+                                784x10  dot_general  kronecker   0.005  1.9
+        outputs and cotangents                                   0.009
+        total                                        structured  0.014  1.9
+        floor                                                    0.014
     """
-
-    path: str
-    shape: tuple[int, ...]
-    sites: tuple[str, ...]
-    order: str
-    gflop: float
-    megabytes: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """Contractions that make up a kernel, one row for each parameter leaf.
-
-    Attributes:
-        rows: The leaves, in order.
-        propagation_gflop: Operations of the forward pass and of the cotangents of all
-            outputs, at the sites only, in 1e9.
-        floor_gflop: The least operations of the propagation and of the contractions, if
-            each were in the order of fewest operations, in 1e9.
-        times: Modelled time of each method, in operations that take as long.
-    """
-
-    rows: tuple[PlanRow, ...]
-    propagation_gflop: float
-    floor_gflop: float
-    times: Mapping[Chosen, float]
-
-    @property
-    def gflop(self) -> float:
-        """Operations of propagation and contractions, in 1e9."""
-        return self.propagation_gflop + sum(row.gflop for row in self.rows)
-
-    @property
-    def megabytes(self) -> float:
-        """Memory moved by all contractions, in 1e6 bytes."""
-        return sum(row.megabytes for row in self.rows)
-
-    @property
-    def method(self) -> Chosen:
-        """The method that `"auto"` is for this kernel."""
-        limit = min(_SMALL, _SMALL_EXCESS * self.times["structured"])
-        names = " ".join(site for row in self.rows for site in row.sites)
-        if self.times["jacobian"] <= limit and "conv_general_dilated" not in names:
-            return "jacobian"
-        fastest = min(self.times, key=lambda method: self.times[method])
-        limit = max(_PREFERENCE * self.times[fastest], _NEGLIGIBLE)
-        return "structured" if self.times["structured"] <= limit else fastest
-
-    def __str__(self) -> str:
-        table = [("parameter", "shape", "sites", "order", "GFLOP", "MB")]
-        table += [
-            (
-                row.path,
-                "x".join(map(str, row.shape)),
-                "+".join(row.sites),
-                row.order,
-                f"{row.gflop:.3f}",
-                f"{row.megabytes:.1f}",
-            )
-            for row in self.rows
-        ]
-        propagation, floor = f"{self.propagation_gflop:.3f}", f"{self.floor_gflop:.3f}"
-        table.append(("outputs and cotangents", "", "", "", propagation, ""))
-        sums = f"{self.gflop:.3f}", f"{self.megabytes:.1f}"
-        table.append(("total", "", "", self.method, *sums))
-        table.append(("floor", "", "", "", floor, ""))
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = [
-            "  ".join(
-                cell.rjust(width) if number > 3 else cell.ljust(width)
-                for number, (cell, width) in enumerate(zip(cells, widths, strict=True))
-            ).rstrip()
-            for cells in table
-        ]
-        return "\n".join(lines)
-
-
-def plan_of(parts: Sequence[Part], sizes: Sizes, params: Params) -> Plan:
-    """The plan of a kernel block of given sizes, by its parts."""
-    leaves = zip(leaf_paths(params), jax.tree.leaves(params), strict=True)
-    rows = {
-        number: PlanRow(path, jnp.shape(leaf), (), "unused", 0.0, 0.0)
-        for number, (path, leaf) in enumerate(leaves)
-    }
-    products: set[tuple] = set()
-    for part in parts:
-        sites = [
-            layout.site
-            for blocks in part.roots.values()
-            for block in blocks
-            for layout in block.layouts
-        ]
-        names = [s.primitive if s.form else f"any {s.primitive}" for s in sites]
-        cost = _total(_root_costs(part, sizes, products))
-        for position, leaf in enumerate(part.leaves):
-            share = cost if position == 0 else Cost(0.0, 0.0)
-            if part.kind == "pulled back":
-                share += pairing_cost(sizes, math.prod(rows[leaf].shape))
-            rows[leaf] = dataclasses.replace(
-                rows[leaf],
-                sites=tuple(dict.fromkeys(names)),
-                order=_order(part),
-                gflop=share.flops / 1e9,
-                megabytes=share.bytes / 1e6,
-            )
-    shapes = [
-        block.shape
-        for part in parts
-        for blocks in part.roots.values()
-        for block in blocks
-    ]
-    propagation = _total(propagation_cost(sizes, shape) for shape in shapes)
-    excess = sum(_excess_flops(part, sizes) for part in parts)
-    contractions = Cost(
-        1e9 * sum(row.gflop for row in rows.values()),
-        1e6 * sum(row.megabytes for row in rows.values()),
+    check_arguments(apply_fn, params, x1, x2)
+    check_network(apply_fn, params, jnp.asarray(x1)[:1], outputs)
+    request = KernelRequest(
+        apply_fn=apply_fn, params=params, x1=x1, x2=x2, outputs=outputs
     )
-    used = sum(math.prod(row.shape) for row in rows.values() if row.sites)
-    return Plan(
-        tuple(rows.values()),
-        propagation.flops / 1e9,
-        (propagation.flops + contractions.flops - excess) / 1e9,
-        _times(sizes, shapes, used, propagation, contractions),
-    )
-
-
-def _root_costs(part: Part, sizes: Sizes, products: set[tuple]) -> Iterable[Cost]:
-    # `products` are those of cotangents that are there already: they are shared.
-    for blocks in part.roots.values():
-        if part.kind != "pulled back" and len(blocks) == 1:
-            (block,) = blocks
-            cost, key = order_cost(sizes, block.shape, block.order), block.shared_key
-            if part.kind == "direct" and key is not None:
-                shared = pairing_cost(sizes, block.shape.outputs)
-                if key in products:
-                    cost = Cost(max(cost.flops - shared.flops, 0.0), cost.bytes)
-                products.add(key)
-            yield cost
-            continue
-        for block in blocks:
-            yield gradient_cost(sizes, block.shape)
-        if part.kind != "pulled back":
-            yield pairing_cost(sizes, blocks[0].shape.size)
-
-
-def _order(part: Part) -> str:
-    if part.kind == "pulled back":
-        return part.kind
-    orders = (
-        blocks[0].order if len(blocks) == 1 else "gradient"
-        for blocks in part.roots.values()
-    )
-    return "/".join(sorted(set(orders)))
-
-
-def _excess_flops(part: Part, sizes: Sizes) -> float:
-    # What the orders of least time take beyond those of fewest operations.
-    if part.kind == "pulled back":
-        return 0.0
-    excess = 0.0
-    for blocks in part.roots.values():
-        if len(blocks) == 1:
-            shape = blocks[0].shape
-            flops = {o: order_cost(sizes, shape, o).flops for o in orders_of(shape)}
-            excess += flops[blocks[0].order] - min(flops.values())
-    return excess
-
-
-def _times(
-    sizes: Sizes,
-    shapes: list[Shape],
-    num_params: int,
-    propagation: Cost,
-    contractions: Cost,
-) -> dict[Chosen, float]:
-    jacobian = propagation + _total(gradient_cost(sizes, shape) for shape in shapes)
-    whole = dataclasses.replace(sizes, is_symmetric=False)
-    jacobian += pairing_cost(whole, num_params)
-    # One forward and one tangent pass over the first batch for each output of the second.
-    columns = dataclasses.replace(sizes, seeds=2 * sizes.columns * sizes.seeds)
-    vectors = _total(propagation_cost(columns, shape) for shape in shapes)
-    return {
-        "structured": (propagation + contractions).time,
-        "jacobian": jacobian.time,
-        "vjp": vectors.time,
-    }
-
-
-def _total(costs: Iterable[Cost]) -> Cost:
-    return sum(costs, start=Cost(0.0, 0.0))
+    return build_plan(build_problem(request))

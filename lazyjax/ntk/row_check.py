@@ -7,20 +7,22 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
+import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Shaped
 
-from lazyjax.callables.static import as_static
+from lazyjax.callables.static import HashableCallable, Identity
 from lazyjax.jaxpr.equations import primitives
-from lazyjax.jaxpr.row_independence import rows_are_independent
+from lazyjax.jaxpr.rows.independence import rows_are_independent
 from lazyjax.jaxpr.widened import evaluate_at_least
-from lazyjax.trees import tree_add, tree_size
+from lazyjax.trees import tree_add
 from lazyjax.typing import ApplyFn, Params
 
 # Times the change of a row when its parameters are changed by rounding.
@@ -56,6 +58,49 @@ _QUICK_DOUBLE = _Level(jnp.float64, 2.0**-30, 2.0**-16, is_conditioned=False)
 _DOUBLE = _Level(jnp.float64, 2.0**-30, 2.0**-16, is_conditioned=True)
 
 
+# By the identity of a function: whether its rows are proven independent, by what it is
+# traced for.
+_proofs: weakref.WeakKeyDictionary[Identity, dict[Hashable, bool]]
+_proofs = weakref.WeakKeyDictionary()
+
+
+def rows_are_proven(
+    apply_fn: ApplyFn,
+    params: Params,
+    x1: Shaped[Array, "n1 *d"],
+    x2: Shaped[Array, "n2 *d"] | None = None,
+) -> bool:
+    """Whether it is proven that rows do not interact; no numbers are looked at.
+
+    Proofs are kept for each state of `apply_fn` and the shapes and dtypes of the other
+    arguments: a second call traces nothing.
+
+    Args:
+        apply_fn: Network; a `HashableCallable` spares a look at what it holds.
+        params: Its parameters.
+        x1: First batch.
+        x2: Second batch or `None`.
+
+    Returns:
+        As `rows_are_independent` says of each batch of two rows or more.
+    """
+    fn = HashableCallable(apply_fn)
+    proofs = _proofs.setdefault(fn.identity, {})
+    leaves, structure = jax.tree.flatten(params)
+    like = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+    is_x64 = _is_x64()
+    for x in (x1, x2):
+        if x is None or x.shape[0] < 2:
+            continue
+        key = structure, like, x.shape, x.dtype, is_x64
+        if key not in proofs:
+            # As a program of its own, it is traced once for each size of batch.
+            proofs[key] = rows_are_independent(jax.jit(fn), params, x)
+        if not proofs[key]:
+            return False
+    return True
+
+
 def check_row_independence(
     apply_fn: ApplyFn,
     params: Params,
@@ -71,10 +116,14 @@ def check_row_independence(
         x2: Second batch or `None`.
 
     Returns:
-        As `settled`.
+        As `refuse_interaction`.
     """
-    excess = _compiled_excess(as_static(apply_fn), params, x1, x2)
-    return settled(excess, apply_fn, params, x1, x2)
+    fn = HashableCallable(apply_fn)
+    if rows_are_proven(fn, params, x1, x2):
+        return None
+    level = _quick_level(fn, params, x1)
+    excess = _compiled_measured(fn, params, x1, x2, level)
+    return refuse_interaction(excess, fn, params, x1, x2)
 
 
 def unproven_excess(
@@ -92,39 +141,34 @@ def unproven_excess(
         x2: Second batch or `None`.
 
     Returns:
-        `None` if rows are proven not to interact, else `measured_excess`, which is
-        not the last word: `settled` says it.
+        `None` if rows are proven not to interact, else a quick `measured_excess`, for
+        `refuse_interaction` to judge.
     """
-    batches = [x for x in (x1, x2) if x is not None and x.shape[0] > 1]
-    by_size = {x.shape[0]: x for x in batches}
-    if all(rows_are_independent(apply_fn, params, x) for x in by_size.values()):
+    if rows_are_proven(apply_fn, params, x1, x2):
         return None
-    level = _QUICK_DOUBLE if _is_double(apply_fn, params, x1) else _QUICK
+    level = _quick_level(apply_fn, params, x1)
     return measured_excess(apply_fn, params, x1, x2, level)
 
 
-_compiled_excess = jax.jit(unproven_excess, static_argnums=0)
-
-
-def settled(
+def refuse_interaction(
     excess: Float[Array, ""] | None,
     apply_fn: ApplyFn,
     params: Params,
     x1: Shaped[Array, "n1 *d"],
     x2: Shaped[Array, "n2 *d"] | None,
 ) -> Bool[Array, ""] | None:
-    """Refusal of a network whose rows interact, or whether they do where that is traced.
+    """Refuse a network whose rows interact, or say so where values are traced.
 
     Args:
-        excess: From `unproven_excess`. One above 1 is looked into: in float64, or where
-            values are not known, with more allowance for rounding.
+        excess: From `unproven_excess`. If it is above 1, rows are compared again: in
+            float64, or, where values are traced, with more allowance for rounding.
         apply_fn: Network.
         params: Its parameters.
         x1: First batch.
         x2: Second batch or `None`.
 
     Returns:
-        `None` if rows do not interact; where values are not known, whether they do.
+        `None` if rows do not interact; where values are traced, whether they do.
 
     Raises:
         ValueError: If they do.
@@ -136,19 +180,19 @@ def settled(
         is_suspect = float(excess) > 1
     except jax.errors.ConcretizationTypeError:
         level = _DOUBLE if is_double else _TRACED
-        settled = lax.cond(
+        traced_excess = lax.cond(
             excess > 1,
             lambda: measured_excess(apply_fn, params, x1, x2, level),
             lambda: jnp.zeros((), jnp.float32),
         )
-        return settled > 1
+        return traced_excess > 1
     if not is_suspect:
         return None
     level = _DOUBLE if is_double else _EXACT
-    is_x64 = jax.dtypes.canonicalize_dtype(jnp.float64) == jnp.float64
-    apply_fn = as_static(apply_fn)
+    is_x64 = _is_x64()
+    fn = HashableCallable(apply_fn)
     with jax.enable_x64(True):
-        exact = float(_compiled_measured(apply_fn, params, x1, x2, level, is_x64))
+        exact = float(_compiled_measured(fn, params, x1, x2, level, is_x64))
     if exact <= 1:
         return None
     raise ValueError(
@@ -159,12 +203,12 @@ def settled(
     )
 
 
-def poisoned(tree: Any, interacts: Bool[Array, ""] | None) -> Any:
+def nan_if_interacting(tree: Any, interacts: Bool[Array, ""] | None) -> Any:
     """`tree`, or NaN throughout if rows interact.
 
     Args:
         tree: Arrays.
-        interacts: From `settled`.
+        interacts: From `refuse_interaction`.
 
     Returns:
         The arrays.
@@ -174,8 +218,16 @@ def poisoned(tree: Any, interacts: Bool[Array, ""] | None) -> Any:
     return jax.tree.map(lambda leaf: jnp.where(interacts, jnp.nan, leaf), tree)
 
 
+def _is_x64() -> bool:
+    return jax.dtypes.canonicalize_dtype(jnp.float64) == jnp.float64
+
+
 def _is_double(apply_fn: ApplyFn, params: Params, x: Array) -> bool:
     return jax.eval_shape(apply_fn, params, x).dtype == jnp.float64
+
+
+def _quick_level(apply_fn: ApplyFn, params: Params, x: Array) -> _Level:
+    return _QUICK_DOUBLE if _is_double(apply_fn, params, x) else _QUICK
 
 
 def measured_excess(
@@ -299,12 +351,12 @@ def _forward_alone(apply_fn: ApplyFn, params: Params, x: Array) -> list[Array]:
 
 
 def _reverse(apply_fn: ApplyFn, params: Params, x: Array) -> list[Array]:
-    return _pulled_back(apply_fn, params, x, _cotangents(apply_fn, params, x))
+    return _vjp(apply_fn, params, x, _cotangents(apply_fn, params, x))
 
 
 def _reverse_alone(apply_fn: ApplyFn, params: Params, x: Array) -> list[Array]:
     n = x.shape[0]
-    limit = max(1, _GRADIENT_NUMBERS // tree_size(params))
+    limit = max(1, _GRADIENT_NUMBERS // optax.tree.size(params))
     size = next(size for size in range(min(n, limit), 0, -1) if n % size == 0)
     cotangents = _cotangents(apply_fn, params, x)
     chunks = [
@@ -312,7 +364,7 @@ def _reverse_alone(apply_fn: ApplyFn, params: Params, x: Array) -> list[Array]:
     ]
 
     def of_chunk(sums: list[Array], chunk: list[Array]) -> tuple[list[Array], Array]:
-        one = functools.partial(_pulled_back, apply_fn, params)
+        one = functools.partial(_vjp, apply_fn, params)
         f, *gradients = jax.vmap(one)(*chunk)
         return tree_add(sums, [gradient.sum(0) for gradient in gradients]), f
 
@@ -321,9 +373,7 @@ def _reverse_alone(apply_fn: ApplyFn, params: Params, x: Array) -> list[Array]:
     return [f.reshape(n, -1), *sums]
 
 
-def _pulled_back(
-    apply_fn: ApplyFn, params: Params, x: Array, cotangents: Array
-) -> list[Array]:
+def _vjp(apply_fn: ApplyFn, params: Params, x: Array, cotangents: Array) -> list[Array]:
     f, vjp_fn = jax.vjp(lambda p: apply_fn(p, x), params)
     return [f, *(leaf.ravel() for leaf in jax.tree.leaves(vjp_fn(cotangents)[0]))]
 

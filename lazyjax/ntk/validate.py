@@ -1,4 +1,6 @@
-"""Validation of the arguments of kernels."""
+"""Input validation for kernels."""
+
+import functools
 
 import jax
 from jaxtyping import Array, Shaped
@@ -9,6 +11,7 @@ from lazyjax._checks import (
     check_params,
     check_same_features,
 )
+from lazyjax.callables.static import HashableCallable
 from lazyjax.jaxpr.dependence import depends
 from lazyjax.ntk.outputs import check_outputs
 from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
@@ -26,9 +29,9 @@ def check_arguments(
     if not callable(apply_fn):
         raise TypeError(f"`apply_fn` must be callable; got {apply_fn!r}.")
     check_params("params", params)
-    check_batch("x1", x1)
+    check_batch("x1", x1, wait=False)
     if x2 is not None:
-        check_batch("x2", x2)
+        check_batch("x2", x2, wait=False)
         check_same_features("x1", x1, "x2", x2)
 
 
@@ -46,6 +49,26 @@ def check_network(
     check_network_output(f, num_examples=x.shape[0])
     check_outputs(outputs, f.shape[1])
     _check_single_row(apply_fn, params, x, f)
+
+
+def checked_output(
+    apply_fn: ApplyFn, params: Params, x: Shaped[Array, "n *d"], outputs: Outputs
+) -> jax.ShapeDtypeStruct:
+    """Check a network as `check_network`; a second call of a function traces nothing.
+
+    Returns:
+        The network's outputs, by shape.
+    """
+    return _traced_output.eval_shape(HashableCallable(apply_fn), outputs, params, x)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _traced_output(
+    apply_fn: ApplyFn, outputs: Outputs, params: Params, x: Array
+) -> Array:
+    apply_fn = jax.jit(apply_fn)
+    check_network(apply_fn, params, x, outputs)
+    return apply_fn(params, x)
 
 
 def _check_single_row(

@@ -1,4 +1,4 @@
-"""Results of a sweep's calls on disk, so that a sweep that was cut short goes on."""
+"""Results of a sweep on disk, chunk by chunk, so that one that was cut short goes on."""
 
 import dataclasses
 import json
@@ -11,20 +11,16 @@ import numpy as np
 
 from lazyjax.dynamics.training.fingerprint import differences
 from lazyjax.dynamics.training.program_digest import content_digest
-from lazyjax.files.archive import (
-    Arrays,
-    read_npz,
-    write_npz,
-)
+from lazyjax.files.archive import Arrays, read_npz, write_npz
 from lazyjax.files.writing import check_folder
 
-_KIND = "call of a sweep"
+_KIND = "chunk of a sweep"
 _INDICES = "members"
 
 
 def kept_files(folder: Path) -> list[Path]:
-    """Files of a folder that hold results of a sweep, one for each call that is done."""
-    return sorted(folder.glob("call-*.npz"))
+    """Files of a folder that hold results of a sweep, one for each chunk."""
+    return sorted(folder.glob("chunk-*.npz"))
 
 
 def check_checkpoint(folder: Path, *, resume: bool) -> None:
@@ -48,7 +44,7 @@ def check_checkpoint(folder: Path, *, resume: bool) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A folder with one file for each call that is done; each says of what sweep it is.
+    """A folder with one file for each chunk, which tells what sweep it is of.
 
     Attributes:
         folder: The folder.
@@ -59,18 +55,18 @@ class Checkpoint:
     fingerprint: Mapping[str, Any]
 
     def write(self, members: np.ndarray, records: Arrays) -> None:
-        """Keep the results of one call.
+        """Keep the results of one chunk.
 
         Args:
             members: Indices of its members.
             records: Their results, along the first axis.
         """
-        path = self.folder / f"call-{content_digest(members)[:32]}.npz"
-        about = {"fingerprint": self.fingerprint}
-        write_npz(path, _KIND, about, {_INDICES: members} | records)
+        path = self.folder / f"chunk-{content_digest(members)[:32]}.npz"
+        content = {"fingerprint": self.fingerprint}
+        write_npz(path, _KIND, content, {_INDICES: members} | records)
 
     def read(self) -> Iterator[tuple[np.ndarray, Arrays]]:
-        """What was written, call by call.
+        """What was written, chunk by chunk.
 
         Yields:
             Indices of members, and their results.
@@ -80,11 +76,13 @@ class Checkpoint:
         """
         wanted = json.loads(json.dumps(self.fingerprint))
         for path in kept_files(self.folder):
-            about, records = read_npz(
+            content, records = read_npz(
                 path, _KIND, advice="Delete it, and its members are trained again."
             )
-            if about["fingerprint"] != wanted:
-                which = " and another ".join(differences(about["fingerprint"], wanted))
+            if content["fingerprint"] != wanted:
+                which = " and another ".join(
+                    differences(content["fingerprint"], wanted)
+                )
                 raise ValueError(
                     f"`checkpoint` holds another sweep: {path} was made with another "
                     f"{which}. Choose another folder, or delete this one to start anew."

@@ -1,25 +1,23 @@
 """The result of a sweep: arrays with labelled axes, and their statistics over seeds."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
 from jaxtyping import Float, Int
 
 from lazyjax._checks import check_choice
+from lazyjax.files.results import Storable
 from lazyjax.files.writing import check_file
-from lazyjax.sweeps import files as sweep_files
-from lazyjax.sweeps.files import Axes, Label
+from lazyjax.sweeps.csv_files import Axes, Label, read_csv, write_csv
 from lazyjax.typing import Params
-
-AXES = ("width", "seed", "alpha", "learning_rate")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LeftOut:
+class LeftOut(Storable):
     """A member that a statistic leaves out, by its labels.
 
     Attributes:
@@ -33,7 +31,7 @@ class LeftOut:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OverSeeds:
+class OverSeeds(Storable):
     """Mean of a quantity over the seeds that did not diverge.
 
     Attributes:
@@ -70,7 +68,7 @@ class OverSeeds:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sweep:
+class Sweep(Storable):
     r"""Training runs over widths, seeds, output scales and learning rates.
 
     Arrays are NumPy's, on the host, and have the axes named in `axes` first.
@@ -104,6 +102,8 @@ class Sweep:
         loss: 1 of 4 members are left out:
           width 8, seed 1: diverged at step 0
     """
+
+    _suffixes: ClassVar = (".npz", ".json", ".csv")
 
     axes: Axes
     loss: Float[np.ndarray, "*axes num_losses"]
@@ -149,35 +149,28 @@ class Sweep:
         if not chosen:
             raise ValueError(f"`{name}` must name one label at least; got {wanted!r}.")
         indices = [known.index(label) for label in chosen]
-        axis = list(self.axes).index(name)
 
-        def take(array: np.ndarray, axis: int = axis) -> np.ndarray:
-            return np.asarray(np.take(array, indices[0] if is_one else indices, axis))
+        def take(array: np.ndarray, axes: Sequence[str] = tuple(self.axes)) -> Any:
+            taken = np.take(array, indices[0] if is_one else indices, axes.index(name))
+            return np.asarray(taken)
 
         axes = dict(self.axes) | {name: tuple(known[i] for i in indices)}
         if is_one:
             del axes[name]
+        params = self.params
+        if params is not None and name == "width":
+            params = {width: params[width] for width in chosen}
+        elif params is not None:
+            others = [axis for axis in self.axes if axis != "width"]
+            params = jax.tree.map(lambda leaf: take(leaf, others), params)
         return dataclasses.replace(
             self,
             axes=axes,
             loss=take(self.loss),
             diverged_at=take(self.diverged_at),
             observations={k: take(v) for k, v in self.observations.items()},
-            params=self._selected_params(name, chosen, take),
+            params=params,
         )
-
-    def _selected_params(
-        self, name: str, chosen: Sequence[Label], take: Callable[..., np.ndarray]
-    ) -> dict[int, Params] | None:
-        if self.params is None:
-            return None
-        if name == "width":
-            return {int(width): self.params[int(width)] for width in chosen}
-        axis = [known for known in self.axes if known != "width"].index(name)
-        return {
-            width: jax.tree.map(lambda leaf: take(leaf, axis), tree)
-            for width, tree in self.params.items()
-        }
 
     @property
     def quantities(self) -> tuple[str, ...]:
@@ -247,22 +240,20 @@ class Sweep:
         return self._members(self.diverged_at >= 0)
 
     def _members(self, which: np.ndarray) -> tuple[LeftOut, ...]:
-        found = []
-        for index in np.argwhere(which):
-            labels = {
-                name: known[i]
-                for (name, known), i in zip(self.axes.items(), index, strict=True)
-            }
-            at = int(self.diverged_at[tuple(index)])
-            found.append(LeftOut(labels=labels, diverged_at=at))
-        return tuple(found)
+        return tuple(
+            LeftOut(
+                labels={k: self.axes[k][i] for k, i in zip(self.axes, at, strict=True)},
+                diverged_at=int(self.diverged_at[tuple(at)]),
+            )
+            for at in np.argwhere(which)
+        )
 
     def save(self, path: str | Path) -> Path:
         """Write to a file that `Sweep.load` reads, in the form its suffix names.
 
         Args:
-            path: Ends in ".npz" (everything), ".json" or ".csv" (no parameters). A CSV
-                file has one row for each number, with its labels.
+            path: Ends in ".npz", ".json" or ".csv". A CSV file has one row for each
+                number, with its labels, and no parameters.
 
         Returns:
             The path.
@@ -271,16 +262,12 @@ class Sweep:
             ValueError: If the suffix is another, parameters would be lost, or the file
                 cannot be written.
         """
-        path = Path(path)
-        writer = sweep_files.WRITERS.get(path.suffix)
-        if writer is None:
+        path = self._checked_path(path)
+        if path.suffix != ".csv":
+            return super().save(path)
+        if self.params is not None:
             raise ValueError(
-                f"`path` must end in one of {', '.join(sweep_files.WRITERS)}; got "
-                f"{str(path)!r}."
-            )
-        if self.params is not None and path.suffix != ".npz":
-            raise ValueError(
-                f"`path` must end in .npz, for a {path.suffix} file holds no trained "
+                "`path` must not end in .csv, for such a file holds no trained "
                 "parameters; leave them out with `dataclasses.replace(sweep, "
                 "params=None)`."
             )
@@ -291,11 +278,7 @@ class Sweep:
             "observed_at": self.observed_at,
         }
         arrays |= {f"observations/{k}": v for k, v in self.observations.items()}
-        for width, tree in (self.params or {}).items():
-            arrays |= {
-                f"params/{width}/{k}": v for k, v in sweep_files.flat(tree).items()
-            }
-        writer(path, self.axes, arrays)
+        write_csv(path, self.axes, arrays)
         return path
 
     @classmethod
@@ -306,35 +289,26 @@ class Sweep:
             path: Ends in ".npz", ".json" or ".csv".
 
         Returns:
-            The sweep, equal to the one saved; parameters come as nested dictionaries.
+            The sweep, equal to the one saved.
 
         Raises:
             FileNotFoundError: If there is no such file.
             ValueError: If the suffix is another, or the file is damaged, was changed, or
                 is of another version of lazyjax.
         """
-        path = Path(path)
-        reader = sweep_files.READERS.get(path.suffix)
-        if reader is None:
-            raise ValueError(
-                f"`path` must end in one of {', '.join(sweep_files.READERS)}; got "
-                f"{str(path)!r}."
-            )
-        axes, arrays = reader(path)
-        params: dict[int, dict[str, np.ndarray]] = {}
-        for name, array in arrays.items():
-            if name.startswith("params/"):
-                _, width, leaf = name.split("/", 2)
-                params.setdefault(int(width), {})[leaf] = array
+        path = cls._checked_path(path)
+        if path.suffix != ".csv":
+            return super().load(path)
+        axes, arrays = read_csv(path)
+        observations = {
+            name.removeprefix("observations/"): array
+            for name, array in arrays.items()
+            if name.startswith("observations/")
+        }
         return cls(
             axes=axes,
             loss=arrays["loss"],
             diverged_at=arrays["diverged_at"],
             observed_at=arrays["observed_at"],
-            observations={
-                name.removeprefix("observations/"): array
-                for name, array in arrays.items()
-                if name.startswith("observations/")
-            },
-            params={w: sweep_files.nested(p) for w, p in params.items()} or None,
+            observations=observations,
         )

@@ -1,130 +1,255 @@
-"""Compiling programs and calling them, several at a time, within memory."""
+"""A sweep at work: one program for each width, called for a chunk of members at a time."""
 
 import dataclasses
-import queue
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import functools
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import (
+    Mesh,
+    NamedSharding,
+    PartitionSpec,
+    Sharding,
+    SingleDeviceSharding,
+)
+from jaxtyping import Array
 
 from lazyjax.files.archive import Arrays
-from lazyjax.sweeps.files import flat
+from lazyjax.files.writing import check_folder
+from lazyjax.progress import Progress
+from lazyjax.sweeps.checkpoint import Checkpoint
+from lazyjax.sweeps.csv_files import flat
+from lazyjax.sweeps.ensemble import Ensemble, History
+from lazyjax.sweeps.program import MEMBERS, Members, train_chunk
+from lazyjax.sweeps.result import Sweep
+
+# The arrays of all members that a core trains side by side are to fit into its cache.
+_CACHE_BYTES = 2**19
+
+# Halves the time of compiling what initializes, which then runs for milliseconds.
+_QUICK_COMPILE = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+}
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Job:
-    """A program and the calls to make of it.
-
-    Attributes:
-        lower: Lowers the program, and those that its arguments are made by.
-        arguments: From the members of a call and the latter programs to what the
-            former takes.
-        options: Of the compiler, for the latter.
-        calls: Members of each call, by index.
-        smaller: The job in calls that need a share of the memory, below 1; `None` if
-            there are no smaller ones.
-    """
-
-    lower: Callable[[], tuple[jax.stages.Lowered, list[jax.stages.Lowered]]]
-    arguments: Callable[[np.ndarray, list[jax.stages.Compiled]], tuple[Any, ...]]
-    options: dict[str, Any] | None
-    calls: Sequence[np.ndarray]
-    smaller: Callable[[float], "Job | None"]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Compiled:
-    job: Job
-    program: jax.stages.Compiled
-    others: list[jax.stages.Compiled]
+class _Program(NamedTuple):
+    init: jax.stages.Compiled
+    train: jax.stages.Compiled
+    chunk_size: int
     num_bytes: int
 
 
-def run_jobs(
-    jobs: Sequence[Job], *, memory: int, num_workers: int
-) -> Iterator[tuple[np.ndarray, Arrays]]:
-    """Results of all calls, as they are done; programs compile while others run.
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """An ensemble on some devices, within some memory.
 
-    Args:
-        jobs: The work; what comes first is begun first.
-        memory: Bytes for all calls that run at the same time.
-        num_workers: Largest number of such calls.
-
-    Yields:
-        The members of a call and what was recorded of each, by name.
-
-    Raises:
-        ValueError: If the smallest call needs more memory.
+    Attributes:
+        ensemble: The members.
+        devices: What to run on.
+        memory: Bytes for programs, on each device.
+        chunk_size: Largest number of members of a chunk; `None` means as many as fit
+            into the cache of a core, or into half the memory of an accelerator.
     """
-    events: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    room = _Room(memory)
-    is_x64 = jnp.result_type(float) == jnp.float64
 
-    def reporting(fn: Callable[..., Any], *args: Any) -> None:
-        try:
-            # Whether 64-bit types are enabled is a matter of each thread.
-            with jax.enable_x64(is_x64):
-                events.put(fn(*args))
-        except BaseException as error:
-            events.put(error)
+    ensemble: Ensemble
+    devices: tuple[jax.Device, ...]  # pyright: ignore[reportInvalidTypeForm]
+    memory: int
+    chunk_size: int | None
 
-    def compiled(
-        job: Job, lowered: jax.stages.Lowered, others: list[jax.stages.Lowered]
-    ) -> _Compiled:
-        made = [other.compile(job.options) for other in others]
-        program = lowered.compile()
-        return _Compiled(job, program, made, _bytes_of(program))
+    def run(self, checkpoint: Checkpoint | None, report: Progress) -> Sweep:
+        """The result, after training the members that the checkpoint has no records of."""
+        history: History = {}
+        if checkpoint is not None:
+            for members, records in checkpoint.read():
+                _record(history, members, records)
+        widths = [
+            width
+            for width in reversed(self.ensemble.axes["width"])  # the longest work first
+            if any(m not in history for m in self.ensemble.members_of(width))
+        ]
+        if checkpoint is not None and widths:
+            check_folder("checkpoint", checkpoint.folder)
+        report(0.0, "compiling")
+        programs = self._compile(widths)
+        chunks = [
+            (width, chunk)
+            for width, program in programs.items()
+            for chunk in _split(self.ensemble.members_of(width), program.chunk_size)
+            if any(member not in history for member in chunk)
+        ]
+        for members, records in self._train(programs, chunks, report):
+            _record(history, members, records)
+            if checkpoint is not None:
+                checkpoint.write(members, records)
+        return self.ensemble.collect(history)
 
-    def called(ready: _Compiled, call: np.ndarray) -> tuple[np.ndarray, Arrays]:
-        with room.taken(ready.num_bytes):
-            arguments = ready.job.arguments(call, ready.others)
-            return call, flat(jax.device_get(ready.program(*arguments)))
+    @property
+    def _num_workers(self) -> int:
+        """Chunks that are trained at the same time: on a processor, one for each core."""
+        is_processor = self.devices[0].platform == "cpu" and len(self.devices) == 1
+        return _num_cores() if is_processor else 1
 
-    # Fewer bytes than this, and all workers are busy.
-    share = memory // num_workers
-    num_left = sum(len(job.calls) for job in jobs)
-    waiting = list(jobs)[::-1]
-    compilers, workers = (ThreadPoolExecutor(num_workers) for _ in range(2))
-    try:
-        while num_left:
-            if waiting:
-                job = waiting.pop()
-                compilers.submit(reporting, compiled, job, *job.lower())
-            if waiting and events.empty():
-                continue
-            event = events.get()
-            if isinstance(event, BaseException):
-                raise event
-            if not isinstance(event, _Compiled):
-                num_left -= 1
-                yield event
-                continue
-            smaller = event.job.smaller(share / max(event.num_bytes, 1))
-            if event.num_bytes > share and smaller is not None:
-                num_left += len(smaller.calls) - len(event.job.calls)
-                waiting.append(smaller)
-            elif event.num_bytes > memory:
-                raise ValueError(
-                    "`memory` must hold one member at least, which needs "
-                    f"{event.num_bytes / 2**20:.1f} MiB; got "
-                    f"{memory / 2**20:.1f} MiB."
+    # --- compiling ---
+
+    def _compile(self, widths: Sequence[int]) -> dict[int, _Program]:
+        """Programs that fit into memory; traced one by one, compiled side by side."""
+        programs = {}
+        share = self.memory // self._num_workers
+        with _threads(_num_cores()) as submit:
+            futures = {w: self._lower(w, self._first_size(w), submit) for w in widths}
+            for width in widths:
+                program = futures[width].result()
+                while program.num_bytes > share and program.chunk_size > self._least:
+                    size = int(program.chunk_size * share / program.num_bytes)
+                    size = min(size, program.chunk_size - self._least)
+                    program = self._lower(width, size, submit).result()
+                if program.num_bytes > self.memory:
+                    raise ValueError(
+                        "`memory` must hold one member at least, which needs "
+                        f"{program.num_bytes / 2**20:.1f} MiB; got "
+                        f"{self.memory / 2**20:.1f} MiB."
+                    )
+                programs[width] = program
+        return programs
+
+    @property
+    def _least(self) -> int:
+        """Members of the smallest chunk, which has one for each device."""
+        return len(self.devices)
+
+    def _first_size(self, width: int) -> int:
+        """Members of a chunk by estimate, evened out so that all chunks are full."""
+        room = self.memory // self._num_workers
+        is_cpu = self.devices[0].platform == "cpu"
+        room = min(_CACHE_BYTES, room) if is_cpu else room // 2
+        per_device = math.ceil(math.prod(self.ensemble.shape[1:]) / self._least)
+        largest = min(
+            room // self.ensemble.member_bytes(width),
+            math.ceil(per_device / self._num_workers),
+            (self.chunk_size or sys.maxsize) // self._least,
+        )
+        num_chunks = math.ceil(per_device / max(1, largest))
+        return math.ceil(per_device / num_chunks) * self._least
+
+    def _lower(
+        self, width: int, chunk_size: int, submit: Callable[..., Future]
+    ) -> Future[_Program]:
+        """The programs of one width, which are compiled in a thread."""
+        # They are traced in this thread, whose settings of JAX hold for them.
+        chunk_size = max(1, chunk_size // self._least) * self._least
+        network = self.ensemble.networks[width]
+        init = jax.jit(network.init).lower(*self._init_arguments(width, 0))
+        number: Any = jax.ShapeDtypeStruct((), self.ensemble.y.dtype)
+        members = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(
+                (chunk_size, *leaf.shape), leaf.dtype, sharding=self._shardings[0]
+            ),
+            Members(init.out_info, number, number),
+        )
+        train = train_chunk.lower(
+            members,
+            *self._shared_data,
+            network=network,
+            settings=self.ensemble.settings,
+            mesh=self._mesh,
+        )
+        options = _QUICK_COMPILE if self.devices[0].platform == "cpu" else None
+
+        def compile_both() -> _Program:
+            program = train.compile()
+            return _Program(
+                init.compile(options), program, chunk_size, _num_bytes(program)
+            )
+
+        return submit(compile_both)
+
+    # --- calling ---
+
+    def _train(
+        self,
+        programs: Mapping[int, _Program],
+        chunks: Sequence[tuple[int, np.ndarray]],
+        report: Progress,
+    ) -> Iterator[tuple[np.ndarray, Arrays]]:
+        """Members and records of each chunk, as they are done."""
+
+        def train(width: int, chunk: np.ndarray) -> Arrays:
+            program = programs[width]
+            start = lambda seed: program.init(*self._init_arguments(width, seed))
+            members = self.ensemble.select(chunk, lambda s: jax.device_get(start(s)))
+            members = jax.device_put(members, self._shardings[0])
+            return flat(jax.device_get(program.train(members, *self._shared_data)))
+
+        largest = max((program.num_bytes for program in programs.values()), default=1)
+        num_workers = min(self._num_workers, self.memory // max(1, largest))
+        sizes = [np.unique(chunk).size for _, chunk in chunks]
+        work = np.array([width for width, _ in chunks]) * sizes
+        with _threads(num_workers) as submit:
+            futures = {submit(train, *each): each for each in chunks}
+            for count, future in enumerate(as_completed(futures)):
+                report(
+                    work[:count].sum() / work.sum(),
+                    f"training width {chunks[count][0]}: "
+                    f"{sum(sizes[:count])}/{sum(sizes)} members",
                 )
-            else:
-                for call in event.job.calls:
-                    workers.submit(reporting, called, event, call)
-    finally:
-        # A program that compiles or runs cannot be cut short. When all is done, none
-        # does; after an error or an interrupt, nobody is to wait for it.
-        for pool in (compilers, workers):
-            pool.shutdown(wait=not num_left, cancel_futures=True)
+                yield futures[future][1], future.result()
+        report(1.0, f"{sum(sizes)}/{sum(sizes)} members")
+
+    def _init_arguments(self, width: int, seed: int) -> tuple[Array, Array]:
+        key = self.ensemble.member_key(width, seed)
+        return jax.device_put((key, self.ensemble.x), self.devices[0])
+
+    @functools.cached_property
+    def _mesh(self) -> Mesh | None:
+        if len(self.devices) == 1:
+            return None
+        return Mesh(np.array(self.devices), (MEMBERS,))
+
+    @functools.cached_property
+    def _shardings(self) -> tuple[Sharding, Sharding]:
+        """Of what each member has, and of what all share."""
+        if self._mesh is None:
+            alone = SingleDeviceSharding(self.devices[0])
+            return alone, alone
+        return (
+            NamedSharding(self._mesh, PartitionSpec(MEMBERS)),
+            NamedSharding(self._mesh, PartitionSpec()),
+        )
+
+    @functools.cached_property
+    def _shared_data(self) -> tuple[Array, Array]:
+        return jax.device_put((self.ensemble.x, self.ensemble.y), self._shardings[1])
 
 
-def _bytes_of(compiled: jax.stages.Compiled) -> int:
+def _record(history: History, members: np.ndarray, records: Arrays) -> None:
+    for row, member in enumerate(members.tolist()):
+        rows = {name: np.asarray(array[row]) for name, array in records.items()}
+        history[member] = rows
+
+
+def _split(members: np.ndarray, size: int) -> np.ndarray:
+    """Chunks of one size, along the first axis; the last repeats a member to fill up."""
+    num_missing = -len(members) % size
+    filled = np.concatenate([members, np.repeat(members[-1:], num_missing)])
+    return filled.reshape(-1, size)
+
+
+def _num_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _num_bytes(compiled: jax.stages.Compiled) -> int:
     """Bytes that a call occupies on each device, as its compiler says; 0 if it does not."""
     analysis = compiled.memory_analysis()
     if analysis is None:
@@ -136,21 +261,30 @@ def _bytes_of(compiled: jax.stages.Compiled) -> int:
     )
 
 
-class _Room:
-    """Memory that calls take and give back; a call waits until there is enough."""
+@contextmanager
+def _threads(number: int) -> Iterator[Callable[..., Future]]:
+    """Function `submit(fn, *args)` of a pool of threads, which are joined at the end.
 
-    def __init__(self, num_bytes: int) -> None:
-        self._free = num_bytes
-        self._changed = threading.Condition()
+    After an error or an interrupt they are not: what they compile or run cannot be cut
+    short, and nobody is to wait for it.
 
-    @contextmanager
-    def taken(self, num_bytes: int) -> Iterator[None]:
-        with self._changed:
-            self._changed.wait_for(lambda: self._free >= num_bytes)
-            self._free -= num_bytes
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._free += num_bytes
-                self._changed.notify_all()
+    Args:
+        number: Number of threads.
+
+    Yields:
+        The function.
+    """
+    is_x64 = jnp.result_type(float) == jnp.float64
+
+    def call(fn: Callable[..., Any], *args: Any) -> Any:
+        # Whether 64-bit types are enabled is a matter of each thread.
+        with jax.enable_x64(is_x64):
+            return fn(*args)
+
+    pool = ThreadPoolExecutor(number)
+    is_done = False
+    try:
+        yield functools.partial(pool.submit, call)
+        is_done = True
+    finally:
+        pool.shutdown(wait=is_done, cancel_futures=True)

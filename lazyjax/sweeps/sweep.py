@@ -11,21 +11,25 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key, Shaped
 
-from lazyjax._checks import check_at_least, check_batch, check_finite, check_floating
+from lazyjax._checks import (
+    check_at_least,
+    check_batch,
+    check_finite,
+    check_floating,
+    checked_bytes,
+)
 from lazyjax.architecture import Architecture
-from lazyjax.callables.static import as_static
+from lazyjax.callables.static import HashableCallable
 from lazyjax.dynamics.losses import square_loss
 from lazyjax.dynamics.observers import Observer
+from lazyjax.dynamics.problem import named_observers
 from lazyjax.nets import Network, build
+from lazyjax.progress import Progress, progress_reporter
 from lazyjax.sweeps.checkpoint import Checkpoint, check_checkpoint
-from lazyjax.sweeps.plan import (
-    CostModel,
-    grouped,
-    parse_memory,
-)
-from lazyjax.sweeps.program import OptimizerFactory, Settings
+from lazyjax.sweeps.ensemble import Ensemble
+from lazyjax.sweeps.program import OptimizerFactory, SweepSettings
 from lazyjax.sweeps.result import Sweep
-from lazyjax.sweeps.work import Work
+from lazyjax.sweeps.run import Execution
 from lazyjax.typing import AnyArray, LossFn
 
 Numbers: TypeAlias = Sequence[int | float] | Shaped[AnyArray, "num"]
@@ -48,29 +52,27 @@ def sweep(
     observe: Sequence[Observer] | Mapping[str, Observer] = (),
     observe_at: Sequence[int] | Int[AnyArray, "num_observed"] | None = None,
     keep_params: bool = False,
-    buckets: Sequence[Sequence[int]] | None = None,
     memory: str | int = "4GiB",
     devices: Sequence[jax.Device] | None = None,  # pyright: ignore[reportInvalidTypeForm]
-    cost_model: CostModel | None = None,
+    chunk_size: int | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
-    progress: bool = False,
+    progress: bool | Progress = False,
 ) -> Sweep:
     r"""Training runs of networks $h$ over widths, seeds, output scales and learning rates.
 
     Each member minimizes $\alpha^{-2} R(\alpha h)$, from its own initialization, as
     `lazyjax.train` of the network alone does, to rounding. Its key is
     `fold_in(fold_in(key, width), seed)`, so that it does not depend on what else is in
-    the sweep. Networks of neighbouring widths share one compiled program where that
-    saves time: they are padded with zeros, which stay zero.
+    the sweep.
 
-    Several calls of programs run at the same time on the cores of a processor; on
-    several devices, each call is shared by all of them.
+    Each width has one compiled program, which trains a chunk of members side by side.
+    The cores of a processor train several chunks at the same time; several devices
+    share each chunk.
 
     Args:
         network: The architecture; a network of it; or a function of `width`, such as
-            `functools.partial(lazyjax.nets.mlp, depth=2)`. Networks that are not of
-            `lazyjax.nets` have a program for each width.
+            `functools.partial(lazyjax.nets.mlp, depth=2)`.
         x: Training inputs.
         y: Training targets, in the dtype of the network's outputs.
         widths: Increasing widths.
@@ -79,29 +81,26 @@ def sweep(
         learning_rates: Arguments of `optimizer`.
         num_steps: Number of updates.
         alphas: Output scales $\alpha$.
-        optimizer: Function of the learning rate, from optax. One that treats parameters
-            by their shape (by noise, for instance) has a program for each width.
+        optimizer: Function of the learning rate, from optax.
         loss_fn: The loss $R$, `(f, y) -> scalar`.
         center: Whether $h(w_0)$ is subtracted from $h$. With a symmetrized network it
             is zero by itself, and cheaper.
         observe: Observers of the network $\alpha h$, whose kernel is $\alpha^2$ times
-            that of $h$. Those that read the parameters themselves see padding, so
-            there is a program for each width unless they are known not to.
+            that of $h$.
         observe_at: Increasing steps at which they look; `None` means the first and the
             last.
         keep_params: Whether to return trained parameters.
-        buckets: Widths that share a program, if not those that are estimated to be
-            quickest.
         memory: Bytes that the programs may use on each device, such as "4GiB", as far
-            as the compiler foresees them; fewer members are trained together if they
-            do not fit. Results are kept on the host.
+            as the compiler foresees them; chunks are smaller if they do not fit.
+            Results are kept on the host.
         devices: What to run on; `None` means all devices of this process.
-        cost_model: Estimates that buckets and calls are chosen by; `None` means those
-            for the platform.
-        checkpoint: Folder to write results to as they are done.
+        chunk_size: Largest number of members of a chunk; `None` means as many as fit
+            into the cache of a core, or into half the memory of an accelerator.
+        checkpoint: Folder to write the results of each chunk to, as it is done.
         resume: Whether to go on with what the folder holds. What is done is not
             repeated, and the whole is the same to the bit on the same machine.
-        progress: Whether to show a bar, on standard error.
+        progress: Whether to show a bar, on standard error; or a function of the share
+            that is done, from 0 to 1, and what comes next.
 
     Returns:
         Losses, observations and parameters, with axes for width, seed, alpha and
@@ -152,48 +151,33 @@ def sweep(
             "`optimizer` must be a function of the learning rate, such as `optax.sgd` "
             f"or `functools.partial(optax.sgd, momentum=0.9)`; got {optimizer!r}."
         )
-    named = isinstance(observe, Mapping)
-    if not named and not isinstance(observe, Sequence):
-        raise TypeError(
-            "`observe` must be a sequence of observers or a mapping from names to "
-            f"them; got {observe!r}."
-        )
-    settings = Settings(
-        optimizer=as_static(optimizer),
+    if chunk_size is not None:
+        check_at_least("chunk_size", chunk_size, 1)
+    if observe_at is not None:
+        observe_at = tuple(np.asarray(observe_at).tolist())
+    settings = SweepSettings(
+        optimizer=HashableCallable(optimizer),
         num_steps=num_steps,
-        loss_fn=as_static(loss_fn),
+        loss_fn=HashableCallable(loss_fn),
         center=center,
-        observers=tuple(map(as_static, observe.values() if named else observe)),
-        observer_names=tuple(observe) if named else None,
-        observe_at=None
-        if observe_at is None
-        else tuple(np.asarray(observe_at).tolist()),
+        observers=named_observers(observe),
+        observe_at=observe_at,
         keep_params=keep_params,
     )
+    ensemble = Ensemble(networks, x, y, key, axes, settings)
     devices = tuple(jax.local_devices() if devices is None else devices)
-    work = Work(
-        networks=networks,
-        x=x,
-        y=y,
-        key=key,
-        axes=axes,
-        settings=settings,
-        devices=devices,
-        memory=parse_memory(memory),
-        cost_model=cost_model or CostModel.of_platform(devices[0].platform),
+    execution = Execution(
+        ensemble, devices, checked_bytes("memory", memory), chunk_size
     )
-    groups = work.buckets() if buckets is None else grouped(axes["width"], buckets)
     folder = None
     if checkpoint is not None:
-        folder = Checkpoint(Path(checkpoint), work.fingerprint(groups))
-    return work.run(groups, folder, progress=progress)
+        folder = Checkpoint(Path(checkpoint), ensemble.fingerprint())
+    with progress_reporter(progress, "sweep") as report:
+        return execution.run(folder, report)
 
 
 def _checked_axes(
-    widths: Sequence[int],
-    num_seeds: int,
-    alphas: Numbers,
-    learning_rates: Numbers,
+    widths: Sequence[int], num_seeds: int, alphas: Numbers, learning_rates: Numbers
 ) -> dict[str, tuple]:
     for width in widths:
         check_at_least("widths", width, 1)
@@ -211,12 +195,9 @@ def _checked_axes(
         ("learning_rate", "learning_rates", learning_rates),
     ):
         numbers = np.asarray(values, np.float64)
-        is_good = numbers.ndim == 1 and numbers.size and np.isfinite(numbers).all()
-        if (
-            not is_good
-            or (numbers <= 0).any()
-            or np.unique(numbers).size < numbers.size
-        ):
+        are_positive = ((numbers > 0) & np.isfinite(numbers)).all()
+        are_different = np.unique(numbers).size == numbers.size
+        if numbers.ndim != 1 or not (numbers.size and are_positive and are_different):
             raise ValueError(
                 f"`{argument}` must be one or more different, positive numbers; got "
                 f"{values}."

@@ -13,7 +13,7 @@ from tests.helpers.compare import assert_close
 from tests.helpers.zoo_base import ZOO
 
 BRANCHES = {
-    "structured": "contracted",
+    "structured": "contract",
     "jacobian": "jacobian_ntk",
     "vjp": "vector_product_ntk",
 }
@@ -39,18 +39,18 @@ def calls(monkeypatch) -> list[str]:
 @pytest.fixture
 def forced(monkeypatch) -> Callable[[str], None]:
     """Makes every plan name a given method."""
-    plan_of = auto.plan_of
+    build_plan = auto.build_plan
 
     def force(method: str) -> None:
         # The plan chooses the method that it models to take the least time.
         times = {name: 0.0 if name == method else 1e30 for name in BRANCHES}
 
         def forced_plan(*args):
-            plan = dataclasses.replace(plan_of(*args), times=times)
+            plan = dataclasses.replace(build_plan(*args), times=times)
             assert plan.method == method
             return plan
 
-        monkeypatch.setattr(auto, "plan_of", forced_plan)
+        monkeypatch.setattr(auto, "build_plan", forced_plan)
 
     return force
 

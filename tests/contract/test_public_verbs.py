@@ -49,7 +49,7 @@ def lifted(verb: Callable) -> Callable:
 def linear_dynamics(params: Any, x: jax.Array) -> list[jax.Array]:
     gram = x @ x.T + jnp.eye(x.shape[0], dtype=x.dtype)
     f0 = NET.apply(params, x)
-    linear = lazyjax.linearized(gram, targets(x), f0)
+    linear = lazyjax.linear_dynamics(gram, targets(x), f0)
     return [
         linear.gradient_flow(jnp.asarray([0.5, 2.0], x.dtype)),
         linear.gradient_descent(jnp.array([1, 7]), 0.05),
@@ -134,7 +134,7 @@ TABLE = {
         lifted(lazyjax.infinite_nngp_of), of=("x",), is_kernel=True
     ),
     "monte_carlo_ntk": Verb(monte_carlo, of=("x",)),
-    "linearized": Verb(linear_dynamics),
+    "linear_dynamics": Verb(linear_dynamics),
     "train": Verb(trained),
     "gradient_flow": Verb(flowed),
 }

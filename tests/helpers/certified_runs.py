@@ -11,7 +11,7 @@ import numpy as np
 from scipy.integrate import quad
 from scipy.special import erf, expit
 
-from lazyjax.certify.bounds import branches as certified_copies, local as bounds
+from lazyjax.certify.bounds import branches as certified, singular_values
 from lazyjax.certify.bounds.layers import layers_of
 from lazyjax.nets import Network
 
@@ -60,17 +60,17 @@ def problem(
             params = network.init(jax.random.key(seed), jnp.asarray(x))
     scale = {"huge scale": 1e5, "tiny scale": 1e-3}.get(kind, 1.0)
     params = jax.tree.map(lambda v: np.asarray(v) * scale ** (1 / (3 - v.ndim)), params)
-    evaluations = certified_copies.evaluations_of(layers_of(network, params), x, 0.0)
-    f, _ = certified_copies.output_of(evaluations)
+    evaluations = certified.evaluations_of(layers_of(network, params), x, 0.0)
+    f, _ = certified.output_of(evaluations)
     direction = rng.standard_normal(f.size)
-    gram = certified_copies.kernel_of(evaluations)
+    gram = certified.kernel_of(evaluations)
     if rng.random() < 0.5:
         direction = np.linalg.eigh(gram.value)[1][:, 0]
     if network.architecture.activation in ("relu", "leaky_relu", "abs"):
         size = 10.0 ** rng.uniform(-4, 0)
     else:
-        sigma = bounds.sigma_min_lower(gram, 0.0)
-        size = _size(sigma, certified_copies.lipschitz_fn(evaluations), condition)
+        sigma = singular_values.sigma_min_lower(gram, 0.0)
+        size = _size(sigma, certified.lipschitz_fn(evaluations), condition)
     direction = size * direction / np.linalg.norm(direction)
     return Problem(params, x, f + direction.reshape(f.shape), kind)
 

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lazyjax.certify import LocalBounds, problem
+from lazyjax.certify import LocalBounds, bounds_at
 from lazyjax.certify.bounds import (
-    branches as copies,
+    branches,
     evaluation,
     layers as dense_layers,
-    local as bounds,
+    singular_values,
 )
 from lazyjax.certify.bounds.evaluation import Kernel
 from lazyjax.nets import mlp
@@ -99,7 +99,7 @@ def check_agreement():
 
     def of(apply_fn):
         network = dataclasses.replace(NETWORK, apply=apply_fn)
-        return lambda: problem.problem_of(network, params, X, Y)
+        return lambda: bounds_at(network, params, X, Y).evaluations
 
     assert not is_refused(of(outputs))
     assert not is_refused(of(lambda p, x: outputs(p, x)))
@@ -135,8 +135,10 @@ def check_plain_sigma_min():
             x, zeros = scale * m, np.zeros((4, 1))
             layer = dense_layers.Layer(zeros, np.zeros(1), 1.0, 0.0, True)
             network = dense_layers.Layers((layer,), "identity", 1.0)
-            gram = copies.kernel_of(copies.evaluations_of((network,), x, U))
-            assert bounds.sigma_min_lower(gram, 0.0) == 0
+            gram = branches.kernel_of(branches.evaluations_of((network,), x, U))
+            assert singular_values.sigma_min_lower(gram, 0.0) == 0
             full = Kernel(gram.value[:3, :3], gram.error)
             smallest = np.linalg.svd(x[:3], compute_uv=False)[-1]
-            assert abs(bounds.sigma_min_lower(full, 0.0) / smallest - 1) <= 1e-6
+            assert (
+                abs(singular_values.sigma_min_lower(full, 0.0) / smallest - 1) <= 1e-6
+            )

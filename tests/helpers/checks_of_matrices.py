@@ -151,8 +151,8 @@ def check_rounding_of_sums():
         values = rng.random(9)
         computed = functools.reduce(lambda s, v: s + v, values, 0.0)
         true = sum(map(Fraction, values), Fraction(0))
-        assert Fraction(float(rounding.raised(computed, 9, U))) > true
-        assert Fraction(float(rounding.lowered(computed, 9, U))) < true
+        assert Fraction(float(rounding.round_up(computed, 9, U))) > true
+        assert Fraction(float(rounding.round_down(computed, 9, U))) < true
     for count in (1, 10, 10**6):
         true = Fraction(count) * Fraction(U) / (1 - Fraction(count) * Fraction(U))
         assert Fraction(rounding.gamma(count, U)) > true

@@ -14,10 +14,10 @@ import pytest
 
 from lazyjax.certify.arithmetic import matrices as matrix_bounds
 from lazyjax.certify.bounds import (
-    branches as copies,
+    branches,
     evaluation,
     lipschitz,
-    local as bounds,
+    singular_values,
 )
 from lazyjax.certify.bounds.evaluation import Kernel
 from lazyjax.certify.bounds.layers import Layer, Layers
@@ -321,17 +321,19 @@ def check_singular_values():
         value, error = matrix_bounds.gram_and_error(m, U)
         kernel = Kernel(value, error)
         gram = exact.gram(m)
-        low = Fraction(bounds.sigma_min_lower(kernel, U))
-        high = Fraction(bounds.sigma_max_upper(kernel, U))
+        low = Fraction(singular_values.sigma_min_lower(kernel, U))
+        high = Fraction(singular_values.sigma_max_upper(kernel, U))
         assert exact.is_positive_definite(exact.shifted(gram, low**2))
         assert exact.is_positive_definite(exact.shifted(gram, -(high**2), sign=-1))
         assert low >= np.linalg.svd(m)[1][-1] * (1 - 1e-10)
         off = Kernel(value, 0.5 * np.linalg.eigvalsh(value)[0])
         smallest = np.linalg.eigvalsh(value - off.error * np.eye(len(m)))[0]
-        assert bounds.sigma_min_lower(off, U) <= math.sqrt(smallest) * (1 + 1e-9)
-        assert bounds.sigma_max_upper(off, U) ** 2 >= off.error + np.linalg.norm(
-            value, 2
+        assert singular_values.sigma_min_lower(off, U) <= math.sqrt(smallest) * (
+            1 + 1e-9
         )
+        assert singular_values.sigma_max_upper(
+            off, U
+        ) ** 2 >= off.error + np.linalg.norm(value, 2)
 
 
 def check_newton_norm():
@@ -340,13 +342,17 @@ def check_newton_norm():
         value, error = matrix_bounds.gram_and_error(m, U)
         residual = rng.standard_normal(len(m))
         sigma = np.linalg.svd(m)[1][-1] * (1 - 1e-9)
-        bound = bounds.newton_norm_upper(Kernel(value, error), residual, 0.0, sigma, U)
+        bound = singular_values.newton_norm_upper(
+            Kernel(value, error), residual, 0.0, sigma, U
+        )
         true = np.linalg.norm(np.linalg.pinv(m) @ residual)
         assert true * (1 - 1e-12) <= bound <= true * (1 + 1e-9)
         # Along the worst direction an error of the residual counts in full.
         left = np.linalg.svd(m)[0][:, -1]
         off = 1e-3
-        bound = bounds.newton_norm_upper(Kernel(value, error), left, off, sigma, U)
+        bound = singular_values.newton_norm_upper(
+            Kernel(value, error), left, off, sigma, U
+        )
         assert bound >= (1 + off) / sigma * (1 - 1e-8)
 
 
@@ -354,7 +360,7 @@ def check_residual_norm():
     network, x, outputs, _ = evaluated_exactly(0)
     found = evaluation.evaluate(network, x, U)
     for targets in (np.zeros_like(found.output.value), found.output.value):
-        residual = bounds.residual_of((found,), targets)
+        residual = branches.residual_of((found,), targets)
         shift = np.vectorize(lambda v: Decimal(float(v)))(targets)
         true = sum((v * v for v in (outputs - shift).ravel()), Decimal(0)).sqrt()
         assert Decimal(residual.norm.low) <= true <= Decimal(residual.norm.high)
@@ -366,16 +372,16 @@ def check_symmetrized():
     minus = random_layers((3, 4, 1), "tanh", seed=2)
     x = np.random.default_rng(7).standard_normal((2, 3))
     both = tuple(evaluation.evaluate(copy, x, U) for copy in (plus, minus))
-    value, error = copies.output_of(both)
+    value, error = branches.output_of(both)
     true = (both[0].output.value - both[1].output.value) / 2**0.5
     np.testing.assert_allclose(value, true, rtol=1e-14)
     assert error >= sum(np.linalg.norm(e.output.error) for e in both) / 2**0.5
-    kernel = copies.kernel_of(both)
+    kernel = branches.kernel_of(both)
     jacobians = [jacobian(copy, x, weights_of(copy)) for copy in (plus, minus)]
     joint = np.concatenate([jacobians[0], -jacobians[1]], 1) / 2**0.5
     np.testing.assert_allclose(kernel.value, joint @ joint.T, rtol=1e-11)
     parts = [evaluation.kernel(e).error for e in both]
     assert kernel.error >= sum(parts) / 2
     constants = [lipschitz.lipschitz_of(e).at(0.5) for e in both]
-    joined = copies.lipschitz_fn(both)(0.5)
+    joined = branches.lipschitz_fn(both)(0.5)
     assert joined >= max(constants) / 2**0.5 * (1 - 1e-15)

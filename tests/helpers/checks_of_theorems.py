@@ -19,7 +19,7 @@ from lazyjax.certify.bounds import (
     lipschitz,
 )
 from lazyjax.certify.bounds.layers import Layer, Layers
-from lazyjax.certify.bounds.local import Block, LocalBounds
+from lazyjax.certify.bounds.local import JacobianBlock, LocalBounds
 from lazyjax.certify.theorems import residual as theorems
 
 U = rounding.UNIT_ROUNDOFF
@@ -34,7 +34,7 @@ def scalar_bounds(sigma: float, constant: float, residual: float) -> LocalBounds
         residual=Interval(residual, residual),
         jacobian_norm=sigma,
         lipschitz=fn,
-        blocks=(Block(name="all", sigma_min=sigma, lipschitz=fn),),
+        blocks=(JacobianBlock(name="all", sigma_min=sigma, lipschitz=fn),),
         newton_norm=residual / sigma,
     )
 

@@ -5,15 +5,14 @@ The bounds are suprema over the real line, rounded up in the last digit shown.
 
 import dataclasses
 import math
-import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from lazyjax.activations import ACTIVATIONS, ActivationSpec, Float64Activation
 from lazyjax.certify.arithmetic.rounding import UNIT_ROUNDOFF
-
-Elementwise = Callable[[np.ndarray], np.ndarray]
 
 ROUNDING = 32 * UNIT_ROUNDOFF
 r"""Errors of `value` are at most this times $1 + |u|$, those of `derivative` this.
@@ -23,97 +22,35 @@ need less than half.
 """
 
 
-@dataclasses.dataclass(frozen=True)
-class SmoothActivation:
-    r"""An activation whose derivative is bounded and Lipschitz.
+class _FromRegistry(Mapping[str, Any]):
+    """Activations that `make_fn` makes something of, as the registry knows them now."""
 
-    Attributes:
-        value: $\phi$.
-        derivative: $\phi'$.
-        slope: Upper bound of $\sup |\phi'|$.
-        curvature: Upper bound of $\sup |\phi''|$, the Lipschitz constant of $\phi'$.
-    """
+    def __init__(self, make_fn: Callable[[ActivationSpec], Any]) -> None:
+        self._make_fn = make_fn
 
-    value: Elementwise
-    derivative: Elementwise
-    slope: float
-    curvature: float
+    def __getitem__(self, name: str) -> Any:
+        made = self._make_fn(ACTIVATIONS[name])
+        if made is None:
+            raise KeyError(name)
+        return made
 
+    def __iter__(self) -> Iterator[str]:
+        return (n for n, spec in ACTIVATIONS.items() if self._make_fn(spec) is not None)
 
-def _sigmoid(u: np.ndarray) -> np.ndarray:
-    small = np.exp(-np.abs(u))
-    return np.where(u >= 0, 1.0, small) / (1 + small)
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
-def _softplus(u: np.ndarray) -> np.ndarray:
-    return np.maximum(u, 0) + np.log1p(np.exp(-np.abs(u)))
+def _smooth(spec: ActivationSpec) -> Float64Activation | None:
+    phi = spec.float64
+    return phi if phi is not None and phi.is_bounded else None
 
 
-def _tanh_derivative(u: np.ndarray) -> np.ndarray:
-    t = np.tanh(u)
-    return (1 - t) * (1 + t)
-
-
-def _erf(u: np.ndarray) -> np.ndarray:
-    # NumPy has none; that of the C library is called number by number.
-    return np.asarray(np.frompyfunc(math.erf, 1, 1)(u), np.float64)
-
-
-def _erf_derivative(u: np.ndarray) -> np.ndarray:
-    return 2 / math.sqrt(math.pi) * np.exp(-(u * u))
-
-
-def _normal_cdf(u: np.ndarray) -> np.ndarray:
-    return (1 + _erf(u / math.sqrt(2))) / 2
-
-
-def _gelu_derivative(u: np.ndarray) -> np.ndarray:
-    density = np.exp(-(u * u) / 2) / math.sqrt(2 * math.pi)
-    return _normal_cdf(u) + u * density
-
-
-def _silu_derivative(u: np.ndarray) -> np.ndarray:
-    s = _sigmoid(u)
-    return s + u * s * _sigmoid(-u)
-
-
-def _sigmoid_derivative(u: np.ndarray) -> np.ndarray:
-    return _sigmoid(u) * _sigmoid(-u)
-
-
-SMOOTH_ACTIVATIONS: Mapping[str, SmoothActivation] = types.MappingProxyType(
-    {
-        "cos": SmoothActivation(np.cos, lambda u: -np.sin(u), 1.0, 1.0),
-        "elu": SmoothActivation(
-            lambda u: np.where(u > 0, u, np.expm1(np.minimum(u, 0))),
-            lambda u: np.exp(np.minimum(u, 0)),
-            1.0,
-            1.0,
-        ),
-        "erf": SmoothActivation(_erf, _erf_derivative, 1.1283792, 0.9678829),
-        "gaussian": SmoothActivation(
-            lambda u: np.exp(-(u * u)),
-            lambda u: -2 * u * np.exp(-(u * u)),
-            0.8577639,
-            2.0,
-        ),
-        "gelu": SmoothActivation(
-            lambda u: u * _normal_cdf(u), _gelu_derivative, 1.1289042, 0.7978846
-        ),
-        "identity": SmoothActivation(lambda u: u, np.ones_like, 1.0, 0.0),
-        "sigmoid": SmoothActivation(_sigmoid, _sigmoid_derivative, 0.25, 0.0962251),
-        "silu": SmoothActivation(
-            lambda u: u * _sigmoid(u), _silu_derivative, 1.0998394, 0.5
-        ),
-        "sin": SmoothActivation(np.sin, np.cos, 1.0, 1.0),
-        "softplus": SmoothActivation(_softplus, _sigmoid, 1.0, 0.25),
-        "tanh": SmoothActivation(np.tanh, _tanh_derivative, 1.0, 0.7698004),
-    }
-)
+SMOOTH_ACTIVATIONS: Mapping[str, Float64Activation] = _FromRegistry(_smooth)
 
 
 def values_of(
-    activation: SmoothActivation, u: Float[np.ndarray, "*shape"]
+    activation: Float64Activation, u: Float[np.ndarray, "*shape"]
 ) -> tuple[Float[np.ndarray, "*shape"], Float[np.ndarray, "*shape"]]:
     """Values and derivatives at `u`; exponentials may underflow on the way."""
     with np.errstate(under="ignore"):
@@ -138,9 +75,9 @@ class PiecewiseLinear:
         return math.nextafter(abs(self.above - self.below), math.inf)
 
     @property
-    def as_smooth(self) -> SmoothActivation:
+    def as_smooth(self) -> Float64Activation:
         """The same, with a derivative taken to be that of the computed sign."""
-        return SmoothActivation(
+        return Float64Activation(
             lambda u: np.where(u > 0, self.above, self.below) * u,
             lambda u: np.where(u > 0, self.above, self.below),
             max(abs(self.below), abs(self.above)),
@@ -148,10 +85,6 @@ class PiecewiseLinear:
         )
 
 
-PIECEWISE_ACTIVATIONS: Mapping[str, PiecewiseLinear] = types.MappingProxyType(
-    {
-        "abs": PiecewiseLinear(-1.0, 1.0),
-        "leaky_relu": PiecewiseLinear(0.01, 1.0),
-        "relu": PiecewiseLinear(0.0, 1.0),
-    }
+PIECEWISE_ACTIVATIONS: Mapping[str, PiecewiseLinear] = _FromRegistry(
+    lambda spec: None if spec.slopes is None else PiecewiseLinear(*spec.slopes)
 )

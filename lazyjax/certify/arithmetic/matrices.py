@@ -9,11 +9,7 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-from lazyjax.certify.arithmetic.rounding import (
-    gamma,
-    lowered,
-    raised,
-)
+from lazyjax.certify.arithmetic.rounding import gamma, root_up, round_down, round_up
 
 # Above this size the largest eigenvalue is guessed by power iteration, not computed.
 _LARGE = 1500
@@ -27,7 +23,7 @@ def row_norms_upper(
 ) -> Float[np.ndarray, "*rows"]:
     """Upper bounds of the Euclidean norms along the last axis."""
     squares = np.einsum("...j,...j->...", matrix, matrix)
-    return np.sqrt(raised(squares, matrix.shape[-1] + 1, unit)) * (1 + 4 * unit)
+    return root_up(squares, matrix.shape[-1] + 1, unit)
 
 
 def frobenius_upper(matrix: Float[np.ndarray, "*shape"], unit: float) -> float:
@@ -39,7 +35,7 @@ def frobenius_lower(matrix: Float[np.ndarray, "*shape"], unit: float) -> float:
     """Lower bound of the root of the sum of squares of all entries."""
     flat = matrix.reshape(-1)
     return float(
-        np.sqrt(lowered(float(flat @ flat), flat.size + 1, unit)) * (1 - 4 * unit)
+        np.sqrt(round_down(float(flat @ flat), flat.size + 1, unit)) * (1 - 4 * unit)
     )
 
 
@@ -53,25 +49,17 @@ def scaled_norm(values: Float[np.ndarray, "*shape"]) -> float:
 
 def symmetric_norm_upper(matrix: Float[np.ndarray, "n n"], unit: float) -> float:
     """Upper bound of the spectral norm of a symmetric matrix, by its entries."""
-    sums = raised(np.sum(np.abs(matrix), axis=1), len(matrix), unit)
+    sums = round_up(np.sum(np.abs(matrix), axis=1), len(matrix), unit)
     return min(float(np.max(sums)), frobenius_upper(matrix, unit))
 
 
 def gram_and_error(
     matrix: Float[np.ndarray, "n p"], unit: float
 ) -> tuple[Float[np.ndarray, "n n"], float]:
-    """Product of a matrix with its transpose, exactly symmetric, and its error.
-
-    Args:
-        matrix: The matrix, exact.
-        unit: Unit roundoff.
-
-    Returns:
-        The product and an upper bound of the spectral norm of its error.
-    """
+    """The product of a matrix with its transpose, symmetric, and the norm of its error."""
     norms = row_norms_upper(matrix, unit)
     # The error is below gamma times an outer product, entry by entry.
-    error = raised(
+    error = round_up(
         gamma(matrix.shape[1], unit) * (norms @ norms), matrix.size + 2, unit
     )
     return symmetric(matrix @ matrix.T), float(error)
@@ -127,8 +115,7 @@ def spectral_norm_upper(matrix: Float[np.ndarray, "n p"], unit: float) -> float:
     if matrix.shape[0] > matrix.shape[1]:
         matrix = matrix.T
     gram, error = gram_and_error(matrix, unit)
-    square = raised(max(eig_max_upper(gram, unit), 0) + error, 1, unit)
-    return float(np.sqrt(square) * (1 + 4 * unit))
+    return float(root_up(max(eig_max_upper(gram, unit), 0.0) + error, 1, unit))
 
 
 def perron_upper(matrix: Float[np.ndarray, "n n"], unit: float) -> float:
@@ -152,7 +139,7 @@ def perron_upper(matrix: Float[np.ndarray, "n n"], unit: float) -> float:
         if not largest > 0:
             break
         vector = np.maximum(image / largest, 1e-6)
-    ratio = raised(matrix @ vector, len(matrix) + 1, unit) / vector
+    ratio = round_up(matrix @ vector, len(matrix) + 1, unit) / vector
     return float(np.max(ratio) * (1 + 2 * unit))
 
 
@@ -181,7 +168,7 @@ def _eig_min_by_factor(
     rounded = gamma(n, unit) * frobenius_upper(factor, unit) ** 2
     subtracted = gamma(2, unit) * cancelled
     error = symmetric_norm_upper(residual, unit) * (1 + gamma(2, unit))
-    total = raised(error + rounded + subtracted, n * n + 8, unit)
+    total = round_up(error + rounded + subtracted, n * n + 8, unit)
     return math.nextafter(shift - float(total), -math.inf)
 
 

@@ -9,9 +9,11 @@ $u = 0$ the same formulas give plain floating-point values.
 import dataclasses
 import math
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
+
+from lazyjax.files.results import Storable
 
 # A number, or an array of them.
 Numbers = TypeVar("Numbers", float, np.ndarray)
@@ -37,14 +39,20 @@ def gamma(count: int, unit: float) -> float:
     return total / (1 - total) if total < 0.5 else math.inf
 
 
-def raised(value: Numbers, count: int, unit: float) -> Numbers:
+def round_up(value: Numbers, count: int, unit: float) -> Numbers:
     """Upper bound of a nonnegative number that was computed with `count` roundings."""
     if unit == 0:
         return value
     return value * (1 + gamma(count + 2, unit)) + (count + 1) * SMALLEST_NORMAL
 
 
-def lowered(value: float, count: int, unit: float) -> float:
+def root_up(square: Numbers, count: int, unit: float) -> Numbers:
+    """Upper bound of the root of a number that was computed with `count` roundings."""
+    root: Numbers = cast(Any, np.sqrt)(round_up(square, count, unit))
+    return root * (1 + 4 * unit)
+
+
+def round_down(value: float, count: int, unit: float) -> float:
     """Lower bound of a nonnegative number that was computed with `count` roundings."""
     if unit == 0:
         return value
@@ -53,7 +61,7 @@ def lowered(value: float, count: int, unit: float) -> float:
 
 
 @dataclasses.dataclass(frozen=True)
-class Interval:
+class Interval(Storable):
     """Two numbers that a real number is known to lie between; NaN if nothing is known.
 
     Attributes:
@@ -121,6 +129,12 @@ class Interval:
 def interval(value: "Interval | float | int") -> Interval:
     """A float as the interval of itself; intervals as they are."""
     return value if isinstance(value, Interval) else Interval(value, value)
+
+
+def upper_or_infinity(value: "Interval | float | int") -> float:
+    """Upper end of an interval, or a number; infinity if nothing is known of it."""
+    high = interval(value).high
+    return math.inf if math.isnan(high) else high
 
 
 def _ends(value: Interval) -> tuple[float, float]:

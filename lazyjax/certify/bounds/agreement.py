@@ -19,19 +19,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lazyjax.certify.arithmetic.activations import PIECEWISE_ACTIVATIONS
-from lazyjax.certify.arithmetic.matrices import frobenius_upper, scaled_norm
+from lazyjax.certify.arithmetic.matrices import scaled_norm
 from lazyjax.certify.arithmetic.rounding import UNIT_ROUNDOFF, gamma
 from lazyjax.certify.bounds.branches import output_of
-from lazyjax.certify.bounds.evaluation import (
-    Evaluation,
-    LayerNorms,
-    evaluate,
-)
-from lazyjax.certify.bounds.layers import (
-    SYMMETRIZED_SCALE,
-    Layers,
-    layers_of,
-)
+from lazyjax.certify.bounds.evaluation import Evaluation, evaluate, layer_norms
+from lazyjax.certify.bounds.layers import SYMMETRIZED_SCALE, layers_of
 from lazyjax.jaxpr.equations import equations
 from lazyjax.nets import Network
 from lazyjax.nets.build import build
@@ -48,10 +40,7 @@ _UNDERFLOW = 1e-290
 
 
 def check_agreement(
-    network: Network,
-    params: Params,
-    x: AnyArray,
-    evaluations: tuple[Evaluation, ...],
+    network: Network, params: Params, x: AnyArray, evaluations: tuple[Evaluation, ...]
 ) -> None:
     """Check that a network computes what was evaluated of its description.
 
@@ -59,7 +48,7 @@ def check_agreement(
         network: The network.
         params: Its parameters.
         x: Inputs, as the network reads them.
-        evaluations: What was computed of its copies, with bounds of the errors.
+        evaluations: What was computed of its branches, with bounds of the errors.
 
     Raises:
         ValueError: If outputs or derivatives disagree by more than rounding explains.
@@ -75,8 +64,13 @@ def check_agreement(
     )
     flat = inputs.reshape(len(inputs), -1)
     evaluated_nearby = tuple(
-        evaluate(copy, flat, UNIT_ROUNDOFF, norms=_norms(copy))
-        for copy in layers_of(network, nearby)
+        evaluate(
+            branch,
+            flat,
+            UNIT_ROUNDOFF,
+            norms=layer_norms(branch, UNIT_ROUNDOFF, is_quick=True),
+        )
+        for branch in layers_of(network, nearby)
     )
     weights = _signed(rng, evaluations[0].output.value.shape)
     # Programs are kept for networks that are what they say; others may have changed.
@@ -116,11 +110,6 @@ def _float64() -> Iterator[None]:
 
 def _coarseness(apply_fn: ApplyFn, params: Params, x: np.ndarray) -> float:
     """How much coarser than float64 the coarsest arithmetic of a network is.
-
-    Args:
-        apply_fn: The network.
-        params: Its parameters.
-        x: Inputs.
 
     Returns:
         The ratio of unit roundoffs.
@@ -203,10 +192,7 @@ def _derivatives(
     size = np.abs(weights) * e.norm
     of_weight = np.sum(off * h.norm[:, None] + size * h.error[:, None])
     return {
-        "kernel": (
-            layer.scale * (h.value.T @ pulled),
-            float(layer.scale * of_weight),
-        ),
+        "kernel": (layer.scale * (h.value.T @ pulled), float(layer.scale * of_weight)),
         "bias": (
             layer.bias_scale * np.sum(pulled, axis=0),
             float(layer.bias_scale * np.sum(off)),
@@ -257,13 +243,3 @@ def _signed(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     """Numbers between 1/2 and 3/2 in size, of either sign."""
     value = rng.random(shape) * 2 - 1
     return value + np.copysign(0.5, value)
-
-
-def _norms(network: Layers) -> tuple[LayerNorms, ...]:
-    """Bounds of norms that need no eigenvalues."""
-    found = []
-    for layer in network.layers:
-        frobenius = frobenius_upper(layer.weight, UNIT_ROUNDOFF)
-        bias = frobenius_upper(layer.bias, UNIT_ROUNDOFF)
-        found.append(LayerNorms(spectral=frobenius, frobenius=frobenius, bias=bias))
-    return tuple(found)

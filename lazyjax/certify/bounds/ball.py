@@ -14,7 +14,7 @@ import numpy as np
 
 from lazyjax.certify.arithmetic.rounding import Interval, interval
 from lazyjax.certify.bounds.local import Lipschitz, LocalBounds
-from lazyjax.certify.certificate import Assumption, Quantity, below
+from lazyjax.certify.statements import Assumption, Quantity, assume_less
 
 # Radii are larger than roots in plain floats by this much, which rounding is within.
 _SLACK = 1e-9
@@ -128,12 +128,25 @@ def check_radius(radius: float | None) -> None:
         raise ValueError(f"`radius` must be positive; got {radius!r}.")
 
 
+def within(length: float, radius: float | None) -> tuple[Assumption, ...]:
+    """The assumption that a path is within the distance asked for, if one was."""
+    if radius is None:
+        return ()
+    statement = "the path is shorter than the radius asked for"
+    return (assume_less("within", statement, length, radius),)
+
+
+def margin_within(margin: float, length: float, radius: float | None) -> float:
+    """A margin, or that of the distance asked for if it is smaller."""
+    return margin if radius is None else min(margin, 1 - length / radius)
+
+
 def ball_assumptions(ball: Ball, demand: str) -> tuple[Assumption, ...]:
     """The assumptions of the ball, with `demand` as the formula of $C$."""
     fits = math.isfinite(ball.radius) and ball.length.high <= ball.radius
     return (
-        below("surjective", "0 < sigma_min(J0)", 0.0, ball.sigma),
-        below(
+        assume_less("surjective", "0 < sigma_min(J0)", 0.0, ball.sigma),
+        assume_less(
             "small",
             f"h = Lip(J) {demand} / sigma_min(J0)^2 < 1/2",
             ball.condition.high,
@@ -152,25 +165,11 @@ def start_quantities(
     residual: Interval, sigma_min: float, jacobian_norm: float
 ) -> tuple[Quantity, ...]:
     """What is known at the start."""
+    singular_value = "singular value of the Jacobian at the start"
     return (
-        Quantity(
-            name="residual",
-            value=residual.high,
-            bound="upper",
-            meaning="|f - y| at the start",
-        ),
-        Quantity(
-            name="sigma_min",
-            value=sigma_min,
-            bound="lower",
-            meaning="smallest singular value of the Jacobian at the start",
-        ),
-        Quantity(
-            name="jacobian_norm",
-            value=jacobian_norm,
-            bound="upper",
-            meaning="largest singular value of the Jacobian at the start",
-        ),
+        Quantity.upper("residual", residual.high, "|f - y| at the start"),
+        Quantity.lower("sigma_min", sigma_min, f"smallest {singular_value}"),
+        Quantity.upper("jacobian_norm", jacobian_norm, f"largest {singular_value}"),
     )
 
 
@@ -178,42 +177,24 @@ def ball_quantities(ball: Ball, bounds: LocalBounds) -> tuple[Quantity, ...]:
     """Numbers of the ball and of what it was made from."""
     return (
         *start_quantities(bounds.residual, ball.sigma, bounds.jacobian_norm),
-        Quantity(
-            name="lipschitz",
-            value=ball.lipschitz,
-            bound="upper",
-            meaning="Lipschitz constant of the Jacobian in the ball",
+        Quantity.upper(
+            "lipschitz",
+            ball.lipschitz,
+            "Lipschitz constant of the Jacobian in the ball",
         ),
-        Quantity(
-            name="h",
-            value=_or_infinity(ball.condition.high),
-            bound="upper",
-            meaning="condition number, to be below 1/2",
+        Quantity.upper("h", ball.condition, "condition number, to be below 1/2"),
+        Quantity.upper("path_length", ball.length, "length of the whole path"),
+        Quantity.lower(
+            "sigma_min_end",
+            ball.sigma_end.low if ball.sigma_end.low > 0 else 0.0,
+            "smallest singular value of the Jacobian along the path",
         ),
-        Quantity(
-            name="path_length",
-            value=_or_infinity(ball.length.high),
-            bound="upper",
-            meaning="length of the whole path",
-        ),
-        Quantity(
-            name="sigma_min_end",
-            value=ball.sigma_end.low if ball.sigma_end.low > 0 else 0.0,
-            bound="lower",
-            meaning="smallest singular value of the Jacobian along the path",
-        ),
-        Quantity(
-            name="ball_radius",
-            value=ball.radius,
-            bound="exact",
-            meaning="radius up to which the Lipschitz constant is valid",
+        Quantity.exact(
+            "ball_radius",
+            ball.radius,
+            "radius up to which the Lipschitz constant is valid",
         ),
     )
-
-
-def _or_infinity(upper: float) -> float:
-    """An upper bound; infinity if there is none."""
-    return math.inf if math.isnan(upper) else upper
 
 
 def zero_distance(bounds: LocalBounds) -> float:

@@ -1,6 +1,6 @@
-r"""Networks as a whole, from what was computed of their copies.
+r"""Outputs, kernels and constants of networks, from evaluations of their branches.
 
-A network that is symmetrized is $(g(w_1) - g(w_2))/\sqrt2$; another one is its only copy.
+A symmetrized network $(g(w_1) - g(w_2))/\sqrt2$ has two branches; any other has one.
 """
 
 import dataclasses
@@ -10,35 +10,46 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float
 
-from lazyjax.certify.arithmetic.matrices import frobenius_upper, scaled_norm
-from lazyjax.certify.arithmetic.rounding import (
-    UNIT_ROUNDOFF,
-    gamma,
-    raised,
+from lazyjax.certify.arithmetic.matrices import (
+    frobenius_lower,
+    frobenius_upper,
+    scaled_norm,
 )
+from lazyjax.certify.arithmetic.rounding import UNIT_ROUNDOFF, Interval, gamma, round_up
 from lazyjax.certify.bounds.evaluation import (
     Evaluation,
     Kernel,
     evaluate,
     kernel,
     layer_kernel,
+    plain,
 )
 from lazyjax.certify.bounds.layers import SYMMETRIZED_SCALE, Layers
-from lazyjax.certify.bounds.lipschitz import (
-    Deep,
-    TwoLayer,
-    lipschitz_of,
-)
+from lazyjax.certify.bounds.lipschitz import Deep, TwoLayer, lipschitz_of
+from lazyjax.certify.certificate import Rigor
 
 
 def evaluations_of(
-    copies: tuple[Layers, ...], inputs: Float[np.ndarray, "n d"], unit: float
+    branches: tuple[Layers, ...], inputs: Float[np.ndarray, "n d"], unit: float
 ) -> tuple[Evaluation, ...]:
-    """Evaluations of all copies of a network; copies that are equal, once."""
-    first = evaluate(copies[0], inputs, unit)
+    """Evaluations of all branches of a network; branches that are equal, once."""
+    first = evaluate(branches[0], inputs, unit)
     return tuple(
-        first if _equal(copy, copies[0]) else evaluate(copy, inputs, unit)
-        for copy in copies
+        first if _equal(branch, branches[0]) else evaluate(branch, inputs, unit)
+        for branch in branches
+    )
+
+
+def map_branches(
+    fn: Callable[..., Evaluation],
+    evaluations: tuple[Evaluation, ...],
+    *others: tuple[Evaluation, ...],
+) -> tuple[Evaluation, ...]:
+    """Evaluations of all branches mapped; those of equal branches stay one object."""
+    first = fn(*(e[0] for e in (evaluations, *others)))
+    return tuple(
+        first if pair[0] is evaluations[0] else fn(*pair)
+        for pair in zip(evaluations, *others, strict=True)
     )
 
 
@@ -53,7 +64,7 @@ def output_of(evaluations: tuple[Evaluation, ...]) -> tuple[np.ndarray, float]:
         size = [frobenius_upper(e.output.value, unit) for e in evaluations]
         value = (plus.output.value - minus.output.value) * SYMMETRIZED_SCALE
         error = (sum(errors) + gamma(4, unit) * sum(size)) * SYMMETRIZED_SCALE
-    return value, float(raised(error, value.size + 8, unit))
+    return value, float(round_up(error, value.size + 8, unit))
 
 
 def kernel_of(evaluations: tuple[Evaluation, ...], layer: int | None = None) -> Kernel:
@@ -68,30 +79,71 @@ def kernel_of(evaluations: tuple[Evaluation, ...], layer: int | None = None) -> 
     return Kernel(total.value / 2, total.error / 2)
 
 
+def at_rigor(
+    evaluations: tuple[Evaluation, ...], rigor: Rigor
+) -> tuple[Evaluation, ...]:
+    """Evaluations with the bounds of their errors, or as if they were exact."""
+    return evaluations if rigor == "proof" else map_branches(plain, evaluations)
+
+
+@dataclasses.dataclass(frozen=True)
+class Residual:
+    r"""Computed residual $f - y$ and what it tells of the exact one.
+
+    Attributes:
+        value: The computed residual.
+        error: Upper bound of the norm of its error.
+        norm: Bounds of the norm of the exact one.
+    """
+
+    value: Float[np.ndarray, "n k"]
+    error: float
+    norm: Interval
+
+
+def residual_of(
+    evaluations: tuple[Evaluation, ...], targets: Float[np.ndarray, "n k"]
+) -> Residual:
+    """Residual of a network, symmetrized or not."""
+    unit = evaluations[0].unit
+    output, error = output_of(evaluations)
+    value = output - targets
+    rounded = gamma(1, unit) * float(np.linalg.norm(value))
+    error = float(round_up(error + rounded, value.size + 4, unit))
+    low = frobenius_lower(value, unit) - error
+    high = frobenius_upper(value, unit) + error
+    high = float(round_up(high, 2, unit))
+    if math.isnan(low) or math.isnan(high):
+        return Residual(value, math.inf, Interval(0.0, math.inf))
+    # As plain floating-point values, the two may be an ulp on the wrong sides.
+    low = min(max(low, 0.0) * (1 - 4 * unit), high)
+    return Residual(value, error, Interval(low, high))
+
+
 @dataclasses.dataclass(frozen=True)
 class NetworkLipschitz:
     """Lipschitz constant of a network's Jacobian; grows with the radius by its formula.
 
     Attributes:
-        constants: Those of the copies that differ.
-        num_copies: Number of copies.
+        constants: Those of the branches that differ.
+        num_branches: Number of branches.
     """
 
     constants: tuple[Callable[[float], float], ...]
-    num_copies: int
+    num_branches: int
 
     def __call__(self, radius: float) -> float:
         """Upper bound in a ball of `radius`; infinity where numbers overflow."""
         found = [float(fn(radius)) for fn in self.constants]
         if any(map(math.isnan, found)):
             return math.inf
-        if self.num_copies == 1:
+        if self.num_branches == 1:
             return found[0]
-        return float(raised(max(found) * SYMMETRIZED_SCALE, 4, UNIT_ROUNDOFF))
+        return float(round_up(max(found) * SYMMETRIZED_SCALE, 4, UNIT_ROUNDOFF))
 
 
 def constants_of(evaluations: tuple[Evaluation, ...]) -> list[TwoLayer | Deep]:
-    """Constants of the copies that differ."""
+    """Constants of the branches that differ."""
     is_one = all(e is evaluations[0] for e in evaluations)
     return [lipschitz_of(e) for e in (evaluations[:1] if is_one else evaluations)]
 

@@ -7,15 +7,16 @@ is computed, an upper bound of the Euclidean norm of its error is carried along.
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float
 
+from lazyjax.activations import Float64Activation
 from lazyjax.certify.arithmetic.activations import (
     PIECEWISE_ACTIVATIONS,
     ROUNDING,
     SMOOTH_ACTIVATIONS,
-    SmoothActivation,
     values_of,
 )
 from lazyjax.certify.arithmetic.matrices import (
@@ -24,7 +25,7 @@ from lazyjax.certify.arithmetic.matrices import (
     spectral_norm_upper,
     symmetric,
 )
-from lazyjax.certify.arithmetic.rounding import gamma, raised
+from lazyjax.certify.arithmetic.rounding import gamma, round_up
 from lazyjax.certify.bounds.layers import Layer, Layers
 
 
@@ -65,7 +66,7 @@ class LayerNorms:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    r"""What was computed of one copy of a network.
+    r"""What was computed of one branch of a network.
 
     Attributes:
         network: The network.
@@ -113,20 +114,10 @@ def evaluate(
     *,
     norms: tuple[LayerNorms, ...] | None = None,
 ) -> Evaluation:
-    """Forward and backward pass of one copy of a network.
-
-    Args:
-        network: The network, with a named activation of known constants; where it has
-            kinks, derivatives are those of the computed signs.
-        x: Inputs.
-        unit: Unit roundoff to account for, 0 for none.
-        norms: Of each layer's parameters, if they are known.
-
-    Returns:
-        All vectors that the kernel and its Lipschitz constant are made of.
-    """
+    """Forward and backward pass of one branch of a network."""
+    # Where the activation has kinks, derivatives are those of the computed signs.
     if norms is None:
-        norms = tuple(_norms(i, layer, unit) for i, layer in enumerate(network.layers))
+        norms = layer_norms(network, unit)
     num_rows, num_outputs = len(x), network.layers[-1].weight.shape[1]
     rows = Rows(x, np.zeros(num_rows), row_norms_upper(x, unit))
     inputs, preactivations, slopes = [rows], [], []
@@ -161,21 +152,65 @@ def evaluate(
     )
 
 
+def layer_norms(
+    network: Layers, unit: float, *, is_quick: bool = False
+) -> tuple[LayerNorms, ...]:
+    """Bounds of the norms of all layers; if quick, spectral ones by Frobenius norms."""
+    norms = []
+    for number, layer in enumerate(network.layers):
+        frobenius = spectral = frobenius_upper(layer.weight, unit)
+        # Inputs are exact, so that the spectral norm of the first layer is never needed.
+        if number and not is_quick:
+            spectral = spectral_norm_upper(layer.weight, unit)
+        bias = frobenius_upper(layer.bias, unit)
+        norms.append(LayerNorms(spectral=spectral, frobenius=frobenius, bias=bias))
+    return tuple(norms)
+
+
+def map_rows(
+    fn: Callable[..., Rows], evaluation: Evaluation, *others: Evaluation
+) -> Evaluation:
+    """An evaluation with all its rows mapped, beside those of others of one network."""
+
+    def mapped(name: str) -> tuple[Rows, ...]:
+        rows = (getattr(e, name) for e in (evaluation, *others))
+        return tuple(map(fn, *rows))
+
+    names = ("preactivations", "inputs", "backward", "cotangents")
+    output = fn(evaluation.output, *(other.output for other in others))
+    return dataclasses.replace(
+        evaluation, output=output, **{name: mapped(name) for name in names}
+    )
+
+
 def plain(evaluation: Evaluation) -> Evaluation:
     """The same numbers, as if they were exact."""
-
-    def exact(rows: tuple[Rows, ...]) -> tuple[Rows, ...]:
-        return tuple(dataclasses.replace(r, error=np.zeros_like(r.error)) for r in rows)
-
-    (output,) = exact((evaluation.output,))
-    return dataclasses.replace(
+    exact = map_rows(
+        lambda rows: dataclasses.replace(rows, error=np.zeros_like(rows.error)),
         evaluation,
-        output=output,
-        preactivations=exact(evaluation.preactivations),
-        inputs=exact(evaluation.inputs),
-        backward=exact(evaluation.backward),
-        cotangents=exact(evaluation.cotangents),
-        unit=0.0,
+    )
+    return dataclasses.replace(exact, unit=0.0)
+
+
+def concatenated(evaluation: Evaluation, other: Evaluation) -> Evaluation:
+    """Evaluations of one network on two sets of inputs, as one."""
+
+    def joined(one: Rows, two: Rows) -> Rows:
+        return Rows(
+            np.concatenate([one.value, two.value]),
+            np.concatenate([one.error, two.error]),
+            np.concatenate([one.computed_norm, two.computed_norm]),
+        )
+
+    return map_rows(joined, evaluation, other)
+
+
+def example_of(evaluation: Evaluation, i: int) -> Evaluation:
+    """The evaluation of example `i` alone."""
+    one = slice(i, i + 1)
+    return map_rows(
+        lambda rows: Rows(rows.value[one], rows.error[one], rows.computed_norm[one]),
+        evaluation,
     )
 
 
@@ -219,7 +254,7 @@ def chained(network: Layers, b: Rows, slope: Rows, unit: float) -> Rows:
     return _rows(value, error, unit, roundings=1)
 
 
-def activation_of(network: Layers) -> SmoothActivation:
+def activation_of(network: Layers) -> Float64Activation:
     """Bounds of the network's activation; identity if there are no hidden layers."""
     name = network.activation if network.depth else "identity"
     if name in PIECEWISE_ACTIVATIONS:
@@ -262,7 +297,7 @@ def layer_kernel(evaluation: Evaluation, layer: int) -> Kernel:
     size = s_sq * np.sum((both * q_all) ** 2) + b_sq * np.sum(q_all**2)
     num_terms = len(evaluation.network.layers)
     rounded = gamma(10 + num_terms, unit) * size
-    error = raised(of_h + of_e + of_bias + rounded, n * k + 30, unit)
+    error = round_up(of_h + of_e + of_bias + rounded, n * k + 30, unit)
     return Kernel(value.reshape(n * k, n * k), float(error))
 
 
@@ -287,15 +322,6 @@ def _product_error(
     return float(2 * u * v + v**2 + gamma(count, unit) * u**2)
 
 
-def _norms(number: int, layer: Layer, unit: float) -> LayerNorms:
-    frobenius = frobenius_upper(layer.weight, unit)
-    # Inputs are exact, so that the spectral norm of the first layer is never needed.
-    spectral = spectral_norm_upper(layer.weight, unit) if number else frobenius
-    return LayerNorms(
-        spectral=spectral, frobenius=frobenius, bias=frobenius_upper(layer.bias, unit)
-    )
-
-
 def _rows(
     value: np.ndarray, error: np.ndarray, unit: float, *, roundings: int = 0
 ) -> Rows:
@@ -303,5 +329,5 @@ def _rows(
     computed_norm = row_norms_upper(value, unit)
     if roundings:
         error = error + gamma(roundings, unit) * computed_norm
-    error = raised(error, 12, unit)
+    error = round_up(error, 12, unit)
     return Rows(value, np.broadcast_to(error, computed_norm.shape), computed_norm)

@@ -16,20 +16,17 @@ from lazyjax.certify.arithmetic.activations import PIECEWISE_ACTIVATIONS
 from lazyjax.certify.arithmetic.rounding import (
     Interval,
     interval,
-    raised,
+    round_up,
     unit_roundoff,
 )
-from lazyjax.certify.bounds import local as local
-from lazyjax.certify.bounds.branches import kernel_of
-from lazyjax.certify.bounds.evaluation import (
-    Evaluation,
-    Kernel,
-    activation_of,
-)
-from lazyjax.certify.bounds.layers import SYMMETRIZED_SCALE, Layers
+from lazyjax.certify.bounds.branches import at_rigor, residual_of
+from lazyjax.certify.bounds.evaluation import Evaluation, activation_of
+from lazyjax.certify.bounds.layers import SYMMETRIZED_SCALE
 from lazyjax.certify.bounds.lipschitz import InputGram, input_gram
-from lazyjax.certify.certificate import Assumption, Rigor
-from lazyjax.certify.problem import Problem
+from lazyjax.certify.bounds.local import premises_of
+from lazyjax.certify.bounds.singular_values import spectrum_of
+from lazyjax.certify.certificate import Rigor
+from lazyjax.certify.statements import Assumption
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,20 +71,6 @@ class FlipBounds:
             )
 
 
-def supported(copies: tuple[Layers, ...]) -> Assumption:
-    """The assumption that a network is of the kind that these theorems are about."""
-    network = copies[0]
-    phi = network.activation
-    known = isinstance(phi, str) and phi in PIECEWISE_ACTIVATIONS
-    trained = [layer.is_trained for layer in network.layers]
-    return Assumption(
-        name="first layer",
-        statement="one hidden layer of ReLU units or the like, the first layer trained",
-        holds=known and network.depth == 1 and trained == [True, False],
-        detail=f"{network.depth} hidden, trained: {trained}; {phi}",
-    )
-
-
 def drive_upper(evaluations: tuple[Evaluation, ...], gram: InputGram) -> float:
     r"""Upper bound of $D = c \sup|\phi'| \max_r \lVert a_r\rVert \lVert\tilde X\rVert$."""
     bounds = []
@@ -95,13 +78,13 @@ def drive_upper(evaluations: tuple[Evaluation, ...], gram: InputGram) -> float:
         last = e.network.layers[-1]
         readout = np.max(matrix_bounds.row_norms_upper(last.weight, e.unit))
         outer = last.scale * e.network.factor * activation_of(e.network).slope
-        bounds.append(float(raised(outer * readout * gram.spectral, 8, e.unit)))
+        bounds.append(float(round_up(outer * readout * gram.spectral, 8, e.unit)))
     found = float(np.max(bounds))
     if math.isnan(found):
         return math.inf
     if len(evaluations) == 1:
         return found
-    return float(raised(found * SYMMETRIZED_SCALE, 4, evaluations[0].unit))
+    return float(round_up(found * SYMMETRIZED_SCALE, 4, evaluations[0].unit))
 
 
 def flips_fn(
@@ -123,7 +106,7 @@ def flips_fn(
                 spread = can_flip[:, None, :] * weight.T
                 flat = spread.reshape(len(entries), -1)
                 total += flat @ flat.T
-        counted = raised(half * total * entries, len(weights[0]) + 8, unit)
+        counted = round_up(half * total * entries, len(weights[0]) + 8, unit)
         return math.sqrt(matrix_bounds.perron_upper(counted, unit)) * (1 + 4 * unit)
 
     return flips
@@ -144,38 +127,39 @@ def _weights(evaluation: Evaluation) -> Float[np.ndarray, "m k"]:
     jump = PIECEWISE_ACTIVATIONS[network.activation].jump
     last = network.layers[-1]
     size = np.abs(last.weight) * (last.scale * network.factor * jump)
-    return raised(size, 4, evaluation.unit)
+    return round_up(size, 4, evaluation.unit)
 
 
-def flip_bounds(problem: Problem, rigor: Rigor) -> FlipBounds:
-    """Bounds for a network that is `supported`.
+def flip_bounds(
+    proven: tuple[Evaluation, ...],
+    inputs: Float[np.ndarray, "n d"],
+    targets: Float[np.ndarray, "n k"],
+    rigor: Rigor,
+    conflict: Assumption | None,
+) -> FlipBounds:
+    """Bounds of a network with one hidden layer of kinks, of which the first is trained.
 
     Args:
-        problem: The network with its data.
+        proven: The network, with bounds of errors at any rigor.
+        inputs: Inputs.
+        targets: Targets.
         rigor: "proof" to account for rounding, else "float".
+        conflict: Statement that two equal inputs have different targets.
 
     Returns:
         The bounds. The kernel is that of the signs that were computed; units whose sign
         is not certain count as flipped whatever the radius.
     """
-    unit = unit_roundoff(rigor)
-    with np.errstate(all="ignore"):  # what overflows certifies nothing
-        evaluations = local.at_rigor(problem.evaluations, rigor)
-        gram = input_gram(problem.inputs, problem.copies[0].layers[0], unit)
-        kernel = kernel_of(problem.evaluations)
-        sigma_min = local.sigma_min_lower(kernel, unit)
-        if unit == 0:
-            kernel = Kernel(kernel.value, 0.0)
-        jacobian_norm = local.sigma_max_upper(kernel, unit)
-        if unit == 0:  # plain values may be an ulp on the wrong sides
-            jacobian_norm = max(jacobian_norm, sigma_min)
-        return FlipBounds(
-            residual=local.residual_of(evaluations, problem.targets).norm,
-            sigma_min=sigma_min,
-            jacobian_norm=jacobian_norm,
-            drive=drive_upper(evaluations, gram),
-            flips=flips_fn(evaluations, gram),
-            rigor=rigor,
-            conflict=problem.conflict,
-            premises=local.premises_of(rigor),
-        )
+    evaluations = at_rigor(proven, rigor)
+    gram = input_gram(inputs, proven[0].network.layers[0], unit_roundoff(rigor))
+    spectrum = spectrum_of(proven, rigor)
+    return FlipBounds(
+        residual=residual_of(evaluations, targets).norm,
+        sigma_min=spectrum.sigma_min,
+        jacobian_norm=spectrum.sigma_max,
+        drive=drive_upper(evaluations, gram),
+        flips=flips_fn(evaluations, gram),
+        rigor=rigor,
+        conflict=conflict,
+        premises=premises_of(rigor),
+    )

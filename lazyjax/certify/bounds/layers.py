@@ -1,4 +1,4 @@
-"""Fully connected networks as plain float64 arrays, one `Layers` for each copy."""
+"""Fully connected networks as plain float64 arrays, one `Layers` for each branch."""
 
 import dataclasses
 import math
@@ -10,15 +10,10 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from lazyjax._checks import (
-    check_batch,
-    check_floating,
-    check_params,
-    check_targets,
-)
+from lazyjax._checks import check_batch, check_floating, check_params, check_targets
 from lazyjax.architecture import Architecture
 from lazyjax.nets import Network
-from lazyjax.nets._layers import bias_scale, weight_scale
+from lazyjax.nets.scales import bias_scale, weight_scale
 from lazyjax.typing import AnyArray, Params
 
 HANDLED = frozenset(
@@ -119,16 +114,16 @@ def check_architecture(architecture: Architecture) -> None:
 
 
 def layers_of(network: Network, params: Params) -> tuple[Layers, ...]:
-    """Copies of the network: one, or "plus" and "minus" if it is symmetrized.
+    """Branches of the network: one, or "plus" and "minus" if it is symmetrized.
 
-    That `network.apply` computes the same is for `lazyjax.certify.problem` to check.
+    That `network.apply` computes the same is for `lazyjax.certify.bounds.start` to check.
 
     Args:
         network: Fully connected network.
         params: Its parameters; taken as the real numbers that they are.
 
     Returns:
-        Its copies, in float64.
+        Its branches, in float64.
 
     Raises:
         ValueError: If bounds do not cover the network, or the parameters are not those
@@ -171,13 +166,13 @@ def data_of(
     return inputs, np.asarray(y, np.float64)
 
 
-def check_features(copies: tuple[Layers, ...], name: str, x: np.ndarray) -> None:
+def check_features(branches: tuple[Layers, ...], name: str, x: np.ndarray) -> None:
     """Check that inputs have as many features as the first layer reads.
 
     Raises:
         ValueError: If they have not.
     """
-    expected = copies[0].layers[0].weight.shape[0]
+    expected = branches[0].layers[0].weight.shape[0]
     if x.shape[1] != expected:
         raise ValueError(
             f"`{name}` must have {expected} features per example, as `params` do; got "
@@ -219,10 +214,8 @@ def _layer(
     bias = np.zeros(units)
     if of_bias is not None:
         bias = _array(entry["bias"], (units,), f"{where}['bias']", network)
-    is_unscaled = number == 1 and architecture.input_scaling == "none"
-    of_weight = weight_scale(
-        architecture, number, 1 if is_unscaled else weight.shape[0], width
-    )
+    fan_in = architecture.fan_in(number, weight.shape[0])
+    of_weight = weight_scale(architecture, number, fan_in, width)
     # The output's scale is one more factor of the last layer's.
     factor = architecture.output_scale if is_last else 1.0
     return Layer(
@@ -270,4 +263,4 @@ def _array(
 
 
 SYMMETRIZED_SCALE = 1 / math.sqrt(2)
-"""What each copy of a symmetrized network is multiplied by, rounded."""
+"""What each branch of a symmetrized network is multiplied by, rounded."""

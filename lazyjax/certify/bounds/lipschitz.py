@@ -25,11 +25,7 @@ from lazyjax.certify.arithmetic.matrices import (
     row_norms_upper,
     spectral_norm_upper,
 )
-from lazyjax.certify.arithmetic.rounding import (
-    UNIT_ROUNDOFF,
-    gamma,
-    raised,
-)
+from lazyjax.certify.arithmetic.rounding import UNIT_ROUNDOFF, gamma, root_up, round_up
 from lazyjax.certify.bounds.evaluation import Evaluation, activation_of
 from lazyjax.certify.bounds.layers import Layer
 
@@ -70,36 +66,30 @@ class TwoLayer:
             return self.curvature * self.readout
         # Spectral norm of [[a, b], [b, 0]].
         a, b = self.curvature * (self.readout + radius), self.slope
-        return float(raised((a + math.sqrt(a * a + 4 * b * b)) / 2, 20, UNIT_ROUNDOFF))
+        return float(
+            round_up((a + math.sqrt(a * a + 4 * b * b)) / 2, 20, UNIT_ROUNDOFF)
+        )
 
     def of_first_layer(self, radius: float) -> float:
         """Constant of the Jacobian for the first layer, in a ball of all parameters."""
         if not (self.trains_first and self.trains_last):
             return self.at(radius)
         a, b = self.curvature * (self.readout + radius), self.slope
-        return float(raised(math.sqrt(a * a + b * b), 20, UNIT_ROUNDOFF))
+        return float(round_up(math.sqrt(a * a + b * b), 20, UNIT_ROUNDOFF))
 
 
 def two_layer(evaluation: Evaluation) -> TwoLayer:
-    """Constants of a network with one hidden layer, all examples taken together.
-
-    Args:
-        evaluation: What was computed of it.
-
-    Returns:
-        The constants, rounded up.
-    """
+    """Constants of a network with one hidden layer, all examples taken together."""
     unit = evaluation.unit
     first, last = evaluation.network.layers
     phi, c = activation_of(evaluation.network), evaluation.network.factor
     x = evaluation.inputs[0]
     gram = input_gram(x.value, first, unit)
-    squares = raised(perron_upper(gram.entries * gram.entries, unit), 2, unit)
-    curvature, slope = math.sqrt(squares) * (1 + 4 * unit), gram.spectral
+    curvature = root_up(perron_upper(gram.entries * gram.entries, unit), 2, unit)
     outer = c * last.scale
     return TwoLayer(
-        curvature=float(raised(outer * phi.curvature * curvature, 6, unit)),
-        slope=float(raised(outer * phi.slope * slope, 6, unit)),
+        curvature=float(round_up(outer * phi.curvature * curvature, 6, unit)),
+        slope=float(round_up(outer * phi.slope * gram.spectral, 6, unit)),
         readout=float(np.max(row_norms_upper(last.weight, unit))),
         trains_first=first.is_trained,
         trains_last=last.is_trained,
@@ -122,28 +112,19 @@ class InputGram:
 
 
 def input_gram(x: Float[np.ndarray, "n d"], first: Layer, unit: float) -> InputGram:
-    """Bounds of the Gram matrix of inputs as the first layer sees them.
-
-    Args:
-        x: Inputs.
-        first: First layer, for its scales.
-        unit: Unit roundoff.
-
-    Returns:
-        The bounds.
-    """
+    """Bounds of the Gram matrix of inputs as the first layer sees them."""
     gram, error = gram_and_error(x, unit)
     s_sq, b_sq = first.scale**2, first.bias_scale**2
     gram, norms = s_sq * gram + b_sq, row_norms_upper(x, unit)
     # Three roundings more, of entries at most the product of the two inputs' norms.
     size = s_sq * norms[:, None] * norms + b_sq
-    entries = raised(np.abs(gram) + gamma(x.shape[1] + 4, unit) * size, 8, unit)
-    rounded = raised(gamma(4, unit) * np.sum(np.diagonal(size)), len(x) + 8, unit)
-    largest = max(eig_max_upper(gram, unit), 0) + raised(s_sq * error, 4, unit)
+    entries = round_up(np.abs(gram) + gamma(x.shape[1] + 4, unit) * size, 8, unit)
+    rounded = round_up(gamma(4, unit) * np.sum(np.diagonal(size)), len(x) + 8, unit)
+    largest = max(eig_max_upper(gram, unit), 0) + round_up(s_sq * error, 4, unit)
     return InputGram(
         entries=entries,
-        norms=np.sqrt(raised(np.diagonal(size), 6, unit)) * (1 + 4 * unit),
-        spectral=math.sqrt(raised(largest + rounded, 4, unit)) * (1 + 4 * unit),
+        norms=root_up(np.diagonal(size), 6, unit),
+        spectral=float(root_up(largest + rounded, 4, unit)),
     )
 
 
@@ -218,12 +199,9 @@ class Deep:
             column = layer.backward_column
             total += self.curvature * (column + db) * pi[i - 1] * zeta[i - 1]
             de = self.slope * db + self.curvature * column * radius * pi[i - 1]
-            steepest = min(
-                self.slope * (layer.backward + db),
-                layer.cotangent + de,
-            )
+            steepest = min(self.slope * (layer.backward + db), layer.cotangent + de)
         roundings = 100 * (len(self.layers) + 1) ** 2 + 4 * self.num_outputs
-        return float(raised(total, roundings, UNIT_ROUNDOFF))
+        return float(round_up(total, roundings, UNIT_ROUNDOFF))
 
     def _forward(self, radius: float, *, one: bool) -> list[float]:
         r"""Bounds of $\lVert\dot z^l(V)\rVert$ for each hidden layer.
@@ -254,14 +232,7 @@ class Deep:
 
 
 def deep(evaluation: Evaluation) -> Deep:
-    """Constants of a network of any depth.
-
-    Args:
-        evaluation: What was computed of it.
-
-    Returns:
-        The constants.
-    """
+    """Constants of a network of any depth."""
     unit, network = evaluation.unit, evaluation.network
     layers = []
     for i, (layer, rows) in enumerate(
@@ -274,7 +245,7 @@ def deep(evaluation: Evaluation) -> Deep:
             bias_scale=layer.bias_scale,
             is_trained=layer.is_trained,
             weight=evaluation.norms[i].spectral,
-            inputs=float(raised(spectral, len(rows.error) + 4, unit)),
+            inputs=float(round_up(spectral, len(rows.error) + 4, unit)),
             one_input=float(np.max(rows.norm)),
         )
         if i:

@@ -10,33 +10,29 @@ import numpy as np
 from jaxtyping import Float
 
 from lazyjax._checks import check_choice, check_nonnegative
-from lazyjax.certify.arithmetic import matrices as matrix_bounds
-from lazyjax.certify.arithmetic.activations import SMOOTH_ACTIVATIONS
 from lazyjax.certify.arithmetic.rounding import (
-    UNIT_ROUNDOFF,
     Interval,
-    gamma,
     interval,
-    raised,
     unit_roundoff,
+    upper_or_infinity,
 )
 from lazyjax.certify.bounds.branches import (
     NetworkLipschitz,
+    at_rigor,
     constants_of,
     kernel_of,
-    lipschitz_fn,
-    output_of,
+    residual_of,
 )
-from lazyjax.certify.bounds.evaluation import (
-    Evaluation,
-    Kernel,
-    plain,
-)
+from lazyjax.certify.bounds.evaluation import Evaluation
 from lazyjax.certify.bounds.lipschitz import TwoLayer
-from lazyjax.certify.certificate import Assumption, Rigor
-from lazyjax.certify.problem import Problem, problem_of
-from lazyjax.nets import Network
-from lazyjax.typing import AnyArray, Params
+from lazyjax.certify.bounds.singular_values import (
+    newton_norm_upper,
+    sigma_min_lower,
+    spectrum_of,
+)
+from lazyjax.certify.certificate import Rigor
+from lazyjax.certify.statements import Assumption
+from lazyjax.files.results import Storable
 
 PREMISES = (
     "The network is that of real numbers: parameters, data and multipliers as stored, "
@@ -63,10 +59,7 @@ class CheckedLipschitz:
     fn: Lipschitz
 
     def __call__(self, radius: float) -> float:
-        """The constant in a ball.
-
-        Args:
-            radius: Radius of the ball.
+        """The constant in a ball of this radius.
 
         Returns:
             The constant.
@@ -97,7 +90,7 @@ def _checked(fn: Lipschitz) -> Lipschitz:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Block:
+class JacobianBlock(Storable):
     r"""The Jacobian for some of the parameters: $K \succeq J_B J_B^\top$.
 
     Attributes:
@@ -121,7 +114,7 @@ class Block:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LocalBounds:
+class LocalBounds(Storable):
     r"""Bounds at and around one point, for $L = \tfrac12 \lVert r\rVert^2$.
 
     Made by `local_bounds` for networks; for other models, fill the fields with bounds
@@ -146,7 +139,7 @@ class LocalBounds:
     residual: Interval
     jacobian_norm: float
     lipschitz: Lipschitz
-    blocks: tuple[Block, ...]
+    blocks: tuple[JacobianBlock, ...]
     newton_norm: float
     rigor: Rigor = "proof"
     conflict: Assumption | None = None
@@ -214,154 +207,68 @@ class LocalBounds:
         at = lipschitz if callable(lipschitz) else lambda radius: lipschitz
         check_nonnegative("residual", residual)
         if sigma_min > 0:
-            newton = _known((interval(residual) / sigma_min).high)
+            newton = upper_or_infinity(interval(residual) / sigma_min)
         else:
             newton = math.inf if residual else 0.0
         return cls(
             residual=Interval(residual, residual),
             jacobian_norm=jacobian_norm,
             lipschitz=at,
-            blocks=(Block(name="all", sigma_min=sigma_min, lipschitz=at),),
+            blocks=(JacobianBlock(name="all", sigma_min=sigma_min, lipschitz=at),),
             newton_norm=newton,
         )
 
 
-def local_bounds(
-    network: Network,
-    params: Params,
-    x: Float[AnyArray, "n *d"],
-    y: Float[AnyArray, "n k"],
-    *,
-    rigor: Rigor = "proof",
+def smooth_bounds(
+    proven: tuple[Evaluation, ...],
+    targets: Float[np.ndarray, "n k"],
+    rigor: Rigor,
+    conflict: Assumption | None,
 ) -> LocalBounds:
-    r"""Bounds for a fully connected network with a smooth activation.
+    """Bounds of a network whose activation is smooth.
 
     Args:
-        network: From `lazyjax.nets.mlp`, with an activation of
-            `lazyjax.certify.arithmetic.activations`.
-        params: Its parameters.
-        x: Training inputs.
-        y: Training targets.
-        rigor: "proof" to account for rounding, "float" to save time.
-
-    Returns:
-        The bounds.
-
-    Raises:
-        ValueError: If the network is of another kind, or arguments do not fit.
-        TypeError: If an array is not floating point.
-
-    Cost: The kernel is formed layer by layer, never the Jacobian: of order
-        $(nk)^2 m + n m^2$ per layer and $(nk)^3$ once, and $nkm$ numbers of memory.
-
-    Example:
-        >>> import jax, jax.numpy as jnp, lazyjax
-        >>> net = lazyjax.nets.mlp(width=8, depth=0)
-        >>> x = 2 * jnp.eye(2)
-        >>> params = jax.tree.map(jnp.zeros_like, net.init(jax.random.key(0), x))
-        >>> bounds = local_bounds(net, params, x, jnp.array([[3.0], [4.0]]))
-        >>> round(bounds.residual.high, 6), round(bounds.blocks[0].sigma_min, 6)
-        (5.0, 1.414214)
-    """
-    check_choice("rigor", rigor, get_args(Rigor))
-    return bounds_of(problem_of(network, params, x, y), rigor)
-
-
-def bounds_of(problem: Problem, rigor: Rigor) -> LocalBounds:
-    """Bounds of a problem whose activation is smooth.
-
-    Args:
-        problem: The network with its data.
+        proven: The network, with bounds of errors at any rigor.
+        targets: Targets.
         rigor: "proof" to account for rounding, else "float".
+        conflict: Statement that two equal inputs have different targets.
 
     Returns:
         The bounds.
-
-    Raises:
-        ValueError: If it is not.
     """
-    if problem.smooth.holds is not True:
-        raise ValueError(
-            "`network` must have a smooth activation with known constants, "
-            f"{', '.join(SMOOTH_ACTIVATIONS)}; got {problem.copies[0].activation!r}."
-        )
-    with np.errstate(all="ignore"):  # what overflows certifies nothing
-        return _bounds(problem, rigor)
-
-
-def at_rigor(
-    evaluations: tuple[Evaluation, ...], rigor: Rigor
-) -> tuple[Evaluation, ...]:
-    """Evaluations with the bounds of their errors, or as if they were exact."""
-    return evaluations if rigor == "proof" else tuple(map(plain, evaluations))
-
-
-@dataclasses.dataclass(frozen=True)
-class Residual:
-    r"""Computed residual $f - y$ and what it tells of the exact one.
-
-    Attributes:
-        value: The computed residual.
-        error: Upper bound of the norm of its error.
-        norm: Bounds of the norm of the exact one.
-    """
-
-    value: Float[np.ndarray, "n k"]
-    error: float
-    norm: Interval
-
-
-def residual_of(
-    evaluations: tuple[Evaluation, ...], targets: Float[np.ndarray, "n k"]
-) -> Residual:
-    """Residual of a network, symmetrized or not."""
-    unit = evaluations[0].unit
-    output, error = output_of(evaluations)
-    value = output - targets
-    rounded = gamma(1, unit) * float(np.linalg.norm(value))
-    error = float(raised(error + rounded, value.size + 4, unit))
-    low = matrix_bounds.frobenius_lower(value, unit) - error
-    high = matrix_bounds.frobenius_upper(value, unit) + error
-    high = float(raised(high, 2, unit))
-    if math.isnan(low) or math.isnan(high):
-        return Residual(value, math.inf, Interval(0.0, math.inf))
-    # As plain floating-point values, the two may be an ulp on the wrong sides.
-    low = min(max(low, 0.0) * (1 - 4 * unit), high)
-    return Residual(value, error, Interval(low, high))
-
-
-def _bounds(problem: Problem, rigor: Rigor) -> LocalBounds:
-    unit = unit_roundoff(rigor)
-    evaluations = at_rigor(problem.evaluations, rigor)
-    residual = residual_of(evaluations, problem.targets)
-    # The error of the kernel decides whether it is singular, at any rigor.
-    gram = kernel_of(problem.evaluations)
-    sigma_min = sigma_min_lower(gram, unit)
+    unit, evaluations = unit_roundoff(rigor), at_rigor(proven, rigor)
+    residual = residual_of(evaluations, targets)
+    spectrum = spectrum_of(proven, rigor)
+    jacobian_norm = spectrum.sigma_max
+    constants = constants_of(evaluations)
+    lipschitz = NetworkLipschitz(tuple(c.at for c in constants), len(evaluations))
     blocks = [
-        Block(name="all", sigma_min=sigma_min, lipschitz=lipschitz_fn(evaluations))
+        JacobianBlock(name="all", sigma_min=spectrum.sigma_min, lipschitz=lipschitz)
     ]
-    layers = evaluations[0].network.layers
-    constants = [c for c in constants_of(evaluations) if isinstance(c, TwoLayer)]
-    if constants and all(layer.is_trained for layer in layers):
-        alone = sigma_min_lower(kernel_of(problem.evaluations, layer=0), unit)
-        of_first = tuple(c.of_first_layer for c in constants)
+    two_layer = [c for c in constants if isinstance(c, TwoLayer)]
+    if two_layer and all(layer.is_trained for layer in proven[0].network.layers):
+        alone = sigma_min_lower(kernel_of(proven, layer=0), unit)
+        of_first = tuple(c.of_first_layer for c in two_layer)
         of_block = NetworkLipschitz(of_first, len(evaluations))
-        blocks.append(Block(name="first layer", sigma_min=alone, lipschitz=of_block))
-    if unit == 0:
-        gram = Kernel(gram.value, 0.0)
-    jacobian_norm = sigma_max_upper(gram, unit)
-    if unit == 0:  # plain values may be an ulp on the wrong sides
-        jacobian_norm = max(jacobian_norm, *(block.sigma_min for block in blocks))
+        blocks.append(
+            JacobianBlock(name="first layer", sigma_min=alone, lipschitz=of_block)
+        )
+        if unit == 0:  # plain values may be an ulp on the wrong sides
+            jacobian_norm = max(jacobian_norm, alone)
     return LocalBounds(
         residual=residual.norm,
         jacobian_norm=jacobian_norm,
-        lipschitz=blocks[0].lipschitz,
+        lipschitz=lipschitz,
         blocks=tuple(blocks),
         newton_norm=newton_norm_upper(
-            gram, residual.value.reshape(-1), residual.error, sigma_min, unit
+            spectrum.gram,
+            residual.value.reshape(-1),
+            residual.error,
+            spectrum.sigma_min,
+            unit,
         ),
         rigor=rigor,
-        conflict=problem.conflict,
+        conflict=conflict,
         premises=premises_of(rigor),
     )
 
@@ -369,81 +276,3 @@ def _bounds(problem: Problem, rigor: Rigor) -> LocalBounds:
 def premises_of(rigor: Rigor) -> tuple[str, ...]:
     """What bounds of this rigor rest on."""
     return PREMISES if rigor == "proof" else PREMISES[:1]
-
-
-def sigma_min_lower(gram: Kernel, unit: float) -> float:
-    """Lower bound of the smallest singular value of the Jacobian with this kernel.
-
-    Args:
-        gram: The kernel and its error.
-        unit: Unit roundoff to account for; 0 for the computed value, unless that is
-            within its error of 0.
-
-    Returns:
-        The bound; 0 if none was found.
-    """
-    square = matrix_bounds.eig_min_lower(gram.value, unit)
-    if unit == 0:
-        # Solvers are off by a few roundings of the largest eigenvalue.
-        size = matrix_bounds.symmetric_norm_upper(gram.value, UNIT_ROUNDOFF)
-        own = gamma(len(gram.value), UNIT_ROUNDOFF) * size
-        return math.sqrt(square) if square > gram.error + own else 0.0
-    square = square - gram.error
-    if not square > 0:
-        return 0.0
-    return math.sqrt(square * (1 - 4 * unit)) * (1 - 4 * unit)
-
-
-def sigma_max_upper(gram: Kernel, unit: float) -> float:
-    """Upper bound of the largest singular value of the Jacobian with this kernel."""
-    square = max(matrix_bounds.eig_max_upper(gram.value, unit), 0) + gram.error
-    return _known(math.sqrt(raised(square, 2, unit)) * (1 + 4 * unit))
-
-
-def newton_norm_upper(
-    gram: Kernel,
-    residual: Float[np.ndarray, "nk"],
-    error: float,
-    sigma_min: float,
-    unit: float,
-) -> float:
-    r"""Upper bound of $\lVert J^+ r\rVert$ for $r$ within `error` of `residual`.
-
-    For any $q$ it is at most $(q^\top K q)^{1/2} + \lVert r - K q\rVert / \sigma_{\min}$,
-    and $q$ is taken to be $K^{-1} r$ in floating point.
-
-    Args:
-        gram: Kernel.
-        residual: Computed residual.
-        error: Bound of its error.
-        sigma_min: Lower bound of the smallest singular value.
-        unit: Unit roundoff.
-
-    Returns:
-        The bound; infinity if the kernel is not known to be invertible.
-    """
-    if not sigma_min > 0:
-        return math.inf
-    try:
-        q = np.linalg.solve(gram.value, residual)
-    except np.linalg.LinAlgError:
-        return math.inf
-    count = len(q) + 4
-    q_norm = matrix_bounds.frobenius_upper(q, unit)
-    size = matrix_bounds.frobenius_upper(gram.value, unit) * q_norm
-    image = gram.value @ q
-    off = matrix_bounds.frobenius_upper(residual - image, unit)
-    r_norm = matrix_bounds.frobenius_upper(residual, unit)
-    rounded = gamma(count, unit) * (size + r_norm)
-    left = raised(off + rounded + error + gram.error * q_norm, 12, unit)
-    square = (
-        abs(float(q @ image))
-        + (gamma(2 * count, unit) * size + gram.error * q_norm) * q_norm
-    )
-    root = math.sqrt(raised(square, count + 12, unit))
-    return _known(float(raised(root + left / sigma_min, 6, unit)))
-
-
-def _known(upper: float) -> float:
-    """An upper bound; infinity if there is none."""
-    return math.inf if math.isnan(upper) else upper

@@ -13,15 +13,7 @@ from lazyjax.certify.bounds.layers import Layer, Layers
 
 
 def gradient_vanishes(network: Layers, x: Float[np.ndarray, "n d"]) -> bool:
-    """Whether the Jacobian of every trained layer is certain to be zero.
-
-    Args:
-        network: The network, with a smooth activation.
-        x: Inputs.
-
-    Returns:
-        Whether that is certain; False says nothing.
-    """
+    """Whether the Jacobian of every trained layer is certain to be zero."""
     value, derivative = values_of(activation_of(network), np.zeros(1))
     rows, slopes = x != 0, []
     inputs = [rows]

@@ -31,10 +31,12 @@ import math
 
 import numpy as np
 
-from lazyjax._checks import check_nonnegative
-from lazyjax.certify.arithmetic.rounding import Interval, interval
+from lazyjax._checks import check_nonnegative, check_positive
+from lazyjax.certify.arithmetic.rounding import Interval, interval, upper_or_infinity
 from lazyjax.certify.bounds.local import LocalBounds
-from lazyjax.certify.certificate import Assumption, Certificate, Quantity, Rigor, below
+from lazyjax.certify.certificate import Certificate, Rigor
+from lazyjax.certify.statements import Assumption, Quantity, assume_less
+from lazyjax.certify.theorems.theorem import Theorem
 
 # In units of the smallest radius that could do.
 _GRID = tuple(1 + np.geomspace(0.01, 63.0, 64))
@@ -84,8 +86,7 @@ def criterion(
         Chatterjee (2022), arXiv:2203.16462 (criterion not checked against the paper's
         body; proven here).
     """
-    if not 0 < radius < math.inf:
-        raise ValueError(f"`radius` must be positive and finite; got {radius!r}.")
+    check_positive("radius", radius)
     loss = interval(loss)
     check_nonnegative("loss", [loss.low, loss.high])
     check_nonnegative("alpha_lower", alpha_lower, infinity_allowed=False)
@@ -105,18 +106,17 @@ def criterion(
         conclusion="the criterion holds at this radius, so that gradient flow converges "
         "to a zero of the loss in the ball",
         assumptions=(
-            below("criterion", "4 L0 < r^2 alpha", _or_infinity(needed), has.low),
+            assume_less(
+                "criterion", "4 L0 < r^2 alpha", upper_or_infinity(needed), has.low
+            ),
         ),
         margin=_relative(needed, has),
         quantities=(
-            Quantity(name="loss", value=loss.high, bound="upper"),
-            _radius_quantity(radius),
-            _alpha_quantity(alpha_lower),
-            Quantity(
-                name="alpha_upper",
-                value=alpha_upper,
-                bound="upper",
-                meaning="ratio |grad L|^2 / L of some point in the ball",
+            *_criterion_quantities(loss, radius, alpha_lower),
+            Quantity.upper(
+                "alpha_upper",
+                alpha_upper,
+                "ratio |grad L|^2 / L of some point in the ball",
             ),
         ),
         dynamics="flow",
@@ -129,10 +129,7 @@ def criterion(
 
 
 def flow_theorem(
-    bounds: LocalBounds,
-    *,
-    radius: float | None = None,
-    alpha_upper: float = math.inf,
+    bounds: LocalBounds, *, radius: float | None = None, alpha_upper: float = math.inf
 ) -> Certificate:
     r"""Convergence of gradient flow to zero loss, by the criterion.
 
@@ -210,10 +207,8 @@ def descent_theorem(
     References:
         Chatterjee (2022), arXiv:2203.16462 (the step size is ours).
     """
-    if learning_rate is not None and not 0 < learning_rate < math.inf:
-        raise ValueError(
-            f"`learning_rate` must be positive and finite; got {learning_rate!r}."
-        )
+    if learning_rate is not None:
+        check_positive("learning_rate", learning_rate)
     best = _best_descent(bounds, _points(bounds, radius), learning_rate)
     point = best.point
     return Certificate(
@@ -221,10 +216,10 @@ def descent_theorem(
         conclusion="the criterion holds at this radius, so that gradient descent with "
         "this learning rate converges to a zero of the loss in the ball",
         assumptions=(
-            below(
+            assume_less(
                 "criterion",
                 "4 L0 < (1 - epsilon)^2 r^2 alpha",
-                _or_infinity(best.needed),
+                upper_or_infinity(best.needed),
                 best.has.low,
             ),
             Assumption(
@@ -236,15 +231,12 @@ def descent_theorem(
         ),
         margin=best.margin,
         quantities=(
-            Quantity(name="loss", value=_loss(bounds).high, bound="upper"),
-            _radius_quantity(point.radius),
-            _alpha_quantity(point.alpha),
-            Quantity(name="epsilon", value=best.epsilon, bound="exact"),
-            Quantity(
-                name="beta",
-                value=_or_infinity(best.smoothness),
-                bound="upper",
-                meaning="Lipschitz constant of the gradient along a step",
+            *_criterion_quantities(_loss(bounds), point.radius, point.alpha),
+            Quantity.exact("epsilon", best.epsilon),
+            Quantity.upper(
+                "beta",
+                best.smoothness,
+                "Lipschitz constant of the gradient along a step",
             ),
             *_bound_quantities(bounds, point),
         ),
@@ -270,8 +262,8 @@ class _Point:
 
 
 def _points(bounds: LocalBounds, radius: float | None) -> list[_Point]:
-    if radius is not None and not 0 < radius < math.inf:
-        raise ValueError(f"`radius` must be positive and finite; got {radius!r}.")
+    if radius is not None:
+        check_positive("radius", radius)
     points = []
     for block in bounds.blocks:
         sigma = block.sigma_min
@@ -320,7 +312,7 @@ def _best_descent(
     epsilon = np.array(_EPSILONS)[:, None]
     radius = np.array([point.radius for point in points])
     alpha = np.array([point.alpha for point in points])
-    beta = np.array([_or_infinity(value) for value in smoothness])
+    beta = np.array([upper_or_infinity(value) for value in smoothness])
     with np.errstate(all="ignore"):
         has = (1 - epsilon) ** 2 * radius**2 * alpha * (1 - _SLACK)
         largest_step = 2 * epsilon / beta * (1 - _SLACK)
@@ -369,26 +361,26 @@ def _refutation(needed: float, at_most: float) -> Assumption | None:
     )
 
 
-def _radius_quantity(radius: float) -> Quantity:
-    return Quantity(name="ball_radius", value=radius, bound="exact", meaning="r")
-
-
-def _alpha_quantity(alpha: float) -> Quantity:
-    return Quantity(
-        name="alpha",
-        value=alpha,
-        bound="lower",
-        meaning="smallest |grad L|^2 / L in the ball",
+def _criterion_quantities(
+    loss: Interval, radius: float, alpha: float
+) -> tuple[Quantity, ...]:
+    return (
+        Quantity.upper("loss", loss.high),
+        Quantity.exact("ball_radius", radius, "r"),
+        Quantity.lower("alpha", alpha, "smallest |grad L|^2 / L in the ball"),
     )
 
 
 def _bound_quantities(bounds: LocalBounds, point: _Point) -> tuple[Quantity, ...]:
     return (
-        Quantity(name="residual", value=bounds.residual.high, bound="upper"),
-        Quantity(name="sigma_min", value=point.sigma, bound="lower"),
-        Quantity(name="lipschitz", value=point.lipschitz, bound="upper"),
+        Quantity.upper("residual", bounds.residual.high),
+        Quantity.lower("sigma_min", point.sigma),
+        Quantity.upper("lipschitz", point.lipschitz),
     )
 
 
-def _or_infinity(value: Interval) -> float:
-    return math.inf if math.isnan(value.high) else value.high
+THEOREM = Theorem(
+    name="chatterjee",
+    source="Chatterjee (2022), arXiv:2203.16462",
+    certify=lambda start: flow_theorem(start.local),
+)

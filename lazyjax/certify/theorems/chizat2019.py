@@ -25,27 +25,19 @@ is lower by a factor of 8 or more.
 
 import dataclasses
 import math
+from collections.abc import Callable
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, Shaped
 
-from lazyjax._checks import (
-    check_at_least,
-    check_batch,
-    check_network_output,
-    check_params,
-    check_targets,
-)
+from lazyjax._checks import check_positive
+from lazyjax._renamed import deprecated_names
 from lazyjax.certify.arithmetic.rounding import Interval, interval
 from lazyjax.certify.bounds.ball import smallest_ball
-from lazyjax.certify.bounds.local import LocalBounds
-from lazyjax.certify.certificate import Assumption, Certificate, Quantity, below
+from lazyjax.certify.bounds.local import Lipschitz, LocalBounds
+from lazyjax.certify.certificate import Certificate
+from lazyjax.certify.statements import Assumption, Quantity, assume_less
 from lazyjax.certify.theorems.residual import flow_theorem
-from lazyjax.ntk.methods.forward import directional_derivative
-from lazyjax.trees import tree_norm
-from lazyjax.typing import AnyArray, ApplyFn, Params
+from lazyjax.files.results import Storable
 
 _STEPS = tuple(np.geomspace(1.0, 8.0, 60))
 
@@ -84,7 +76,9 @@ def lazy_theorem(bounds: LocalBounds, *, tolerance: float = 0.1) -> Certificate:
     flow = flow_theorem(bounds)
     limit = (interval(tolerance) * bounds.residual.low).low
     gap = flow["linearization_gap"]
-    close = below("close", "gap to the linearized model < tolerance |r0|", gap, limit)
+    close = assume_less(
+        "close", "gap to the linearized model < tolerance |r0|", gap, limit
+    )
     relative = 1 - gap / limit if limit > 0 and math.isfinite(gap) else -math.inf
     kappa = math.inf
     if bounds.jacobian_norm > 0:
@@ -99,11 +93,10 @@ def lazy_theorem(bounds: LocalBounds, *, tolerance: float = 0.1) -> Certificate:
         margin=min(flow.margin, relative),
         quantities=(
             *flow.quantities,
-            Quantity(
-                name="kappa",
-                value=kappa if math.isfinite(kappa) else math.inf,
-                bound="estimate",
-                meaning="criterion of laziness, with Lip(J) for the second derivative",
+            Quantity.estimate(
+                "kappa",
+                kappa if math.isfinite(kappa) else math.inf,
+                "criterion of laziness, with Lip(J) for the second derivative",
             ),
         ),
     )
@@ -138,8 +131,7 @@ def horizon_theorem(bounds: LocalBounds, time: float) -> Certificate:
         Chizat, Oyallon and Bach (2019), arXiv:1812.07956, Theorem 2.3 (statement from
         memory, proven here).
     """
-    if not 0 < time < math.inf:
-        raise ValueError(f"`time` must be positive and finite; got {time!r}.")
+    check_positive("time", time)
     residual = bounds.residual.high
     shortest = time * bounds.jacobian_norm * residual
     radius = 0.0
@@ -168,25 +160,20 @@ def horizon_theorem(bounds: LocalBounds, time: float) -> Certificate:
         # An inequality that is met by choice of the radius: far from failing.
         margin=1.0 if moved.high <= radius else 1 - moved.high / radius,
         quantities=(
-            Quantity(name="time", value=time, bound="exact", meaning="horizon"),
-            Quantity(name="residual", value=residual, bound="upper"),
-            Quantity(
-                name="jacobian_norm",
-                value=_or_infinity(beta),
-                bound="upper",
-                meaning="largest singular value of the Jacobian in the ball",
+            Quantity.exact("time", time, "horizon"),
+            Quantity.upper("residual", residual),
+            Quantity.upper(
+                "jacobian_norm",
+                beta,
+                "largest singular value of the Jacobian in the ball",
             ),
-            Quantity(
-                name="lipschitz",
-                value=_or_infinity(constant),
-                bound="upper",
-                meaning="Lipschitz constant of the Jacobian in the ball",
+            Quantity.upper(
+                "lipschitz", constant, "Lipschitz constant of the Jacobian in the ball"
             ),
-            Quantity(
-                name="linearization_gap",
-                value=_or_infinity(gap),
-                bound="upper",
-                meaning="distance of outputs from those of the linearized model",
+            Quantity.upper(
+                "linearization_gap",
+                gap,
+                "distance of outputs from those of the linearized model",
             ),
         ),
         radius=moved.high,
@@ -196,7 +183,7 @@ def horizon_theorem(bounds: LocalBounds, time: float) -> Certificate:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Scales:
+class Scales(Storable):
     r"""Output scales $\alpha$ above which $\alpha h$ is certain to train to zero loss.
 
     Attributes:
@@ -238,54 +225,45 @@ def scales(bounds: LocalBounds, target_norm: float) -> Scales:
         Chizat, Oyallon and Bach (2019), arXiv:1812.07956, Theorem 2.4, with M = m = 1
         for the square loss.
     """
-    if not 0 < target_norm < math.inf:
-        raise ValueError(
-            f"`target_norm` must be positive and finite; got {target_norm!r}."
-        )
+    check_positive("target_norm", target_norm)
     output = bounds.residual.high
-    theirs, largest_output, sharper = math.inf, 0.0, math.inf
-    for block in bounds.blocks:
-        allowed = _largest_output(bounds, block.sigma_min, block.lipschitz)
-        largest_output = max(largest_output, allowed)
-        sharper = min(
-            sharper,
-            _sharper(block.sigma_min, block.lipschitz, output, target_norm),
-        )
+    constants = [(block.sigma_min, block.lipschitz) for block in bounds.blocks]
+    largest_output = max(_largest_output(bounds, *pair) for pair in constants)
+    theirs = math.inf
     if output <= largest_output and largest_output > 0:
         theirs = (interval(target_norm) / largest_output).high
     return Scales(
         theirs=theirs,
-        sharper=sharper,
+        sharper=min(_sharper(*pair, output, target_norm) for pair in constants),
         largest_output=largest_output,
         output_norm=output,
     )
 
 
-def _largest_output(bounds: LocalBounds, sigma: float, lipschitz) -> float:
+def _largest_output(bounds: LocalBounds, sigma: float, lipschitz: Lipschitz) -> float:
     """Lower bound of their constant, with Lip valid up to sigma / (2 Lip)."""
     if not sigma > 0:
         return 0.0
+
     # Any radius with radius * Lip(radius) >= sigma / 2 is one: the smallest is best.
+    def holds(radius: float) -> bool:
+        return radius * lipschitz(radius) >= sigma / 2
+
     low, high = 0.0, 1.0
     for _ in range(200):
-        if high * lipschitz(high) >= sigma / 2:
+        if holds(high):
             break
         low, high = high, 2 * high
     else:
         return math.inf
-    for _ in range(80):
-        middle = (low + high) / 2
-        if middle * lipschitz(middle) >= sigma / 2:
-            high = middle
-        else:
-            low = middle
+    high = _bisected(holds, low, high, num_steps=80)
     lowest = interval(sigma)
     product = 32.0 * interval(bounds.jacobian_norm) * lipschitz(high)
     value = (lowest * lowest * lowest / product).low
     return value if value > 0 else 0.0
 
 
-def _sharper(sigma: float, lipschitz, output: float, target: float) -> float:
+def _sharper(sigma: float, lipschitz: Lipschitz, output: float, target: float) -> float:
     r"""Smallest $\alpha$ found with $\lVert h\rVert + \lVert y\rVert/\alpha$ in reach."""
 
     def holds(alpha: float) -> bool:
@@ -294,135 +272,24 @@ def _sharper(sigma: float, lipschitz, output: float, target: float) -> float:
 
     if not holds(1e150):
         return math.inf
-    low, high = -500.0, 500.0  # binary logarithms
-    for _ in range(64):
+    # Of binary logarithms.
+    return 2.0 ** _bisected(lambda log: holds(2.0**log), -500.0, 500.0, num_steps=64)
+
+
+def _bisected(
+    holds: Callable[[float], bool], low: float, high: float, *, num_steps: int
+) -> float:
+    """A number at most `high` that holds, near the smallest one above `low`."""
+    for _ in range(num_steps):
         middle = (low + high) / 2
-        if holds(2.0**middle):
-            high = middle
-        else:
-            low = middle
-    return 2.0**high
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Kappa:
-    r"""The criterion of laziness, estimated for any network.
-
-    Attributes:
-        kappa: $\lVert r\rVert\,\lVert D^2 f\rVert / \lVert Df\rVert^2$.
-        residual: $\lVert f - y\rVert$.
-        curvature: $\lVert D^2 f\rVert$, from below.
-        jacobian_norm: $\lVert Df\rVert$, from below.
-    """
-
-    kappa: float
-    residual: float
-    curvature: float
-    jacobian_norm: float
-
-
-def estimate_kappa(
-    apply_fn: ApplyFn,
-    params: Params,
-    x: Shaped[AnyArray, "n *d"],
-    y: Float[AnyArray, "n k"],
-    *,
-    key: Key[Array, ""],
-    num_iterations: int = 30,
-) -> Kappa:
-    r"""Criterion of laziness by alternating maximization, for any differentiable network.
-
-    Both norms are those found from a random start: never too large, and no proof of
-    anything. `lazy_theorem` has bounds.
-
-    Args:
-        apply_fn: Network, twice differentiable.
-        params: Start.
-        x: Inputs.
-        y: Targets.
-        key: Source of randomness.
-        num_iterations: Of either maximization.
-
-    Returns:
-        The estimate.
-
-    Raises:
-        TypeError: If an argument is not of its kind.
-        ValueError: If shapes do not fit, or a number is out of range.
-
-    Example:
-        >>> import jax, jax.numpy as jnp
-        >>> square = lambda w, x: x @ w**2  # J = 2 w x, second derivative 2 x
-        >>> found = estimate_kappa(
-        ...     square, jnp.ones((1, 1)), jnp.ones((1, 1)), jnp.zeros((1, 1)),
-        ...     key=jax.random.key(0),
-        ... )
-        >>> found.kappa, found.curvature, found.jacobian_norm
-        (0.5, 2.0, 2.0)
-
-    References:
-        Chizat, Oyallon and Bach (2019), arXiv:1812.07956 (as quoted by others).
-    """
-    check_at_least("num_iterations", num_iterations, 1)
-    check_batch("x", x)
-    check_params("params", params)
-    x = jnp.asarray(x)
-    shape = jax.eval_shape(apply_fn, params, x)
-    check_network_output(shape, num_examples=x.shape[0])
-    check_targets("y", y, *shape.shape)
-
-    def outputs(params: Params) -> Array:
-        return apply_fn(params, x)
-
-    def unit(tree: Params) -> Params:
-        norm = tree_norm(tree)
-        scale = jnp.where(norm > 0, norm, 1)
-        return jax.tree.map(lambda leaf: leaf / scale, tree)
-
-    def pulled(direction: Params) -> Params:
-        """Gradient of half the squared norm of the derivative along a direction."""
-        return jax.grad(
-            lambda d: jnp.sum(directional_derivative(outputs, params, d) ** 2) / 2
-        )(direction)
-
-    def bend(direction: Params, other: Params) -> Array:
-        along = lambda p: directional_derivative(outputs, p, direction)
-        return directional_derivative(along, params, other)
-
-    def ascend(_: Array, pair: tuple[Params, Params]) -> tuple[Params, Params]:
-        first, second = pair
-        cotangent = unit(bend(first, second))
-        grow = jax.grad(lambda d: jnp.sum(bend(d, second) * cotangent))
-        first = unit(grow(first))
-        grow = jax.grad(lambda d: jnp.sum(bend(first, d) * cotangent))
-        return first, unit(grow(second))
-
-    @jax.jit
-    def estimate(start: tuple[Params, Params]) -> tuple[Array, Array, Array]:
-        first, second = jax.lax.fori_loop(0, num_iterations, ascend, start)
-        steepest = jax.lax.fori_loop(
-            0, num_iterations, lambda _, d: unit(pulled(d)), start[0]
-        )
-        return (
-            jnp.linalg.norm(outputs(params) - jnp.asarray(y)),
-            jnp.linalg.norm(bend(first, second)),
-            jnp.linalg.norm(directional_derivative(outputs, params, steepest)),
-        )
-
-    leaves, treedef = jax.tree.flatten(params)
-    keys = jax.random.split(key, 2 * len(leaves))
-    normal = [
-        jax.random.normal(k, leaf.shape, leaf.dtype)
-        for k, leaf in zip(keys, [*leaves, *leaves], strict=True)
-    ]
-    halves = normal[: len(leaves)], normal[len(leaves) :]
-    start = tuple(unit(treedef.unflatten(half)) for half in halves)
-    residual, curvature, norm = (float(v) for v in estimate(start))
-    kappa = residual * curvature / norm**2 if norm > 0 else math.inf
-    return Kappa(
-        kappa=kappa, residual=residual, curvature=curvature, jacobian_norm=norm
-    )
-
-
-def _or_infinity(value: Interval) -> float:
-    return math.inf if math.isnan(value.high) else value.high
+__getattr__ = deprecated_names(
+    __name__,
+    {
+        "Kappa": "lazyjax.laziness.Kappa",
+        "estimate_kappa": "lazyjax.laziness.kappa",
+    },
+)

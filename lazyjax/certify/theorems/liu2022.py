@@ -17,9 +17,11 @@ import math
 
 import numpy as np
 
-from lazyjax.certify.arithmetic.rounding import interval
-from lazyjax.certify.bounds.local import Block, LocalBounds
-from lazyjax.certify.certificate import Assumption, Certificate, Quantity, below
+from lazyjax.certify.arithmetic.rounding import interval, upper_or_infinity
+from lazyjax.certify.bounds.local import JacobianBlock, LocalBounds
+from lazyjax.certify.certificate import Certificate
+from lazyjax.certify.statements import Assumption, Quantity, assume_less
+from lazyjax.certify.theorems.theorem import Theorem
 
 _GRID = tuple(np.geomspace(1.0, 64.0, 97))
 
@@ -56,7 +58,7 @@ def descent_theorem(bounds: LocalBounds) -> Certificate:
         theorem="PL* condition of Liu, Zhu and Belkin (2022)",
         conclusion="gradient descent with this learning rate converges to zero loss",
         assumptions=(
-            below("uniformly conditioned", "0 < mu", 0.0, best.mu),
+            assume_less("uniformly conditioned", "0 < mu", 0.0, best.mu),
             Assumption(
                 name="within",
                 statement="the ball's radius is at least 2 (2 beta L0)^(1/2) / mu",
@@ -66,18 +68,14 @@ def descent_theorem(bounds: LocalBounds) -> Certificate:
         ),
         margin=nearest.margin,
         quantities=(
-            Quantity(name="residual", value=bounds.residual.high, bound="upper"),
-            Quantity(
-                name="mu",
-                value=best.mu,
-                bound="lower",
-                meaning="smallest eigenvalue of the kernel in the ball",
+            Quantity.upper("residual", bounds.residual.high),
+            Quantity.lower(
+                "mu", best.mu, "smallest eigenvalue of the kernel in the ball"
             ),
-            Quantity(
-                name="beta",
-                value=_or_infinity(best.smoothness),
-                bound="upper",
-                meaning="Lipschitz constant of the gradient in the ball",
+            Quantity.upper(
+                "beta",
+                upper_or_infinity(best.smoothness),
+                "Lipschitz constant of the gradient in the ball",
             ),
         ),
         dynamics="descent",
@@ -93,7 +91,7 @@ def descent_theorem(bounds: LocalBounds) -> Certificate:
     )
 
 
-def _attempts(bounds: LocalBounds, block: Block) -> list["_Attempt"]:
+def _attempts(bounds: LocalBounds, block: JacobianBlock) -> list["_Attempt"]:
     """Balls of all radii; none smaller than for the condition at the start would do."""
     sigma, residual = block.sigma_min, bounds.residual.high
     if not sigma > 0:
@@ -105,7 +103,9 @@ def _attempts(bounds: LocalBounds, block: Block) -> list["_Attempt"]:
 class _Attempt:
     """The condition in a ball of one radius."""
 
-    def __init__(self, bounds: LocalBounds, block: Block, radius: float) -> None:
+    def __init__(
+        self, bounds: LocalBounds, block: JacobianBlock, radius: float
+    ) -> None:
         self.radius = radius
         known = 0 < radius < math.inf
         of_block = block.lipschitz(radius) if known else math.inf
@@ -116,11 +116,16 @@ class _Attempt:
         farthest = interval(bounds.residual.high) + norm * radius
         self.smoothness = (norm * norm + interval(whole) * farthest).high
         root = interval(self.smoothness).sqrt()
-        needed = 2.0 * root * bounds.residual.high / self.mu if self.mu > 0 else None
-        self.needed = math.inf if needed is None else _or_infinity(needed.high)
+        self.needed = math.inf
+        if self.mu > 0:
+            needed = 2.0 * root * bounds.residual.high / self.mu
+            self.needed = upper_or_infinity(needed)
         self.holds = self.mu > 0 and self.needed <= radius
         self.margin = 1 - self.needed / radius if known else -math.inf
 
 
-def _or_infinity(upper: float) -> float:
-    return math.inf if math.isnan(upper) else upper
+THEOREM = Theorem(
+    name="liu",
+    source="Liu, Zhu and Belkin (2022), arXiv:2003.00307",
+    certify=lambda start: descent_theorem(start.local),
+)

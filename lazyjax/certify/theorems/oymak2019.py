@@ -25,7 +25,9 @@ import numpy as np
 
 from lazyjax.certify.arithmetic.rounding import interval
 from lazyjax.certify.bounds.local import LocalBounds
-from lazyjax.certify.certificate import Assumption, Certificate, Quantity, below
+from lazyjax.certify.certificate import Certificate
+from lazyjax.certify.statements import Assumption, Quantity, assume_less
+from lazyjax.certify.theorems.theorem import Theorem
 
 _SHARES = tuple(np.linspace(0.02, 0.98, 49))
 
@@ -66,7 +68,7 @@ def descent_theorem(bounds: LocalBounds) -> Certificate:
         theorem="gradient descent by Oymak and Soltanolkotabi (2019)",
         conclusion="gradient descent with this learning rate converges to zero loss",
         assumptions=(
-            below("surjective", "0 < sigma_min(J0)", 0.0, best.sigma),
+            assume_less("surjective", "0 < sigma_min(J0)", 0.0, best.sigma),
             Assumption(
                 name="well conditioned",
                 statement="sigma_min(J) >= alpha in the ball of radius 4 |r0| / alpha",
@@ -76,25 +78,16 @@ def descent_theorem(bounds: LocalBounds) -> Certificate:
         ),
         margin=nearest.margin,
         quantities=(
-            Quantity(name="residual", value=bounds.residual.high, bound="upper"),
-            Quantity(name="sigma_min", value=best.sigma, bound="lower"),
-            Quantity(
-                name="alpha",
-                value=best.alpha,
-                bound="exact",
-                meaning="lower bound of singular values in the ball",
+            Quantity.upper("residual", bounds.residual.high),
+            Quantity.lower("sigma_min", best.sigma),
+            Quantity.exact(
+                "alpha", best.alpha, "lower bound of singular values in the ball"
             ),
-            Quantity(
-                name="beta",
-                value=_or_infinity(best.beta),
-                bound="upper",
-                meaning="largest singular value in the ball",
-            ),
-            Quantity(
-                name="lipschitz",
-                value=best.constant,
-                bound="upper",
-                meaning="Lipschitz constant of the Jacobian in the ball",
+            Quantity.upper("beta", best.beta, "largest singular value in the ball"),
+            Quantity.upper(
+                "lipschitz",
+                best.constant,
+                "Lipschitz constant of the Jacobian in the ball",
             ),
         ),
         dynamics="descent",
@@ -131,7 +124,7 @@ class _Attempt:
         # The step needs the whole Jacobian, whatever block bounds singular values.
         whole = bounds.lipschitz(self.radius) if known else math.inf
         beta = interval(bounds.jacobian_norm) + interval(whole) * self.radius
-        self.beta = beta.high
+        self.beta = beta
         ratio = interval(alpha) * alpha / (interval(whole) * residual)
         least = min(1.0, ratio.low) if ratio.low > 0 else math.nan
         if whole == 0:
@@ -139,5 +132,8 @@ class _Attempt:
         self.step = (interval(least) / (2.0 * (beta * beta))).low
 
 
-def _or_infinity(upper: float) -> float:
-    return math.inf if math.isnan(upper) else upper
+THEOREM = Theorem(
+    name="oymak",
+    source="Oymak and Soltanolkotabi (2019), arXiv:1812.10004",
+    certify=lambda start: descent_theorem(start.local),
+)

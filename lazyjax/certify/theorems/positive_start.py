@@ -27,7 +27,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from lazyjax._checks import check_at_least, check_batch, check_floating, check_targets
+from lazyjax._checks import (
+    check_at_least,
+    check_batch,
+    check_floating,
+    check_positive,
+    check_targets,
+)
+from lazyjax._renamed import deprecated_names
+from lazyjax.activations import find
 from lazyjax.certify.arithmetic.activations import ROUNDING, SMOOTH_ACTIVATIONS
 from lazyjax.certify.arithmetic.matrices import (
     eig_min_lower,
@@ -35,31 +43,20 @@ from lazyjax.certify.arithmetic.matrices import (
     gram_and_error,
     row_norms_upper,
 )
-from lazyjax.certify.arithmetic.rounding import (
-    UNIT_ROUNDOFF,
-    Interval,
-    interval,
-)
+from lazyjax.certify.arithmetic.rounding import UNIT_ROUNDOFF, Interval, interval
 from lazyjax.certify.bounds.lipschitz import deep
-from lazyjax.certify.bounds.local import (
-    Block,
-    Lipschitz,
-    bounds_of,
-)
-from lazyjax.certify.certificate import Assumption, Certificate, below
-from lazyjax.certify.problem import Problem, problem_of
+from lazyjax.certify.bounds.local import JacobianBlock, Lipschitz
+from lazyjax.certify.bounds.start import Start, bounds_at
+from lazyjax.certify.certificate import Certificate, Dynamics
+from lazyjax.certify.statements import Assumption, assume_less
 from lazyjax.certify.theorems import chatterjee2022
-from lazyjax.certify.widths.requirement import Requirement
+from lazyjax.files.results import Storable
 from lazyjax.nets import Network, mlp
 from lazyjax.typing import AnyArray, Params
 
-# Where |u| is largest derivatives are least, but for softplus: there at the lowest u.
-_INCREASING = ("erf", "identity", "sigmoid", "softplus", "tanh")
-_NOT_INCREASING = ("abs", "cos", "gaussian", "relu", "sign", "sin", "elu", "leaky_relu")
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PositiveStart:
+class PositiveStart(Storable):
     """A network and a start that is certified by construction, if the data allow it.
 
     Attributes:
@@ -129,13 +126,10 @@ def positive_init(
     check_targets("y", y, x.shape[0], 1)
     check_at_least("width", width, 1)
     check_at_least("depth", depth, 1)
-    for name, value in {"hidden_weight": hidden_weight, "radius": radius}.items():
-        if not 0 < value < math.inf:
-            raise ValueError(f"`{name}` must be positive and finite; got {value!r}.")
-    if output_weight is not None and not 0 < output_weight < math.inf:
-        raise ValueError(
-            f"`output_weight` must be positive and finite; got {output_weight!r}."
-        )
+    check_positive("hidden_weight", hidden_weight)
+    check_positive("radius", radius)
+    if output_weight is not None:
+        check_positive("output_weight", output_weight)
     network = mlp(
         width=width,
         depth=depth,
@@ -178,9 +172,10 @@ class _Reach:
     ) -> None:
         self.activation, self.radius, self.hidden = activation, radius, hidden_weight
         self.width = width
-        self.eig_min = _augmented_eig_min(x)
+        self.eig_min = augmented_eig_min(x)
         self.share = Interval(math.nan, math.nan)
-        if activation in _INCREASING and radius < hidden_weight:
+        is_known = activation in SMOOTH_ACTIVATIONS and _increasing(activation).holds
+        if is_known and radius < hidden_weight:
             norm = float(np.max(row_norms_upper(_augmented(x), UNIT_ROUNDOFF)))
             self.share = self._share(norm, depth)
 
@@ -218,7 +213,8 @@ def _augmented(x: np.ndarray) -> np.ndarray:
     return np.concatenate([x, np.ones((len(x), 1))], axis=1)
 
 
-def _augmented_eig_min(x: np.ndarray) -> float:
+def augmented_eig_min(x: Float[np.ndarray, "n d"]) -> float:
+    """Lower bound of the smallest eigenvalue of $XX^T + 1 1^T$; 0 if none is known."""
     gram, error = gram_and_error(_augmented(x), UNIT_ROUNDOFF)
     eig_min = (interval(eig_min_lower(gram, UNIT_ROUNDOFF)) - error).low
     return eig_min if eig_min > 0 else 0.0
@@ -264,20 +260,12 @@ def _params(
     return params
 
 
-def _with_zero_inputs(problem: Problem) -> Lipschitz:
-    """Lipschitz constant of the whole Jacobian, where hidden units are zero.
-
-    Spectral norms of such inputs of a layer are bounded by those of their rows.
-
-    Args:
-        problem: The network, of at least two hidden layers, at the start.
-
-    Returns:
-        The constant, as a function of the radius.
-    """
-    (evaluation,) = problem.evaluations
+def _with_zero_inputs(start: Start) -> Lipschitz:
+    """Lipschitz constant of the Jacobian of a deep network whose hidden units are zero."""
+    (evaluation,) = start.evaluations
     constants = deep(evaluation)
-    root = interval(float(len(problem.inputs))).sqrt()
+    # Spectral norms of such inputs of a layer are bounded by those of their rows.
+    root = interval(float(len(start.inputs))).sqrt()
     layers = tuple(
         dataclasses.replace(
             layer, inputs=min(layer.inputs, (root * layer.one_input).high)
@@ -296,9 +284,9 @@ def _certificates(
     output_weight: float,
 ) -> tuple[Certificate, Certificate]:
     checks = (
-        _independent(x, reach.eig_min),
+        independent(x, reach.eig_min),
         _increasing(reach.activation),
-        below(
+        assume_less(
             "positive",
             "the radius is below all hidden and output weights",
             reach.radius,
@@ -308,16 +296,15 @@ def _certificates(
     sigma = reach.sigma_min(output_weight)
     if checks[1].holds is not True:
         return _failed(checks, "flow"), _failed(checks, "descent")
-    problem = problem_of(network, params, x, y)
-    bounds = bounds_of(problem, "proof")
-    block = Block(
+    start = bounds_at(network, params, x, y)
+    block = JacobianBlock(
         name="first layer of a positive start",
         sigma_min=sigma,
         lipschitz=lambda radius: 0.0 if radius <= reach.radius else math.inf,
     )
-    bounds = dataclasses.replace(bounds, blocks=(block,))
+    bounds = dataclasses.replace(start.local, blocks=(block,))
     if network.architecture.depth > 1:
-        bounds = dataclasses.replace(bounds, lipschitz=_with_zero_inputs(problem))
+        bounds = dataclasses.replace(bounds, lipschitz=_with_zero_inputs(start))
     flow = chatterjee2022.flow_theorem(bounds, radius=reach.radius)
     descent = chatterjee2022.descent_theorem(bounds, radius=reach.radius)
 
@@ -331,48 +318,9 @@ def _certificates(
     return from_start(flow), from_start(descent)
 
 
-def requirements(
-    x: Float[AnyArray, "n d"], *, depth: int = 1
-) -> tuple[Requirement, ...]:
-    r"""What `positive_init` asks for on the inputs `x`: nothing of the width.
-
-    Args:
-        x: Training inputs.
-        depth: Number of hidden layers.
-
-    Returns:
-        One requirement.
-
-    Raises:
-        TypeError: If `x` is not floating point, or `depth` not an integer.
-        ValueError: If `x` is empty or not finite, or `depth` too small.
-
-    Example:
-        >>> import numpy as np
-        >>> needed, = requirements(np.eye(2))
-        >>> needed.applies, needed.width
-        (True, 1.0)
-    """
-    check_floating("x", x)
-    check_batch("x", x)
-    check_at_least("depth", depth, 1)
-    inputs = np.asarray(x, np.float64).reshape(x.shape[0], -1)
-    eig_min = _augmented_eig_min(inputs)
-    return (
-        Requirement(
-            theorem=f"Chatterjee (2022), smooth, from a positive start, depth {depth}",
-            formula="any, with output weights that are large enough",
-            width=1.0,
-            depth=depth,
-            is_explicit=True,
-            assumptions=(_independent(inputs, eig_min),),
-            source="our constants; not checked against the paper",
-        ),
-    )
-
-
-def _independent(x: AnyArray, eig_min: float) -> Assumption:
-    return below(
+def independent(x: Float[AnyArray, "n d"], eig_min: float) -> Assumption:
+    """The assumption that inputs are linearly independent, with a constant added."""
+    return assume_less(
         "independent",
         "inputs, with a constant added, are linearly independent",
         0.0,
@@ -382,16 +330,16 @@ def _independent(x: AnyArray, eig_min: float) -> Assumption:
 
 
 def _increasing(activation: str) -> Assumption:
-    holds = {True: activation in _INCREASING, False: activation in _NOT_INCREASING}
+    spec = find(activation)
     return Assumption(
         name="smooth and increasing",
         statement="the activation is twice differentiable with a positive derivative",
-        holds=next((answer for answer, is_so in holds.items() if is_so), None),
+        holds=None if spec is None else spec.is_increasing,
         detail=activation,
     )
 
 
-def _failed(checks: tuple[Assumption, ...], dynamics) -> Certificate:
+def _failed(checks: tuple[Assumption, ...], dynamics: Dynamics) -> Certificate:
     return Certificate(
         theorem="Chatterjee's criterion (2022), from a positive start",
         conclusion="the criterion holds by construction",
@@ -399,3 +347,8 @@ def _failed(checks: tuple[Assumption, ...], dynamics) -> Certificate:
         margin=-math.inf,
         dynamics=dynamics,
     )
+
+
+__getattr__ = deprecated_names(
+    __name__, {"requirements": "lazyjax.certify.widths.chatterjee2022.requirements"}
+)

@@ -27,11 +27,18 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from lazyjax._checks import check_nonnegative
+from lazyjax._checks import check_nonnegative, check_positive
 from lazyjax.certify.arithmetic.rounding import interval
-from lazyjax.certify.bounds.ball import check_radius, start_quantities
+from lazyjax.certify.bounds.ball import (
+    check_radius,
+    margin_within,
+    start_quantities,
+    within,
+)
 from lazyjax.certify.bounds.flips import FlipBounds
-from lazyjax.certify.certificate import Certificate, Quantity, below
+from lazyjax.certify.certificate import Certificate
+from lazyjax.certify.statements import Quantity, assume_less
+from lazyjax.certify.theorems.theorem import Theorem, first_layer_of_kinks
 
 _RADII = np.geomspace(1.001, 50, 40)
 _EPSILONS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
@@ -78,10 +85,8 @@ def descent_theorem(
     Raises:
         ValueError: If an argument is out of range.
     """
-    if learning_rate is not None and not 0 < learning_rate < math.inf:
-        raise ValueError(
-            f"`learning_rate` must be positive and finite; got {learning_rate!r}."
-        )
+    if learning_rate is not None:
+        check_positive("learning_rate", learning_rate)
     check_radius(radius)
     epsilons = _EPSILONS if learning_rate is None else (None,)
     best = _search(
@@ -94,9 +99,6 @@ def descent_theorem(
 
 def _reaches(bounds: FlipBounds) -> list[tuple[float, float]]:
     r"""Radii $R$ of units with their $\Delta$, while a positive $\mu$ is left.
-
-    Args:
-        bounds: At the start.
 
     Returns:
         Pairs of both; of infinities if $\mu$ is not positive at the start.
@@ -166,48 +168,31 @@ class _Attempt:
 
 def _search(attempts: Iterable[_Attempt]) -> _Attempt:
     """The fastest attempt that holds, else the one nearest to it."""
-    return max(
-        attempts,
-        key=lambda a: (True, a.rate) if a.holds else (False, a.margin),
-    )
+    return max(attempts, key=lambda a: (True, a.rate) if a.holds else (False, a.margin))
 
 
 def _certificate(best: _Attempt, radius: float | None) -> Certificate:
     bounds = best.bounds
     name = "gradient descent" if best.is_descent else "gradient flow"
-    within = (
-        ()
-        if radius is None
-        else (
-            below(
-                "within",
-                "the path is shorter than the radius asked for",
-                best.length.high,
-                radius,
-            ),
-        )
+    gap = (
+        "(1 - epsilon) mu - flips" if best.is_descent else "mu = sigma_min(J0) - flips"
     )
-    margin = best.margin
-    if radius is not None:
-        margin = min(margin, 1 - best.length.high / radius)
     return Certificate(
         theorem=f"{name} of a two-layer ReLU network, by counting flips",
         conclusion=f"{name} converges to zero loss",
         assumptions=(
-            below("surjective", "0 < sigma_min(J0)", 0.0, bounds.sigma_min),
-            below("flips", "flips < sigma_min(J0)", best.flips, bounds.sigma_min),
-            below("gap", "0 < (1 - epsilon) mu - flips", 0.0, best.gap.low)
-            if best.is_descent
-            else below("gap", "0 < mu = sigma_min(J0) - flips", 0.0, best.gap.low),
-            below(
+            assume_less("surjective", "0 < sigma_min(J0)", 0.0, bounds.sigma_min),
+            assume_less("flips", "flips < sigma_min(J0)", best.flips, bounds.sigma_min),
+            assume_less("gap", f"0 < {gap}", 0.0, best.gap.low),
+            assume_less(
                 "inside",
                 "no unit moves farther than the radius that flips were counted for",
                 best.movement.high,
                 best.reach,
             ),
-            *within,
+            *within(best.length.high, radius),
         ),
-        margin=margin,
+        margin=margin_within(best.margin, best.length.high, radius),
         quantities=_quantities(best),
         dynamics="descent" if best.is_descent else "flow",
         rate=best.rate,
@@ -227,22 +212,21 @@ def _quantities(best: _Attempt) -> tuple[Quantity, ...]:
     bounds = best.bounds
     return (
         *start_quantities(bounds.residual, bounds.sigma_min, bounds.jacobian_norm),
-        Quantity(
-            name="unit_radius",
-            value=best.reach,
-            bound="exact",
-            meaning="radius of each unit's weights that flips were counted for",
+        Quantity.exact(
+            "unit_radius",
+            best.reach,
+            "radius of each unit's weights that flips were counted for",
         ),
-        Quantity(
-            name="flips",
-            value=best.flips,
-            bound="upper",
-            meaning="distance between Jacobians in that ball",
-        ),
-        Quantity(
-            name="unit_movement",
-            value=math.inf if math.isnan(best.movement.high) else best.movement.high,
-            bound="upper",
-            meaning="how far any unit's weights move",
+        Quantity.upper("flips", best.flips, "distance between Jacobians in that ball"),
+        Quantity.upper(
+            "unit_movement", best.movement, "how far any unit's weights move"
         ),
     )
+
+
+THEOREM = Theorem(
+    name="relu",
+    source="after Du, Zhai, Poczos and Singh (2019), arXiv:1810.02054; proven here",
+    certify=lambda start: flow_theorem(start.flips),
+    needs=first_layer_of_kinks,
+)

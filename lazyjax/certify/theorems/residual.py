@@ -21,17 +21,22 @@ import math
 
 import numpy as np
 
+from lazyjax._checks import check_positive
 from lazyjax.certify.arithmetic.rounding import Interval, interval
 from lazyjax.certify.bounds.ball import (
     Ball,
     ball_assumptions,
     ball_quantities,
     check_radius,
+    margin_within,
     smallest_ball,
+    within,
     zero_distance,
 )
-from lazyjax.certify.bounds.local import Block, LocalBounds
-from lazyjax.certify.certificate import Assumption, Certificate, Quantity
+from lazyjax.certify.bounds.local import JacobianBlock, LocalBounds
+from lazyjax.certify.certificate import Certificate
+from lazyjax.certify.statements import Assumption, Quantity
+from lazyjax.certify.theorems.theorem import Theorem
 
 _EPSILONS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75)
 
@@ -68,9 +73,9 @@ def flow_theorem(bounds: LocalBounds, *, radius: float | None = None) -> Certifi
         conclusion="gradient flow converges to zero loss",
         assumptions=(
             *ball_assumptions(ball, "|r0|"),
-            *_within(ball.length.high, radius),
+            *within(ball.length.high, radius),
         ),
-        margin=_margin(ball, radius),
+        margin=margin_within(ball.margin, ball.length.high, radius),
         quantities=(
             *ball_quantities(ball, bounds),
             _distance_quantity(bounds),
@@ -111,10 +116,8 @@ def descent_theorem(
         raise ValueError(
             f"`gradient_error` must be at least 0 and below 1; got {gradient_error!r}."
         )
-    if learning_rate is not None and not 0 < learning_rate < math.inf:
-        raise ValueError(
-            f"`learning_rate` must be positive and finite; got {learning_rate!r}."
-        )
+    if learning_rate is not None:
+        check_positive("learning_rate", learning_rate)
     check_radius(radius)
     epsilons = _EPSILONS
     if learning_rate is not None:
@@ -133,9 +136,11 @@ def descent_theorem(
         assumptions=(
             *ball_assumptions(ball, "|r0| / (1 - epsilon)"),
             best.step_assumption,
-            *_within(ball.length.high, radius),
+            *within(ball.length.high, radius),
         ),
-        margin=min(_margin(ball, radius), best.step_margin),
+        margin=min(
+            margin_within(ball.margin, ball.length.high, radius), best.step_margin
+        ),
         quantities=(
             *ball_quantities(ball, bounds),
             _distance_quantity(bounds),
@@ -161,7 +166,7 @@ class _Descent:
     def __init__(
         self,
         bounds: LocalBounds,
-        block: Block,
+        block: JacobianBlock,
         epsilon: float,
         learning_rate: float | None,
         gradient_error: float,
@@ -211,17 +216,15 @@ class _Descent:
     @property
     def quantities(self) -> tuple[Quantity, ...]:
         return (
-            Quantity(
-                name="epsilon",
-                value=self.epsilon,
-                bound="exact",
-                meaning="share of the decrease that is given up for the step size",
+            Quantity.exact(
+                "epsilon",
+                self.epsilon,
+                "share of the decrease that is given up for the step size",
             ),
-            Quantity(
-                name="smoothness",
-                value=_upper(self.smoothness),
-                bound="upper",
-                meaning="Lipschitz constant of the gradient along a step",
+            Quantity.upper(
+                "smoothness",
+                self.smoothness,
+                "Lipschitz constant of the gradient along a step",
             ),
         )
 
@@ -273,19 +276,16 @@ def existence_theorem(
                 detail=small.detail,
             ),
             inside,
-            *_within(ball.length.high, radius),
+            *within(ball.length.high, radius),
         ),
-        margin=_margin(ball, radius),
+        margin=margin_within(ball.margin, ball.length.high, radius),
         quantities=(
-            Quantity(name="residual", value=bounds.residual.high, bound="upper"),
-            Quantity(name="sigma_min", value=sigma, bound="lower"),
-            Quantity(
-                name="newton_norm",
-                value=bounds.newton_norm,
-                bound="upper",
-                meaning="length of the first Newton step",
+            Quantity.upper("residual", bounds.residual.high),
+            Quantity.lower("sigma_min", sigma),
+            Quantity.upper(
+                "newton_norm", bounds.newton_norm, "length of the first Newton step"
             ),
-            Quantity(name="h", value=_upper(ball.condition), bound="upper"),
+            Quantity.upper("h", ball.condition),
             _distance_quantity(bounds),
         ),
         radius=ball.length.high,
@@ -301,33 +301,18 @@ def _gap_quantities(bounds: LocalBounds, ball: Ball) -> tuple[Quantity, ...]:
     drift = kernel_drift(bounds, ball)
     gap = drift * bounds.residual.high / (ball.sigma_end * ball.sigma_end)
     return (
-        Quantity(
-            name="kernel_drift",
-            value=_upper(drift),
-            bound="upper",
-            meaning="distance of the kernel from its start",
-        ),
-        Quantity(
-            name="linearization_gap",
-            value=_upper(gap / (interval(1.0).expm1() + 1)),
-            bound="upper",
-            meaning="distance of outputs from those of the linearized model",
+        Quantity.upper("kernel_drift", drift, "distance of the kernel from its start"),
+        Quantity.upper(
+            "linearization_gap",
+            gap / (interval(1.0).expm1() + 1),
+            "distance of outputs from those of the linearized model",
         ),
     )
 
 
 def kernel_drift(bounds: LocalBounds, ball: Ball) -> Interval:
-    """Interval whose upper end bounds how far the kernel gets from its start.
-
-    With the Jacobian at most d from its start, it is at most 2 |J0| d + d^2.
-
-    Args:
-        bounds: At the start.
-        ball: Ball that the path stays in.
-
-    Returns:
-        The interval, unknown if the ball does not hold.
-    """
+    """Interval whose upper end bounds how far the kernel gets from its start."""
+    # With the Jacobian at most d from its start, it is at most 2 |J0| d + d^2.
     length = ball.length.high
     constant = bounds.lipschitz(length) if math.isfinite(length) else math.nan
     moved = interval(constant) * length
@@ -337,26 +322,6 @@ def kernel_drift(bounds: LocalBounds, ball: Ball) -> Interval:
 def _rank(ball: Ball) -> tuple[bool, float]:
     margin = ball.sigma_end.low if ball.holds else ball.margin
     return ball.holds, -math.inf if math.isnan(margin) else margin
-
-
-def _margin(ball: Ball, radius: float | None) -> float:
-    if radius is None:
-        return ball.margin
-    return min(ball.margin, 1 - ball.length.high / radius)
-
-
-def _within(length: float, radius: float | None) -> tuple[Assumption, ...]:
-    """The assumption that a path is within the distance asked for, if one was."""
-    if radius is None:
-        return ()
-    return (
-        Assumption(
-            name="within",
-            statement="the path is shorter than the radius asked for",
-            holds=True if length < radius else None,
-            detail=f"{length:.6g} against {radius:.6g}",
-        ),
-    )
 
 
 def _refutation(bounds: LocalBounds, radius: float | None) -> Assumption | None:
@@ -373,20 +338,21 @@ def _refutation(bounds: LocalBounds, radius: float | None) -> Assumption | None:
 
 
 def _distance_quantity(bounds: LocalBounds) -> Quantity:
-    return Quantity(
-        name="zero_distance",
-        value=zero_distance(bounds),
-        bound="lower",
-        meaning="distance of the nearest parameters with zero loss",
+    return Quantity.lower(
+        "zero_distance",
+        zero_distance(bounds),
+        "distance of the nearest parameters with zero loss",
     )
 
 
-def _block_premise(block: Block) -> tuple[str, ...]:
+def _block_premise(block: JacobianBlock) -> tuple[str, ...]:
     if block.name == "all":
         return ()
     return (f"Singular values are bounded by those for the {block.name} alone.",)
 
 
-def _upper(value: Interval) -> float:
-    """Upper end; infinity if nothing is known."""
-    return math.inf if math.isnan(value.high) else value.high
+THEOREM = Theorem(
+    name="flow",
+    source="proven here; see `lazyjax.certify.theorems.residual`",
+    certify=lambda start: flow_theorem(start.local),
+)

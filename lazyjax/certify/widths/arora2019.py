@@ -19,8 +19,13 @@ from jaxtyping import Float
 from lazyjax._checks import check_targets
 from lazyjax.architecture import Architecture
 from lazyjax.certify.widths import du2019
-from lazyjax.certify.widths.requirement import Requirement
+from lazyjax.certify.widths.requirement import (
+    RequiredWidth,
+    Requirement,
+    check_probability,
+)
 from lazyjax.certify.widths.separation import separation
+from lazyjax.files.results import Storable
 from lazyjax.infinite import infinite_ntk
 from lazyjax.typing import AnyArray
 
@@ -29,7 +34,7 @@ MAX_CONDITION = 1e10
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Complexity:
+class Complexity(Storable):
     r"""The measure of Arora et al. (2019), and what it is to be compared with.
 
     Attributes:
@@ -124,17 +129,13 @@ def complexity(
         value = np.sqrt(2 * squares[: targets.shape[1]] / n)
         random = math.sqrt(2 * float(np.sum(squares[targets.shape[1] :])) / n)
     return Complexity(
-        value=value,
-        random=random,
-        eig_min=eig_min,
-        condition=condition,
-        num_examples=n,
+        value=value, random=random, eig_min=eig_min, condition=condition, num_examples=n
     )
 
 
 def requirements(
     x: Float[AnyArray, "n d"], *, failure: float = 0.1, accuracy: float = 0.1
-) -> tuple[Requirement, ...]:
+) -> tuple[RequiredWidth, ...]:
     r"""What the theorem asks for on the inputs `x`.
 
     Args:
@@ -159,9 +160,8 @@ def requirements(
         Arora, Du, Hu, Li and Wang (2019), arXiv:1901.08584, Theorem 4.1 (not checked
         against the paper).
     """
-    for name, value in {"failure": failure, "accuracy": accuracy}.items():
-        if not 0 < value < 1:
-            raise ValueError(f"`{name}` must be between 0 and 1; got {value!r}.")
+    check_probability("failure", failure)
+    check_probability("accuracy", accuracy)
     found = separation(x)
     n = x.shape[0]
     measured = complexity(x, np.zeros((n, 1)))
@@ -169,7 +169,7 @@ def requirements(
     with np.errstate(divide="ignore"):
         width = np.float64(n) ** 8 / (eig_min**4 * failure**6 * accuracy**4)
     return (
-        Requirement(
+        RequiredWidth(
             theorem="Arora et al. (2019), two-layer ReLU, outputs to accuracy eps",
             formula="C n^7 / (lambda_0^4 kappa^2 delta^4 eps^2), kappa = eps delta/n^0.5",
             width=float(width),
@@ -180,3 +180,10 @@ def requirements(
             max_learning_rate=eig_min / n**2,
         ),
     )
+
+
+REQUIREMENT = Requirement(
+    name="arora2019",
+    source="Arora, Du, Hu, Li and Wang (2019), arXiv:1901.08584",
+    widths=lambda x, y, *, depth, failure: requirements(x, failure=failure),
+)

@@ -1,49 +1,29 @@
-r"""The argument of Du et al. (2019) for two-layer ReLU networks, step by step, on a run.
+r"""Widths that Du et al. (2019) ask for, of two-layer ReLU networks at a random start.
 
-Gradient descent with learning rate $\eta$ on $L = \tfrac12 \lVert f - y\rVert^2$ trains
-the first layer of $f(x) = m^{-1/2} \sum_r a_r \max(0, w_r \cdot x)$ from
-$w_r \sim N(0, I)$, with signs $a_r$ fixed and $\lVert x_i \rVert = 1$. With $H(k)$ the
-kernel after $k$ steps, $t = \eta k$, $H^\infty$ its limit of infinite width and
-$\lambda_0 = \lambda_{\min}(H^\infty)$, the argument is:
-
-- (A) $\lambda_0 > 0$, as no two inputs are parallel;
-- (B) the start is close to the limit, $\lVert H(0) - H^\infty \rVert_2 \le \lambda_0/4$,
-  so that (B') $\lambda_{\min}(H(0)) \ge \tfrac34 \lambda_0$;
-- (C) the kernel stays close to its start, $\lVert H(k) - H(0) \rVert_2 \le \lambda_0/4$,
-  so that (C') $\lambda_{\min}(H(k)) \ge \tfrac12 \lambda_0$;
-- (D) hence the loss falls at least as fast as $e^{-\lambda_0 t}$ (their theorem for
-  gradient flow), so that (D') at least as fast as $(1 - \eta\lambda_0/2)^k$ (their
-  theorem for gradient descent, which asks for $\eta = O(\lambda_0/n^2)$; implied by (D)
-  while $\eta\lambda_0 \le 3/2$).
-
-Here each inequality is measured on one run. That a step holds says that it held there,
-in floating point, at the steps observed: it is not a proof that it must. That it fails
-says that the argument does not apply as written; the loss may fall all the same.
+Their argument, step by step from (A) to (D'), is in `lazyjax.certify.measured.du2019`.
+With failure probability $\delta$, $H^\infty$ the kernel of infinite width and $\lambda_0 =
+\lambda_{\min}(H^\infty)$, each step holds at widths that are derived here.
 """
 
 import dataclasses
 import math
-from collections.abc import Iterator
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from lazyjax._checks import (
-    check_batch,
-    check_floating,
-    check_nonnegative,
-    check_positive,
-    check_targets,
-)
+from lazyjax._checks import check_batch, check_floating, check_targets
+from lazyjax._renamed import deprecated_names
 from lazyjax.architecture import Architecture
-from lazyjax.certify.widths.requirement import Requirement
+from lazyjax.certify.widths.requirement import (
+    RequiredWidth,
+    Requirement,
+    check_probability,
+)
 from lazyjax.certify.widths.separation import separation
+from lazyjax.files.results import Storable
 from lazyjax.infinite import infinite_ntk
-from lazyjax.linalg import semidefinite
-from lazyjax.linalg.norms import eigvalsh
 from lazyjax.typing import AnyArray
 
 ARCHITECTURE = Architecture(
@@ -60,245 +40,7 @@ ARCHITECTURE = Architecture(
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Step:
-    """One inequality of the argument, measured.
-
-    Attributes:
-        measured: Measured quantity.
-        bound: What it is compared to.
-        label: Which step of the argument, such as "B".
-        statement: The inequality in words.
-        sense: Whether `measured` should be "at most" or "at least" `bound`.
-    """
-
-    measured: Float[Array, "*batch"]
-    bound: Float[Array, "*batch"]
-    label: str = dataclasses.field(metadata={"static": True})
-    statement: str = dataclasses.field(metadata={"static": True})
-    sense: Literal["at most", "at least"] = dataclasses.field(metadata={"static": True})
-
-    @property
-    def holds(self) -> Bool[Array, "*batch"]:
-        """Whether the inequality held; never by a NaN or an infinity."""
-        known = jnp.isfinite(self.measured) & jnp.isfinite(self.bound)
-        if self.sense == "at most":
-            return known & (self.measured <= self.bound)
-        return known & (self.measured >= self.bound)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Measurement:
-    r"""All steps of the argument, measured on one run or, with leading axes, on several.
-
-    Attributes:
-        eig_min: $\lambda_0$, the smallest eigenvalue of the infinite-width kernel.
-        positive: (A) $\lambda_0$ above its rounding error.
-        start: (B) spectral distance of the kernel at the start from its limit.
-        start_eig_min: (B') smallest eigenvalue at the start.
-        drift: (C) largest spectral distance from the start, over observed steps.
-        drift_eig_min: (C') smallest eigenvalue, over observed steps.
-        loss_flow: (D) largest ratio of the loss to $e^{-\lambda_0 t} L(0)$, over all
-            steps after the first.
-        loss_descent: (D') the same with $(1 - \eta \lambda_0/2)^k L(0)$.
-    """
-
-    eig_min: Float[Array, "*batch"]
-    positive: Step
-    start: Step
-    start_eig_min: Step
-    drift: Step
-    drift_eig_min: Step
-    loss_flow: Step
-    loss_descent: Step
-
-    @property
-    def steps(self) -> Iterator[Step]:
-        """The steps in the order of the argument."""
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, Step):
-                yield value
-
-    def explain(self) -> str:
-        """The outcome in words, one line per step, over all runs measured."""
-        lines = [
-            "Du et al. (2019), measured on "
-            f"{_plural(max(step.holds.size for step in self.steps), 'run')} "
-            f"(not a certificate); lambda_0 = {float(self.eig_min):.4g}."
-        ]
-        for step in self.steps:
-            holds = np.asarray(step.holds).reshape(-1)
-            measured = np.asarray(step.measured).reshape(-1)
-            worst = measured.max() if step.sense == "at most" else measured.min()
-            lines.append(
-                f"({step.label}) {step.statement}: held in {holds.sum()} of "
-                f"{holds.size}; worst {worst:.3g}, needed {step.sense} "
-                f"{np.asarray(step.bound).reshape(-1)[0]:.3g}."
-            )
-        return "\n".join(lines)
-
-
-def measure(
-    ntk_infinite: Float[AnyArray, "n n"],
-    *,
-    ntk_start: Float[AnyArray, "*batch n n"],
-    drift_norm: Float[AnyArray, "*batch num_observed"],
-    eig_min: Float[AnyArray, "*batch num_observed"],
-    loss: Float[AnyArray, "*batch num_losses"],
-    learning_rate: float | Float[AnyArray, ""],
-) -> Measurement:
-    r"""The steps of the argument, measured on runs of gradient descent.
-
-    Args:
-        ntk_infinite: $H^\infty$ on the training inputs, from `lazyjax.infinite_ntk`.
-        ntk_start: $H(0)$, of one run or of several along leading axes.
-        drift_norm: $\lVert H(k) - H(0)\rVert_2$ at the observed steps; the observer
-            `ntk_drift_norm`.
-        eig_min: $\lambda_{\min}(H(k))$ at the observed steps; `ntk_eig_min`.
-        loss: $\tfrac12\lVert f - y\rVert^2$ (summed, not averaged) at every step from
-            the start on.
-        learning_rate: Of gradient descent on that loss.
-
-    Returns:
-        The measurement, with the leading axes of the runs.
-
-    Raises:
-        TypeError: If an array is not floating point.
-        ValueError: If there is no loss after the first step, an array is empty, a norm
-            or loss is negative, or `learning_rate` not positive.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> measured = measure(
-        ...     jnp.eye(2),
-        ...     ntk_start=0.9 * jnp.eye(2),
-        ...     drift_norm=jnp.array([0.0, 0.3]),
-        ...     eig_min=jnp.array([0.9, 0.6]),
-        ...     loss=jnp.array([1.0, 0.7]),
-        ...     learning_rate=0.5,
-        ... )
-        >>> [step.label for step in measured.steps if not step.holds]
-        ['C', 'D']
-
-    References:
-        Du, Zhai, Poczos and Singh (2019), arXiv:1810.02054, Lemmas 3.1 to 3.3 and
-        Theorems 3.1 and 4.1 (numbers not checked).
-    """
-    arrays = {
-        "ntk_infinite": ntk_infinite,
-        "ntk_start": ntk_start,
-        "drift_norm": drift_norm,
-        "eig_min": eig_min,
-        "loss": loss,
-    }
-    for name, array in arrays.items():
-        check_floating(name, array)
-        if array.size == 0:
-            raise ValueError(f"`{name}` must not be empty; got shape {array.shape}.")
-    if loss.shape[-1] < 2:
-        raise ValueError(
-            "`loss` must hold the loss at the start and after at least one step; got "
-            f"shape {loss.shape}."
-        )
-    for name in ("drift_norm", "loss"):
-        # A NaN is no number of a run that went wrong: no inequality holds by it.
-        check_nonnegative(name, jnp.nan_to_num(arrays[name], nan=0.0))
-    check_positive("learning_rate", learning_rate)
-    ntk_infinite, ntk_start = jnp.asarray(ntk_infinite), jnp.asarray(ntk_start)
-    loss, eig_min = jnp.asarray(loss), jnp.asarray(eig_min)
-    eigenvalues, _, rounding = semidefinite.eigh(ntk_infinite)
-    # Without (A) there is nothing to compare with, and no later step holds.
-    eig_min_0 = jnp.where(eigenvalues[0] >= rounding, eigenvalues[0], jnp.nan)
-    start_change = ntk_start - jnp.broadcast_to(ntk_infinite, ntk_start.shape)
-    start_error = jnp.max(jnp.abs(eigvalsh(start_change)), axis=-1)
-    ratio_flow, ratio_descent = _loss_ratios(
-        loss, eig_min_0, jnp.asarray(learning_rate, loss.dtype)
-    )
-    one = jnp.ones((), loss.dtype)
-    return Measurement(
-        eig_min=eigenvalues[0],
-        positive=_step(
-            "A",
-            "lambda_0 = lambda_min(H^inf) > 0",
-            eigenvalues[0],
-            "at least",
-            rounding,
-        ),
-        start=_step(
-            "B", "|H(0) - H^inf| <= lambda_0/4", start_error, "at most", eig_min_0 / 4
-        ),
-        start_eig_min=_step(
-            "B'",
-            "lambda_min(H(0)) >= 3/4 lambda_0",
-            eigvalsh(ntk_start)[..., 0],
-            "at least",
-            3 * eig_min_0 / 4,
-        ),
-        drift=_step(
-            "C",
-            "|H(t) - H(0)| <= lambda_0/4",
-            jnp.max(jnp.asarray(drift_norm), axis=-1),
-            "at most",
-            eig_min_0 / 4,
-        ),
-        drift_eig_min=_step(
-            "C'",
-            "lambda_min(H(t)) >= lambda_0/2",
-            jnp.min(eig_min, axis=-1),
-            "at least",
-            eig_min_0 / 2,
-        ),
-        loss_flow=_step(
-            "D", "loss <= exp(-lambda_0 t) loss(0)", ratio_flow, "at most", one
-        ),
-        loss_descent=_step(
-            "D'",
-            "loss <= (1 - eta lambda_0/2)^k loss(0)",
-            ratio_descent,
-            "at most",
-            one,
-        ),
-    )
-
-
-def _step(
-    label: str,
-    statement: str,
-    measured: Array,
-    sense: Literal["at most", "at least"],
-    bound: Array,
-) -> Step:
-    return Step(
-        measured=measured,
-        bound=jnp.broadcast_to(bound, measured.shape),
-        label=label,
-        statement=statement,
-        sense=sense,
-    )
-
-
-def _loss_ratios(
-    loss: Array, eig_min: Array, learning_rate: Array
-) -> tuple[Array, Array]:
-    """Largest ratios of the loss to the two bounds, from the first update on."""
-    # Logarithms, since the bounds may underflow; a loss of exactly zero passes.
-    step = jnp.arange(1, loss.shape[-1], dtype=loss.dtype)
-    relative = jnp.log(loss[..., 1:]) - jnp.log(loss[..., :1])
-
-    def largest(log_rate: Array) -> Array:
-        log_bound = (step * log_rate).reshape((1,) * (loss.ndim - 1) + (-1,))
-        return jnp.exp(jnp.max(relative - log_bound, axis=-1))
-
-    return (
-        largest(-learning_rate * eig_min),
-        largest(jnp.log1p(-learning_rate * eig_min / 2)),
-    )
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RequiredWidths:
+class RequiredWidths(Storable):
     r"""Widths that the theory asks for, with failure probability `failure`.
 
     None certifies anything about one network. All but `literal` are derived in
@@ -388,8 +130,7 @@ def required_widths(
     """
     check_floating("x", x)
     check_batch("x", x)
-    if not 0 < failure < 1:
-        raise ValueError(f"`failure` must be between 0 and 1; got {failure!r}.")
+    check_probability("failure", failure)
     x = jnp.asarray(x)
     n = x.shape[0]
     target_sq: float | Array = float(n)
@@ -422,7 +163,7 @@ def requirements(
     y: Float[AnyArray, "n 1"] | None = None,
     *,
     failure: float = 0.1,
-) -> tuple[Requirement, ...]:
+) -> tuple[RequiredWidth, ...]:
     r"""What the theorems ask for on the inputs `x`, in double precision.
 
     Args:
@@ -453,7 +194,7 @@ def requirements(
     common = {"depth": 1, "assumptions": (found.unit_norm, found.not_parallel)}
     derived = {"is_explicit": True, "source": "derived here", **common}
     return (
-        Requirement(
+        RequiredWidth(
             theorem="Du et al. (2019), two-layer ReLU",
             formula="C n^6 / (lambda_0^4 delta^3)",
             width=float(widths.literal),
@@ -461,25 +202,25 @@ def requirements(
             source="order as stated by others; not checked against the paper",
             **common,
         ),
-        Requirement(
+        RequiredWidth(
             theorem="Du et al. (2019), step (B), |H(0) - H^inf| <= lambda_0/4",
             formula="8 n^2 log(2 n^2/delta) / lambda_0^2",
             width=float(widths.start),
             **derived,
         ),
-        Requirement(
+        RequiredWidth(
             theorem="Du et al. (2019), step (B'), lambda_min(H(0)) >= 3/4 lambda_0",
             formula="32 |X|^2 log(n/delta) / lambda_0",
             width=float(widths.start_eig_min),
             **derived,
         ),
-        Requirement(
+        RequiredWidth(
             theorem="Du et al. (2019) for gradient flow, with constants",
             formula="1024 n^5 (n/2 + |y|^2) / (2 pi (delta/3)^3 lambda_0^4)",
             width=float(widths.flow),
             **derived,
         ),
-        Requirement(
+        RequiredWidth(
             theorem="Du et al. (2019) for gradient descent, with constants",
             formula="16 * 1024 n^5 (n/2 + |y|^2) / (2 pi (delta/3)^3 lambda_0^4)",
             width=float(widths.descent),
@@ -489,5 +230,17 @@ def requirements(
     )
 
 
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" + ("" if count == 1 else "s")
+REQUIREMENT = Requirement(
+    name="du2019",
+    source="Du, Zhai, Poczos and Singh (2019), arXiv:1810.02054",
+    widths=lambda x, y, *, depth, failure: requirements(x, y, failure=failure),
+)
+
+__getattr__ = deprecated_names(
+    __name__,
+    {
+        "Measurement": "lazyjax.certify.measured.du2019.MeasuredArgument",
+        "Step": "lazyjax.certify.measured.du2019.Step",
+        "measure": "lazyjax.certify.measured.du2019.measure",
+    },
+)

@@ -16,21 +16,24 @@ import numpy as np
 from jaxtyping import Float
 
 from lazyjax._checks import check_at_least, check_choice
+from lazyjax._renamed import deprecated_names
+from lazyjax.activations import find
 from lazyjax.architecture import Architecture
-from lazyjax.certify.certificate import Assumption
-from lazyjax.certify.widths.requirement import Requirement
+from lazyjax.certify.statements import Assumption
+from lazyjax.certify.widths.requirement import (
+    RequiredWidth,
+    Requirement,
+    check_probability,
+)
 from lazyjax.certify.widths.separation import separation
 from lazyjax.infinite import infinite_ntk
 from lazyjax.typing import Activation, AnyArray
 
-Network = Literal["mlp", "resnet", "conv_resnet"]
-
-_SMOOTH = ("erf", "gaussian", "gelu", "sigmoid", "silu", "softplus", "tanh")
-_NOT_SMOOTH = ("abs", "elu", "leaky_relu", "relu", "sign")
+NetworkKind = Literal["mlp", "resnet", "conv_resnet"]
 
 
 def architecture(
-    network: Network = "mlp",
+    network: NetworkKind = "mlp",
     *,
     depth: int = 2,
     activation: Activation = "softplus",
@@ -61,14 +64,11 @@ def architecture(
         not checked against the paper: the last layer's is derived anew, so that one
         hidden layer gives the two-layer kernel).
     """
-    check_choice("network", network, get_args(Network))
+    check_choice("network", network, get_args(NetworkKind))
     check_at_least("depth", depth, 1)
     options = {}
     if network != "mlp":
-        if not 0 < residual_scale < 1:
-            raise ValueError(
-                f"`residual_scale` must be between 0 and 1; got {residual_scale!r}."
-            )
+        check_probability("residual_scale", residual_scale)
         options["residual_scale"] = residual_scale
     if network == "conv_resnet":
         options |= {"filter_shape": (3,), "pixel_scaling": "none"}
@@ -114,7 +114,7 @@ def requirements(
     described: Architecture | None = None,
     *,
     failure: float = 0.1,
-) -> tuple[Requirement, ...]:
+) -> tuple[RequiredWidth, ...]:
     r"""What the theorem on one of their networks asks for on the inputs `x`.
 
     Args:
@@ -142,10 +142,9 @@ def requirements(
         Degrees in n were seen; terms and powers of lambda are not checked against the
         paper.
     """
-    if not 0 < failure < 1:
-        raise ValueError(f"`failure` must be between 0 and 1; got {failure!r}.")
+    check_probability("failure", failure)
     spec = architecture() if described is None else described
-    check_choice("described.kind", spec.kind, get_args(Network))
+    check_choice("described.kind", spec.kind, get_args(NetworkKind))
     found = separation(x)
     n, depth = x.shape[0], spec.depth
     smooth = _smooth(spec.activation)
@@ -180,7 +179,7 @@ def requirements(
         )
         learning_rate = max(eig_min, 0.0) * (depth / n) ** 2
     return (
-        Requirement(
+        RequiredWidth(
             theorem=theorem,
             formula=formula,
             width=None if smooth.holds is False else float(width),
@@ -204,12 +203,31 @@ def requirements(
 
 
 def _smooth(activation: Activation) -> Assumption:
-    known = {True: activation in _SMOOTH, False: activation in _NOT_SMOOTH}
-    holds = next((answer for answer, is_so in known.items() if is_so), None)
+    spec = find(activation)
     return Assumption(
         name="smooth activation",
         statement="the activation is analytic, with bounded derivatives, and no "
         "polynomial",
-        holds=holds,
+        holds=None if spec is None else spec.is_analytic,
         detail=str(activation),
     )
+
+
+def _fully_connected_and_residual(
+    x: Float[AnyArray, "n *d"], y: Float[AnyArray, "n k"], *, depth: int, failure: float
+) -> tuple[RequiredWidth, ...]:
+    kinds: tuple[NetworkKind, ...] = ("mlp", "resnet")
+    return tuple(
+        needed
+        for kind in kinds
+        for needed in requirements(x, architecture(kind, depth=depth), failure=failure)
+    )
+
+
+REQUIREMENT = Requirement(
+    name="du2019b",
+    source="Du, Lee, Li, Wang and Zhai (2019), arXiv:1811.03804",
+    widths=_fully_connected_and_residual,
+)
+
+__getattr__ = deprecated_names(__name__, {"Network": f"{__name__}.NetworkKind"})

@@ -1,13 +1,15 @@
-"""A width that a theorem asks for, and whether its formula has all its constants."""
+"""Widths that theorems on random starts ask for, and the record of such a theorem."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
 
 from lazyjax._checks import check_at_least, check_nonnegative
-from lazyjax.certify.certificate import Assumption
+from lazyjax.certify.statements import Assumption
+from lazyjax.files.results import Storable
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Requirement:
+class RequiredWidth(Storable):
     r"""What a theorem on random networks of large width asks for.
 
     It is about the probability of random starts, and so certifies nothing about one.
@@ -52,6 +54,33 @@ class Requirement:
         if False in known:
             return False
         return None if None in known else True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Requirement:
+    """A theorem on random starts of large width, and what it asks for on given data.
+
+    Attributes:
+        name: Short name, unique among those that are registered.
+        source: Where it is published.
+        widths: What it asks for. It is called as `widths(x, y, depth=..., failure=...)`
+            with the training data, the number of hidden layers and the accepted
+            probability of failure.
+    """
+
+    name: str
+    source: str
+    widths: Callable[..., Sequence[RequiredWidth]]
+
+
+def check_probability(name: str, value: float) -> None:
+    """Check that a number is between 0 and 1.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if not 0 < value < 1:
+        raise ValueError(f"`{name}` must be between 0 and 1; got {value!r}.")
 
 
 def num_parameters(

@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Float
 
 from lazyjax._checks import check_batch, check_floating, check_targets
-from lazyjax.certify.certificate import Assumption
+from lazyjax.certify.statements import Assumption
+from lazyjax.files.results import Storable
 from lazyjax.typing import AnyArray
 
 # Inputs that were normalized in single precision have unit norm to about this.
@@ -24,7 +25,7 @@ _BLOCK = 2**22
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Separation:
+class Separation(Storable):
     r"""Distances between inputs, each with the assumption that it decides.
 
     Attributes:

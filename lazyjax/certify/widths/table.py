@@ -17,19 +17,17 @@ import optax
 from jaxtyping import Array, Float, Key
 
 from lazyjax._checks import check_at_least, check_batch, check_floating, check_targets
-from lazyjax.certify.bounds.local import local_bounds
+from lazyjax.certify.bounds.start import local_bounds
 from lazyjax.certify.certificate import Certificate, Rigor
 from lazyjax.certify.descent_and_flow import gradient_flow
-from lazyjax.certify.theorems import positive_start
-from lazyjax.certify.widths import (
-    allen_zhu2019,
-    arora2019,
-    du2019,
-    du2019b,
-    zou2018,
+from lazyjax.certify.widths.registry import REQUIREMENTS
+from lazyjax.certify.widths.requirement import (
+    RequiredWidth,
+    check_probability,
+    num_parameters,
 )
-from lazyjax.certify.widths.requirement import Requirement, num_parameters
 from lazyjax.dynamics import train
+from lazyjax.files.results import Storable
 from lazyjax.nets import Network, mlp
 from lazyjax.typing import Activation, AnyArray, Params, Trained
 
@@ -82,7 +80,7 @@ def network_at(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WidthTable:
+class WidthTable(Storable):
     """Widths asked for and widths that do.
 
     Attributes:
@@ -100,7 +98,7 @@ class WidthTable:
         num_outputs: Number of outputs.
     """
 
-    requirements: tuple[Requirement, ...]
+    requirements: tuple[RequiredWidth, ...]
     certified: int | None
     certificate: Certificate
     converged: int | None
@@ -142,7 +140,7 @@ class WidthTable:
             rows.append([name, *cells, ""])
         return rows
 
-    def _row(self, needed: Requirement) -> list[str]:
+    def _row(self, needed: RequiredWidth) -> list[str]:
         failing = [a.name for a in needed.assumptions if a.holds is not True]
         outcome = f"not met: {', '.join(failing)}" if failing else "met"
         if needed.width is None:
@@ -156,8 +154,8 @@ class WidthTable:
         memory = BYTES_PER_PARAMETER * count
         return [order_of_magnitude(width), order_of_magnitude(count), _in_bytes(memory)]
 
-    def to_json(self) -> dict[str, Any]:
-        """Everything, as what JSON can hold; the certificate as its own JSON's data."""
+    def summary(self) -> dict[str, Any]:
+        """Widths with their parameters and bytes, as what JSON can hold."""
 
         def size(width: float | int | None, depth: int | None = None) -> dict[str, Any]:
             if width is None:
@@ -252,10 +250,7 @@ def width_table(
         raise ValueError(f"`y` must have one column; got shape {y.shape}.")
     check_at_least("max_width", max_width, 1)
     check_at_least("num_steps", num_steps, 1)
-    if not 0 < relative_loss < 1:
-        raise ValueError(
-            f"`relative_loss` must be between 0 and 1; got {relative_loss!r}."
-        )
+    check_probability("relative_loss", relative_loss)
     progress = progress or (lambda share, message: None)
     progress(0.0, "evaluating theorems")
     needed = theorem_requirements(x, y, depth=depth, failure=failure)
@@ -312,8 +307,8 @@ def theorem_requirements(
     *,
     depth: int = 1,
     failure: float = 0.1,
-) -> tuple[Requirement, ...]:
-    """What all theorems on random starts ask for, and the one on positive starts.
+) -> tuple[RequiredWidth, ...]:
+    """What all registered theorems on random starts ask for on these data.
 
     Args:
         x: Training inputs.
@@ -334,20 +329,10 @@ def theorem_requirements(
         >>> all(needed.applies for needed in found)
         True
     """
-    deep = [
+    return tuple(
         needed
-        for network in ("mlp", "resnet")
-        for needed in du2019b.requirements(
-            x, du2019b.architecture(network, depth=depth), failure=failure
-        )
-    ]
-    return (
-        *du2019.requirements(x, y, failure=failure),
-        *arora2019.requirements(x, failure=failure),
-        *deep,
-        *allen_zhu2019.requirements(x, depth=depth, num_outputs=y.shape[1]),
-        *zou2018.requirements(x, y, depth=depth),
-        *positive_start.requirements(x, depth=depth),
+        for requirement in REQUIREMENTS.values()
+        for needed in requirement.widths(x, y, depth=depth, failure=failure)
     )
 
 

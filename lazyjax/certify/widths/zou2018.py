@@ -1,392 +1,23 @@
-r"""Assumptions of Zou et al. (2018) on data and loss, and how far training really goes.
+"""Widths that Zou et al. (2018) and Zou and Gu (2019) ask for, of deep ReLU networks.
 
-They classify with deep ReLU networks and labels $\pm 1$. Inputs of unit norm with
-different labels must be at a distance $\phi > 0$; the loss $\frac1n\sum_i \ell(y_i f_i)$
-must be made of a convex, decreasing $\ell$ with $\ell, \ell' \to 0$ and
-
-$$-\ell'(z) \ge \min(\alpha_0, \alpha_1 \ell(z)^p),\quad p \le 1,\qquad
-  |\ell'| \le \rho,\quad |\ell''| \le \lambda.$$
-
-Gradient descent, full or stochastic, then stays in a small ball about its start. Neither
-the width that they need nor the radius is known here in full, so both are left out: what
-is measured is the radius that a run used.
+Conditions on the loss, and how far training goes, are measured by
+`lazyjax.certify.measured.zou2018`.
 """
 
-import dataclasses
-import functools
-import math
-from collections.abc import Callable
-
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Float
 
-from lazyjax._checks import (
-    check_at_least,
-    check_batch,
-    check_params,
-    check_positive,
-    check_targets,
-)
-from lazyjax.callables.static import as_static
-from lazyjax.certify.certificate import Assumption
-from lazyjax.certify.widths.requirement import Requirement
+from lazyjax._checks import check_at_least
+from lazyjax._renamed import deprecated_names
+from lazyjax.certify.statements import Assumption
+from lazyjax.certify.widths.requirement import RequiredWidth, Requirement
 from lazyjax.certify.widths.separation import separation
-from lazyjax.trees import tree_distance
-from lazyjax.typing import AnyArray, ApplyFn, Params
-
-MarginLoss = Callable[[Array], Array]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LossFamily:
-    r"""Constants of the family that $\ell$ must belong to.
-
-    Attributes:
-        alpha0: $\alpha_0$.
-        alpha1: $\alpha_1$.
-        power: $p$, at most 1.
-        lipschitz: $\rho$.
-        smoothness: $\lambda$.
-
-    Raises:
-        ValueError: If a constant is not positive, or `power` above 1.
-    """
-
-    alpha0: float
-    alpha1: float
-    power: float
-    lipschitz: float
-    smoothness: float
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(
-                    f"`{field.name}` must be finite and positive; got {value!r}."
-                )
-        if self.power > 1:
-            raise ValueError(f"`power` must be at most 1; got {self.power!r}.")
-
-
-LOGISTIC = LossFamily(alpha0=0.5, alpha1=0.5, power=1.0, lipschitz=1.0, smoothness=0.25)
-r"""Constants of $\log(1 + e^{-z})$, for which $-\ell' = 1 - e^{-\ell}$."""
-
-
-def logistic_loss(z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    r"""Logistic loss $\log(1 + e^{-z})$ of margins.
-
-    Args:
-        z: Margins $y f$.
-
-    Returns:
-        The losses.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> round(logistic_loss(jnp.zeros(())).item(), 4)
-        0.6931
-    """
-    return jax.nn.softplus(-z)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LossCheck:
-    r"""A loss held against the constants of a family, on a grid of margins.
-
-    A grid can show that a loss is no member; that it is one, it can only suggest.
-
-    Attributes:
-        ratio: Smallest $-\ell' / \min(\alpha_0, \alpha_1\ell^p)$; at least 1 in the
-            family.
-        ratio_at: Margin where it was found.
-        lipschitz: Largest $|\ell'|$.
-        smoothness: Largest $|\ell''|$.
-        assumptions: Conditions of the family; one holds where the grid found nothing
-            against it.
-    """
-
-    ratio: float
-    ratio_at: float
-    lipschitz: float
-    smoothness: float
-    assumptions: tuple[Assumption, ...]
-
-    @property
-    def passes(self) -> bool:
-        """Whether the grid found nothing against any condition."""
-        return all(assumption.holds for assumption in self.assumptions)
-
-
-def check_loss(
-    loss_fn: MarginLoss,
-    family: LossFamily = LOGISTIC,
-    *,
-    low: float = -50.0,
-    high: float = 50.0,
-    num_points: int = 4001,
-) -> LossCheck:
-    r"""Whether a loss looks like a member of a family.
-
-    Args:
-        loss_fn: Function $\ell$ of margins, elementwise.
-        family: Constants.
-        low: Smallest margin of the grid.
-        high: Largest margin of the grid, where $\ell$ and $-\ell'$ must be below 1% of
-            what they are at 0.
-        num_points: Number of margins, evenly spaced.
-
-    Returns:
-        What was found, in double precision.
-
-    Raises:
-        ValueError: If the grid is empty.
-        TypeError: If `num_points` is not an integer.
-
-    Example:
-        >>> import math
-        >>> found = check_loss(logistic_loss)
-        >>> found.passes, round(found.ratio, 3), round(2 * (1 - math.exp(-1)), 3)
-        (True, 1.264, 1.264)
-
-    References:
-        Zou, Cao, Zhou and Gu (2018), arXiv:1811.08888 (conditions not checked against
-        the paper).
-    """
-    check_at_least("num_points", num_points, 3)
-    if not -math.inf < low < high < math.inf:
-        raise ValueError(
-            f"`low` must be below `high`, both finite; got {low} and {high}."
-        )
-    z = np.linspace(low, high, num_points)
-    value, slope, curvature = _derivatives(loss_fn, z)
-    at = _least_ratio(family, value, slope)[0]
-    # Once more about the least: it may be at a kink between two points of the grid.
-    fine = np.linspace(z[max(at - 1, 0)], z[min(at + 1, num_points - 1)], num_points)
-    fine_at, ratio = _least_ratio(family, *_derivatives(loss_fn, fine)[:2])
-    lipschitz, smoothness = (
-        float(np.max(np.abs(slope))),
-        float(np.max(np.abs(curvature))),
-    )
-    centre = int(np.argmin(np.abs(z)))
-    rounding = 1 + 1e-9
-    conditions = (
-        ("convex", "l'' >= 0", bool(np.all(curvature >= 0)), float(curvature.min())),
-        ("decreasing", "l' < 0", bool(np.all(slope < 0)), float(slope.max())),
-        (
-            "vanishes",
-            "l and l' go to 0",
-            bool(0 <= value[-1] <= value[centre] / 100)
-            and bool(abs(slope[-1]) <= abs(slope[centre]) / 100),
-            float(value[-1]),
-        ),
-        (
-            "gradient",
-            "-l' >= min(alpha0, alpha1 l^p)",
-            bool(ratio * rounding >= 1),
-            ratio,
-        ),
-        (
-            "Lipschitz",
-            f"|l'| <= {family.lipschitz:g}",
-            bool(lipschitz <= family.lipschitz * rounding),
-            lipschitz,
-        ),
-        (
-            "smooth",
-            f"|l''| <= {family.smoothness:g}",
-            bool(smoothness <= family.smoothness * rounding),
-            smoothness,
-        ),
-    )
-    return LossCheck(
-        ratio=ratio,
-        ratio_at=float(fine[fine_at]),
-        lipschitz=lipschitz,
-        smoothness=smoothness,
-        assumptions=tuple(
-            Assumption(name=name, statement=text, holds=holds, detail=f"{number:.4g}")
-            for name, text, holds, number in conditions
-        ),
-    )
-
-
-def _derivatives(
-    loss_fn: MarginLoss, z: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Values and two derivatives of an elementwise loss, in double precision."""
-    slope_fn = jax.grad(lambda z: jnp.sum(loss_fn(z)))
-    curvature_fn = jax.grad(lambda z: jnp.sum(slope_fn(z)))
-    with jax.enable_x64(True):
-        found = jax.jit(lambda z: (loss_fn(z), slope_fn(z), curvature_fn(z)))(z)
-    value, slope, curvature = (np.asarray(array) for array in found)
-    return value, slope, curvature
-
-
-def _least_ratio(
-    family: LossFamily, value: np.ndarray, slope: np.ndarray
-) -> tuple[int, float]:
-    """Where the condition on the gradient is nearest to failing, and its ratio."""
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        size = np.maximum(value, 0.0) ** family.power
-        needed = np.minimum(family.alpha0, family.alpha1 * size)
-        ratios = np.where(needed > 0, -slope / needed, np.inf)
-    at = int(np.argmin(np.where(np.isnan(ratios), -np.inf, ratios)))
-    return at, float(ratios[at])
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Radius:
-    r"""How far a run went from its start.
-
-    Attributes:
-        loss: Mean loss over all examples at the start and after every step.
-        distance: $\lVert w - w(0)\rVert_2$ over all parameters, at the same steps.
-        spectral: $\max_l \lVert W_l - W_l(0)\rVert_2$, spectral norms, after the last
-            step.
-        accuracy: Share of examples with $y f > 0$ after the last step.
-    """
-
-    loss: Float[Array, "*batch num_losses"]
-    distance: Float[Array, "*batch num_losses"]
-    spectral: Float[Array, "*batch"]
-    accuracy: Float[Array, "*batch"]
-
-    @property
-    def radius(self) -> Float[Array, "*batch"]:
-        """Radius of the ball that the run stayed in: the largest distance."""
-        return jnp.max(self.distance, axis=-1)
-
-
-def measure_radius(
-    apply_fn: ApplyFn,
-    params: Params,
-    x: Float[AnyArray, "n *d"],
-    y: Float[AnyArray, "n 1"],
-    *,
-    learning_rate: float,
-    num_steps: int,
-    batch_size: int | None = None,
-    key: Key[Array, ""] | None = None,
-    loss_fn: MarginLoss = logistic_loss,
-) -> Radius:
-    r"""Distance that a run of gradient descent, full or stochastic, puts behind it.
-
-    The loss is the mean of $\ell(y_i f_i)$ over examples, or over the batch.
-
-    Args:
-        apply_fn: Network with one output.
-        params: Start.
-        x: Training inputs.
-        y: Labels $\pm 1$.
-        learning_rate: Step size.
-        num_steps: Number of updates.
-        batch_size: Examples of each step, drawn without replacement and anew at every
-            step; `None` means all.
-        key: Source of randomness, if there is a batch size.
-        loss_fn: Function $\ell$ of margins, elementwise.
-
-    Returns:
-        Losses and distances.
-
-    Raises:
-        TypeError: If an argument is not of its kind.
-        ValueError: If shapes do not fit, labels are not signs, a number is out of
-            range, or `key` is missing or needless.
-
-    Example:
-        >>> import jax, jax.numpy as jnp
-        >>> run = measure_radius(
-        ...     lambda w, x: x @ w,
-        ...     jnp.zeros((2, 1)),
-        ...     jnp.eye(2),
-        ...     jnp.array([[1.0], [-1.0]]),
-        ...     learning_rate=4.0,
-        ...     num_steps=1,
-        ... )
-        >>> run.radius.item(), run.accuracy.item()  # each weight moves by 4 / (2 * 2)
-        (1.414, 1.0)
-
-    References:
-        Zou, Cao, Zhou and Gu (2018), arXiv:1811.08888.
-    """
-    check_batch("x", x)
-    check_params("params", params)
-    n = x.shape[0]
-    check_targets("y", y, n, 1)
-    if not np.all(np.abs(np.asarray(y)) == 1):
-        raise ValueError("`y` must hold labels of -1 and +1 only.")
-    check_positive("learning_rate", learning_rate)
-    check_at_least("num_steps", num_steps, 1)
-    if batch_size is not None:
-        check_at_least("batch_size", batch_size, 1)
-        if batch_size > n:
-            raise ValueError(f"`batch_size` must be at most {n}; got {batch_size}.")
-    if (batch_size is None) != (key is None):
-        raise ValueError("`key` must be given with `batch_size`, and not without.")
-    x, y = jnp.asarray(x), jnp.asarray(y)
-    return _run(
-        params,
-        x,
-        y.astype(x.dtype),
-        jnp.asarray(learning_rate, x.dtype),
-        jax.random.key(0) if key is None else key,
-        apply_fn=as_static(apply_fn),
-        loss_fn=as_static(loss_fn),
-        num_steps=num_steps,
-        batch_size=batch_size,
-    )
-
-
-@functools.partial(
-    jax.jit, static_argnames=("apply_fn", "loss_fn", "num_steps", "batch_size")
-)
-def _run(
-    params: Params,
-    x: Array,
-    y: Array,
-    learning_rate: Array,
-    key: Array,
-    *,
-    apply_fn: ApplyFn,
-    loss_fn: MarginLoss,
-    num_steps: int,
-    batch_size: int | None,
-) -> Radius:
-    def loss_at(params: Params, x: Array, y: Array) -> Array:
-        return jnp.mean(loss_fn(y * apply_fn(params, x)))
-
-    def step(now: Params, key: Array) -> tuple[Params, tuple[Array, Array]]:
-        rows, labels = x, y
-        if batch_size is not None:
-            chosen = jax.random.choice(key, x.shape[0], (batch_size,), replace=False)
-            rows, labels = x[chosen], y[chosen]
-        gradient = jax.grad(loss_at)(now, rows, labels)
-        seen = (loss_at(now, x, y), tree_distance(now, params))
-        return jax.tree.map(lambda w, g: w - learning_rate * g, now, gradient), seen
-
-    last, (loss, distance) = jax.lax.scan(
-        step, params, jax.random.split(key, num_steps)
-    )
-    moves = jax.tree.leaves(jax.tree.map(jnp.subtract, last, params))
-    spectral = [
-        jnp.linalg.norm(move.reshape(-1, move.shape[-1] if move.ndim else 1), ord=2)
-        for move in moves
-    ]
-    return Radius(
-        loss=jnp.append(loss, loss_at(last, x, y)),
-        distance=jnp.append(distance, tree_distance(last, params)),
-        spectral=jnp.max(jnp.stack(spectral)),
-        accuracy=jnp.mean((y * apply_fn(last, x) > 0).astype(x.dtype)),
-    )
+from lazyjax.typing import AnyArray
 
 
 def requirements(
     x: Float[AnyArray, "n *d"], y: Float[AnyArray, "n k"], *, depth: int = 2
-) -> tuple[Requirement, ...]:
+) -> tuple[RequiredWidth, ...]:
     r"""What the theorems of Zou et al. ask for on the data.
 
     Args:
@@ -430,14 +61,14 @@ def requirements(
         "source": "not checked against the paper",
     }
     return (
-        Requirement(
+        RequiredWidth(
             theorem=f"Zou et al. (2018), deep ReLU classifier, L = {depth}",
             formula="poly(n, 1/phi, L, 1/eps)",
             width=None,
             assumptions=(found.unit_norm, found.classes_separated, signs),
             **common,
         ),
-        Requirement(
+        RequiredWidth(
             theorem=f"Zou and Gu (2019), deep ReLU, square loss, L = {depth}",
             formula="C k n^8 L^12 / phi^4, without logarithms",
             width=float(width),
@@ -445,3 +76,29 @@ def requirements(
             **common,
         ),
     )
+
+
+REQUIREMENT = Requirement(
+    name="zou2018",
+    source="Zou, Cao, Zhou and Gu (2018), arXiv:1811.08888; Zou and Gu (2019), "
+    "arXiv:1906.04688",
+    widths=lambda x, y, *, depth, failure: requirements(x, y, depth=depth),
+)
+
+_MEASURED = "lazyjax.certify.measured.zou2018"
+__getattr__ = deprecated_names(
+    __name__,
+    {
+        name: f"{_MEASURED}.{name}"
+        for name in (
+            "LOGISTIC",
+            "LossCheck",
+            "MarginLoss",
+            "Radius",
+            "check_loss",
+            "logistic_loss",
+            "measure_radius",
+        )
+    }
+    | {"LossFamily": "lazyjax.dynamics.losses.LossFamily"},
+)

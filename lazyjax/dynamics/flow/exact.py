@@ -7,28 +7,31 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
 from lazyjax._checks import check_at_least
-from lazyjax.callables.static import as_static
-from lazyjax.dynamics.flow.ode import (
-    Explained,
+from lazyjax.callables.static import HashableCallable
+from lazyjax.dynamics.losses import square_loss
+from lazyjax.dynamics.ode import (
+    SolverStatus,
     Tolerances,
     checked_times,
     checked_tolerances,
     require_diffrax,
     solve,
 )
-from lazyjax.dynamics.losses import square_loss
-from lazyjax.dynamics.observers import Observer, Snapshot
-from lazyjax.dynamics.training.problem import checked_problem, named_observers
-from lazyjax.trees import tree_add, tree_zeros_like
+from lazyjax.dynamics.problem import checked_problem, named_observers
+from lazyjax.dynamics.snapshot import Observer, Snapshot
+from lazyjax.files.results import Storable
+from lazyjax.progress import Listener, Progress, program_listener, tell
+from lazyjax.trees import tree_add
 from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Flow(Explained):
+class Flow(SolverStatus, Storable):
     """What came of gradient flow; under `jax.vmap`, every array has the mapped axes first.
 
     Where the solution was not reached it is NaN, and `is_solved` says so.
@@ -65,6 +68,7 @@ def gradient_flow(
     atol: float | None = None,
     solver: Any = None,
     max_steps: int = 4096,
+    progress: bool | Progress = False,
 ) -> Flow:
     r"""Exact gradient flow $\dot w = -\nabla L(w)$ of `apply_fn` from `params`.
 
@@ -89,6 +93,8 @@ def gradient_flow(
         atol: Absolute tolerance; `None` means the same.
         solver: A solver of diffrax; `None` means `diffrax.Tsit5()`.
         max_steps: Steps allowed from one time to the next.
+        progress: Whether to show a bar on standard error, if that is a terminal; or a
+            function of the share done and a message. The call then waits for the end.
 
     Returns:
         Losses and observations at `times`. A solution that failed is a result
@@ -120,18 +126,21 @@ def gradient_flow(
         names = ", ".join(sorted(str(dtype) for dtype in dtypes))
         raise TypeError(f"`params` must have one dtype; got {names}.")
     (dtype,) = dtypes
-    return _compiled(
-        params,
-        x,
-        y,
-        checked_times(times, dtype),
-        checked_tolerances(rtol, atol, dtype),
-        apply_fn=as_static(apply_fn),
-        loss_fn=as_static(loss_fn),
-        observers=observers,
-        solver=solver,
-        max_steps=max_steps,
-    )
+    times = checked_times(times, dtype)
+    with program_listener(progress, "gradient flow", times[-1]) as listener:
+        return _compiled(
+            params,
+            x,
+            y,
+            times,
+            checked_tolerances(rtol, atol, dtype),
+            listener,
+            apply_fn=HashableCallable(apply_fn),
+            loss_fn=HashableCallable(loss_fn),
+            observers=observers,
+            solver=solver,
+            max_steps=max_steps,
+        )
 
 
 @functools.partial(
@@ -144,6 +153,7 @@ def _compiled(
     y: Array,
     times: Array,
     tolerances: Tolerances,
+    listener: Listener | None,
     *,
     apply_fn: ApplyFn,
     loss_fn: LossFn,
@@ -166,22 +176,23 @@ def _compiled(
         loss_fn=loss_fn,
     )
 
-    def look_all(snapshot: Snapshot) -> dict[str, Any]:
+    def inspect_all(snapshot: Snapshot) -> dict[str, Any]:
         return {name: jax.tree.map(jnp.asarray, fn(snapshot)) for name, fn in observers}
 
     # What observers need of the start is evaluated once, outside of the loop.
-    look_all(initial)
+    inspect_all(initial)
 
-    def look(displacement: Params, time: Array) -> tuple[Array, dict[str, Any]]:
+    def inspect(displacement: Params, time: Array) -> tuple[Array, dict[str, Any]]:
+        tell(listener, time, "time")
         snapshot = initial.following(tree_add(params, displacement), time)
-        return loss_at(displacement), look_all(snapshot)
+        return loss_at(displacement), inspect_all(snapshot)
 
     solution = solve(
         field,
-        tree_zeros_like(params),
+        optax.tree.zeros_like(params),
         times,
         tolerances,
-        look,
+        inspect,
         solver=solver,
         max_steps=max_steps,
     )

@@ -22,17 +22,7 @@ def check_kernel_problem(
     y: Float[AnyArray, "n k"],
     f0: Float[AnyArray, "n k"],
 ) -> None:
-    """Check that a kernel, targets and outputs fit together.
-
-    Args:
-        ntk: Kernel on the training points.
-        y: Training targets.
-        f0: Outputs on the training points.
-
-    Raises:
-        ValueError: If shapes do not fit or a value is not finite.
-        TypeError: If an argument is not floating point, or dtypes differ.
-    """
+    """Check that a kernel, targets and outputs fit together."""
     for name, array in {"ntk": ntk, "y": y, "f0": f0}.items():
         check_floating(name, array)
         _check_dtype(name, array, ntk.dtype)
@@ -58,21 +48,7 @@ def check_test_points(
     *,
     gram_size: int,
 ) -> tuple[Array, Array] | None:
-    """Kernel and outputs at test points, checked.
-
-    Args:
-        ntk_test_train: Kernel of test against training points.
-        f0_test: Outputs on the test points at time 0.
-        f0: Outputs on the training points.
-        gram_size: `n` if outputs share the training kernel, else `n * k`.
-
-    Returns:
-        Both, or `None` if the training points are meant.
-
-    Raises:
-        ValueError: If one is missing, shapes do not fit or a value is not finite.
-        TypeError: If dtypes differ.
-    """
+    """Kernel and outputs at test points, checked."""
     if ntk_test_train is None and f0_test is None:
         return None
     if ntk_test_train is None or f0_test is None:
@@ -98,18 +74,7 @@ def check_test_points(
 
 
 def checked_steps(step: int | Int[AnyArray, "*steps"]) -> Int[Array, "*steps"]:
-    """Numbers of updates, checked: none is wrapped round.
-
-    Args:
-        step: One or more integers.
-
-    Returns:
-        The same, as an array of JAX.
-
-    Raises:
-        TypeError: If they are not integers.
-        ValueError: If one is negative, or larger than JAX's integers are now.
-    """
+    """Numbers of updates, checked: none is wrapped round."""
     if isinstance(step, jax.Array):
         _check_integers(step.dtype)
         check_nonnegative("step", step)

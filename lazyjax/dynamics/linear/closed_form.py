@@ -10,54 +10,28 @@ $f = f_0 + H a$ on training points and $f^* = f^*_0 + \Theta^* a$ on others.
 """
 
 import dataclasses
-import functools
-from typing import Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
 from lazyjax._checks import check_nonnegative
-from lazyjax.dynamics.linear.checks import (
-    check_kernel_problem,
-    check_test_points,
-    checked_steps,
+from lazyjax.dynamics.linear.checks import check_test_points, checked_steps
+from lazyjax.dynamics.linear.evaluation import (
+    Eigensystem,
+    Quantity,
+    checked_rates,
+    evaluate,
 )
-from lazyjax.dynamics.linear.filters import (
-    Filter,
-    descent_filter,
-    flow_filter,
-    grown,
-    heavy_ball_filter,
-    scaled_up,
-)
-from lazyjax.linalg.norms import frobenius_norm, gram_matrix
-from lazyjax.linalg.semidefinite import (
-    check_semidefinite,
-    condition,
-    eigh,
-    is_long,
-    share_of,
-    warn_of_dropped,
-)
+from lazyjax.files.results import Storable
+from lazyjax.linalg import condition, is_long, share_of, warn_of_dropped
 from lazyjax.typing import AnyArray
-
-_Dynamics: TypeAlias = Literal["flow", "descent", "heavy ball"]
-_Quantity: TypeAlias = Literal["outputs", "loss", "dual"]
-
-
-class _Rates(NamedTuple):
-    """Numbers that dynamics depend on, beside the time or step."""
-
-    ridge: Array
-    learning_rate: Array
-    momentum: Array
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Linearized:
-    r"""The linear model's dynamics, ready for any set of times; see `linearized`.
+class Linearized(Storable):
+    r"""The linear model's dynamics, ready for any set of times; see `linear_dynamics`.
 
     In the eigenbasis $H = V \Lambda V^\top$ every coefficient of the residual decays by
     itself. Eigenvalues that rounding made negative count as zero: their part of the
@@ -77,7 +51,7 @@ class Linearized:
         f0: Outputs at time 0.
         eig_min: Smallest eigenvalue as computed; negative by rounding, if at all.
         eig_cutoff: Eigenvalues no larger are zero to rounding, by the rule of
-            `lazyjax.linalg.semidefinite`: what the decomposition was measured to be off by,
+            `lazyjax.linalg.eigen`: what the decomposition was measured to be off by,
             and twice the rounding of the largest.
     """
 
@@ -135,7 +109,7 @@ class Linearized:
             ridge: Weight $\mu$ of the penalty $\tfrac\mu2 \lVert w - w_0 \rVert^2$, with
                 which the flow ends at $f_0 + H (H + \mu)^{-1} (y - f_0)$.
             ntk_test_train: Kernel $\Theta^*$ of test against training points, in the
-                form that `linearized` was given; asks for outputs on the test points.
+                form that `linear_dynamics` was given; asks for outputs on the test points.
             f0_test: Outputs on the test points at time 0.
 
         Returns:
@@ -147,7 +121,8 @@ class Linearized:
 
         Example:
             >>> import jax.numpy as jnp
-            >>> flow = linearized(
+            >>> from lazyjax import linear_dynamics
+            >>> flow = linear_dynamics(
             ...     jnp.array([[2.0, 0.0], [0.0, 1.0]]), jnp.ones((2, 1)), jnp.zeros((2, 1))
             ... )
             >>> flow.gradient_flow(jnp.log(2.0))[:, 0].tolist()
@@ -183,7 +158,7 @@ class Linearized:
             learning_rate: Step size $\eta$.
             ridge: Weight of the penalty, as in `gradient_flow`.
             ntk_test_train: Kernel of test against training points, in the form that
-                `linearized` was given; asks for outputs on the test points.
+                `linear_dynamics` was given; asks for outputs on the test points.
             f0_test: Outputs on the test points at step 0.
 
         Returns:
@@ -196,7 +171,8 @@ class Linearized:
 
         Example:
             >>> import jax.numpy as jnp
-            >>> flow = linearized(
+            >>> from lazyjax import linear_dynamics
+            >>> flow = linear_dynamics(
             ...     jnp.array([[2.0, 0.0], [0.0, 1.0]]), jnp.ones((2, 1)), jnp.zeros((2, 1))
             ... )
             >>> flow.gradient_descent(jnp.array([0, 1, 2]), 0.25)[..., 0].tolist()
@@ -227,7 +203,7 @@ class Linearized:
             momentum: The $\beta$, at least 0.
             ridge: Weight of the penalty, as in `gradient_flow`.
             ntk_test_train: Kernel of test against training points, in the form that
-                `linearized` was given; asks for outputs on the test points.
+                `linear_dynamics` was given; asks for outputs on the test points.
             f0_test: Outputs on the test points at step 0.
 
         Returns:
@@ -240,7 +216,8 @@ class Linearized:
 
         Example:
             >>> import jax.numpy as jnp
-            >>> ball = linearized(jnp.ones((1, 1)), jnp.ones((1, 1)), jnp.zeros((1, 1)))
+            >>> from lazyjax import linear_dynamics
+            >>> ball = linear_dynamics(jnp.ones((1, 1)), jnp.ones((1, 1)), jnp.zeros((1, 1)))
             >>> ball.heavy_ball(jnp.arange(4), 0.5, 0.5)[:, 0, 0].tolist()
             [0.0, 0.5, 1.0, 1.25]
         """
@@ -369,103 +346,66 @@ class Linearized:
 
     def _at_times(
         self,
-        quantity: _Quantity,
+        quantity: Quantity,
         time: float | AnyArray,
         ridge: float | AnyArray,
         test_points: tuple[Array, Array] | None = None,
     ) -> Array:
+        eigensystem = self._eigensystem
         check_nonnegative("time", time)
         times = jnp.asarray(time, self.eigenvalues.dtype)
-        rates = self._checked_rates(ridge, 0.0, 0.0)
+        rates = checked_rates(ridge, 0.0, 0.0, dtype=times.dtype)
         self._warn_if_dropped(times, rates.ridge)
-        return self._evaluate(
-            times, rates, test_points, dynamics="flow", quantity=quantity
+        return evaluate(
+            eigensystem,
+            times,
+            rates,
+            test_points,
+            dynamics="flow",
+            quantity=quantity,
         )
 
     def _at_steps(
         self,
-        quantity: _Quantity,
+        quantity: Quantity,
         step: int | AnyArray,
         learning_rate: float | AnyArray,
         momentum: float | AnyArray | None,
         ridge: float | AnyArray,
         test_points: tuple[Array, Array] | None = None,
     ) -> Array:
+        eigensystem = self._eigensystem
         steps = checked_steps(step)
         dynamics = "descent" if momentum is None else "heavy ball"
-        rates = self._checked_rates(
-            ridge, learning_rate, 0.0 if momentum is None else momentum
+        rates = checked_rates(
+            ridge,
+            learning_rate,
+            0.0 if momentum is None else momentum,
+            dtype=self.eigenvalues.dtype,
         )
-        return self._evaluate(
-            steps, rates, test_points, dynamics=dynamics, quantity=quantity
+        return evaluate(
+            eigensystem,
+            steps,
+            rates,
+            test_points,
+            dynamics=dynamics,
+            quantity=quantity,
         )
 
-    def _checked_rates(
-        self,
-        ridge: float | AnyArray,
-        learning_rate: float | AnyArray,
-        momentum: float | AnyArray,
-    ) -> _Rates:
+    @property
+    def _eigensystem(self) -> Eigensystem:
         if self.f0.ndim != 2:
             raise ValueError(
                 f"`Linearized` with batch axes {self.f0.shape[:-2]} must be called "
                 "under `jax.vmap`."
             )
-        values = {
-            "ridge": ridge,
-            "learning_rate": learning_rate,
-            "momentum": momentum,
-        }
-        for name, value in values.items():
-            check_nonnegative(name, value, infinity_allowed=False)
-        dtype = self.eigenvalues.dtype
-        return _Rates(**{k: jnp.asarray(v, dtype) for k, v in values.items()})
-
-    @functools.partial(jax.jit, static_argnames=("dynamics", "quantity"))
-    def _evaluate(
-        self,
-        points: Array,
-        rates: _Rates,
-        test_points: tuple[Array, Array] | None,
-        *,
-        dynamics: _Dynamics,
-        quantity: _Quantity,
-    ) -> Array:
-        """A quantity at every scalar of `points`, whose axes come first."""
-        shifted = self.eigenvalues + rates.ridge
-        learning_rate, momentum = rates.learning_rate, rates.momentum
-
-        def filter_at(point: Array) -> Filter:
-            if dynamics == "flow":
-                return flow_filter(shifted, point, self.eig_cutoff)
-            if dynamics == "descent":
-                return descent_filter(shifted, point, learning_rate)
-            return heavy_ball_filter(shifted, point, learning_rate, momentum)
-
-        readout, start = self.eigenvectors, self.f0
-        if quantity == "dual":
-            start = jnp.zeros_like(self.f0)
-        if test_points is not None:
-            ntk_test_train, start = test_points
-            readout = jnp.matmul(
-                gram_matrix(ntk_test_train), self.eigenvectors, precision="highest"
-            )
-
-        def at(point: Array) -> Array:
-            decay, integral, exponent = filter_at(point)
-            coefficients, exponent = grown(self.coefficients, exponent)
-            if quantity == "loss":
-                share = decay + rates.ridge * integral
-                loss = jnp.sum(jnp.square(share[:, None] * coefficients)) / 2
-                return scaled_up(loss, 2 * exponent)
-            is_on_train = quantity == "outputs" and test_points is None
-            weights = self.eigenvalues * integral if is_on_train else integral
-            combined = weights[:, None] * coefficients
-            change = jnp.matmul(readout, combined, precision="highest")
-            return start + scaled_up(change, exponent).reshape(start.shape)
-
-        values = jax.vmap(at)(points.reshape(-1))
-        return values.reshape(points.shape + values.shape[1:])
+        return Eigensystem(
+            self.eigenvalues,
+            self.eigenvectors,
+            self.coefficients,
+            self.f0,
+            self.eig_cutoff,
+        )
 
     def _share(self, chosen: Array) -> Array:
         part = jnp.where(chosen[..., None], self.coefficients, 0)
@@ -492,62 +432,3 @@ class Linearized:
     ) -> tuple[Array, Array] | None:
         size = self.eigenvalues.shape[-1]
         return check_test_points(ntk_test_train, f0_test, self.f0, gram_size=size)
-
-
-def linearized(
-    ntk: Float[AnyArray, "n n *kk"],
-    y: Float[AnyArray, "n k"],
-    f0: Float[AnyArray, "n k"],
-) -> Linearized:
-    r"""Closed-form training dynamics of the linear model with kernel `ntk`.
-
-    One eigendecomposition, of size `n * k`, or `n` for a kernel shared by all outputs,
-    serves every time, step and learning rate.
-
-    Args:
-        ntk: Kernel on the training points, unnormalized: `(n, n, k, k)` as from
-            `empirical_ntk`, or `(n, n)` for the same kernel in every output and none
-            between them, as at infinite width.
-        y: Training targets.
-        f0: Outputs on the training points at time 0.
-
-    Returns:
-        The dynamics, under gradient flow and gradient descent on
-        $\tfrac12 \lVert f - y \rVert^2$.
-
-    Raises:
-        ValueError: If shapes do not fit, a value is not finite, or `ntk` is clearly not
-            symmetric or has a clearly negative eigenvalue. Values are looked at only
-            where they are known: not under `jit`.
-        TypeError: If an argument is not floating point, or dtypes differ.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> x = jnp.array([[1.0, 0.0], [1.0, 1.0]])
-        >>> flow = linearized(x @ x.T, y=jnp.array([[1.0], [0.0]]), f0=jnp.zeros((2, 1)))
-        >>> round(flow.max_learning_rate.item(), 6)
-        0.763932
-        >>> [round(loss, 4) for loss in flow.gradient_flow_loss(jnp.arange(3.0)).tolist()]
-        [0.5, 0.1693, 0.0785]
-    """
-    check_kernel_problem(ntk, y, f0)
-    result, asymmetry, scale = _decomposed(*map(jnp.asarray, (ntk, y, f0)))
-    check_semidefinite("ntk", asymmetry=asymmetry, smallest=result.eig_min, scale=scale)
-    return result
-
-
-@jax.jit
-def _decomposed(ntk: Array, y: Array, f0: Array) -> tuple[Linearized, Array, Array]:
-    """The result, and the Frobenius norms of the asymmetry and of the kernel."""
-    gram = gram_matrix(ntk)
-    eigenvalues, eigenvectors, cutoff = eigh(gram)
-    error = (y - f0).reshape(gram.shape[0], -1)
-    result = Linearized(
-        eigenvalues=jnp.maximum(eigenvalues, 0),
-        eigenvectors=eigenvectors,
-        coefficients=jnp.matmul(eigenvectors.T, error, precision="highest"),
-        f0=f0,
-        eig_min=eigenvalues[0],
-        eig_cutoff=cutoff,
-    )
-    return result, frobenius_norm(gram - gram.T), frobenius_norm(gram)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from lazyjax.linalg.semidefinite import is_long
+from lazyjax.linalg import is_long
 
 
 class Filter(NamedTuple):
@@ -59,15 +59,7 @@ def grown(
 def scaled_up(
     values: Float[Array, "*shape"], exponent: Array
 ) -> Float[Array, "*shape"]:
-    """Values times a power of two: infinite where they overflow, and never NaN.
-
-    Args:
-        values: Finite numbers.
-        exponent: Of the power.
-
-    Returns:
-        The products.
-    """
+    """Values times a power of two: infinite where they overflow, and never NaN."""
     # In two factors: one alone may overflow where the product does not.
     half = jnp.floor(exponent / 2)
     return jnp.where(
@@ -102,16 +94,7 @@ def flow_filter(
 def descent_filter(
     rates: Float[Array, " m"], step: Int[Array, ""], learning_rate: Float[Array, ""]
 ) -> Filter:
-    r"""Gradient descent: $p = (1 - \eta \lambda)^s$.
-
-    Args:
-        rates: The $\lambda$.
-        step: The $s$.
-        learning_rate: The $\eta$.
-
-    Returns:
-        The filter.
-    """
+    r"""Gradient descent: $p = (1 - \eta \lambda)^s$."""
     scaled = jnp.minimum(learning_rate * rates, float(jnp.finfo(rates.dtype).max))
     count = step.astype(scaled.dtype)
     decay, exponent = _power_of_one_minus(scaled, step)

@@ -15,25 +15,26 @@ from lazyjax._checks import (
     check_nonnegative,
     check_params,
 )
-from lazyjax.callables.static import as_static
-from lazyjax.dynamics.flow.ode import (
-    Explained,
+from lazyjax.callables.static import HashableCallable
+from lazyjax.dynamics.linear.checks import check_kernel_problem, check_test_points
+from lazyjax.dynamics.losses import square_loss
+from lazyjax.dynamics.ode import (
+    SolverStatus,
     Tolerances,
     checked_times,
     checked_tolerances,
     require_diffrax,
     solve,
 )
-from lazyjax.dynamics.linear.checks import check_kernel_problem, check_test_points
-from lazyjax.dynamics.losses import square_loss
-from lazyjax.linalg.norms import gram_matrix
+from lazyjax.files.results import Storable
+from lazyjax.linalg import gram_matrix
 from lazyjax.trees import tree_add
 from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LinearizedFlow(Explained):
+class LinearizedFlow(SolverStatus, Storable):
     """Gradient flow of the linear model; NaN where the solution was not reached.
 
     Attributes:
@@ -84,10 +85,10 @@ def linearized_flow(
 
     $\dot f = -H \nabla_f L(f)$, by way of dual variables that obey
     $\dot a = -\nabla_f L(f) - \mu a$, so that nothing is inverted and singular kernels are
-    as good as others. For the square loss, `linearized` has closed forms.
+    as good as others. For the square loss, `linear_dynamics` has closed forms.
 
     Args:
-        ntk: Kernel on the training points, unnormalized, in a form of `linearized`.
+        ntk: Kernel on the training points, unnormalized, in a form of `linear_dynamics`.
         y: Training targets.
         f0: Outputs on the training points at time 0.
         times: Increasing times, from 0 or later.
@@ -135,7 +136,7 @@ def linearized_flow(
         jnp.asarray(ridge, f0.dtype),
         checked_times(times, f0.dtype),
         checked_tolerances(rtol, atol, f0.dtype),
-        loss_fn=as_static(loss_fn),
+        loss_fn=HashableCallable(loss_fn),
         solver=solver,
         max_steps=max_steps,
     )
@@ -175,7 +176,7 @@ def _compiled(
             dual=-gradient - ridge * changes.dual,
         )
 
-    def look(changes: _Changes, time: Array) -> tuple[Array | None, ...]:
+    def inspect(changes: _Changes, time: Array) -> tuple[Array | None, ...]:
         f, f_test = f0 + changes.f, changes.f_test
         if test_points is not None:
             assert f_test is not None
@@ -188,7 +189,7 @@ def _compiled(
         _Changes(f=jnp.zeros_like(f0), f_test=on_test, dual=jnp.zeros_like(f0)),
         times,
         tolerances,
-        look,
+        inspect,
         solver=solver,
         max_steps=max_steps,
     )
@@ -230,9 +231,9 @@ def dual_params(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from lazyjax.dynamics import linearized
+        >>> from lazyjax.dynamics import linear_dynamics
         >>> x, y = jnp.eye(2), jnp.array([[3.0], [4.0]])
-        >>> flow = linearized(x @ x.T, y, jnp.zeros((2, 1)))
+        >>> flow = linear_dynamics(x @ x.T, y, jnp.zeros((2, 1)))
         >>> w0 = jnp.zeros((2, 1))
         >>> dual = flow.gradient_flow_dual(jnp.inf)
         >>> dual_params(lambda w, x: x @ w, w0, x, dual)[:, 0].tolist()

@@ -27,6 +27,7 @@ from lazyjax.dynamics.training.loop import (
 )
 from lazyjax.files import archive as _archive
 from lazyjax.files.writing import check_folder
+from lazyjax.progress import Listener
 from lazyjax.typing import AnyArray
 
 _FILE = "run.npz"
@@ -44,6 +45,7 @@ def run_with_checkpoints(
     *,
     path: str | os.PathLike[str],
     every: int,
+    listener: Listener | None = None,
 ) -> Segment:
     """A whole run, of which every segment is kept, and none computed that was kept.
 
@@ -55,6 +57,7 @@ def run_with_checkpoints(
         settings: As for the whole run.
         path: Folder of the checkpoints.
         every: Steps of a segment, a divisor of the number of steps.
+        listener: Whom to report to.
 
     Returns:
         The run.
@@ -87,7 +90,7 @@ def run_with_checkpoints(
         state = tree.unflatten([_as_jax(*pair) for pair in pairs])
         losses, seen = kept["loss"], _listed(kept, _SEEN)
     while start < num_steps:
-        segment = _segment(problem, state, start, observed_at, settings)
+        segment = _segment(problem, state, start, observed_at, settings, listener)
         state, start = segment.state, start + every
         loss = np.asarray(segment.loss)
         losses = np.concatenate([losses[:-1].astype(loss.dtype), loss])
@@ -114,6 +117,7 @@ def _segment(
     start: int,
     observed_at: np.ndarray,
     settings: Settings,
+    listener: Listener | None = None,
 ) -> Segment:
     """The segment from `start`, to which observations at its end belong, not its start."""
     stop = start + settings.num_steps
@@ -127,6 +131,7 @@ def _segment(
         settings=settings,
         sees_start=bool(np.any(inside == 0)),
         sees_end=bool(np.any(inside == stop)),
+        listener=listener,
     )
 
 

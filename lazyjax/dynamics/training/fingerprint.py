@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lazyjax.dynamics.observers import Observer, Snapshot
+from lazyjax.dynamics.snapshot import Observer, Snapshot
 from lazyjax.dynamics.training.program_digest import content_digest, program_digest
 from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params
 
@@ -20,8 +20,6 @@ _NEEDS: Mapping[str, tuple[str, ...]] = {
     "network": (*_TRACED, "widths"),
     "optimizer": (*_TRACED, "widths", "network"),
     "observe": (*_TRACED, "widths", "network", "apply_fn", "loss_fn"),
-    # Unless they are given, they are chosen by these.
-    "buckets": ("network", "optimizer", "observe", "widths", "num_seeds", "num_steps"),
 }
 
 
@@ -52,21 +50,7 @@ def functions_of(
     *,
     batch_size: int | None = None,
 ) -> dict[str, str]:
-    """Digests of the functions of a run, with the gradients that it takes of them.
-
-    Args:
-        apply_fn: Network.
-        loss_fn: Loss.
-        optimizer: Makes the optimizer.
-        observers: By name.
-        params: Parameters.
-        x: Training inputs.
-        y: Training targets.
-        batch_size: Examples of one update; `None` means all.
-
-    Returns:
-        Digests by argument.
-    """
+    """Digests of the functions of a run, with the gradients that it takes of them."""
     size = x.shape[0] if batch_size is None else batch_size
     x_batch, y_batch = (
         jax.ShapeDtypeStruct((size, *array.shape[1:]), array.dtype) for array in (x, y)
@@ -93,7 +77,7 @@ def functions_of(
             grads, state, params, value=value, grad=grads, value_fn=value_fn
         )
 
-    def look(params: Params, later: Params, x: AnyArray, y: AnyArray) -> Any:
+    def inspect(params: Params, later: Params, x: AnyArray, y: AnyArray) -> Any:
         first = Snapshot(
             apply_fn=apply_fn,
             params=params,
@@ -113,21 +97,13 @@ def functions_of(
         "loss_fn": program_digest(jax.value_and_grad(loss_fn), f, y_batch),
         "optimizer": program_digest(update, params, params, number),
         "observe": content_digest(
-            list(observers), program_digest(look, params, params, x, y)
+            list(observers), program_digest(inspect, params, params, x, y)
         ),
     }
 
 
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Parts in which two runs differ, in words, leaving out what follows from others.
-
-    Args:
-        found: Fingerprint of one run, as read from JSON.
-        wanted: That of the other.
-
-    Returns:
-        Names of arguments and versions; empty only if the fingerprints are equal.
-    """
+    """Parts in which two runs differ, in words, leaving out what follows from others."""
     differing = {
         name
         for name in wanted.keys() | found.keys()

@@ -10,7 +10,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-from lazyjax.dynamics.observers import Observer, Snapshot
+from lazyjax.dynamics.snapshot import Observer, Snapshot
+from lazyjax.progress import Listener, tell
 from lazyjax.typing import ApplyFn, LossFn, Params
 
 Sampling: TypeAlias = Literal["shuffle", "replacement"]
@@ -112,15 +113,7 @@ class _Carry(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames="settings")
 def initial_state(problem: Problem, *, settings: Settings) -> State:
-    """State at step 0.
-
-    Args:
-        problem: Constants of the run.
-        settings: What is compiled.
-
-    Returns:
-        The state.
-    """
+    """State at step 0."""
     never = jnp.full((), -1, jnp.int32)
     opt_state = settings.optimizer.init(problem.params)
     no_loss = jnp.zeros_like(problem.target_loss)
@@ -137,6 +130,7 @@ def run_segment(
     settings: Settings,
     sees_start: bool,
     sees_end: bool,
+    listener: Listener | None = None,
 ) -> Segment:
     """Run of `settings.num_steps` steps from `start`.
 
@@ -148,6 +142,7 @@ def run_segment(
         settings: What is compiled.
         sees_start: Whether `start` is one of those steps; only allowed at step 0.
         sees_end: Whether the last step is.
+        listener: Whom to report to, about a hundred times.
 
     Returns:
         The state at the end, losses and observations.
@@ -179,14 +174,27 @@ def run_segment(
         losses = jax.lax.dynamic_update_index_in_dim(losses, loss, step - start, 0)
         return _Carry(state, losses, order)
 
-    def advance(first: Array, last: Array, carry: _Carry) -> _Carry:
+    def advance_silently(first: Array, last: Array, carry: _Carry) -> _Carry:
         if not settings.stops_early:
             return jax.lax.fori_loop(first, last, update, carry)
-        goes_on = lambda at: (at[0] < last) & ~_everywhere(at[1].state.stopped_at >= 0)
+        goes_on = lambda at: (at[0] < last) & ~_in_all_runs(at[1].state.stopped_at >= 0)
         body = lambda at: (at[0] + 1, update(*at))
         return jax.lax.while_loop(goes_on, body, (first, carry))[1]
 
-    def look(snapshot: Snapshot) -> dict[str, Any]:
+    def advance(first: Array, last: Array, carry: _Carry) -> _Carry:
+        if listener is None:
+            return advance_silently(first, last, carry)
+
+        # Reports stand between loops, not in them, lest updates be compiled otherwise.
+        def stretch(at: tuple[Array, _Carry]) -> tuple[Array, _Carry]:
+            stop = jnp.minimum(at[0] + max(1, num_steps // 100), last)
+            carry = advance_silently(at[0], stop, at[1])
+            tell(listener, stop, "step")
+            return stop, carry
+
+        return jax.lax.while_loop(lambda at: at[0] < last, stretch, (first, carry))[1]
+
+    def inspect(snapshot: Snapshot) -> dict[str, Any]:
         return {
             name: jax.tree.map(jnp.asarray, fn(snapshot))
             for name, fn in settings.observers
@@ -196,11 +204,12 @@ def run_segment(
     losses = jnp.zeros(num_steps + 1, problem.target_loss.dtype)
     carry = _Carry(before, losses, order)
     observations: dict[str, Any] = {}
-    if not settings.stops_early and (not settings.observers or not observed_at.size):
+    is_unobserved = not settings.observers or not observed_at.size
+    if is_unobserved and not settings.stops_early and listener is None:
         # A known number of steps, through which gradients can be taken.
         bounds = np.int32(0), np.int32(num_steps)
         carry = jax.lax.fori_loop(*bounds, lambda i, c: update(start + i, c), carry)
-    elif not settings.observers or not observed_at.size:
+    elif is_unobserved:
         carry = advance(start, end, carry)
     else:
         initial = Snapshot(
@@ -213,11 +222,11 @@ def run_segment(
         )
         # Looking before the loop, even if step 0 is not asked for, evaluates what the
         # observers need of the start once and outside; what they do not, XLA drops.
-        first = look(initial)
+        first = inspect(initial)
 
         def interval(carry: _Carry, ends: tuple[Array, Array]) -> tuple:
             carry = advance(*ends, carry)
-            return carry, look(initial.following(carry.state.params, ends[1]))
+            return carry, inspect(initial.following(carry.state.params, ends[1]))
 
         seen = [jax.tree.map(lambda leaf: leaf[None], first)] if sees_start else []
         stops = observed_at[1:] if sees_start else observed_at
@@ -287,15 +296,15 @@ class _Batches:
 
 
 @jax.custom_batching.custom_vmap
-def _everywhere(condition: Bool[Array, ""]) -> Bool[Array, ""]:
+def _in_all_runs(condition: Bool[Array, ""]) -> Bool[Array, ""]:
     """Whether `condition` holds in all runs that are mapped: one number for all."""
     # A loop with one condition stays one loop, whose buffers are not copied each step.
     return condition
 
 
-@_everywhere.def_vmap
+@_in_all_runs.def_vmap
 def _(
     axis_size: int, in_batched: list[bool], condition: Array
 ) -> tuple[Bool[Array, ""], bool]:
     del axis_size, in_batched
-    return _everywhere(jnp.all(condition, axis=0)), False
+    return _in_all_runs(jnp.all(condition, axis=0)), False

@@ -28,29 +28,14 @@ _IGNORED = frozenset(_NAMES | _RULES)
 
 
 def program_digest(fn: Callable[..., Any], *args: Any) -> str:
-    """A name that two functions share if they compute the same in the same way.
-
-    Args:
-        fn: The function, which JAX can trace.
-        *args: Arguments, of which only shapes and types matter.
-
-    Returns:
-        A hexadecimal number.
-    """
+    """A name that two functions share if they compute the same in the same way."""
     jaxpr, shapes = jax.make_jaxpr(fn, return_shape=True)(*args)
     structure = _described(str(jax.tree.structure(shapes)))
     return content_digest(_Reader().jaxpr(jaxpr), structure)
 
 
 def content_digest(*values: Any) -> str:
-    """A name that values share if they are equal.
-
-    Args:
-        *values: Arrays, keys, numbers, strings, and pytrees of them.
-
-    Returns:
-        A hexadecimal number.
-    """
+    """A name that values share if they are equal."""
     reader = _Reader()
     return _hashed(*map(reader.value, values))
 

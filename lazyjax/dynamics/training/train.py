@@ -12,9 +12,10 @@ import optax
 from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 
 from lazyjax._checks import check_at_least, check_choice
-from lazyjax.callables.static import as_static
+from lazyjax.callables.static import HashableCallable
 from lazyjax.dynamics.losses import square_loss
-from lazyjax.dynamics.observers import Observer
+from lazyjax.dynamics.problem import checked_problem, named_observers
+from lazyjax.dynamics.snapshot import Observer
 from lazyjax.dynamics.training.checkpoint import run_with_checkpoints
 from lazyjax.dynamics.training.loop import (
     Problem,
@@ -22,13 +23,14 @@ from lazyjax.dynamics.training.loop import (
     Settings,
     run_segment,
 )
-from lazyjax.dynamics.training.problem import checked_problem, named_observers
+from lazyjax.files.results import Storable
+from lazyjax.progress import Progress, program_listener
 from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Run:
+class Run(Storable):
     """What came of training; under `jax.vmap`, every array has the mapped axes first.
 
     Attributes:
@@ -90,6 +92,7 @@ def train(
     observe_at: Sequence[int] | Int[AnyArray, "num_observed"] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int | None = None,
+    progress: bool | Progress = False,
 ) -> Run:
     r"""Training of `apply_fn` from `params`, in one compiled program.
 
@@ -132,6 +135,8 @@ def train(
             from what is there, with the same result to the bit; another run is refused.
             Functions are compared by what they compute, as JAX traces it.
         checkpoint_every: Number of steps between checkpoints; must divide `num_steps`.
+        progress: Whether to show a bar on standard error, if that is a terminal; or a
+            function of the share done and a message. The call then waits for the end.
 
     Returns:
         The trained parameters, all losses and all observations. Divergence is a result
@@ -173,9 +178,9 @@ def train(
     params, x, y, loss_dtype = checked_problem(apply_fn, params, x, y, loss_fn)
     _check_batches(batch_size, key, x.shape[0])
     settings = Settings(
-        apply_fn=as_static(apply_fn),
+        apply_fn=HashableCallable(apply_fn),
         optimizer=_static_optimizer(optimizer),
-        loss_fn=as_static(loss_fn),
+        loss_fn=HashableCallable(loss_fn),
         observers=observers,
         num_steps=num_steps,
         batch_size=batch_size,
@@ -192,22 +197,29 @@ def train(
     )
     if checkpoint is not None or checkpoint_every is not None:
         _check_checkpoint(checkpoint, checkpoint_every, num_steps)
-    # A run of no step has no segment to keep.
-    if checkpoint is not None and num_steps > 0:
-        assert checkpoint_every is not None
-        segment = run_with_checkpoints(
-            problem, steps, settings, path=checkpoint, every=checkpoint_every
-        )
-    else:
-        segment = run_segment(
-            problem,
-            None,
-            jnp.zeros((), jnp.int32),
-            jnp.asarray(steps, jnp.int32),
-            settings=settings,
-            sees_start=int(steps[0]) == 0,
-            sees_end=int(steps[-1]) == num_steps,
-        )
+    with program_listener(progress, "train", num_steps) as listener:
+        # A run of no step has no segment to keep.
+        if checkpoint is not None and num_steps > 0:
+            assert checkpoint_every is not None
+            segment = run_with_checkpoints(
+                problem,
+                steps,
+                settings,
+                path=checkpoint,
+                every=checkpoint_every,
+                listener=listener,
+            )
+        else:
+            segment = run_segment(
+                problem,
+                None,
+                jnp.zeros((), jnp.int32),
+                jnp.asarray(steps, jnp.int32),
+                settings=settings,
+                sees_start=int(steps[0]) == 0,
+                sees_end=int(steps[-1]) == num_steps,
+                listener=listener,
+            )
     return Run(
         params=segment.state.params,
         loss=segment.loss,
@@ -279,4 +291,4 @@ def _checked_steps(
 def _static_optimizer(
     optimizer: optax.GradientTransformation,
 ) -> optax.GradientTransformation:
-    return type(optimizer)(*(as_static(fn) for fn in optimizer))
+    return type(optimizer)(*(HashableCallable(fn) for fn in optimizer))

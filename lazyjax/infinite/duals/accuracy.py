@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lazyjax.infinite.duals.closed_forms import safe_sqrt
+from lazyjax.activations.moments import safe_sqrt
+from lazyjax.activations.registry import find
 from lazyjax.infinite.duals.dual import dual_disagreement, is_closed_form
 from lazyjax.infinite.duals.hermite import TOLERANCE
 from lazyjax.typing import Activation
@@ -14,12 +15,8 @@ from lazyjax.typing import Activation
 # Beyond this share of a second moment there is a warning; beyond `TOLERANCE`, no kernel.
 _WARNED = 1e-3
 
-_NUM_STDS = 9  # between the smallest and the largest that is met
+_NUM_STDS = 9  # between the smallest and the largest that occur
 _SMALLEST = 1e-3  # of the largest; where variances are less, so are the contributions
-
-# Errors of these are in the table of `dual_activation`: at most 4e-4 up to here.
-_TABULATED = ("sigmoid", "silu", "softplus", "tanh")
-_TABULATED_STD = 4.0
 
 
 def std_range(variances: list[Array]) -> Float[Array, "2"]:
@@ -54,18 +51,19 @@ def largest_error(
         high = jnp.where(high > 0, high, 1)
         low = jnp.maximum(low, _SMALLEST * high)
         steps = jnp.linspace(0, 1, _NUM_STDS, dtype=ends.dtype)
-        met = high * (low / high) ** steps
-        error = dual_disagreement(activation, met, with_slope)
+        between = high * (low / high) ** steps
+        error = dual_disagreement(activation, between, with_slope)
         errors.append(error.astype(errors[0].dtype))
     return jnp.max(jnp.stack(errors))
 
 
 def _is_tabulated(activation: Activation, ends: Float[Array, "2"]) -> bool:
     """Whether errors are known to be small, where standard deviations are known."""
-    if activation not in _TABULATED:
+    spec = find(activation)
+    if spec is None:
         return False
     try:
-        return float(ends[1]) <= _TABULATED_STD
+        return float(ends[1]) <= spec.accurate_std
     except jax.errors.ConcretizationTypeError:
         return False
 

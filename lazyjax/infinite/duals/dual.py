@@ -12,12 +12,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lazyjax.activations.breakpoints import marks
-from lazyjax.activations.functions import activation_fn, named_breaks
-from lazyjax.infinite.duals.closed_forms import (
+from lazyjax.activations.moments import correlation, safe_sqrt
+from lazyjax.activations.registry import (
+    activation_fn,
+    check_elementwise,
     closed_form,
-    correlation,
-    is_continuous,
-    safe_sqrt,
+    find,
+    named_breaks,
 )
 from lazyjax.infinite.duals.estimate import disagreement, series_error
 from lazyjax.infinite.duals.hermite import (
@@ -40,7 +41,7 @@ def dual_activation(
 
     "abs", "cos", "erf", "exp", "gaussian", "gelu", "identity", "leaky_relu", "relu",
     "sign" and "sin" are in closed form, and so are `ABReLU`, `RectifiedPower` and
-    `Polynomial` of `lazyjax.activations`.
+    `Polynomial` of `lazyjax.activations`, and what is registered there with `moments`.
     Any other function is expanded in Hermite polynomials up to degree 125, with
     coefficients by Gauss–Legendre quadrature and the variance left over put into two
     further terms; the result is positive semidefinite, and exact for $u = \pm v$ up to
@@ -279,7 +280,7 @@ def dual_disagreement(
     return jnp.max(jnp.stack(errors))
 
 
-# Compiled here because the loop over terms is: an eager scan compiles at every call.
+# Compiled here: an eager scan over terms compiles at every call.
 @partial(jax.jit, static_argnums=0)
 def _moment(activation: Activation, q11: Array, q12: Array, q22: Array) -> Array:
     moments = closed_form(activation)
@@ -304,7 +305,7 @@ def _error(activation: Activation, q11: Array, q12: Array, q22: Array) -> Array:
     return series_error(phi, found, *_sides(q11, q12, q22))
 
 
-# Compiled here lest what is read from programs be read again for each layer.
+# Compiled here, so that programs are read once and not for each layer.
 @partial(jax.jit, static_argnums=(0, 1))
 def _of_one(moment_fn: Callable, activation: Activation, q: Array) -> Array:
     return moment_fn(_piecewise(activation, q.dtype), safe_sqrt(q))
@@ -328,45 +329,19 @@ def _marks(
 
 
 def _elementwise_fn(activation: Activation, dtype: jnp.dtype) -> Callable:
-    """Function of `activation`, checked unless it is one of ours."""
+    """Function of `activation`, checked unless it was when it got its name."""
     phi = activation_fn(activation)
     if not isinstance(activation, str):
-        _check_elementwise(phi, dtype)
+        check_elementwise(phi, dtype)
     return phi
 
 
 def _is_continuous(activation: Activation, dtype: jnp.dtype) -> bool:
+    """Whether Price's theorem, hence `dual_derivative`, gives derivatives in q12."""
     if closed_form(activation) is not None:
-        return is_continuous(activation)
+        spec = find(activation)
+        return spec is None or spec.is_continuous
     return _piecewise(activation, dtype).is_continuous
-
-
-def _check_elementwise(phi: Callable[[Array], Array], dtype: jnp.dtype) -> None:
-    """Check `phi` on four numbers, together and one by one.
-
-    Raises:
-        ValueError: If shape, dtype or values tell that it is not elementwise.
-    """
-    with jax.ensure_compile_time_eval():
-        u = jnp.asarray([-1.5, -0.5, 0.5, 2.0], dtype)
-        together = phi(u)
-        if together.shape != u.shape or together.dtype != dtype:
-            raise ValueError(
-                "`activation` must keep shape and dtype; from "
-                f"{u.shape} {u.dtype} it made {together.shape} {together.dtype}."
-            )
-        one_by_one = jnp.concatenate([phi(u[i : i + 1]) for i in range(u.size)])
-        tolerance = float(jnp.finfo(dtype).eps) ** 0.5
-        is_close = jnp.allclose(together, one_by_one, tolerance, tolerance)
-    try:
-        is_elementwise = bool(is_close)
-    except jax.errors.ConcretizationTypeError:
-        return  # the function closes over traced values
-    if not is_elementwise:
-        raise ValueError(
-            "`activation` must be elementwise; its values at several numbers together "
-            "are not those at each of them alone."
-        )
 
 
 def _derivative(phi: Callable[[Array], Array]) -> Callable[[Array], Array]:

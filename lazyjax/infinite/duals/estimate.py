@@ -1,10 +1,9 @@
 r"""Estimates of the error of Hermite series, by a second rule of another nature.
 
 The first rule has few nodes and the same for all functions. The second has many, on
-panels that are split at kinks and jumps, shrink towards wherever a value inside the
-program passes 0, and reach farther out. What they disagree on is an error, and so is
-what is left of the second moment, as the second rule finds it, behind the last
-coefficient.
+panels that are split at kinks and jumps, shrink towards every place where a value inside
+the program passes 0, and reach farther out. The error is what the rules disagree on, plus
+the part of the second moment, by the second rule, that is behind the last coefficient.
 """
 
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from lazyjax.activations.quadrature import (
 )
 from lazyjax.infinite.duals.hermite import (
     NUM_COEFFICIENTS,
-    decomposed,
+    decompose,
     hermite_variance,
     power_tail,
     rounding,
@@ -39,7 +38,7 @@ _SHRUNK = 2.0 ** -np.arange(31)  # distances from marks at which panels end
 
 
 class _Side(NamedTuple):
-    """What is known of a function of a scaled Gaussian.
+    """Coefficients of a function of a scaled Gaussian, and their errors.
 
     Attributes:
         sizes: Absolute values of coefficients, by the second rule.
@@ -119,17 +118,21 @@ def disagreement(
 
 
 def _side(phi: Piecewise, marks: Sequence[float], std: Float[Array, "*q"]) -> _Side:
-    """Facts of one side, for a few standard deviations at once: rules are large."""
-    found = jax.lax.map(partial(_facts, phi, marks), std.ravel(), batch_size=_BATCH)
+    """Statistics of one side, for a few deviations at once: rules are large."""
+    found = jax.lax.map(
+        partial(_side_of_one, phi, marks), std.ravel(), batch_size=_BATCH
+    )
     return jax.tree.map(
         lambda a: jnp.moveaxis(a, 0, -1).reshape(*a.shape[1:], *std.shape), found
     )
 
 
-def _facts(phi: Piecewise, marks: Sequence[float], std: Float[Array, ""]) -> _Side:
+def _side_of_one(
+    phi: Piecewise, marks: Sequence[float], std: Float[Array, ""]
+) -> _Side:
     nodes, weights = _second_rule(phi, marks, std)
     values = phi.fn(nodes * std)
-    parts = decomposed(phi, std)
+    parts = decompose(phi, std)
     rest, power = values, jnp.zeros_like(values)
     if phi.corners:
         power = parts.kept @ phi.powers(nodes * std)

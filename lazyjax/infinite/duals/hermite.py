@@ -5,9 +5,10 @@ Gaussians $g, h$ of correlation $\rho$ is (Mehler)
 
 $$E[\phi(\sigma_1 g)\phi(\sigma_2 h)] = \sum_k a_k(\sigma_1) a_k(\sigma_2) \rho^k.$$
 
-Kinks and jumps make it converge slowly. So $\phi$ is taken apart into truncated powers
-that have them, with coefficients $b_k$, and a rest, with coefficients $s_k$, which are
-few: $a a' = s a' + b s' + b b'$, where the sum of the last is known in closed form.
+Kinks and jumps make it converge slowly. So $\phi$ is split into truncated powers that
+have the same kinks and jumps, with coefficients $b_k$, and a smoother rest, with
+coefficients $s_k$ that decay fast. Then $a a' = s a' + b s' + b b'$, and the sum over
+$b b'$ is known in closed form.
 """
 
 from functools import partial
@@ -27,7 +28,6 @@ from lazyjax.activations.quadrature import (
 )
 from lazyjax.infinite.duals.piecewise import Piecewise
 from lazyjax.infinite.duals.truncated_powers import (
-    NUM_POWERS,
     truncated_coefficients,
     truncated_moments,
 )
@@ -62,7 +62,7 @@ def hermite_dual(
         The moments, one per entry of the broadcast arguments; NaN where terms that are
         left out may make up more than a share `TOLERANCE` of that of equal arguments.
     """
-    one, two = decomposed(phi, std1), decomposed(phi, std2)
+    one, two = decompose(phi, std1), decompose(phi, std2)
     left, right = one.rest, two.rest
     left_out = _remainder_size(left) * _remainder_size(right)
     if phi.corners:
@@ -144,10 +144,10 @@ def hermite_mean(phi: Piecewise, std: Float[Array, "*q"]) -> Float[Array, "*q"]:
     return jnp.sum(weights * phi.fn(nodes * std[None]), 0)
 
 
-# Taken apart -------------------------------------------------------------------------
+# Decomposition -----------------------------------------------------------------------
 
 
-class Decomposed(NamedTuple):
+class Decomposition(NamedTuple):
     """A function of a scaled Gaussian as truncated powers and a rest.
 
     Attributes:
@@ -155,7 +155,7 @@ class Decomposed(NamedTuple):
             ones, of even and of odd degree.
         powers: 126 coefficients of the truncated powers; then the parts of further ones
             along those of the rest.
-        kept: 1 for each power that is used, 0 for others.
+        kept: For each used power, 1 where it is split off, else 0.
     """
 
     rest: Float[Array, "terms *q"]
@@ -163,10 +163,10 @@ class Decomposed(NamedTuple):
     kept: Float[Array, "powers *q"]
 
 
-def decomposed(phi: Piecewise, std: Float[Array, "*q"]) -> Decomposed:
-    """A function of a scaled Gaussian, taken apart so that series leave out least.
+def decompose(phi: Piecewise, std: Float[Array, "*q"]) -> Decomposition:
+    """A function of a scaled Gaussian, split so that its series leave out least.
 
-    Truncated powers of high degree help little where the standard deviation is large
+    Truncated powers of high degree do not help where the standard deviation is large
     beside the pieces: there they are far larger than the function.
 
     Args:
@@ -182,8 +182,8 @@ def decomposed(phi: Piecewise, std: Float[Array, "*q"]) -> Decomposed:
     values = phi.fn(scaled)
     if not phi.corners:
         rest = _coefficients(weights, basis, values)
-        none = jnp.zeros((NUM_POWERS, *std.shape), std.dtype)
-        return Decomposed(rest, jnp.zeros_like(rest), none)
+        none = jnp.zeros((0, *std.shape), std.dtype)
+        return Decomposition(rest, jnp.zeros_like(rest), none)
     first = jnp.zeros((1, *values.shape), std.dtype)
     by_power = jnp.concatenate([first, phi.powers(scaled)])
     candidates = values[None] - jnp.cumsum(by_power, 0)
@@ -201,12 +201,12 @@ def decomposed(phi: Piecewise, std: Float[Array, "*q"]) -> Decomposed:
     best = jnp.argmin(error, 0)
     rest = jnp.take_along_axis(rests, best[None, None], 0)[0]
     powers = jnp.take_along_axis(powers, best[None, None], 0)[0]
-    kept = jnp.stack([best > p for p in range(NUM_POWERS)]).astype(std.dtype)
+    kept = jnp.stack([best > p for p in range(len(added))]).astype(std.dtype)
     crossed = _crossed(phi, std, kept, rest[:NUM_COEFFICIENTS] * powers)
     is_left = rest[NUM_COEFFICIENTS:] > 0
     crossed = crossed / jnp.where(is_left, rest[NUM_COEFFICIENTS:], 1)
     crossed = jnp.where(is_left, crossed, 0)
-    return Decomposed(rest, jnp.concatenate([powers, crossed]), kept)
+    return Decomposition(rest, jnp.concatenate([powers, crossed]), kept)
 
 
 def _crossed(phi: Piecewise, std: Array, kept: Array, products: Array) -> Array:
@@ -215,7 +215,7 @@ def _crossed(phi: Piecewise, std: Array, kept: Array, products: Array) -> Array:
     Args:
         phi: The function.
         std: Standard deviation by which its argument is scaled.
-        kept: Which powers are used.
+        kept: Which powers are split off.
         products: Those of coefficients, which are not to be counted.
 
     Returns:
@@ -282,13 +282,14 @@ def _quadrature() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _power_coefficients(phi: Piecewise, std: Array) -> Array:
-    """Coefficients of the truncated powers of `phi`, by power."""
-    total = jnp.zeros((NUM_POWERS, NUM_COEFFICIENTS, *std.shape), std.dtype)
+    """Coefficients of the truncated powers of `phi`, by power that is used."""
+    used = phi.used_powers
+    total = jnp.zeros((len(used), NUM_COEFFICIENTS, *std.shape), std.dtype)
     for corner, side, jumps in zip(phi.corners, phi.sides, phi.jumps, strict=True):
         h = side * standardized(corner, std, REACH)
         signs = jnp.asarray(float(side) ** np.arange(NUM_COEFFICIENTS), std.dtype)
         powers = truncated_coefficients(h, NUM_COEFFICIENTS)
-        found = [jumps[p] * std[None] ** p * a for p, a in enumerate(powers)]
+        found = [jumps[p] * std[None] ** p * powers[p] for p in used]
         signs = signs.reshape(1, -1, *(1,) * std.ndim)
         total = total + signs * jnp.stack(found)
     return total
@@ -303,8 +304,8 @@ def power_tail(coefficients: Float[Array, "terms *q"]) -> Float[Array, "*q"]:
 
 def power_moment(
     phi: Piecewise,
-    one: Decomposed,
-    two: Decomposed,
+    one: Decomposition,
+    two: Decomposition,
     std1: Float[Array, "*#q"],
     correlation: Float[Array, "*#q"],
     std2: Float[Array, "*#q"],
@@ -313,8 +314,8 @@ def power_moment(
 
     Args:
         phi: The function, which has corners.
-        one: It at the first standard deviation, taken apart.
-        two: At the second.
+        one: Its decomposition at the first standard deviation.
+        two: That at the second.
         std1: As in `hermite_dual`.
         correlation: As in `hermite_dual`.
         std2: As in `hermite_dual`.
@@ -323,31 +324,48 @@ def power_moment(
         The moments.
     """
     shape = jnp.broadcast_shapes(std1.shape, correlation.shape, std2.shape)
-    sides = np.array(phi.sides)
-    first, second = (i.ravel() for i in np.indices((sides.size, sides.size)))
+    used = phi.used_powers
+    # Corners at the same distance from 0 share a place and differ by a sign.
+    distances = sorted({abs(corner) for corner in phi.corners})
 
-    def described(std: Array, kept: Array) -> tuple[Array, Array]:
-        places = [
-            side * standardized(c, std, REACH)
-            for c, side in zip(phi.corners, phi.sides, strict=True)
-        ]
-        scales = jnp.stack([kept[p] * std**p for p in range(NUM_POWERS)])
-        jumps = jnp.asarray(phi.jumps)
-        jumps = jumps.reshape(*jumps.shape, *(1,) * std.ndim)
-        return jnp.stack(places), jumps * scales[None]
+    def places_and_weights(std: Array, kept: Array) -> tuple[Array, Array]:
+        places = jnp.stack([standardized(d, std, REACH) for d in distances])
+        scales = jnp.stack([kept[i] * std**p for i, p in enumerate(used)])
+        weights = jnp.zeros((len(distances), 2, *scales.shape), std.dtype)
+        for corner, side, jumps in zip(phi.corners, phi.sides, phi.jumps, strict=True):
+            at = distances.index(abs(corner)), int(side < 0)
+            by_power = jnp.stack([jumps[p] for p in used])
+            by_power = by_power.reshape(-1, *(1,) * std.ndim)
+            weights = weights.at[at].set(by_power * scales)
+        return places, weights
 
-    (h1, w1), (h2, w2) = described(std1, one.kept), described(std2, two.kept)
-    signs = jnp.asarray(sides[first] * sides[second], correlation.dtype)
+    h1, w1 = places_and_weights(std1, one.kept)
+    h2, w2 = places_and_weights(std2, two.kept)
+    pairs = [
+        (distances.index(abs(c1)), distances.index(abs(c2)), side1 * side2)
+        for c1, side1 in zip(phi.corners, phi.sides, strict=True)
+        for c2, side2 in zip(phi.corners, phi.sides, strict=True)
+    ]
+    first, second, signs = map(np.array, zip(*sorted(set(pairs)), strict=True))
+    # Of opposite signs, the sides of the second are exchanged.
+    exchanged = np.where(signs[:, None] > 0, [0, 1], [1, 0])
+    pairs = (
+        h1[first],
+        w1[first],
+        h2[second],
+        w2[second[:, None], exchanged],
+        jnp.asarray(signs, correlation.dtype),
+    )
 
     @jax.checkpoint
     def add_pair(total: Array, pair: tuple[Array, ...]) -> tuple[Array, None]:
         h1, w1, h2, w2, sign = pair
         moments = truncated_moments(h1, h2, sign * correlation)
-        for p in range(NUM_POWERS):
-            for q in range(NUM_POWERS):
-                total = total + w1[p] * w2[q] * moments[p][q]
+        for i, p in enumerate(used):
+            for j, q in enumerate(used):
+                weight = w1[0, i] * w2[0, j] + w1[1, i] * w2[1, j]
+                total = total + weight * moments[p][q]
         return total, None
 
-    pairs = h1[first], w1[first], h2[second], w2[second], signs
     start = jnp.zeros(shape, correlation.dtype)
     return jax.lax.scan(add_pair, start, pairs)[0]

@@ -41,6 +41,16 @@ class Piecewise:
         return [-1 if corner < 0 else 1 for corner in self.corners]
 
     @property
+    def used_powers(self) -> tuple[int, ...]:
+        """Powers with a jump at some corner; all of them where jumps are traced."""
+        try:
+            return tuple(
+                np.flatnonzero(np.any(np.asarray(self.jumps), axis=0)).tolist()
+            )
+        except jax.errors.TracerArrayConversionError:
+            return tuple(range(NUM_POWERS))
+
+    @property
     def is_continuous(self) -> bool:
         """Whether it is known to have no jumps."""
         try:
@@ -49,17 +59,17 @@ class Piecewise:
             return False
 
     def powers(self, u: Float[Array, "*q"]) -> Float[Array, "powers *q"]:
-        """The sums over corners of truncated powers, which have the jumps, by power."""
-        total = [jnp.zeros_like(u) for _ in range(NUM_POWERS)]
+        """The sums over corners of truncated powers, by power that is used."""
+        total = dict.fromkeys(self.used_powers, jnp.zeros_like(u))
         for corner, side, jumps in zip(
             self.corners, self.sides, self.jumps, strict=True
         ):
             beyond = side * (u - corner)
-            for p in range(NUM_POWERS):
-                is_beyond = (beyond > 0).astype(u.dtype)
+            is_beyond = (beyond > 0).astype(u.dtype)
+            for p in total:
                 power = jumps[p] / math.factorial(p) * is_beyond * beyond**p
                 total[p] = total[p] + power
-        return jnp.stack(total)
+        return jnp.stack(list(total.values()))
 
 
 def piecewise(

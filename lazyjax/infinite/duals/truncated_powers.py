@@ -10,14 +10,14 @@ and derivatives in $\rho, h, h'$ are $m_{p-1,q-1}$, $-m_{p-1,q}$, $-m_{p,q-1}$.
 """
 
 import math
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lazyjax.infinite.duals.closed_forms import safe_sqrt
+from lazyjax.activations.moments import safe_sqrt
 
 # Powers 0, 1, 2: jumps of a function and of its first two derivatives.
 NUM_POWERS = 3
@@ -42,8 +42,15 @@ def truncated_moments(h1: Array, h2: Array, rho: Array) -> Moments:
     Returns:
         The moments `[p][q]`.
     """
-    table = _extended(h1, h2, rho, _both_above(h1, h2, rho))
-    return tuple(tuple(table[p, q] for q in _POWERS) for p in _POWERS)
+    rests = _rests(h1, h2, rho)
+    m = _edges(h1, h2, rests)
+    m[0, 0] = _both_above(h1, h2, rho, rests)
+    for q in range(1, NUM_POWERS):
+        m[0, q] = (rho * m[-1, q - 1] - h2 * m[0, q - 1] + m[0, q - 2]) / q
+    for p in range(1, NUM_POWERS):
+        for q in _POWERS:
+            m[p, q] = (rho * m[p - 1, q - 1] - h1 * m[p - 1, q] + m[p - 2, q]) / p
+    return tuple(tuple(m[p, q] for q in _POWERS) for p in _POWERS)
 
 
 @truncated_moments.defjvp
@@ -53,7 +60,8 @@ def _truncated_moments_jvp(
     d1, d2, d_rho = tangents
     moments = truncated_moments(*primals)
     # Boundary cases of the table are differentiated as written, the others again so.
-    table = _edges(*primals)
+    h1, h2, rho = primals
+    table = _edges(h1, h2, _rests(h1, h2, rho))
     table |= {(p, q): moments[p][q] for p in _POWERS for q in _POWERS}
     changes = tuple(
         tuple(
@@ -111,50 +119,65 @@ def truncated_coefficients(
 _POWERS = range(NUM_POWERS)
 
 
-def _extended(
-    h1: Array, h2: Array, rho: Array, both_above: Array
-) -> dict[tuple[int, int], Array]:
-    """Moments of all powers from -1."""
-    m = _edges(h1, h2, rho)
-    m[0, 0] = both_above
-    for q in range(1, NUM_POWERS):
-        m[0, q] = (rho * m[-1, q - 1] - h2 * m[0, q - 1] + m[0, q - 2]) / q
-    for p in range(1, NUM_POWERS):
-        for q in _POWERS:
-            m[p, q] = (rho * m[p - 1, q - 1] - h1 * m[p - 1, q] + m[p - 2, q]) / p
-    return m
+class _Rests(NamedTuple):
+    """What one Gaussian must still exceed, given that the other is at its place.
+
+    Attributes:
+        sine: Deviation that is left, the root of `1 - rho**2`.
+        places: Places beyond the conditional mean, that of the second Gaussian first.
+        ratios: The same over the deviation.
+        tails: Probabilities to exceed the absolute values of the ratios.
+    """
+
+    sine: Array
+    places: Float[Array, "2 *q"]
+    ratios: Float[Array, "2 *q"]
+    tails: Float[Array, "2 *q"]
 
 
-def _edges(h1: Array, h2: Array, rho: Array) -> dict[tuple[int, int], Array]:
-    """Moments of which a power is -1: densities times means of the other side."""
+def _rests(h1: Array, h2: Array, rho: Array) -> _Rests:
     sine = safe_sqrt((1 - rho) * (1 + rho))
+    places = jnp.stack([_rest(h1, h2, rho), _rest(h2, h1, rho)])
+    ratios = _ratio(places, sine[None])
+    # Not `jnp.abs`, whose derivative at 0 is neither of the two sides.
+    sizes = jnp.where(ratios < 0, -ratios, ratios)
+    return _Rests(sine, places, ratios, _above(sizes))
+
+
+def _edges(h1: Array, h2: Array, rests: _Rests) -> dict[tuple[int, int], Array]:
+    """Moments of which a power is -1: densities times means of the other side."""
     first, second = _density(h1), _density(h2)
     m: dict[tuple[int, int], Array] = {}
-    for q, mean in enumerate(_conditional_means(_rest(h1, h2, rho), sine)):
+    for q, mean in enumerate(_conditional_means(rests, 0)):
         m[-1, q] = first * mean
-    for p, mean in enumerate(_conditional_means(_rest(h2, h1, rho), sine)):
+    for p, mean in enumerate(_conditional_means(rests, 1)):
         m[p, -1] = second * mean
-    m[-1, -1] = first * _density(_ratio(_rest(h1, h2, rho), sine)) * _inverse(sine)
+    m[-1, -1] = first * _density(rests.ratios[0]) * _inverse(rests.sine)
     return m
 
 
-def _conditional_means(rest: Array, sine: Array) -> list[Array]:
-    """Means of truncated powers of a Gaussian of deviation `sine` at place `rest`."""
-    ratio = _ratio(rest, sine)
-    means = [sine * _density(ratio), _above(ratio)]
+def _conditional_means(rests: _Rests, side: int) -> list[Array]:
+    """Means of truncated powers of a Gaussian of deviation `sine` at its place."""
+    sine, place, ratio = rests.sine, rests.places[side], rests.ratios[side]
+    tail = rests.tails[side]
+    means = [sine * _density(ratio), jnp.where(ratio < 0, 1 - tail, tail)]
     for q in range(1, NUM_POWERS):
         variance = sine**2 if q > 1 else 1
-        means.append((variance * means[-2] - rest * means[-1]) / q)
+        means.append((variance * means[-2] - place * means[-1]) / q)
     return means[1:]
 
 
-def _both_above(h1: Array, h2: Array, rho: Array) -> Array:
+def _both_above(h1: Array, h2: Array, rho: Array, rests: _Rests) -> Array:
     r"""Probability that $g > h$ and $g' > h'$, by Owen's function of each of the two."""
-    sine = safe_sqrt((1 - rho) * (1 + rho))
+
+    def both(first: Array, second: Array) -> Array:  # two at once: programs are long
+        return jnp.stack(jnp.broadcast_arrays(first, second, rho)[:2])
+
     h1, h2 = jnp.maximum(h1, _TINY), jnp.maximum(h2, _TINY)
-    # Two at once: their programs are long.
-    h = jnp.stack(jnp.broadcast_arrays(h1, h2, rho)[:2])
-    total = _above(h) / 2 - _owen(h, _ratio(_rest(h, h[::-1], rho[None]), sine[None]))
+    h, above = both(h1, h2), both(_above(h1), _above(h2))
+    y = _ratio(_rest(h, h[::-1], rho[None]), rests.sine[None])
+    # Where `h` was 0, tails do not matter: they are multiplied by `1 - 2 * above`.
+    total = above / 2 - _owen(h, y, above, rests.tails)
     return jnp.maximum(total[0] + total[1], 0)
 
 
@@ -164,8 +187,8 @@ def _rest(h: Array, other: Array, rho: Array) -> Array:
     return jnp.where(rho > 0, near, (other + h) - h * (1 + rho))
 
 
-def _owen(h: Array, y: Array) -> Array:
-    r"""Owen's $T(h, y / h)$ for $h > 0$.
+def _owen(h: Array, y: Array, above: Array, above_y: Array) -> Array:
+    r"""Owen's $T(h, y / h)$ for $h > 0$, of known probabilities above $h$ and $|y|$.
 
     Written for a ratio of at most 1, which it is or its inverse is: there a few nodes
     are enough, the nearest singularity in units of the ratio being $\pm i$.
@@ -183,7 +206,6 @@ def _owen(h: Array, y: Array) -> Array:
     square = 1 + (ratio[None] * node) ** 2
     total = jnp.sum(weight * jnp.exp(-(larger[None] ** 2) / 2 * square) / square, 0)
     inner = ratio * total / (2 * np.pi)
-    above, above_y = _above(h), _above(size)
     outer = (above + above_y) / 2 - above * above_y - inner
     return jnp.sign(y) * jnp.where(size <= h, inner, outer)
 

@@ -4,9 +4,12 @@ An axis is a tuple of atoms in row-major order, so that reshapes can be followed
 of a value, and its units, are always in the order in which its atoms stand.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, SupportsIndex, TypeAlias
+
+from lazyjax.jaxpr.labels import Rows
 
 Kind: TypeAlias = Literal["rows", "pixels", "units"]
 
@@ -22,6 +25,10 @@ Axis: TypeAlias = tuple[Atom, ...]
 Axes: TypeAlias = tuple[Axis, ...]
 
 
+# Batches that networks are traced with, to tell rows from all else.
+BATCH_SIZES = (2, 3)
+
+
 class AxesError(Exception):
     """What cannot be said of axes, as the end of a sentence."""
 
@@ -31,14 +38,39 @@ def axis_of(kind: Kind, size: int) -> Axis:
     return (Atom(kind, size),) if size != 1 else ()
 
 
-def atoms(axes: Axes, kind: Kind) -> tuple[Atom, ...]:
-    """Atoms of one kind, in order."""
-    return tuple(atom for axis in axes for atom in axis if atom.kind == kind)
+def axes_of_input(shape: Sequence[int], rows: Rows) -> Axes:
+    """Axes of a function of the input, whose rows are where the label says."""
+    num_rows = BATCH_SIZES[0]
+    outer = shape[rows.axis] // (num_rows * rows.inner)
+    axes = [axis_of("pixels", size) for size in shape]
+    axes[rows.axis] = (
+        *axis_of("pixels", outer),
+        Atom("rows", num_rows),
+        *axis_of("pixels", rows.inner),
+    )
+    return tuple(axes)
 
 
 def sizes(axes: Axes, kind: Kind) -> tuple[int, ...]:
     """Extents of the atoms of one kind, in order."""
-    return tuple(atom.size for atom in atoms(axes, kind))
+    return tuple(atom.size for axis in axes for atom in axis if atom.kind == kind)
+
+
+def lengths(axes: Axes) -> tuple[int, ...]:
+    """Lengths of axes."""
+    return tuple(math.prod(atom.size for atom in axis) for axis in axes)
+
+
+def merged(axes: Axes) -> Axes:
+    """Axes with neighbouring atoms of one kind as one atom."""
+    result = []
+    for axis in axes:
+        groups = itertools.groupby(axis, lambda atom: atom.kind)
+        runs = [list(run) for _, run in groups]
+        sizes = [math.prod(atom.size for atom in run) for run in runs]
+        pairs = zip(runs, sizes, strict=True)
+        result.append(tuple(Atom(run[0].kind, size) for run, size in pairs))
+    return tuple(result)
 
 
 def has(axis: Axis, kind: Kind) -> bool:
@@ -123,7 +155,7 @@ def broadcast(
     axes: Axes, shape: Sequence[int], dimensions: Sequence[SupportsIndex]
 ) -> Axes | None:
     """Axes after `broadcast_in_dim`; None if entries are repeated."""
-    if math.prod(shape) != math.prod(a.size for axis in axes for a in axis):
+    if math.prod(shape) != math.prod(lengths(axes)):
         return None
     places: list[Axis] = [()] * len(shape)
     for axis, place in zip(axes, dimensions, strict=True):

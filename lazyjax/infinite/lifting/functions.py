@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from lazyjax.activations import ACTIVATIONS, ABReLU, RectifiedPower
 from lazyjax.activations.breakpoints import breaks
-from lazyjax.activations.functions import ABReLU, RectifiedPower
 from lazyjax.typing import Activation
 
 
@@ -164,24 +164,7 @@ def _candidates(points: np.ndarray, values: np.ndarray, slopes: np.ndarray) -> l
                 lambda u, p=power: p * np.maximum(u, 0) ** (p - 1),
             )
         )
-    erf = np.vectorize(math.erf)
-
-    def density(u: np.ndarray) -> np.ndarray:
-        return np.exp(-(u**2) / 2) / math.sqrt(2 * math.pi)
-
-    def normal_cdf(u: np.ndarray) -> np.ndarray:
-        return (1 + erf(u / math.sqrt(2))) / 2
-
-    named = {
-        "erf": (erf, lambda u: 2 / math.sqrt(math.pi) * np.exp(-(u**2))),
-        "sin": (np.sin, np.cos),
-        "cos": (np.cos, lambda u: -np.sin(u)),
-        "exp": (np.exp, np.exp),
-        "gaussian": (lambda u: np.exp(-(u**2)), lambda u: -2 * u * np.exp(-(u**2))),
-        "gelu": (
-            lambda u: u * normal_cdf(u),
-            lambda u: normal_cdf(u) + u * density(u),
-        ),
-        "sign": (np.sign, lambda u: 0 * u),
-    }
-    return found + [(name, *pair) for name, pair in named.items()]
+    for spec in ACTIVATIONS.values():
+        if spec.moments is not None and spec.float64 is not None:
+            found.append((spec.name, spec.float64.value, spec.float64.derivative))
+    return found

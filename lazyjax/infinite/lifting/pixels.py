@@ -99,3 +99,18 @@ def filter_sums(
         return array.reshape(size, size)
 
     return fn
+
+
+def summed_pixels(shape: tuple[int, ...], axes: list[int]) -> Callable[[Array], Array]:
+    """Sum over pairs of the same pixel along some axes; the others are kept apart."""
+
+    def fn(array: Array) -> Array:
+        rank = len(shape)
+        first = list(range(rank))
+        second = [axis if axis in axes else rank + axis for axis in first]
+        kept = [axis for axis in first if axis not in axes]
+        out = kept + [rank + axis for axis in kept]
+        size = math.prod(shape[axis] for axis in kept)
+        return jnp.einsum(array, first + second, out).reshape(size, size)
+
+    return fn

@@ -7,7 +7,7 @@ steps that fill them.
 """
 
 import dataclasses
-import math
+import itertools
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -25,23 +25,14 @@ from lazyjax.typing import Activation
 
 @dataclasses.dataclass(frozen=True)
 class Moments:
-    """Products of the features of two inputs, at all pairs of pixels.
-
-    Attributes:
-        features: Index of these among the features of an input.
-    """
+    """Products of the features of two inputs, by their number, at all pairs of pixels."""
 
     features: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Weigh:
-    """Weights without biases.
-
-    Attributes:
-        source: What they multiply.
-        scales: Of the weights.
-    """
+    """Weights without biases, which multiply a source."""
 
     source: int
     scales: Scales
@@ -49,13 +40,7 @@ class Weigh:
 
 @dataclasses.dataclass(frozen=True)
 class Bias:
-    """Gaussian parameters that are added.
-
-    Attributes:
-        shape: Extents of the pixels of what they are added to.
-        is_shared: For each, whether its pixels share one parameter.
-        scales: Of the parameters.
-    """
+    """Gaussian parameters added to pixels of some extents, along which some share one."""
 
     shape: tuple[int, ...]
     is_shared: tuple[bool, ...]
@@ -63,8 +48,8 @@ class Bias:
 
 
 @dataclasses.dataclass(frozen=True)
-class Together:
-    """A map of both pixels of a pair together, such as a sum over taps of a filter.
+class MapPairs:
+    """A linear map of pairs of pixels, such as a sum over taps of a filter.
 
     Attributes:
         source: What is mapped.
@@ -78,13 +63,8 @@ class Together:
 
 
 @dataclasses.dataclass(frozen=True)
-class Apart:
-    """A linear map of pixels, of each of a pair by itself.
-
-    Attributes:
-        source: What is mapped.
-        map: The map.
-    """
+class MapPixels:
+    """A linear map of pixels, applied to each of a pair."""
 
     source: int
     map: PixelMap
@@ -92,24 +72,14 @@ class Apart:
 
 @dataclasses.dataclass(frozen=True)
 class Combine:
-    """Linear combination of independent values.
-
-    Attributes:
-        terms: Registers and coefficients.
-    """
+    """Linear combination of independent registers, with coefficients."""
 
     terms: tuple[tuple[int, float], ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Activate:
-    """Elementwise function of a Gaussian value.
-
-    Attributes:
-        source: The value.
-        activation: The function.
-        factor: What multiplies it.
-    """
+    """An elementwise function, times a factor, of a Gaussian value."""
 
     source: int
     activation: Activation
@@ -118,17 +88,13 @@ class Activate:
 
 @dataclasses.dataclass(frozen=True)
 class Detach:
-    """A value that is not differentiated.
-
-    Attributes:
-        source: The value.
-    """
+    """A value that is not differentiated."""
 
     source: int
 
 
 Step: TypeAlias = (
-    Moments | Weigh | Bias | Together | Apart | Combine | Activate | Detach
+    Moments | Weigh | Bias | MapPairs | MapPixels | Combine | Activate | Detach
 )
 
 
@@ -155,7 +121,7 @@ class Program:
 
     Attributes:
         known: How values that are functions of the input are made; the input is 0.
-        features: How those which meet weights are read: number, and function to an
+        features: How those that weights multiply are read: number, and function to an
             array (pixels, features).
         steps: How registers are filled.
         result: Register of the outputs.
@@ -175,7 +141,7 @@ class Program:
         match self.steps[register]:
             case Activate():
                 return True
-            case Apart(source=source) | Detach(source=source):
+            case MapPixels(source=source) | Detach(source=source):
                 return self.has_mean(source)
             case Combine(terms=terms):
                 return any(self.has_mean(source) for source, _ in terms)
@@ -184,11 +150,11 @@ class Program:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Facts:
-    """What one input gives.
+class InputStatistics:
+    """What kernels with other inputs need to know of one input.
 
     Attributes:
-        features: What meets weights, (pixels, features) each.
+        features: Factors of weights, (pixels, features) each.
         variances: Of Gaussian values that are activated, by step.
         means: Of a unit over units, where sums need them, by register.
     """
@@ -198,22 +164,22 @@ class Facts:
     means: dict[int, Array]
 
 
-def facts_of(program: Program, x: Float[Array, "*d"]) -> Facts:
-    """What one input gives.
+def precompute(program: Program, x: Float[Array, "*d"]) -> InputStatistics:
+    """What kernels with other inputs need to know of an input.
 
     Args:
         program: The network.
         x: The input.
 
     Returns:
-        All that kernels with other inputs need to know of it.
+        Its features, variances and means.
     """
     values = [jnp.stack([x, x])]
     for step in program.known:
         operands = [values[o] if isinstance(o, int) else o for o in step.operands]
         values.extend(evaluate(step.eqn, step.debug_info, *operands))
     features = tuple(read(values[number]) for number, read in program.features)
-    facts = Facts(features, {}, {})
+    statistics = InputStatistics(features, {}, {})
     registers: list[Kernels] = []
     is_same = jnp.ones((), bool)
 
@@ -222,9 +188,9 @@ def facts_of(program: Program, x: Float[Array, "*d"]) -> Facts:
             return None
         match program.steps[register]:
             case Activate() as step:
-                variance = facts.variances[register]
+                variance = statistics.variances[register]
                 return step.factor * dual_mean(step.activation, variance)
-            case Apart(source=source, map=pixel_map):
+            case MapPixels(source=source, map=pixel_map):
                 found = mean(source)
                 return None if found is None else pixel_map(found)
             case Detach(source=source):
@@ -238,56 +204,58 @@ def facts_of(program: Program, x: Float[Array, "*d"]) -> Facts:
         match step:
             case Activate():
                 variance = jnp.diagonal(registers[step.source].nngp)
-                facts.variances[number] = variance
+                statistics.variances[number] = variance
             case Combine(terms=terms):
                 for source in with_means(program, terms):
                     found = mean(source)
                     assert found is not None
-                    facts.means[source] = found
-        registers.append(_run(program, step, number, registers, facts, facts, is_same))
-    return facts
+                    statistics.means[source] = found
+        inputs = statistics, statistics
+        registers.append(_run(program, number, registers, inputs, is_same))
+    return statistics
 
 
 def kernels_of(
-    program: Program, facts1: Facts, facts2: Facts, is_same: Bool[Array, ""] | None
+    program: Program,
+    statistics1: InputStatistics,
+    statistics2: InputStatistics,
+    is_same: Bool[Array, ""] | None,
 ) -> Kernels:
     """Kernels of the outputs for one pair of inputs.
 
     Args:
         program: The network.
-        facts1: `facts_of` the first.
-        facts2: `facts_of` the second.
+        statistics1: `precompute` the first.
+        statistics2: `precompute` the second.
         is_same: Whether they are one; None if not known to be.
 
     Returns:
         Two scalars; the ntk is None if nothing is trained.
     """
     registers: list[Kernels] = []
-    for number, step in enumerate(program.steps):
-        registers.append(
-            _run(program, step, number, registers, facts1, facts2, is_same)
-        )
+    inputs = statistics1, statistics2
+    for number in range(len(program.steps)):
+        registers.append(_run(program, number, registers, inputs, is_same))
     return _on_each(lambda array: array[0, 0], registers[program.result])
 
 
 def with_means(program: Program, terms: tuple[tuple[int, float], ...]) -> list[int]:
-    """Terms whose means meet in a sum: all that have one, if several do."""
+    """Terms whose means are multiplied in a sum: all with a mean, if several have one."""
     found = [source for source, _ in terms if program.has_mean(source)]
     return found if len(found) > 1 else []
 
 
 def _run(
     program: Program,
-    step: Step,
     number: int,
     registers: list[Kernels],
-    facts1: Facts,
-    facts2: Facts,
+    inputs: tuple[InputStatistics, InputStatistics],
     is_same: Array | None,
 ) -> Kernels:
+    step = program.steps[number]
     match step:
         case Moments():
-            pair = (facts.features[step.features] for facts in (facts1, facts2))
+            pair = (of_input.features[step.features] for of_input in inputs)
             nngp = jnp.einsum("pc,qc->pq", *pair, precision=jax.lax.Precision.HIGHEST)
             return Kernels(nngp, None)
         case Weigh():
@@ -296,26 +264,21 @@ def _run(
             pattern = _pattern(step, program.dtype)
             ntk = step.scales.ntk_b * pattern if step.scales.is_trained else None
             return Kernels(step.scales.b_sq * pattern, ntk)
-        case Together():
-            return _on_each(
-                lambda array: step.fn(array.reshape(step.shape * 2)),
-                registers[step.source],
-            )
-        case Apart():
-
-            def both(array: Array) -> Array:
-                return step.map(step.map(array).T).T
-
-            return _on_each(both, registers[step.source])
+        case MapPairs():
+            fn = lambda array: step.fn(array.reshape(step.shape * 2))
+            return _on_each(fn, registers[step.source])
+        case MapPixels():
+            fn = lambda array: step.map(step.map(array).T).T
+            return _on_each(fn, registers[step.source])
         case Combine():
-            return _combined(program, step, registers, facts1, facts2)
+            return _combined(program, step, registers, inputs)
         case Activate():
             return layers.activate(
                 registers[step.source],
                 step.activation,
                 step.factor,
-                facts1.variances[number],
-                facts2.variances[number],
+                inputs[0].variances[number],
+                inputs[1].variances[number],
                 is_same,
             )
         case Detach():
@@ -326,8 +289,7 @@ def _combined(
     program: Program,
     step: Combine,
     registers: list[Kernels],
-    facts1: Facts,
-    facts2: Facts,
+    inputs: tuple[InputStatistics, InputStatistics],
 ) -> Kernels:
     nngp, ntk = None, None
     for source, coefficient in step.terms:
@@ -338,12 +300,9 @@ def _combined(
             ntk = kernels.ntk if ntk is None else ntk + kernels.ntk
     assert nngp is not None
     coefficients = dict(step.terms)
-    met = with_means(program, step.terms)
-    for a in met:
-        for b in met:
-            if a != b:
-                product = facts1.means[a][:, None] * facts2.means[b][None, :]
-                nngp = nngp + coefficients[a] * coefficients[b] * product
+    for a, b in itertools.permutations(with_means(program, step.terms), 2):
+        product = inputs[0].means[a][:, None] * inputs[1].means[b][None, :]
+        nngp = nngp + coefficients[a] * coefficients[b] * product
     return Kernels(nngp, ntk)
 
 
@@ -356,21 +315,6 @@ def _pattern(step: Bias, dtype: Any) -> Array:
         )
         pattern = jnp.kron(pattern, factor)
     return pattern
-
-
-def summed_pixels(shape: tuple[int, ...], axes: list[int]) -> Callable[[Array], Array]:
-    """Sum over pairs of the same pixel along some axes; the others are kept apart."""
-
-    def fn(array: Array) -> Array:
-        rank = len(shape)
-        first = list(range(rank))
-        second = [axis if axis in axes else rank + axis for axis in first]
-        kept = [axis for axis in first if axis not in axes]
-        out = kept + [rank + axis for axis in kept]
-        size = math.prod(shape[axis] for axis in kept)
-        return jnp.einsum(array, first + second, out).reshape(size, size)
-
-    return fn
 
 
 def _on_each(fn: Callable[[Array], Array], kernels: Kernels) -> Kernels:

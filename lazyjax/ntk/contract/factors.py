@@ -1,4 +1,4 @@
-"""Cotangents and operands of sites in canonical form (see `contract_layout`)."""
+"""Cotangents and operands of sites in the canonical form of `layout`."""
 
 import dataclasses
 import functools
@@ -9,18 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from lazyjax.ntk.contract.layout import (
-    Layout,
-    Shape,
-    prepared,
-)
+from lazyjax.ntk.contract.layout import Layout, Shape, prepare_operand
 from lazyjax.ntk.trace.rules import Labels
-from lazyjax.ntk.trace.sites import Network, Site
-from lazyjax.ntk.trace.views import (
-    Box,
-    Origin,
-    View,
-)
+from lazyjax.ntk.trace.sites import Site, TracedNetwork
+from lazyjax.ntk.trace.views import Box, Origin, View
 from lazyjax.ntk.trace.windows import Windows
 
 
@@ -31,8 +23,7 @@ class Factor:
     Attributes:
         shape: Sizes.
         delta: Cotangents.
-        operand: Operand, or what makes it if it is needed; `None` if it is one
-            everywhere.
+        operand: Operand, or a function that returns it; `None` if it is one everywhere.
         images: Images `(n, batch, *size, channels)` whose patches the operand is, with
             `p` over batch and places and `i`, in any order, over taps and channels.
         windows: Where these patches are.
@@ -46,7 +37,7 @@ class Factor:
 
     @functools.cached_property
     def act(self) -> Array:
-        """The operand, which there must be."""
+        """The operand of a factor that has one."""
         if self.operand is None:
             raise ValueError("A factor without an operand has none to give.")
         return self.operand() if callable(self.operand) else self.operand
@@ -61,24 +52,24 @@ class Factor:
 
 
 def factor_of(
-    network: Network,
+    network: TracedNetwork,
     layout: Layout,
-    outer: Mapping[int, Array],
+    values: Mapping[int, Array],
     cotangents: Mapping[int, Array],
     records: Mapping[int, Array],
 ) -> Factor:
-    """The canonical factor of one site."""
+    """The canonical factor of one site, from the cotangents and recorded operands."""
     site, shape = layout.site, layout.shape
     g, p, o, _ = layout.axes
     dtype = working_dtype(network.avals[layout.view.root].dtype)
     if layout.pooled is None or site.pool is None:
-        delta, sizes = cotangents[site.slot], layout.delta_shape
+        delta, sizes = cotangents[site.perturbation], layout.delta_shape
     else:
-        delta, gone = cotangents[site.pool.slot], layout.pooled[0]
+        delta, summed = cotangents[site.pool.perturbation], layout.pooled[0]
         pairs = zip(layout.delta, layout.delta_shape, strict=True)
-        sizes = [1 if label in gone else size for label, size in pairs]
+        sizes = [1 if label in summed else size for label, size in pairs]
     delta = delta.reshape(*delta.shape[:2], *sizes).astype(dtype)
-    scale = _scale(layout.view, outer, dtype)
+    scale = _scale(layout.view, values, dtype)
     if layout.view.sign * (1 if site.form is None else site.form.sign) < 0:
         delta = -delta
     if scale is not None:
@@ -92,9 +83,9 @@ def factor_of(
     windows = layout.windows
     if windows is not None and layout.pooled is None:
         images = jax.vmap(windows.lay_out)(records[site.record]).astype(dtype)
-        patches = lambda: _act(layout, _prepared(site, records), dtype)
+        patches = lambda: _act(layout, _prepared_operand(site, records), dtype)
         return Factor(shape, delta, patches, images, windows)
-    act = _prepared(site, records)
+    act = _prepared_operand(site, records)
     if layout.is_index:
         act = _arranged(act, 1, layout.act, p).reshape(act.shape[0], shape.positions)
         delta = jnp.where(
@@ -111,9 +102,9 @@ def factor_of(
     return Factor(shape, delta, _act(layout, act, dtype))
 
 
-def _prepared(site: Site, records: Mapping[int, Array]) -> Array:
+def _prepared_operand(site: Site, records: Mapping[int, Array]) -> Array:
     assert site.record is not None
-    return jax.vmap(lambda act: prepared(site, act))(records[site.record])
+    return jax.vmap(lambda act: prepare_operand(site, act))(records[site.record])
 
 
 def _act(layout: Layout, act: Array, dtype: Any) -> Array:
@@ -126,7 +117,7 @@ def _act(layout: Layout, act: Array, dtype: Any) -> Array:
 def _pooled_act(
     layout: Layout, pooled: tuple[Labels, Labels], slopes: Array, act: Array
 ) -> Array:
-    # Operands summed over positions, each weighted by the slope there.
+    # Operands summed over positions, weighted by the derivative of the pooled function.
     (p, o), i = pooled, layout.axes[3]
     n, shape = act.shape[0], layout.shape
     slopes = _arranged(slopes, 1, layout.delta, (*p, *o)).reshape(n, shape.pooled, -1)
@@ -136,12 +127,12 @@ def _pooled_act(
 
 
 def working_dtype(dtype: Any) -> Any:
-    """The dtype that gradients by a root are contracted in: at least float32."""
+    """Dtype in which gradients by a root are contracted: at least float32."""
     return jnp.dtype(dtype) if jnp.dtype(dtype).itemsize >= 4 else jnp.dtype("float32")
 
 
 def merge(shape: Shape, factors: Sequence[Factor]) -> Factor:
-    """The one factor of a group: positions of all sites side by side."""
+    """One factor of several: their positions side by side."""
     if len(factors) == 1:
         return factors[0]
     if not shape.has_act:
@@ -153,8 +144,8 @@ def merge(shape: Shape, factors: Sequence[Factor]) -> Factor:
     return Factor(shape, delta, act)
 
 
-def in_box(origin: Origin, box: Box, gradient: Array) -> Array:
-    """A gradient `(n, s, *root)`, scaled, as that by a box of the leaf around its own."""
+def pad_to_box(origin: Origin, box: Box, gradient: Array) -> Array:
+    """A gradient `(n, s, *root)` as that by a box of the leaf, which holds the root's."""
 
     def to_root(piece: Array) -> Array:
         for step in origin.steps:
@@ -172,7 +163,7 @@ def in_box(origin: Origin, box: Box, gradient: Array) -> Array:
     return jnp.pad(pieces, [(0, 0), (0, 0), *margins])
 
 
-def rooted(layout: Layout, root_shape: Sequence[int], gradient: Array) -> Array:
+def with_root_axes(layout: Layout, root_shape: Sequence[int], gradient: Array) -> Array:
     """A gradient `(n, s, g, o, i)` with the axes of its root, `(n, s, *root)`."""
     g, _, o, i = layout.axes
     flat = [label for labels in layout.view.labels for label in labels]
@@ -184,17 +175,17 @@ def rooted(layout: Layout, root_shape: Sequence[int], gradient: Array) -> Array:
     return gradient.transpose(0, 1, *order).reshape(*gradient.shape[:2], *root_shape)
 
 
-def _scale(view: View, outer: Mapping[int, Array], dtype: Any) -> Array | None:
+def _scale(view: View, values: Mapping[int, Array], dtype: Any) -> Array | None:
     scale = None
     for number, power in view.scales:
-        value = jnp.asarray(outer[number]).astype(dtype)
+        value = jnp.asarray(values[number]).astype(dtype)
         value = 1 / value if power < 0 else value
         scale = value if scale is None else scale * value
     return scale
 
 
 def _arranged(array: Array, lead: int, labels: Labels, wanted: Labels) -> Array:
-    # Axes in the wanted order, after `lead` axes kept; all others summed over.
+    # Axes in the wanted order after `lead` leading ones; the others are summed over.
     rest = tuple(lead + a for a, label in enumerate(labels) if label not in wanted)
     left = [label for label in labels if label in wanted]
     if rest:

@@ -1,4 +1,4 @@
-"""Kernels by gradients, formed a slice at a time, multiplied, and forgotten."""
+"""Streamed contraction of per-example gradients."""
 
 import dataclasses
 import math
@@ -11,16 +11,16 @@ from jaxtyping import Array
 
 from lazyjax.ntk.contract.accumulator import (
     Contraction,
-    in_blocks,
-    limit_of,
-    settled,
+    materialize,
+    platform_limit,
+    split_into_blocks,
 )
 from lazyjax.ntk.contract.factors import Factor
 
-# Size of a slice of gradients: stays in the cache of a processor; an accelerator needs
-# large products to be busy.
+# Size of a slice of gradients: it fits the cache of a processor; an accelerator needs
+# large products.
 _SLICE_BYTES = {"cpu": 4 * 2**20, "other": 256 * 2**20}
-# Inputs of a slice that still make an efficient product.
+# Fewest inputs of a slice that make an efficient product.
 _SLICE_INPUTS = 16
 
 
@@ -29,9 +29,9 @@ def gradients(contraction: Contraction, factor: Factor) -> Array:
     if factor.operand is None:
         return factor.delta[:, :, :, 0, :, None]
     if factor.shape.is_index:
-        return scattered(factor, 0, factor.shape.inputs)
+        return embedding_gradients(factor, 0, factor.shape.inputs)
     if factor.shape.groups == 1:
-        act = settled(factor.act[:, 0])
+        act = materialize(factor.act[:, 0])
         return _formed(contraction, _flat(factor.delta), act)[:, :, None]
     return jnp.einsum(
         "nsgpo,ngpi->nsgoi", factor.delta, factor.act, precision=contraction.precision
@@ -39,7 +39,7 @@ def gradients(contraction: Contraction, factor: Factor) -> Array:
 
 
 def by_gradients(contraction: Contraction, first: Factor, second: Factor) -> Array:
-    """Kernel of the gradients of one factor, at two batches."""
+    """Kernel of one factor by its gradients."""
     width = _slice_inputs(first, second)
     if width == first.shape.inputs:
         formed = gradients(contraction, first)
@@ -59,10 +59,10 @@ def _by_slices(
 
     def add(kernel: Array, start: Array) -> tuple[Array, None]:
         made = [
-            _formed(contraction, side.delta, settled(side.operand(start)))
+            _formed(contraction, side.delta, materialize(side.operand(start)))
             for side in sides
         ]
-        return contraction.plus_gram(kernel, made[0], made[-1]), None
+        return contraction.add_gram(kernel, made[0], made[-1]), None
 
     zeros = contraction.zeros(first.delta.dtype)
     return lax.scan(add, zeros, jnp.asarray(sides[0].starts))[0]
@@ -87,7 +87,7 @@ def _sliced(factor: Factor, width: int) -> _Sliced:
     delta, windows = _flat(factor.delta), factor.windows
     if windows is None or factor.images is None:
         pieces = _pieces(factor.act[:, 0], width)
-        pieces = settled(jnp.moveaxis(pieces, 2, 0))  # (slice, n, p, i)
+        pieces = materialize(jnp.moveaxis(pieces, 2, 0))  # (slice, n, p, i)
         return _Sliced(
             delta,
             np.arange(pieces.shape[0]),
@@ -95,12 +95,12 @@ def _sliced(factor: Factor, width: int) -> _Sliced:
                 pieces, start, keepdims=False, allow_negative_indices=False
             ),
         )
-    # Patches are never formed: what one tap meets is a box of the image.
+    # Patches are never formed: the pixels of one tap are a box of the image.
     channels = factor.images.shape[-1]
     images = _pieces(factor.images, min(width, channels))
     splits, width = images.shape[-2:]
     num_examples = images.shape[0]
-    images = settled(images.reshape(-1, *images.shape[2:-2], splits * width))
+    images = materialize(images.reshape(-1, *images.shape[2:-2], splits * width))
 
     starts = [
         (0, *offset, split * width)
@@ -109,48 +109,48 @@ def _sliced(factor: Factor, width: int) -> _Sliced:
     ]
 
     def operand(start: Array) -> Array:
-        met = windows.met(images, start, width)
-        return met.reshape(num_examples, -1, width)
+        pixels = windows.pixels_of_tap(images, start, width)
+        return pixels.reshape(num_examples, -1, width)
 
     return _Sliced(delta, np.asarray(starts, np.int32), operand)
 
 
 def _pieces(array: Array, width: int) -> Array:
     # The last axis in pieces of at most `width`.
-    return in_blocks(array, array.ndim - 1, math.ceil(array.shape[-1] / width))
+    return split_into_blocks(array, array.ndim - 1, math.ceil(array.shape[-1] / width))
 
 
 def _slice_inputs(first: Factor, second: Factor) -> int:
-    # How many inputs gradients are formed for at a time: all, or few enough for cache.
+    # Inputs whose gradients are formed at a time: all, or few enough for the cache.
     shape, delta = first.shape, first.delta
     if not shape.has_act or shape.is_index or shape.groups > 1:
         return shape.inputs
     examples = max(delta.shape[0], second.delta.shape[0])
     of_input = examples * delta.shape[1] * max(shape.outputs, 1) * delta.dtype.itemsize
-    width = max(limit_of(_SLICE_BYTES) // of_input, _SLICE_INPUTS)
+    width = max(platform_limit(_SLICE_BYTES) // of_input, _SLICE_INPUTS)
     return min(width, shape.inputs)
 
 
 def _flat(delta: Array) -> Array:
-    # Cotangents (n, s, 1, p, o) as (n, s * o, p): products are quickest along rows.
+    # Cotangents (n, s, 1, p, o) as (n, s * o, p), along whose rows products are quickest.
     n, _, _, positions, _ = delta.shape
-    return settled(delta[:, :, 0].swapaxes(2, 3).reshape(n, -1, positions))
+    return materialize(delta[:, :, 0].swapaxes(2, 3).reshape(n, -1, positions))
 
 
 def _formed(contraction: Contraction, delta: Array, act: Array) -> Array:
-    # Gradients (n, s, o, i) of cotangents (n, s * o, p), in an order of axes that the
-    # product has by itself.
+    # Gradients (n, s, o, i) of cotangents (n, s * o, p): the order of axes in which the
+    # product is written.
     rows = jnp.einsum("nxp,npi->nxi", delta, act, precision=contraction.precision)
-    return rows.reshape(rows.shape[0], contraction.seeds, -1, rows.shape[-1])
+    return rows.reshape(rows.shape[0], contraction.num_cotangents, -1, rows.shape[-1])
 
 
-def scattered(factor: Factor, start: int, end: int) -> Array:
-    """Gradients `(n, s, g, o, i)` of a lookup, for `i` from `start` to `end` only."""
-    # The one-hot operand is never formed: cotangents are added to the rows they are of.
-    n, seeds, _, _, outputs = factor.delta.shape
+def embedding_gradients(factor: Factor, start: int, end: int) -> Array:
+    """Gradients `(n, s, g, o, i)` of an embedding, for `i` from `start` to `end` only."""
+    # The one-hot operand is never formed: cotangents are added to the rows selected.
+    n, num_cotangents, _, _, outputs = factor.delta.shape
     is_inside = (factor.act >= start) & (factor.act < end)
     index = jnp.where(is_inside, factor.act - start, end - start)
-    table = jnp.zeros((n, end - start, seeds, outputs), factor.delta.dtype)
+    table = jnp.zeros((n, end - start, num_cotangents, outputs), factor.delta.dtype)
     values = factor.delta[:, :, 0].transpose(0, 2, 1, 3)
     table = table.at[jnp.arange(n)[:, None], index].add(values, mode="drop")
     return table.transpose(0, 2, 3, 1)[:, :, None]

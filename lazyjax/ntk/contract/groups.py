@@ -12,24 +12,16 @@ from lazyjax.ntk.contract.layout import (
     layout_of,
     merged,
     merged_shape,
-    pooled,
-    scaled,
+    pool_positions,
+    scale_to_leaf,
 )
-from lazyjax.ntk.contract.orders import (
-    Order,
-    Sizes,
-    best_order,
-)
-from lazyjax.ntk.trace.sites import Network
-from lazyjax.ntk.trace.views import (
-    Origin,
-    bounding_box,
-    origin_of,
-)
+from lazyjax.ntk.contract.orders import Order, Sizes, best_order
+from lazyjax.ntk.trace.sites import TracedNetwork
+from lazyjax.ntk.trace.views import Origin, bounding_box, origin_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Block:
+class SiteBlock:
     """Sites of one root that are one factor, with the order of its contraction."""
 
     layouts: tuple[Layout, ...]
@@ -38,49 +30,46 @@ class Block:
 
     @property
     def shared_key(self) -> tuple | None:
-        """What other blocks must share to have the same products of cotangents.
-
-        `None` if the products of this block are none but its own.
-        """
+        """Equal for blocks with the same products of cotangents; `None` if none has."""
         layout, shape = self.layouts[0], self.shape
         if shape.has_act and self.order == "gradient":
             return None
         if len(self.layouts) > 1 or shape.groups * shape.positions * shape.pooled > 1:
             return None
         outputs = tuple(layout.delta.index(label) for label in layout.axes[2])
-        return layout.site.slot, layout.delta_shape, outputs, layout.view.scales
+        return layout.site.perturbation, layout.delta_shape, outputs, layout.view.scales
 
 
-Kind: TypeAlias = Literal["direct", "looked up", "pulled back"]
+Kind: TypeAlias = Literal["direct", "embedding", "vjp"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Part:
-    """Roots that share parameters, and with no other root.
+class SiteGroup:
+    """Roots that share parameters with one another, and with no other root.
 
     Attributes:
         leaves: Numbers of the leaves that they depend on.
         roots: Blocks of each root.
         kind: "direct" if each root is, up to arrangement and scale, a piece of a leaf
             that is disjoint from all others, so that its gradient is that of the leaf;
-            "looked up" if one root is a whole leaf whose rows are looked up, and the
-            others lie in a smaller box of it; "pulled back" in all other cases.
-        origins: Where each root comes from, but for "pulled back".
+            "embedding" if one root is a whole leaf whose rows are selected by an index,
+            and the others lie in a smaller box of it; "vjp" in all other cases.
+        origins: Where each root comes from, but for "vjp".
     """
 
     leaves: tuple[int, ...]
-    roots: Mapping[int, tuple[Block, ...]]
+    roots: Mapping[int, tuple[SiteBlock, ...]]
     kind: Kind
     origins: Mapping[int, Origin]
 
 
-def parts_of(network: Network, sizes: Sizes) -> list[Part]:
-    """All parts of a network, in the order of their first leaves."""
+def group_sites(network: TracedNetwork, sizes: Sizes) -> list[SiteGroup]:
+    """All site groups of a network, in the order of their first leaves."""
     layouts: dict[int, list[Layout]] = {}
     for site in network.sites:
         layout = layout_of(network, site)
         layouts.setdefault(layout.view.root, []).append(layout)
-    parts = []
+    groups = []
     for roots in _connected(network, list(layouts)):
         leaves = sorted(set().union(*(network.depends_on[root] for root in roots)))
         found = {root: origin_of(network, root) for root in roots}
@@ -88,41 +77,42 @@ def parts_of(network: Network, sizes: Sizes) -> list[Part]:
         kind = _kind(network, origins, {root: layouts[root] for root in roots})
         blocks = {}
         for root in roots:
-            known = layouts[root]
-            if len(known) == 1:
-                known = [pooled(network, known[0])]
-            if kind != "pulled back":
-                known = [scaled(layout, origins[root]) for layout in known]
+            own = layouts[root]
+            if len(own) == 1:
+                own = [pool_positions(network, own[0])]
+            if kind != "vjp":
+                own = [scale_to_leaf(layout, origins[root]) for layout in own]
             blocks[root] = tuple(
-                Block(tuple(group), shape, best_order(sizes, shape))
-                for group in merged(known)
-                for shape in (merged_shape(group),)
+                SiteBlock(tuple(same), shape, best_order(sizes, shape))
+                for same in merged(own)
+                for shape in (merged_shape(same),)
             )
-        parts.append(Part(tuple(leaves), blocks, kind, origins))
-    return sorted(parts, key=lambda part: part.leaves)
+        groups.append(SiteGroup(tuple(leaves), blocks, kind, origins))
+    return sorted(groups, key=lambda group: group.leaves)
 
 
-def _connected(network: Network, roots: list[int]) -> list[list[int]]:
-    groups: list[tuple[set[int], list[int]]] = []
+def _connected(network: TracedNetwork, roots: list[int]) -> list[list[int]]:
+    """Roots in sets that have no leaf in common."""
+    components: list[tuple[set[int], list[int]]] = []
     for root in roots:
         leaves, members = set(network.depends_on[root]), [root]
-        apart = []
-        for group in groups:
-            if group[0] & leaves:
-                leaves, members = group[0] | leaves, group[1] + members
+        others = []
+        for component in components:
+            if component[0] & leaves:
+                leaves, members = component[0] | leaves, component[1] + members
             else:
-                apart.append(group)
-        groups = [*apart, (leaves, members)]
-    return [members for _, members in groups]
+                others.append(component)
+        components = [*others, (leaves, members)]
+    return [members for _, members in components]
 
 
 def _kind(
-    network: Network,
+    network: TracedNetwork,
     origins: Mapping[int, Origin],
     layouts: Mapping[int, Sequence[Layout]],
 ) -> Kind:
     if len(origins) < len(layouts):
-        return "pulled back"
+        return "vjp"
     if not any(
         a.leaf == b.leaf and a.overlaps(b)
         for a, b in itertools.combinations(origins.values(), 2)
@@ -130,15 +120,15 @@ def _kind(
         return "direct"
     tables = [root for root, own in layouts.items() if any(x.is_index for x in own)]
     if len({origin.leaf for origin in origins.values()}) > 1 or len(tables) != 1:
-        return "pulled back"
+        return "vjp"
     (table,) = tables
     leaf = network.avals[network.leaves[origins[table].leaf]]
     whole = tuple((0, size) for size in leaf.shape)
     is_leaf = origins[table].box == whole and not origins[table].steps
     if not is_leaf or len(merged(layouts[table])) > 1:
-        return "pulled back"
+        return "vjp"
     rest = bounding_box([o.box for root, o in origins.items() if root != table])
     is_small = 2 * math.prod(end - start for start, end in rest) <= math.prod(
         leaf.shape
     )
-    return "looked up" if is_small else "pulled back"
+    return "embedding" if is_small else "vjp"

@@ -1,6 +1,6 @@
-r"""How cotangents and operands of sites are brought to one canonical form.
+r"""Canonical form of the cotangents and operands of sites.
 
-The gradient by a root of every site is
+The gradient of every site by its root is
 
 $$G[n, s, g, o, i] = \sum_p \delta[n, s, g, p, o] \; a[n, g, p, i]$$
 
@@ -18,12 +18,8 @@ import jax
 from jaxtyping import Array
 
 from lazyjax.ntk.trace.rules import Labels
-from lazyjax.ntk.trace.sites import Network, Site
-from lazyjax.ntk.trace.views import (
-    Origin,
-    View,
-    view_of,
-)
+from lazyjax.ntk.trace.sites import Site, TracedNetwork
+from lazyjax.ntk.trace.views import Origin, View, view_of
 from lazyjax.ntk.trace.windows import Windows
 
 
@@ -37,8 +33,8 @@ class Shape:
         outputs: Size of `o`.
         inputs: Size of `i`.
         has_act: Whether there is an operand; if not, `p` and `i` have size 1.
-        is_index: Whether the operand is an index along `i`, `(n, p)`, with `g` 1.
-        pooled: Number of positions that the operand is a sum over.
+        is_index: Whether the operand is an index along `i`, of shape `(n, p)`; `g` is 1.
+        pooled: Number of positions over which the operand has been summed.
     """
 
     groups: int
@@ -57,7 +53,7 @@ class Shape:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Layout:
-    """How the factor of one site is made canonical.
+    """Roles of the axes of one site: what turns its operands into a canonical factor.
 
     Attributes:
         site: The site.
@@ -68,7 +64,7 @@ class Layout:
         axes: Labels of `g`, `p`, `o` and `i`.
         sizes: Size of each label.
         is_index: Whether the operand stays an index.
-        pooled: Labels of positions and outputs before the outputs were made groups.
+        pooled: Labels of positions and outputs, where positions are summed over first.
     """
 
     site: Site
@@ -94,7 +90,7 @@ class Layout:
 
     @property
     def windows(self) -> Windows | None:
-        """Where the patches are that the operand consists of, if it does."""
+        """Windows of the patches that the operand consists of, if it does."""
         form, (g, p, _, i) = self.site.form, self.axes
         if form is None or form.windows is None or form.act is None:
             return None
@@ -110,7 +106,7 @@ class Layout:
 
     @property
     def key(self) -> tuple:
-        """What two sites of one root must share to be one factor with more positions."""
+        """Equal for sites of one root that form one factor with more positions."""
         where = {
             label: (axis, number, self.sizes[label])
             for axis, labels in enumerate(self.view.labels)
@@ -120,24 +116,26 @@ class Layout:
         return g, o, i, self.site.record is None, self.is_index
 
 
-def layout_of(network: Network, site: Site) -> Layout:
-    """The layout of `site`, from its rule's form and the view of its operand."""
-    slot, form = network.slots[site.slot], site.form
+def layout_of(network: TracedNetwork, site: Site) -> Layout:
+    """The layout of `site`, by the form of its rule and the view of its operand."""
+    perturbation, form = network.perturbations[site.perturbation], site.form
     levels = [level for level, stacked in enumerate(site.operand.stack) if stacked]
     if form is None:
-        delta: Labels = tuple(("axis", axis) for axis in range(len(slot.shape)))
-        delta_shape, act, sizes = slot.shape, (), {}
+        delta: Labels = tuple(("axis", axis) for axis in range(len(perturbation.shape)))
+        delta_shape, act, sizes = perturbation.shape, (), {}
         weight = [(label,) for label in delta]
     else:
         scans = tuple(("scan", level) for level in range(site.depth))
-        lengths = slot.shape[: site.depth]
+        lengths = perturbation.shape[: site.depth]
         delta = scans + form.delta
-        delta_shape = lengths + (form.delta_shape or slot.shape[site.depth :])
+        delta_shape = lengths + (form.delta_shape or perturbation.shape[site.depth :])
         weight = [(("scan", level),) for level in levels] + list(form.weight)
         act, sizes = (), {}
         if form.act is not None:
             act = scans + form.act
-            operand = jax.eval_shape(lambda a: prepared(site, a), site.record_aval)
+            operand = jax.eval_shape(
+                lambda a: prepare_operand(site, a), site.record_aval
+            )
             sizes = dict(zip(act, operand.shape, strict=True))
     sizes |= dict(zip(delta, delta_shape, strict=True))
     view = view_of(network, site.operand.id, weight)
@@ -158,23 +156,23 @@ def layout_of(network: Network, site: Site) -> Layout:
     return Layout(site, view, delta, delta_shape, act, (g, p, o, i), sizes, is_index)
 
 
-def pooled(network: Network, layout: Layout) -> Layout:
-    r"""The layout of a site before a pool, with its positions summed over.
+def pool_positions(network: TracedNetwork, layout: Layout) -> Layout:
+    r"""The layout of a site before pooling, with its positions summed over.
 
     With cotangents $\delta[p, o] = u[o] \, m[p, o]$, where only $u$ differs between
-    outputs of the network, the gradient is $u[o] \sum_p m[p, o] \, a[p, i]$, and $o$ an
-    axis that cotangent and operand share.
+    outputs of the network, the gradient is $u[o] \sum_p m[p, o] \, a[p, i]$, so that $o$
+    is an axis that cotangent and operand share.
 
     Returns:
-        The layout, as it was where positions are not pooled.
+        The new layout; the given one where positions are not pooled.
     """
     (_, p, o, i), pool = layout.axes, layout.site.pool
     if pool is None or layout.is_index or layout.shape.groups > 1 or not o or not i:
         return layout
-    slot = network.slots[layout.site.slot]
+    perturbation = network.perturbations[layout.site.perturbation]
     summed = {
         label
-        for axis, labels in enumerate(_split(slot.shape, layout))
+        for axis, labels in enumerate(_split(perturbation.shape, layout))
         for label in labels
         if axis in pool.axes
     }
@@ -190,7 +188,7 @@ def pooled(network: Network, layout: Layout) -> Layout:
 
 
 def _split(shape: Sequence[int], layout: Layout) -> list[Labels]:
-    # Labels of each axis of the slot, some of which are several axes of the layout.
+    # Labels of each axis of the perturbation, some of which are several axes of the layout.
     labels, split = list(layout.delta), []
     for size in shape:
         own = [labels.pop(0)]
@@ -200,8 +198,8 @@ def _split(shape: Sequence[int], layout: Layout) -> list[Labels]:
     return split
 
 
-def scaled(layout: Layout, origin: Origin) -> Layout:
-    """The layout with the factor that its root is scaled by, so that it is of the leaf."""
+def scale_to_leaf(layout: Layout, origin: Origin) -> Layout:
+    """The layout by the leaf itself: with the factor by which its root is scaled."""
     view = dataclasses.replace(
         layout.view,
         scales=layout.view.scales + origin.scales,
@@ -210,14 +208,14 @@ def scaled(layout: Layout, origin: Origin) -> Layout:
     return dataclasses.replace(layout, view=view)
 
 
-def of_rows(layout: Layout, start: int, end: int) -> Layout:
-    """The layout of a lookup, for the rows of its table from `start` to `end` only."""
+def restrict_rows(layout: Layout, start: int, end: int) -> Layout:
+    """The layout of an embedding, for rows `start` to `end` of its table only."""
     (index,) = layout.axes[3]
     return dataclasses.replace(layout, sizes={**layout.sizes, index: end - start})
 
 
 def merged(layouts: Sequence[Layout]) -> list[list[Layout]]:
-    """Layouts of one root in groups that are one factor each."""
+    """Layouts of one root, in groups that form one factor each."""
     groups: dict[tuple, list[Layout]] = {}
     for layout in layouts:
         groups.setdefault(layout.key, []).append(layout)
@@ -231,8 +229,8 @@ def merged_shape(layouts: Sequence[Layout]) -> Shape:
     return dataclasses.replace(shapes[0], positions=positions)
 
 
-def prepared(site: Site, act: Array) -> Array:
-    """The recorded operand of a site, as its form wants it."""
+def prepare_operand(site: Site, act: Array) -> Array:
+    """The recorded operand of a site, prepared as its form asks."""
     form = site.form
     if form is None or form.prepare is None:
         return act

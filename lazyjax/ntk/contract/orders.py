@@ -7,11 +7,11 @@ from lazyjax.ntk.contract.layout import Shape
 
 Order = Literal["gradient", "kronecker", "chain"]
 
-# Operations that take as long as moving one byte, on the machines of today: about 25
-# on a desktop processor (300 GFLOP/s, 12 GB/s), about 15 on a large accelerator.
+# Operations that take as long as moving one byte: about 25 on a desktop processor
+# (300 GFLOP/s, 12 GB/s), about 15 on a large accelerator.
 _OPS_PER_BYTE = 20.0
 
-# What blocks of columns compute of a symmetric kernel, over its one triangle.
+# Share of a symmetric kernel that blocks of columns compute, over its one triangle.
 _COLUMN_BLOCKS_EXCESS = 1.25
 
 
@@ -22,7 +22,7 @@ class Sizes:
     Attributes:
         rows: Number of examples of the first batch.
         columns: Number of examples of the second batch.
-        seeds: Number of cotangents of the output.
+        num_cotangents: Number of cotangents of the output.
         is_full: Whether all pairs of cotangents are wanted, or equal ones only.
         is_symmetric: Whether the batches are one and the same.
         itemsize: Bytes of a number.
@@ -30,7 +30,7 @@ class Sizes:
 
     rows: int
     columns: int
-    seeds: int
+    num_cotangents: int
     is_full: bool
     is_symmetric: bool
     itemsize: int = 4
@@ -43,7 +43,7 @@ class Sizes:
     @property
     def pairs(self) -> int:
         """Number of pairs of cotangents of a pair of examples."""
-        return self.seeds**2 if self.is_full else self.seeds
+        return self.num_cotangents**2 if self.is_full else self.num_cotangents
 
     @property
     def entries(self) -> float:
@@ -70,7 +70,7 @@ class Cost:
 
 def propagation_cost(sizes: Sizes, shape: Shape) -> Cost:
     """Cost of the outputs, and of their cotangents, where a parameter is used."""
-    passes = sizes.examples * (1 + sizes.seeds)
+    passes = sizes.examples * (1 + sizes.num_cotangents)
     positions = shape.positions * shape.pooled
     if shape.is_index or not shape.has_act:
         positions = 0
@@ -79,7 +79,7 @@ def propagation_cost(sizes: Sizes, shape: Shape) -> Cost:
 
 def gradient_cost(sizes: Sizes, shape: Shape) -> Cost:
     """Cost of forming the gradients of all examples."""
-    number = sizes.examples * sizes.seeds
+    number = sizes.examples * sizes.num_cotangents
     positions = 1 if shape.is_index else shape.positions
     flops = 2.0 * number * positions * shape.size if shape.has_act else 0.0
     return Cost(flops, 2.0 * sizes.itemsize * number * shape.size)
@@ -108,10 +108,11 @@ def order_cost(sizes: Sizes, shape: Shape, order: Order) -> Cost:
     if order == "kronecker":
         deltas = 2.0 * entries * places * (shape.outputs + 1)
         return pooling + Cost(acts + deltas, 3.0 * sizes.itemsize * entries * places)
-    met = entries / sizes.pairs * sizes.seeds * shape.positions * shape.outputs
+    first = entries / sizes.pairs * sizes.num_cotangents
+    first *= shape.positions * shape.outputs
     products = 2.0 * entries * shape.positions * shape.outputs
-    flops = acts + 2.0 * met * shape.positions + products
-    return Cost(flops, sizes.itemsize * met)
+    flops = acts + 2.0 * first * shape.positions + products
+    return Cost(flops, sizes.itemsize * first)
 
 
 def orders_of(shape: Shape) -> tuple[Order, ...]:

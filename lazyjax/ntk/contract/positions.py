@@ -1,9 +1,4 @@
-"""Kernels by pairs of positions, which never form a gradient.
-
-"kronecker" multiplies the products of cotangents by those of operands; "chain" multiplies
-the products of operands into the cotangents of one batch, and the result with the
-cotangents of the other.
-"""
+"""Kernels by pairs of positions, which never form a gradient: "kronecker" and "chain"."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -16,20 +11,21 @@ from jaxtyping import Array
 
 from lazyjax.ntk.contract.accumulator import (
     Contraction,
-    in_blocks,
-    limit_of,
-    settled,
+    materialize,
+    platform_limit,
+    split_into_blocks,
 )
 from lazyjax.ntk.contract.factors import Factor
 
-# Size of what lies between the two steps of a chain, for one example: fits the cache of
-# a processor core; an accelerator needs large products to be busy.
+# Size of the intermediate result of a chain, for one example: it fits the cache of a
+# processor core; an accelerator needs large products.
 _CHAIN_BYTES = {"cpu": 4 * 2**20, "other": 256 * 2**20}
-# Examples in a block of columns that still make efficient products, and the number of
-# blocks from which on little is computed twice.
+# Fewest examples in a block of columns that make efficient products, and the number of
+# blocks beyond which little is saved.
 _BLOCK_COLUMNS = 12
 _MAX_BLOCKS = 4
-# Products of operands times cotangents so few (numbers) that there is no need of a loop.
+# Size of the products of operands, times the number of cotangents, below which no loop is
+# needed.
 _SMALL = 2**22
 
 
@@ -40,7 +36,7 @@ def products_of_operands(
     if first.shape.is_index:
         same = first.act[:, None, None, :, None] == second.act[None, :, None, None]
         return same.astype(first.delta.dtype)
-    # Groups first, and the rest as rows: in other orders, XLA transposes both operands.
+    # Groups first, the rest as rows: in other orders, XLA transposes both operands.
     rows, columns = (_by_group(side.act) for side in (first, second))
     products = lax.dot_general(
         rows, columns, (((2,), (2,)), ((0,), (0,))), contraction.precision
@@ -54,11 +50,11 @@ def _by_group(act: Array) -> Array:
     return act.swapaxes(0, 1).reshape(act.shape[1], -1, act.shape[-1])
 
 
-def by_positions(contraction: Contraction, first: Factor, second: Factor) -> Array:
+def by_kronecker(contraction: Contraction, first: Factor, second: Factor) -> Array:
     """Products of cotangents times those of operands, summed over pairs of positions."""
     acts = products_of_operands(contraction, first, second)
-    if first.shape.positions == 1 and acts.size * contraction.seeds < _SMALL:
-        return _by_groups(contraction, first, second, acts)
+    if first.shape.positions == 1 and acts.size * contraction.num_cotangents < _SMALL:
+        return _by_single_position(contraction, first, second, acts)
     return _by_pairs(contraction, _deltas(first, second), acts)
 
 
@@ -82,10 +78,10 @@ def _deltas(first: Factor, second: Factor) -> list[Array]:
     return [first.delta] if second is first else [first.delta, second.delta]
 
 
-def _by_groups(
+def _by_single_position(
     contraction: Contraction, first: Factor, second: Factor, acts: Array
 ) -> Array:
-    # The same for one position, without a loop.
+    # As `_by_pairs`, for one position and without a loop.
     subscripts = {
         "pairs": "nsgo,nmg,mtgo->nsmt",
         "equal": "nsgo,nmg,msgo->snm",
@@ -99,51 +95,56 @@ def _by_groups(
         precision=contraction.precision,
     )
     if contraction.arrangement == "pairs":
-        rows = contraction.num_rows * contraction.seeds
+        rows = contraction.num_rows * contraction.num_cotangents
         return kernel.reshape(rows, -1)
     return kernel
 
 
-def chained(contraction: Contraction, first: Factor, second: Factor) -> Array:
-    """Products of operands times cotangents of one batch, then of the other; one group."""
+def by_chain(contraction: Contraction, first: Factor, second: Factor) -> Array:
+    """Products of operands times cotangents of one batch, then the other; one group."""
     acts = products_of_operands(contraction, first, second)[:, :, 0]
-    return _chained(contraction, _deltas(first, second), acts)
+    return _by_chain(contraction, _deltas(first, second), acts)
 
 
 @functools.partial(jax.jit, static_argnames="contraction")
-def _chained(contraction: Contraction, deltas: Sequence[Array], acts: Array) -> Array:
-    # Cotangents are cut along `o`, for what lies between to fit in cache.
+def _by_chain(contraction: Contraction, deltas: Sequence[Array], acts: Array) -> Array:
+    # Cotangents are sliced along `o`, so that the intermediate result fits the cache.
     num_slices = _num_chain_slices(contraction, deltas[-1])
     slices = [_positions_last(delta, num_slices) for delta in deltas]
 
     def row(delta: Array, others: Array, weights: Array) -> Array:
         flat = others.reshape(others.shape[0], -1, others.shape[-1])
-        met = jnp.einsum("mxq,mpq->mxp", flat, weights, precision=contraction.precision)
-        return _with_row(contraction, met, delta.reshape(contraction.seeds, -1))
+        many = jnp.einsum(
+            "mxq,mpq->mxp", flat, weights, precision=contraction.precision
+        )
+        one = delta.reshape(contraction.num_cotangents, -1)
+        return _with_row(contraction, many, one)
 
     def add(kernel: Array, deltas: list[Array]) -> tuple[Array, None]:
         term = _row_by_row(contraction, row, deltas, acts)
-        return contraction.plus(kernel, term), None
+        return contraction.add(kernel, term), None
 
     if num_slices == 1:
         return _row_by_row(contraction, row, [delta[0] for delta in slices], acts)
     return lax.scan(add, contraction.zeros(acts.dtype), slices)[0]
 
 
-def _with_row(contraction: Contraction, met: Array, delta: Array) -> Array:
-    # Products of many cotangents (m, s * x) with those (s, x) of one example. The
-    # large operand must come first for the product to read it as it lies.
+def _with_row(contraction: Contraction, many: Array, delta: Array) -> Array:
+    # Products of many cotangents (m, s * x) with those (s, x) of one example. The large
+    # operand comes first, so that the product reads it without a transposition.
     width = delta.shape[-1]
     if contraction.arrangement == "pairs":
         products = lax.dot_general(
-            met.reshape(-1, width),
+            many.reshape(-1, width),
             delta,
             (((1,), (1,)), ((), ())),
             precision=contraction.precision,
         )
-        return products.T.reshape(contraction.seeds, -1, contraction.seeds)
+        return products.T.reshape(
+            contraction.num_cotangents, -1, contraction.num_cotangents
+        )
     subscripts = "msx,sx->sm" if contraction.arrangement == "equal" else "msx,sx->m"
-    rows = met.reshape(-1, contraction.seeds, width)
+    rows = many.reshape(-1, contraction.num_cotangents, width)
     return jnp.einsum(subscripts, rows, delta, precision=contraction.precision)
 
 
@@ -153,14 +154,14 @@ def _row_by_row(
     sides: Sequence[Array],
     acts: Array,
 ) -> Array:
-    # `row` gives the kernel of one example of the first batch with some of the
-    # second: (s, m, t), (s, m) or (m,) as arranged. One program serves all blocks
-    # of columns, and skips the rows below them.
+    # `row` gives the kernel of one example of the first batch with some of the second, as
+    # arranged: (s, m, t), (s, m) or (m,). One program serves all blocks of columns, and
+    # skips the rows below them.
     number = _num_column_blocks(contraction)
-    blocks = in_blocks(sides[-1], 0, number)
-    # Rows are taken out of the same array if they can be. Reshaped, it would be another.
+    blocks = split_into_blocks(sides[-1], 0, number)
+    # Rows are read from the blocks if they can be: the array they are made of is another.
     rows = sides[0][None] if len(sides) > 1 else blocks
-    weights = in_blocks(acts, 1, number).swapaxes(0, 1)
+    weights = split_into_blocks(acts, 1, number).swapaxes(0, 1)
     last = np.minimum((1 + np.arange(number)) * blocks.shape[1], contraction.num_rows)
     ends = last if contraction.is_symmetric else np.full(number, contraction.num_rows)
 
@@ -173,11 +174,11 @@ def _row_by_row(
             delta = lax.dynamic_slice(
                 rows, place, (1, 1, *rows.shape[2:]), allow_negative_indices=False
             )[0, 0]
-            made = jax.eval_shape(row, delta, others, weights)
+            result = jax.eval_shape(row, delta, others, weights)
             return lax.cond(
                 i < end,
                 lambda: row(delta, others, weights),
-                lambda: jnp.zeros(made.shape, made.dtype),
+                lambda: jnp.zeros(result.shape, result.dtype),
             )
 
         return lax.map(one, (jnp.arange(contraction.num_rows), weights))
@@ -188,10 +189,12 @@ def _row_by_row(
         return placed.reshape(contraction.num_rows, -1)[:, : contraction.num_columns]
     placed = jnp.moveaxis(placed, 2, 0)  # (s, n1, block, m, ...)
     if contraction.arrangement == "equal":
-        whole = placed.reshape(contraction.seeds, contraction.num_rows, -1)
+        whole = placed.reshape(contraction.num_cotangents, contraction.num_rows, -1)
         return whole[..., : contraction.num_columns]
-    whole = placed.swapaxes(0, 1).reshape(contraction.num_rows * contraction.seeds, -1)
-    return whole[:, : contraction.num_columns * contraction.seeds]
+    whole = placed.swapaxes(0, 1).reshape(
+        contraction.num_rows * contraction.num_cotangents, -1
+    )
+    return whole[:, : contraction.num_columns * contraction.num_cotangents]
 
 
 def _num_column_blocks(contraction: Contraction) -> int:
@@ -202,19 +205,21 @@ def _num_column_blocks(contraction: Contraction) -> int:
 
 
 def _num_chain_slices(contraction: Contraction, delta: Array) -> int:
-    # Into how many slices the cotangents of a block of columns are cut.
+    # Number of slices of the cotangents of a block of columns.
     size = delta.size * delta.dtype.itemsize // _num_column_blocks(contraction)
-    return _divisor(delta.shape[-1], size, limit_of(_CHAIN_BYTES))
+    return _divisor(delta.shape[-1], size, platform_limit(_CHAIN_BYTES))
 
 
 def _divisor(number: int, size: int, limit: int) -> int:
-    # The least divisor of `number` in so many pieces no one is larger than the limit.
+    # The least divisor of `number` into which pieces of `size` are within the limit.
     divisors = [d for d in range(1, number + 1) if number % d == 0]
     return next((d for d in divisors if size <= d * limit), number)
 
 
 def _positions_last(delta: Array, num_slices: int) -> Array:
     # Cotangents (n, s, 1, p, o) as slices (slice, n, s, o, p).
-    n, seeds, _, positions, outputs = delta.shape
-    delta = delta.reshape(n, seeds, positions, num_slices, outputs // num_slices)
-    return settled(delta.transpose(3, 0, 1, 4, 2))
+    n, num_cotangents, _, positions, outputs = delta.shape
+    delta = delta.reshape(
+        n, num_cotangents, positions, num_slices, outputs // num_slices
+    )
+    return materialize(delta.transpose(3, 0, 1, 4, 2))

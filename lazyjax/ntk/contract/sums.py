@@ -1,4 +1,4 @@
-"""Kernels of all parts of a network, added up part by part."""
+"""Kernels of a network, accumulated site group by site group."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -9,21 +9,21 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from lazyjax.ntk.contract.accumulator import Contraction
-from lazyjax.ntk.contract.contract import kernel_of
+from lazyjax.ntk.contract.contract import factor_kernel
 from lazyjax.ntk.contract.factors import (
     Factor,
     factor_of,
-    in_box,
     merge,
-    rooted,
+    pad_to_box,
+    with_root_axes,
     working_dtype,
 )
-from lazyjax.ntk.contract.gradients import gradients, scattered
-from lazyjax.ntk.contract.groups import Block, Part
-from lazyjax.ntk.contract.layout import merged_shape, of_rows
+from lazyjax.ntk.contract.gradients import embedding_gradients, gradients
+from lazyjax.ntk.contract.groups import SiteBlock, SiteGroup
+from lazyjax.ntk.contract.layout import merged_shape, restrict_rows
 from lazyjax.ntk.contract.positions import products_of_operands
-from lazyjax.ntk.trace.replay import outer_values
-from lazyjax.ntk.trace.sites import Network
+from lazyjax.ntk.trace.replay import param_values
+from lazyjax.ntk.trace.sites import TracedNetwork
 from lazyjax.ntk.trace.views import bounding_box
 
 _Sliceable = TypeVar("_Sliceable", Array, Factor)
@@ -31,84 +31,85 @@ _Sliceable = TypeVar("_Sliceable", Array, Factor)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SharedProducts:
-    """Products of cotangents: whose weights are missing, and the others', by kernel."""
+    """Products of cotangents that several roots need, with the weights of each kernel.
+
+    Attributes:
+        missing: Roots whose weights are still to come.
+        weights: Sum of the weights of the others, by the number of the kernel.
+    """
 
     missing: set[int]
     weights: dict[int, Array] = dataclasses.field(default_factory=dict)
 
 
 def shared_products(
-    network: Network, parts: Sequence[Part]
+    network: TracedNetwork, groups: Sequence[SiteGroup]
 ) -> dict[tuple, SharedProducts]:
-    """The products of cotangents that parts need, by what roots must share."""
+    """The products of cotangents that roots need, by the key of those that share them."""
     found: dict[tuple, SharedProducts] = {}
-    for part in parts:
-        for root, blocks in part.roots.items():
+    for group in groups:
+        for root, blocks in group.roots.items():
             key = _key(network, root, blocks[0])
-            if part.kind == "direct" and len(blocks) == 1 and key is not None:
+            if group.kind == "direct" and len(blocks) == 1 and key is not None:
                 found.setdefault(key, SharedProducts(set())).missing.add(root)
     return found
 
 
-def _key(network: Network, root: int, block: Block) -> tuple | None:
-    # What roots must share to have the same products of cotangents.
+def _key(network: TracedNetwork, root: int, block: SiteBlock) -> tuple | None:
     key = block.shared_key
     return None if key is None else (*key, working_dtype(network.avals[root].dtype))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class PartSums:
-    """Everything that the kernels are computed of, and the kernels so far.
+class KernelSums:
+    """Kernels, to which site groups are added one by one.
 
     Attributes:
         network: The network.
-        contraction: What is wanted of kernels.
-        outer: Its outer values.
-        leaves: Its parameters.
-        cotangents: By slot.
-        records: By number.
-        groups: For each leaf, which kernel it counts for.
+        contraction: How gradients are contracted.
+        values: Parameters, and what is computed of these alone.
+        leaves: Parameters.
+        cotangents: By perturbation.
+        records: Operands, by number.
+        kernel_of_leaf: For each leaf, the number of the kernel that it counts for.
         kernels: The kernels so far.
         shared: Products of cotangents that several roots may need, by their keys.
     """
 
-    network: Network
+    network: TracedNetwork
     contraction: Contraction
-    outer: Mapping[int, Array]
+    values: Mapping[int, Array]
     leaves: Sequence[Array]
     cotangents: Mapping[int, Array]
     records: Mapping[int, Array]
-    groups: Sequence[int]
+    kernel_of_leaf: Sequence[int]
     kernels: list[Array]
     shared: Mapping[tuple, SharedProducts]
 
-    def add(self, part: Part) -> None:
-        """Add the kernel of a part, whose leaves no other part has."""
-        if part.kind == "direct":
-            for root, blocks in part.roots.items():
-                self._add_direct(self.groups[part.origins[root].leaf], root, blocks)
-        elif part.kind == "looked up":
-            self._add_looked_up(part)
+    def accumulate(self, group: SiteGroup) -> None:
+        """Add the kernel of a group, whose leaves no other group has."""
+        if group.kind == "direct":
+            for root, blocks in group.roots.items():
+                number = self.kernel_of_leaf[group.origins[root].leaf]
+                self._add_direct(number, root, blocks)
+        elif group.kind == "embedding":
+            self._add_embedding(group)
         else:
-            by_root = {
-                root: self._root_gradient(root, blocks)
-                for root, blocks in part.roots.items()
-            }
-            by_leaf = self._pulled_back(part, by_root)
-            for leaf, gradient in zip(part.leaves, by_leaf, strict=True):
-                self._add_gram(self.groups[leaf], gradient)
+            for leaf, gradient in zip(group.leaves, self._vjp(group), strict=True):
+                self._add_gram(self.kernel_of_leaf[leaf], gradient)
 
-    def _add_direct(self, group: int, root: int, blocks: Sequence[Block]) -> None:
-        """Add the kernel of a root."""
+    def _add_direct(self, number: int, root: int, blocks: Sequence[SiteBlock]) -> None:
+        """Add the kernel of a root that is a piece of a leaf."""
         if len(blocks) > 1:
-            self._add_gram(group, self._root_gradient(root, blocks))
+            self._add_gram(number, self._root_gradient(root, blocks))
             return
         (block,) = blocks
         factor, key = self._factor(block), _key(self.network, root, block)
-        first, second = self._halves(factor)
+        first, second = self._by_batch(factor)
         if key is None:
-            term = kernel_of(self.contraction, first, second, block.order)
-            self._add_term(group, term)
+            self._add(
+                number, factor_kernel(self.contraction, first, second, block.order)
+            )
             return
         weights = jnp.ones((first.delta.shape[0], second.delta.shape[0]))
         if factor.operand is not None:
@@ -116,94 +117,91 @@ class PartSums:
             weights = products[:, :, 0, 0, 0]
         shared = self.shared[key]
         weights = weights.astype(factor.delta.dtype)
-        shared.weights[group] = shared.weights.get(group, 0) + weights
+        shared.weights[number] = shared.weights.get(number, 0) + weights
         shared.missing.remove(root)
         if not shared.missing:
-            for group, weights in shared.weights.items():
-                self._add_gram(group, factor.delta, weights)
+            for number, weights in shared.weights.items():
+                self._add_gram(number, factor.delta, weights)
 
-    def _add_looked_up(self, part: Part) -> None:
-        """Add the kernel of a table that is looked up, with other uses of a box of it."""
-        # With gradients t and b of either, (t + b)(t + b)' differs from t t' within the
-        # box only, where t is small enough to be formed.
+    def _add_embedding(self, group: SiteGroup) -> None:
+        """Add the kernel of an embedding table, a box of which is used elsewhere too."""
+        # With gradients t and b of both uses, (t + b)(t + b)' differs from t t' within
+        # the box only, where t is small enough to be formed.
         tables, others = [], {}
-        for root, blocks in part.roots.items():
+        for root, blocks in group.roots.items():
             if any(block.shape.is_index for block in blocks):
                 tables.append((root, *blocks))
             else:
                 others[root] = self._root_gradient(root, blocks)
         ((root, block),) = tables
         factor, (layout, *_) = self._factor(block), block.layouts
-        first, second = self._halves(factor)
-        box = bounding_box([part.origins[other].box for other in others])
+        first, second = self._by_batch(factor)
+        box = bounding_box([group.origins[other].box for other in others])
         shape = list(self.network.avals[root].shape)
         axis = layout.index_axis
         shape[axis] = box[axis][1] - box[axis][0]
-        rows = of_rows(layout, *box[axis])
-        within = rooted(rows, shape, scattered(factor, *box[axis]))
+        rows = restrict_rows(layout, *box[axis])
+        within = with_root_axes(rows, shape, embedding_gradients(factor, *box[axis]))
         cut = [slice(*bounds) for bounds in box]
         cut[axis] = slice(None)
         within = within[(..., *cut)]
         total = within
         for other, gradient in others.items():
-            total = total + in_box(part.origins[other], box, gradient)
-        group = self.groups[part.leaves[0]]
-        self._add_term(group, kernel_of(self.contraction, first, second, block.order))
-        self._add_term(group, -self.contraction.gram(*self._halves(within)))
-        self._add_gram(group, total)
+            total = total + pad_to_box(group.origins[other], box, gradient)
+        number = self.kernel_of_leaf[group.leaves[0]]
+        self._add(number, factor_kernel(self.contraction, first, second, block.order))
+        self._add(number, -self.contraction.gram(*self._by_batch(within)))
+        self._add_gram(number, total)
 
-    def _add_term(self, group: int, term: Array) -> None:
-        """Add a term to a kernel."""
-        self.kernels[group] = self.contraction.plus(self.kernels[group], term)
+    def _add(self, number: int, term: Array) -> None:
+        self.kernels[number] = self.contraction.add(self.kernels[number], term)
 
     def _add_gram(
-        self, group: int, gradient: Array, weights: Array | None = None
+        self, number: int, gradient: Array, weights: Array | None = None
     ) -> None:
         """Add products of gradients of both batches, weighted, to a kernel."""
-        self.kernels[group] = self.contraction.plus_gram(
-            self.kernels[group], *self._halves(gradient), weights
+        self.kernels[number] = self.contraction.add_gram(
+            self.kernels[number], *self._by_batch(gradient), weights
         )
 
-    def _factor(self, block: Block) -> Factor:
-        made = [
-            factor_of(self.network, layout, self.outer, self.cotangents, self.records)
+    def _factor(self, block: SiteBlock) -> Factor:
+        factors = [
+            factor_of(self.network, layout, self.values, self.cotangents, self.records)
             for layout in block.layouts
         ]
-        return merge(merged_shape(block.layouts), made)
+        return merge(merged_shape(block.layouts), factors)
 
-    def _halves(self, both: _Sliceable) -> tuple[_Sliceable, _Sliceable]:
-        """What is of the first batch, and of the second."""
+    def _by_batch(self, both: _Sliceable) -> tuple[_Sliceable, _Sliceable]:
+        """What belongs to the first batch, and to the second."""
         if self.contraction.is_symmetric:
             return both, both
         return both[: self.contraction.num_rows], both[self.contraction.num_rows :]
 
-    def _root_gradient(self, root: int, blocks: Sequence[Block]) -> Array:
+    def _root_gradient(self, root: int, blocks: Sequence[SiteBlock]) -> Array:
         shape = self.network.avals[root].shape
-        terms = [
-            rooted(
-                block.layouts[0],
-                shape,
-                gradients(self.contraction, self._factor(block)),
-            )
-            for block in blocks
-        ]
+        terms = []
+        for block in blocks:
+            gradient = gradients(self.contraction, self._factor(block))
+            terms.append(with_root_axes(block.layouts[0], shape, gradient))
         return sum(terms[1:], terms[0])
 
-    def _pulled_back(self, part: Part, gradients: Mapping[int, Array]) -> list[Array]:
-        """Gradients by the leaves of a part, from those by its roots."""
-        roots = list(gradients)
+    def _vjp(self, group: SiteGroup) -> list[Array]:
+        """Gradients by the leaves of a group, from those by its roots."""
+        by_root = {
+            root: self._root_gradient(root, b) for root, b in group.roots.items()
+        }
 
-        def of_leaves(chosen: list[Array]) -> list[Array]:
+        def roots_of(chosen: list[Array]) -> list[Array]:
             leaves = list(self.leaves)
-            for number, leaf in zip(part.leaves, chosen, strict=True):
+            for number, leaf in zip(group.leaves, chosen, strict=True):
                 leaves[number] = leaf
-            values = outer_values(self.network, leaves)
-            return [values[root] for root in roots]
+            values = param_values(self.network, leaves)
+            return [values[root] for root in by_root]
 
-        values, pullback = jax.vjp(of_leaves, [self.leaves[i] for i in part.leaves])
-        typed = [
-            gradients[root].astype(value.dtype)
-            for root, value in zip(roots, values, strict=True)
+        values, vjp_fn = jax.vjp(roots_of, [self.leaves[i] for i in group.leaves])
+        cotangents = [
+            gradient.astype(value.dtype)
+            for gradient, value in zip(by_root.values(), values, strict=True)
         ]
-        (by_leaf,) = jax.vmap(jax.vmap(pullback))(typed)
+        (by_leaf,) = jax.vmap(jax.vmap(vjp_fn))(cotangents)
         return by_leaf

@@ -1,45 +1,23 @@
 """The kernel by the method that is modelled to take the least time."""
 
-import jax
 from jaxtyping import Array
 
 from lazyjax.ntk.methods.jacobian import jacobian_ntk
-from lazyjax.ntk.methods.structured import contracted, task_of
+from lazyjax.ntk.methods.plan import build_plan
+from lazyjax.ntk.methods.structured import build_problem, contract
 from lazyjax.ntk.methods.vjp import vector_product_ntk
-from lazyjax.ntk.plan import plan_of
-from lazyjax.typing import ApplyFn, Outputs, Params
+from lazyjax.ntk.request import KernelRequest
 
 
-def auto_ntk(
-    apply_fn: ApplyFn,
-    params: Params,
-    x1: Array,
-    x2: Array | None,
-    *,
-    outputs: Outputs,
-    precision: jax.lax.PrecisionLike,
-) -> Array:
-    """Kernel by the method of `ntk_plan`, structured unless another is far better.
-
-    Args:
-        apply_fn: Network `(params, x) -> f`.
-        params: Point at which the network is linearized.
-        x1: First batch.
-        x2: Second batch; `None` means `x1`.
-        outputs: Form of the kernel.
-        precision: Of all contractions.
-
-    Returns:
-        The kernel in the form `outputs`.
-    """
-    task = task_of(apply_fn, params, x1, x2, outputs)
-    plan = plan_of(task.parts, task.sizes, params)
-    arguments = (apply_fn, params, x1, x2)
-    if plan.method == "jacobian":
-        return jacobian_ntk(*arguments, outputs=outputs, precision=precision)
-    if plan.method == "vjp":
+def auto_ntk(request: KernelRequest) -> Array:
+    """Kernel by the method of `ntk_plan`, structured unless another is far better."""
+    problem = build_problem(request)
+    method = build_plan(problem).method
+    if method == "jacobian":
+        return jacobian_ntk(request)
+    if method == "vjp":
         try:
-            return vector_product_ntk(*arguments, outputs=outputs, precision=precision)
+            return vector_product_ntk(request)
         except TypeError:  # the network cannot be differentiated forwards
             pass
-    return contracted(task, params, x1, x2, outputs=outputs, precision=precision)
+    return contract(problem)

@@ -1,4 +1,4 @@
-"""Derivatives along a direction of the parameters, as reverse mode has them."""
+"""Derivatives along a direction of the parameters, equal to those of reverse mode."""
 
 from collections.abc import Callable
 
@@ -11,8 +11,8 @@ from jaxtyping import Array, Bool
 from lazyjax.jaxpr.equations import primitives
 from lazyjax.typing import ApplyFn, Params
 
-# Primitives whose derivative is finite wherever their value is, unless it overflows: so
-# where the value of a network of these is finite, its forward derivative is too.
+# Primitives whose derivative is finite wherever their value is, unless it overflows. If a
+# network has no others and its value is finite, so is its forward derivative.
 _BOUNDED_NAMES = """
 abs add add_any and argmax argmin asinh atan broadcast_in_dim ceil clamp concatenate
 conv_general_dilated convert_element_type copy cos cosh cumlogsumexp cummax cummin cumsum
@@ -27,7 +27,7 @@ closed_call cond custom_jvp_call custom_vjp_call jit optimization_barrier pjit
 remat remat2 checkpoint scan while
 """
 _BOUNDED = frozenset(_BOUNDED_NAMES.split())
-# Stands for the derivative that a `jax.custom_vjp` lacks; an error once it is run.
+# Primitive in place of the derivative that a `jax.custom_vjp` lacks; it cannot run.
 _FORBIDDEN = "custom_lin"
 
 
@@ -35,11 +35,6 @@ def directional_derivative(
     fn: Callable[[Params], Array], params: Params, tangent: Params
 ) -> Array:
     """Derivative of `fn` at `params` along `tangent`, in forward mode.
-
-    Args:
-        fn: A function of parameters.
-        params: Point of differentiation.
-        tangent: Direction, a pytree like `params`.
 
     Returns:
         The derivative, of the shape of what `fn` returns.
@@ -59,14 +54,8 @@ def tangent_outputs(
 
     Taken in forward mode. Where a derivative inside the network is infinite and what
     follows ignores it, as in $\sqrt{\operatorname{relu}(x)}$, forward mode gives NaN and
-    reverse mode a number: rows that are not finite are made by reverse mode. A network
-    whose own values are infinite on the way may give NaN all the same.
-
-    Args:
-        apply_fn: Network `(params, x) -> f`.
-        params: Point of differentiation.
-        x: Batch.
-        tangent: Direction, a pytree like `params`.
+    reverse mode a number: rows that are not finite are recomputed in reverse mode. A
+    network with infinite intermediate values may give NaN all the same.
 
     Returns:
         One row per row of `x`.
@@ -82,7 +71,7 @@ def tangent_outputs(
         return tangents
     return lax.cond(
         _is_any(~jnp.isfinite(tangents)),
-        lambda: _mended(of_params, params, tangent, tangents),
+        lambda: _recomputed(of_params, params, tangent, tangents),
         lambda: tangents,
     )
 
@@ -121,7 +110,7 @@ def _forward_program(
         ) from error
 
 
-def _mended(
+def _recomputed(
     of_params: Callable[[Params], Array],
     params: Params,
     tangent: Params,
@@ -141,7 +130,7 @@ def _mended(
 
         return lax.map(along, outputs)
 
-    def mended(row: Array, tangents: Array) -> Array:
+    def recomputed(row: Array, tangents: Array) -> Array:
         return lax.cond(
             _is_any(~jnp.isfinite(tangents)),
             lambda: by_reverse_mode(row),
@@ -149,7 +138,7 @@ def _mended(
         )
 
     rows = jnp.arange(f.shape[0])
-    return lax.map(lambda pair: mended(*pair), (rows, tangents))
+    return lax.map(lambda pair: recomputed(*pair), (rows, tangents))
 
 
 @jax.custom_batching.custom_vmap

@@ -1,21 +1,19 @@
 """Kernels of many outputs, some of the outputs at a time."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import lax
 from jaxtyping import Array
 
-from lazyjax.ntk.memory import (
-    Devices,
-    check_result_fits,
-    check_work_fits,
-)
-from lazyjax.trees import tree_size
-from lazyjax.typing import ApplyFn, Method, Outputs, Params
+from lazyjax.ntk.memory import Devices, check_result_fits, check_work_fits
+from lazyjax.ntk.request import KernelRequest
+from lazyjax.typing import Method, Params
 
 # Where cotangents of all outputs and examples hold more, outputs are taken in chunks...
 _MANY_BYTES = 2**27
@@ -23,88 +21,66 @@ _MANY_BYTES = 2**27
 _CHUNK_BYTES = 2**24
 
 
-def outputs_at_a_time(
-    outputs: Outputs,
-    f: jax.ShapeDtypeStruct,
-    num_examples: int,
-    num_params: int,
-    method: Method,
-) -> int:
+def outputs_at_a_time(request: KernelRequest, num_examples: int, method: Method) -> int:
     """How many directions in output space are taken at a time.
-
-    Args:
-        outputs: Form of the kernel.
-        f: Outputs of the network, by shape.
-        num_examples: Examples that are taken at a time.
-        num_params: Number of parameters that count.
-        method: "jacobian" holds all gradients too.
 
     Returns:
         All that there are, unless their cotangents would take much memory and the form
         of the kernel needs no pairs of different outputs.
     """
-    num_outputs = f.shape[1]
+    outputs, num_outputs = request.outputs, request.f.shape[1]
     if outputs == "full":
         return num_outputs
     if outputs not in ("diagonal", "trace"):
         return 1
-    of_one = num_examples * max(4, jnp.dtype(f.dtype).itemsize)
+    of_one = num_examples * max(4, jnp.dtype(request.f.dtype).itemsize)
     if of_one * num_outputs**2 <= _MANY_BYTES:
         return num_outputs
-    held = of_one * (num_outputs + (num_params if method == "jacobian" else 0))
-    most = max(1, _CHUNK_BYTES // held)
+    num_params = optax.tree.size(request.params) if method == "jacobian" else 0
+    most = max(1, _CHUNK_BYTES // (of_one * (num_outputs + num_params)))
     return math.ceil(num_outputs / math.ceil(num_outputs / most))
 
 
-def in_chunks(
-    kernels_of: Callable[[ApplyFn], Any],
-    apply_fn: ApplyFn,
-    params: Params,
-    x1: Array,
-    x2: Array | None,
+def in_output_chunks(
+    kernels_of: Callable[[KernelRequest], Any],
+    request: KernelRequest,
     *,
-    outputs: Outputs,
     method: Method,
     devices: Devices,
     num_kernels: int = 1,
     num_at_once: int | None = None,
 ) -> Any:
-    """Kernels of a network from those of parts of its outputs, if memory can hold them.
+    """Kernels of a network, computed for some outputs at a time where memory asks for it.
 
     Args:
-        kernels_of: Kernels, one or a pytree of them, of a network of any outputs.
-        apply_fn: Network `(params, x) -> f`.
-        params: Its parameters.
-        x1: First batch.
-        x2: Second batch, or `None`.
-        outputs: Form of the kernels.
-        method: What `kernels_of` does.
+        kernels_of: Kernels of a request, one or a pytree of them, by `method`.
+        request: The kernels that are asked for.
+        method: Decides what must fit into memory.
         devices: What is to hold the kernels.
         num_kernels: How many there are.
         num_at_once: Examples that are taken at a time; `None` means all.
 
     Returns:
-        The kernels of the whole network.
+        The kernels of all outputs.
     """
-    f = jax.eval_shape(apply_fn, params, x1)
-    num_outputs = f.shape[1]
-    if num_at_once is None:
-        num_at_once = x1.shape[0] + (0 if x2 is None else x2.shape[0])
-    size = outputs_at_a_time(outputs, f, num_at_once, tree_size(params), method)
-    check_result_fits(x1, x2, f, outputs, devices, num_kernels=num_kernels)
-    check_work_fits(method, params, num_at_once, size, f, devices)
+    outputs, num_outputs = request.outputs, request.f.shape[1]
+    batches = [x for x in (request.x1, request.x2) if x is not None]
+    num_at_once = num_at_once or sum(x.shape[0] for x in batches)
+    size = outputs_at_a_time(request, num_at_once, method)
+    check_result_fits(request, devices, num_kernels=num_kernels)
+    check_work_fits(request, method, num_at_once, size, devices)
     if outputs not in ("diagonal", "trace") or size >= num_outputs:
-        return kernels_of(apply_fn)
+        return kernels_of(request)
     number = math.ceil(num_outputs / size)
 
     def chunk(start: Array) -> Any:
         def some(params: Params, x: Array) -> Array:
-            f = apply_fn(params, x)
-            # Outputs that are made up to fill the last chunk are constant.
+            f = request.apply_fn(params, x)
+            # Outputs that pad the last chunk are constant.
             f = jnp.pad(f, ((0, 0), (0, number * size - num_outputs)))
             return lax.dynamic_slice_in_dim(f, start, size, axis=1)
 
-        return kernels_of(some)
+        return kernels_of(dataclasses.replace(request, apply_fn=some))
 
     starts = size * jnp.arange(number)
     if outputs == "diagonal":

@@ -5,50 +5,31 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from lazyjax.ntk.methods.forward import tangent_outputs
-from lazyjax.ntk.outputs import directions, symmetrized
-from lazyjax.typing import ApplyFn, Outputs, Params
+from lazyjax.ntk.request import KernelRequest
 
 
-def vector_product_ntk(
-    apply_fn: ApplyFn,
-    params: Params,
-    x1: Array,
-    x2: Array | None,
-    *,
-    outputs: Outputs,
-    precision: jax.lax.PrecisionLike,
-) -> Array:
-    """Kernel from one vjp per example of `x2` and one jvp over `x1` per direction.
-
-    Holds `k p` numbers beside one forward pass over `x1`; the work is that of `n2 k`
-    forward passes over `x1`.
-
-    Args:
-        apply_fn: Network `(params, x) -> f`.
-        params: Point at which the network is linearized.
-        x1: First batch.
-        x2: Second batch; `None` means `x1`.
-        outputs: Form of the kernel.
-        precision: Of the products with the directions in output space.
-
-    Returns:
-        The kernel in the form `outputs`.
-    """
-    f = jax.eval_shape(apply_fn, params, x1)
-    cotangents, pairs = directions(outputs, f.shape[1], f.dtype)
+def vector_product_ntk(request: KernelRequest) -> Array:
+    """Kernel from one vjp per example of `x2` and one jvp over `x1` per direction."""
+    # `k p` numbers beside one forward pass over `x1`, for the work of `n2 k` of them.
+    cotangents, pairs = request.directions
 
     def column(x_j: Array) -> Array:
-        f_j, vjp_fn = jax.vjp(lambda p: apply_fn(p, x_j[None])[0], params)
+        f_j, vjp_fn = jax.vjp(
+            lambda p: request.apply_fn(p, x_j[None])[0], request.params
+        )
 
         def along(cotangent: Array) -> Array:
             (gradient,) = vjp_fn(cotangent.astype(f_j.dtype))
-            return tangent_outputs(apply_fn, params, x1, gradient)
+            return tangent_outputs(
+                request.apply_fn, request.params, request.x1, gradient
+            )
 
         tangents = jax.vmap(along)(cotangents)  # (c, n1, k)
         subscripts = "bik,ak->iab" if pairs == "full" else "bik,bk->ib"
-        block = jnp.einsum(subscripts, tangents, cotangents, precision=precision)
+        block = jnp.einsum(
+            subscripts, tangents, cotangents, precision=request.precision
+        )
         return jnp.sum(block, axis=-1) if pairs == "trace" else block
 
-    columns = jax.lax.map(column, x1 if x2 is None else x2)
-    ntk = jnp.moveaxis(columns, 0, 1)
-    return symmetrized(ntk, outputs) if x2 is None else ntk
+    columns = jax.lax.map(column, request.columns)
+    return request.symmetrized(jnp.moveaxis(columns, 0, 1))

@@ -1,1 +1,1 @@
-"""From a network to the sites where its parameters meet values."""
+"""From a network to its sites, where parameters act on examples."""

@@ -15,17 +15,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from lazyjax.jaxpr.equations import (
-    ELEMENTWISE,
-    among,
-    aval_of,
-    called,
-    opened,
-)
+from lazyjax.jaxpr.equations import among, aval_of, called, live_equations, opened
+from lazyjax.jaxpr.registry import primitive_of
 from lazyjax.ntk.trace.sites import (
-    Inner,
-    InnerStep,
-    Outer,
+    ExampleRef,
+    ExampleStep,
+    ParamRef,
     Pool,
     Program,
     Ref,
@@ -33,8 +28,8 @@ from lazyjax.ntk.trace.sites import (
     Site,
 )
 
-# Calls may be elementwise, too; that is seen later.
-_ELEMENTWISE = ELEMENTWISE | {"custom_jvp_call", "custom_vjp_call"}
+# Calls with a rule for their derivative: whether they are elementwise is seen later.
+_CUSTOM_CALLS = frozenset({"custom_jvp_call", "custom_vjp_call"})
 
 AvalOf = Callable[[Ref], jax.ShapeDtypeStruct]
 
@@ -45,7 +40,7 @@ def with_pools(
     starts: Mapping[int, int],
     uses: Mapping[int, int],
     aval_of_ref: AvalOf,
-    new_slot: Callable[[jax.ShapeDtypeStruct], int],
+    perturb: Callable[[jax.ShapeDtypeStruct], int],
     new_record: Callable[[], int],
 ) -> tuple[Program, list[Site]]:
     """The same network with the pools of its sites found.
@@ -53,10 +48,10 @@ def with_pools(
     Args:
         program: The program, of which only the outermost level is looked at.
         sites: Its sites.
-        starts: For the slot of each site, the inner value that is its output.
-        uses: How often each inner value is used.
+        starts: For the perturbation of each site, the example value that is its output.
+        uses: How often each example value is used.
         aval_of_ref: Gives shape and dtype of a value inside the network.
-        new_slot: Gives the number of a new slot of a shape and dtype.
+        perturb: Gives the number of a new perturbation of a shape and dtype.
         new_record: Gives the number of a new record.
 
     Returns:
@@ -64,36 +59,36 @@ def with_pools(
     """
     pools: dict[int, Pool] = {}
     ends: dict[int, list[Pool]] = {}
-    slots: dict[int, int] = {}
-    for slot in {s.slot for s in sites if s.record is not None and not s.depth}:
-        found = _path(program, starts[slot], uses, aval_of_ref)
+    at_ends: dict[int, int] = {}
+    for own in {s.perturbation for s in sites if s.record is not None and not s.depth}:
+        found = _path(program, starts[own], uses, aval_of_ref)
         if found is None:
             continue
         steps, end = found
         (result,) = end.outputs
-        if result not in slots:
-            slots[result] = new_slot(aval_of_ref(Inner(result)))
+        if result not in at_ends:
+            at_ends[result] = perturb(aval_of_ref(ExampleRef(result)))
         axes = tuple(int(axis) for axis in end.eqn.params["axes"]) if end.eqn else ()
-        pools[slot] = Pool(starts[slot], steps, axes, slots[result], new_record())
-        ends.setdefault(result, []).append(pools[slot])
+        pools[own] = Pool(starts[own], steps, axes, at_ends[result], new_record())
+        ends.setdefault(result, []).append(pools[own])
     steps = [
         dataclasses.replace(
-            step, slot=slots[step.outputs[0]], pools=tuple(ends[step.outputs[0]])
+            step, perturbation=at_ends[result], pools=tuple(ends[result])
         )
-        if isinstance(step, InnerStep) and step.outputs[0] in ends
+        if isinstance(step, ExampleStep) and (result := step.outputs[0]) in ends
         else step
         for step in program.steps
     ]
-    inside = {**program.slots, **dict.fromkeys(slots.values(), ())}
-    program = dataclasses.replace(program, steps=tuple(steps), slots=inside)
+    inside = {**program.perturbations, **dict.fromkeys(at_ends.values(), ())}
+    program = dataclasses.replace(program, steps=tuple(steps), perturbations=inside)
     return program, [
-        dataclasses.replace(site, pool=pools.get(site.slot)) for site in sites
+        dataclasses.replace(site, pool=pools.get(site.perturbation)) for site in sites
     ]
 
 
 def derivatives(pool: Pool, read: Callable[[Ref], Array]) -> Array:
     """Derivative of each entry of what is summed by the same entry of the start."""
-    start = lax.stop_gradient(read(Inner(pool.start)))
+    start = lax.stop_gradient(read(ExampleRef(pool.start)))
     fixed = lambda ref: lax.stop_gradient(read(ref))
     value, pullback = jax.vjp(
         lambda start: _evaluated(pool.start, pool.steps, start, fixed), start
@@ -102,65 +97,75 @@ def derivatives(pool: Pool, read: Callable[[Ref], Array]) -> Array:
 
 
 def _evaluated(
-    number: int, steps: Sequence[InnerStep], start: Array, read: Callable[[Ref], Array]
+    number: int,
+    steps: Sequence[ExampleStep],
+    start: Array,
+    read: Callable[[Ref], Array],
 ) -> Array:
-    # The value that comes out of the steps, from that of inner value `number`.
-    values: dict[Ref, Array] = {Inner(number): start}
+    # The value that comes out of the steps, from that of example value `number`.
+    values: dict[Ref, Array] = {ExampleRef(number): start}
     result = start
     for step in steps:
         operands = [values[ref] if ref in values else read(ref) for ref in step.inputs]
         (result,) = step.evaluate(*operands)
-        values[Inner(step.outputs[0])] = result
+        values[ExampleRef(step.outputs[0])] = result
     return result
 
 
 def _path(
     program: Program, start: int, uses: Mapping[int, int], aval_of_ref: AvalOf
-) -> tuple[tuple[InnerStep, ...], InnerStep] | None:
+) -> tuple[tuple[ExampleStep, ...], ExampleStep] | None:
     # The steps from a value to the one sum that all its influence goes through.
-    shape = aval_of_ref(Inner(start)).shape
+    shape = aval_of_ref(ExampleRef(start)).shape
     counts = {start: 0}
-    steps: list[InnerStep] = []
-    end: InnerStep | None = None
+    steps: list[ExampleStep] = []
+    end: ExampleStep | None = None
     for step in program.steps:
         inputs = () if isinstance(step, ScanStep) else step.inputs
-        met = [ref.id for ref in inputs if isinstance(ref, Inner) and ref.id in counts]
-        if not met:
+        reached = [
+            ref.id for ref in inputs if isinstance(ref, ExampleRef) and ref.id in counts
+        ]
+        if not reached:
             continue
-        assert isinstance(step, InnerStep)
-        for value in met:
+        assert isinstance(step, ExampleStep)
+        for value in reached:
             counts[value] += 1
         if end is not None or step.eqn is None or len(step.outputs) != 1:
             return None
         if step.eqn.primitive.name == "reduce_sum":
             end = step
         elif (
-            step.eqn.primitive.name in _ELEMENTWISE
-            and aval_of_ref(Inner(step.outputs[0])).shape == shape
+            _may_be_elementwise(step.eqn)
+            and aval_of_ref(ExampleRef(step.outputs[0])).shape == shape
         ):
             steps.append(step)
             counts[step.outputs[0]] = 0
         else:
             return None
-    if end is None or end.slot is not None:
+    if end is None or end.perturbation is not None:
         return None
     (summed,) = end.inputs
     last = steps[-1].outputs[0] if steps else start
     # All uses are known, and only the last value is used outside.
-    if summed != Inner(last) or any(counts[value] != uses[value] for value in counts):
+    is_used_elsewhere = any(counts[value] != uses[value] for value in counts)
+    if summed != ExampleRef(last) or is_used_elsewhere:
         return None
     found = tuple(steps)
     return (found, end) if _is_elementwise(found, start, aval_of_ref) else None
 
 
+def _may_be_elementwise(eqn: jex.JaxprEqn) -> bool:
+    return primitive_of(eqn).is_elementwise or eqn.primitive.name in _CUSTOM_CALLS
+
+
 def _is_elementwise(
-    steps: Sequence[InnerStep], start: int, aval_of_ref: AvalOf
+    steps: Sequence[ExampleStep], start: int, aval_of_ref: AvalOf
 ) -> bool:
     # Read off the derivative as JAX takes it, by custom rules too.
     inside = {start, *(step.outputs[0] for step in steps)}
     refs = {ref for step in steps for ref in step.inputs}
-    others = [ref for ref in refs if isinstance(ref, Outer) or ref.id not in inside]
-    like = aval_of_ref(Inner(start))
+    others = [ref for ref in refs if isinstance(ref, ParamRef) or ref.id not in inside]
+    like = aval_of_ref(ExampleRef(start))
 
     def derivative(value: Array, tangent: Array, known: list[Array]) -> Array:
         read = dict(zip(others, known, strict=True)).__getitem__
@@ -181,30 +186,20 @@ def _keeps_entries(
     jaxpr: jex.Jaxpr, dependent: set[Any], shape: tuple[int, ...]
 ) -> bool:
     # Whether all that is needed and made of `dependent` is made entry by entry.
-    for eqn in _needed(jaxpr):
-        met = among(eqn.invars, dependent)
-        if not any(met):
+    # Derivatives by custom rules leave the calls that they are of, without a use.
+    for eqn in live_equations(jaxpr):
+        reached = among(eqn.invars, dependent)
+        if not any(reached):
             continue
         inner = called(eqn)
         if inner is not None:
             body, _ = opened(inner)
-            inputs = {v for v, m in zip(body.invars, met, strict=True) if m}
+            inputs = {v for v, m in zip(body.invars, reached, strict=True) if m}
             if not _keeps_entries(body, inputs, shape):
                 return False
-        elif eqn.primitive.name not in ELEMENTWISE:
+        elif not primitive_of(eqn).is_elementwise:
             return False
         if any(aval_of(var).shape != shape for var in eqn.outvars):
             return False
         dependent.update(eqn.outvars)
     return True
-
-
-def _needed(jaxpr: jex.Jaxpr) -> list[jex.JaxprEqn]:
-    # Derivatives by custom rules leave the calls that they are of, without a use.
-    live = {var for var in jaxpr.outvars if not isinstance(var, jex.Literal)}
-    needed = []
-    for eqn in reversed(jaxpr.eqns):
-        if live.intersection(eqn.outvars):
-            needed.append(eqn)
-            live.update(v for v in eqn.invars if not isinstance(v, jex.Literal))
-    return needed[::-1]

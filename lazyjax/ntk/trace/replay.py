@@ -1,4 +1,4 @@
-"""Outer and inner programs run, with perturbations added and operands recorded."""
+"""Parameter and example programs run, with perturbations added and operands recorded."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,56 +10,59 @@ from jaxtyping import Array, Shaped
 
 from lazyjax.ntk.trace.pooling import derivatives
 from lazyjax.ntk.trace.sites import (
-    InnerStep,
-    Network,
-    Outer,
+    ExampleStep,
+    ParamRef,
     Program,
     Ref,
     ScanStep,
+    TracedNetwork,
 )
 
 Values = Mapping[int, Array]
 
 
-def outer_values(network: Network, leaves: Sequence[Any]) -> dict[int, Array]:
-    """All outer values, from those of the parameter leaves."""
+def param_values(network: TracedNetwork, leaves: Sequence[Any]) -> dict[int, Array]:
+    """All parameter values, from those of the parameter leaves."""
     values = {ref: jnp.asarray(value) for ref, value in network.constants.items()}
     values.update(zip(network.leaves, leaves, strict=True))
-    for step in network.outer_steps:
+    for step in network.param_steps:
         outputs = step.evaluate(*(values[i] for i in step.inputs))
         values.update(zip(step.outputs, outputs, strict=True))
     return values
 
 
 def factors(
-    network: Network, outer: Values, x: Shaped[Array, "n *d"], seeds: Array
+    network: TracedNetwork,
+    parameters: Values,
+    x: Shaped[Array, "n *d"],
+    output_cotangents: Shaped[Array, "s 1 k"],
 ) -> tuple[dict[int, Array], dict[int, Array]]:
-    """Cotangents at all slots and recorded operands, for each example of a batch.
+    """Cotangents at all perturbations and recorded operands, for each example of a batch.
 
     Args:
         network: The network.
-        outer: Its outer values.
+        parameters: Its parameter values.
         x: Batch of examples.
-        seeds: Cotangents of the output `(1, k)`, of shape `(s, 1, k)`.
+        output_cotangents: Cotangents of the output of one example.
 
     Returns:
-        Cotangents by slot, of shape `(n, s, *slot)`, and records, `(n, *record)`.
+        Cotangents by perturbation, with axes `(n, s)` first, and records, with `n` first.
     """
     zeros = {
-        slot: jnp.zeros(network.slots[slot].shape, network.slots[slot].dtype)
-        for slot in sorted(network.program.slots)
+        number: jnp.zeros(perturbation.shape, perturbation.dtype)
+        for number, perturbation in enumerate(network.perturbations)
+        if number in network.program.perturbations
     }
-
-    visible = {ref: outer[ref.id] for ref in network.program.outer}
+    visible = {ref: parameters[ref.id] for ref in network.program.parameters}
 
     def of_example(x: Array) -> tuple[dict[int, Array], dict[int, Array]]:
-        def nudged(nudges: Values) -> tuple[Array, dict[int, Array]]:
-            inner = {network.example: x[None]}
-            (result,), records = _run(network.program, visible, inner, nudges, 0)
+        def perturbed(added: Values) -> tuple[Array, dict[int, Array]]:
+            values = {network.example: x[None]}
+            (result,), records = _run(network.program, visible, values, added, 0)
             return result, records
 
-        _, pullback, records = jax.vjp(nudged, zeros, has_aux=True)
-        (cotangents,) = jax.vmap(pullback)(seeds)
+        _, pullback, records = jax.vjp(perturbed, zeros, has_aux=True)
+        (cotangents,) = jax.vmap(pullback)(output_cotangents)
         return cotangents, records
 
     return jax.vmap(of_example)(x)
@@ -67,24 +70,24 @@ def factors(
 
 def _run(
     program: Program,
-    outer: Mapping[Outer, Array],
-    inner: Values,
-    nudges: Values,
+    parameters: Mapping[ParamRef, Array],
+    values: Values,
+    added: Values,
     depth: int,
 ) -> tuple[tuple[Array, ...], dict[int, Array]]:
-    inner = dict(inner)
+    values = dict(values)
     records: dict[int, Array] = {}
 
     def read(ref: Ref) -> Array:
-        return outer[ref] if isinstance(ref, Outer) else inner[ref.id]
+        return parameters[ref] if isinstance(ref, ParamRef) else values[ref.id]
 
     for step in program.steps:
         if isinstance(step, ScanStep):
             carry = tuple(read(ref) for ref in step.carry)
-            outputs, kept = _run_scan(step, carry, outer, inner, nudges, depth)
+            outputs, kept = _run_scan(step, carry, parameters, values, added, depth)
             records.update(kept)
         else:
-            outputs = _run_step(step, [read(ref) for ref in step.inputs], nudges)
+            outputs = _run_step(step, [read(ref) for ref in step.inputs], added)
             operands = step.inputs
             records.update(
                 {record: read(operands[at]) for at, record in step.recorded.items()}
@@ -92,52 +95,57 @@ def _run(
             records.update(
                 {pool.record: derivatives(pool, read) for pool in step.pools}
             )
-        inner.update(zip(step.outputs, outputs, strict=True))
+        values.update(zip(step.outputs, outputs, strict=True))
     return tuple(read(ref) for ref in program.results), records
 
 
 def _run_step(
-    step: InnerStep, operands: list[Array], nudges: Values
+    step: ExampleStep, operands: list[Array], added: Values
 ) -> tuple[Array, ...]:
-    for position, slot in step.nudged.items():
-        operands[position] = operands[position] + nudges[slot]
+    for position, perturbation in step.perturbed.items():
+        operands[position] = operands[position] + added[perturbation]
     outputs = step.evaluate(*operands)
-    if step.slot is None:
+    if step.perturbation is None:
         return outputs
-    return (outputs[0] + nudges[step.slot], *outputs[1:])
+    return (outputs[0] + added[step.perturbation], *outputs[1:])
 
 
 def _run_scan(
     step: ScanStep,
     carry: tuple[Array, ...],
-    outer: Mapping[Outer, Array],
-    inner: Values,
-    nudges: Values,
+    parameters: Mapping[ParamRef, Array],
+    values: Values,
+    added: Values,
     depth: int,
 ) -> tuple[tuple[Array, ...], dict[int, Array]]:
-    whole = {ref: outer[Outer(ref.id, ref.stack[:depth])] for ref in step.body.outer}
+    whole = {
+        ref: parameters[ParamRef(ref.id, ref.stack[:depth])]
+        for ref in step.body.parameters
+    }
     stacked = {ref: value for ref, value in whole.items() if ref.stack[depth]}
     moved = {
-        slot: nudges[slot] for slot, stack in step.body.slots.items() if stack[depth]
+        perturbation: added[perturbation]
+        for perturbation, stack in step.body.perturbations.items()
+        if stack[depth]
     }
 
     def body(carry: tuple, slices: tuple) -> tuple:
-        outer_slices, nudge_slices, scanned = slices
+        param_slices, added_slices, scanned = slices
         inside = {
-            **inner,
+            **values,
             **dict(zip(step.carry_ids, carry, strict=True)),
             **dict(zip(step.scanned_ids, scanned, strict=True)),
         }
         results, records = _run(
             step.body,
-            whole | dict(zip(stacked, outer_slices, strict=True)),
+            whole | dict(zip(stacked, param_slices, strict=True)),
             inside,
-            {**nudges, **nudge_slices},
+            {**added, **added_slices},
             depth + 1,
         )
         return results[: step.num_carry], (results[step.num_carry :], records)
 
-    scanned = tuple(inner[ref.id] for ref in step.scanned)
+    scanned = tuple(values[ref.id] for ref in step.scanned)
     carry, (collected, records) = lax.scan(
         body, carry, (list(stacked.values()), moved, scanned), **step.options
     )

@@ -1,7 +1,7 @@
-r"""How the gradient of a parameter is made, primitive by primitive.
+r"""Gradients by the operands of single equations, as einsums.
 
-Where an outer value $w$ meets an inner value $a$ in an equation $z = F(a, w)$ that is
-linear in $w$, the gradient of an output by $w$ is a contraction of the cotangent
+In an equation $z = F(a, w)$ of an example value $a$ that is linear in a parameter value
+$w$, the gradient of an output by $w$ is a contraction of the cotangent
 $\delta = \partial f / \partial z$ with $a$. A rule says which: it names the axes of
 $\delta$, $a$ and $w$ by labels, and the gradient is the `einsum` of these labels. Equal
 labels in $\delta$ and $a$ that $w$ lacks are positions, summed over.
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from lazyjax.callables.static import forget_programs
+from lazyjax.jaxpr.registry import describe, primitive_of, register_primitive
 from lazyjax.ntk.trace.windows import Windows
 
 Labels: TypeAlias = tuple[Hashable, ...]
@@ -58,18 +58,15 @@ class Form:
 
 Rule: TypeAlias = Callable[[jex.JaxprEqn, int], Form | None]
 
-_RULES: dict[str, Rule] = {}
-
 
 def register_rule(primitive_name: str) -> Callable[[Rule], Rule]:
     """Decorator that makes a function the rule of a primitive.
 
     The function gets the equation and the position of the operand in question, and
     returns the `Form` of the gradient, or `None` if it does not know it. It may assume
-    that the equation is used with that one operand depending on parameters only, and
-    at least one other operand depending on the input. A later rule of the same
-    primitive replaces an earlier one, from the next call of a verb on; programs that
-    were made by a `jax.jit` outside of this package keep the rules they were made with.
+    that this one operand depends on parameters only, and at least one other on the
+    input. It takes effect as `lazyjax.jaxpr.register_primitive` says, which makes more
+    than gradients known.
 
     Args:
         primitive_name: Name of the primitive, as jaxprs show it.
@@ -84,16 +81,25 @@ def register_rule(primitive_name: str) -> Callable[[Rule], Rule]:
     """
 
     def register(rule: Rule) -> Rule:
-        _RULES[primitive_name] = rule
-        forget_programs()
+        register_primitive(primitive_name, gradient=rule)
         return rule
 
     return register
 
 
+def _rule(*names: str) -> Callable[[Rule], Rule]:
+    """Decorator that makes a function the rule of primitives without one."""
+
+    def enter(rule: Rule) -> Rule:
+        describe(*names, gradient=rule)
+        return rule
+
+    return enter
+
+
 def form_of(eqn: jex.JaxprEqn, position: int) -> Form | None:
     """The form of the gradient by operand `position` of `eqn`, if a rule knows it."""
-    rule = _RULES.get(eqn.primitive.name)
+    rule = primitive_of(eqn).gradient
     return None if rule is None or len(eqn.outvars) != 1 else rule(eqn, position)
 
 
@@ -106,7 +112,7 @@ def _split(labels: Labels) -> tuple[Labels, ...]:
     return tuple((label,) for label in labels)
 
 
-@register_rule("dot_general")
+@_rule("dot_general")
 def _dot_general(eqn: jex.JaxprEqn, position: int) -> Form:
     contracting, batch = eqn.params["dimension_numbers"]
     axes = []
@@ -139,7 +145,7 @@ def _elementwise(eqn: jex.JaxprEqn, atom: Any) -> list[int | None] | None:
     return [axis if size == out[axis] else None for axis, size in enumerate(shape)]
 
 
-@register_rule("mul")
+@_rule("mul")
 def _mul(eqn: jex.JaxprEqn, position: int) -> Form | None:
     form = _add(eqn, position)
     act = _elementwise(eqn, eqn.invars[1 - position])
@@ -149,14 +155,13 @@ def _mul(eqn: jex.JaxprEqn, position: int) -> Form | None:
     return dataclasses.replace(form, act=tuple(labels), act_position=1 - position)
 
 
-@register_rule("div")
+@_rule("div")
 def _div(eqn: jex.JaxprEqn, position: int) -> Form | None:
     form = _mul(eqn, position) if position == 0 else None
     return form and dataclasses.replace(form, prepare=jnp.reciprocal)
 
 
-@register_rule("add")
-@register_rule("add_any")
+@_rule("add", "add_any")
 def _add(eqn: jex.JaxprEqn, position: int) -> Form | None:
     weight = _elementwise(eqn, eqn.invars[position])
     if weight is None:
@@ -166,13 +171,13 @@ def _add(eqn: jex.JaxprEqn, position: int) -> Form | None:
     return Form(delta=delta, weight=labels)
 
 
-@register_rule("sub")
+@_rule("sub")
 def _sub(eqn: jex.JaxprEqn, position: int) -> Form | None:
     form = _add(eqn, position)
     return form and dataclasses.replace(form, sign=1 if position == 0 else -1)
 
 
-@register_rule("gather")
+@_rule("gather")
 def _gather(eqn: jex.JaxprEqn, position: int) -> Form | None:
     # Rows of a table: one axis indexed by one integer, all other axes taken whole.
     if position != 0:
@@ -212,7 +217,7 @@ def _gather(eqn: jex.JaxprEqn, position: int) -> Form | None:
     )
 
 
-@register_rule("conv_general_dilated")
+@_rule("conv_general_dilated")
 def _conv_general_dilated(eqn: jex.JaxprEqn, position: int) -> Form | None:
     params = eqn.params
     if position != 1 or params["batch_group_count"] != 1:

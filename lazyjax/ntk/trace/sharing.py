@@ -3,34 +3,30 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from lazyjax.ntk.trace.sites import (
-    Inner,
-    Program,
-    ScanStep,
-    Site,
-    Slot,
-)
+from lazyjax.ntk.trace.sites import ExampleRef, Perturbation, Program, ScanStep, Site
 
 
-def share_slots(
+def with_shared(
     program: Program,
     sites: Sequence[Site],
-    slots: Sequence[Slot],
-    slot_of: Mapping[int, int],
+    perturbations: Sequence[Perturbation],
+    added_to: Mapping[int, int],
     uses: Mapping[int, int],
 ) -> tuple[Program, list[Site]]:
-    """The same network with one slot for a site and the bias added to its output.
+    """The same network with one perturbation for a site and the bias added to its output.
 
     Where the output of a site is only used in a sum, its cotangent and that of the sum
     are one and the same, so they (and their products) are computed once.
 
     Returns:
-        The program and the sites with fewer slots.
+        The program and the sites with fewer perturbations.
     """
     same: dict[int, int] = {}
-    structured = {site.slot for site in sites if site.form is not None}
-    sums = {s.slot: s.primitive for s in sites if s.primitive in ("add", "sub")}
-    sums = {slot: name for slot, name in sums.items() if slot in structured}
+    sums = {
+        site.perturbation: site.primitive
+        for site in sites
+        if site.form is not None and site.primitive in ("add", "sub")
+    }
 
     def shared(program: Program) -> Program:
         steps = []
@@ -38,24 +34,25 @@ def share_slots(
             if isinstance(step, ScanStep):
                 steps.append(dataclasses.replace(step, body=shared(step.body)))
                 continue
-            if step.slot in sums:
-                (before,) = (r for r in step.inputs if isinstance(r, Inner))
-                earlier = slot_of.get(before.id)
-                passes_on = sums[step.slot] == "add" or step.inputs[0] == before
+            own = step.perturbation
+            if own in sums:
+                (before,) = (r for r in step.inputs if isinstance(r, ExampleRef))
+                earlier = added_to.get(before.id)
                 if (
                     earlier is not None
-                    and passes_on
+                    and (sums[own] == "add" or step.inputs[0] == before)
                     and uses[before.id] == 1
-                    and slots[earlier].shape == slots[step.slot].shape
+                    and perturbations[earlier].shape == perturbations[own].shape
                 ):
-                    same[step.slot] = same.get(earlier, earlier)
-                    step = dataclasses.replace(step, slot=None)
+                    same[own] = same.get(earlier, earlier)
+                    step = dataclasses.replace(step, perturbation=None)
             steps.append(step)
-        left = {s: stack for s, stack in program.slots.items() if s not in same}
-        return dataclasses.replace(program, steps=tuple(steps), slots=left)
+        left = {s: stack for s, stack in program.perturbations.items() if s not in same}
+        return dataclasses.replace(program, steps=tuple(steps), perturbations=left)
 
     program = shared(program)
-    sites = [
-        dataclasses.replace(site, slot=same.get(site.slot, site.slot)) for site in sites
+    numbers = (same.get(site.perturbation, site.perturbation) for site in sites)
+    return program, [
+        dataclasses.replace(site, perturbation=number)
+        for site, number in zip(sites, numbers, strict=True)
     ]
-    return program, sites

@@ -1,4 +1,4 @@
-"""The network of one example as outer and inner programs, with its sites found."""
+"""The network of one example as parameter and example programs, with its sites found."""
 
 import functools
 import itertools
@@ -12,39 +12,32 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from lazyjax.jaxpr.equations import (
-    aval_of,
-    called,
-    evaluate,
-    opened,
-    scan_counts,
-)
+from lazyjax.jaxpr.equations import aval_of, called, evaluate, opened, scan_counts
+from lazyjax.jaxpr.registry import primitive_of
 from lazyjax.ntk.trace.pooling import with_pools
 from lazyjax.ntk.trace.rules import form_of
-from lazyjax.ntk.trace.sharing import share_slots
+from lazyjax.ntk.trace.sharing import with_shared
 from lazyjax.ntk.trace.sites import (
-    Inner,
-    InnerStep,
-    Network,
-    Outer,
-    OuterStep,
+    ExampleRef,
+    ExampleStep,
+    ParamRef,
+    ParamStep,
+    Perturbation,
     Program,
     Ref,
     ScanStep,
     Site,
-    Slot,
+    TracedNetwork,
 )
-
-_BLOCKED = frozenset({"stop_gradient"})
 
 
 def trace_network(
     apply_fn: Callable[..., Array], params: Any, example: jax.ShapeDtypeStruct
-) -> Network:
+) -> TracedNetwork:
     """The network `apply_fn` at one example of shape `(1, *d)`, with its sites.
 
     Args:
-        apply_fn: Network `(params, x) -> f`.
+        apply_fn: TracedNetwork `(params, x) -> f`.
         params: Parameters; only their structure, shapes and dtypes are used.
         example: Shape and dtype of one example.
 
@@ -66,22 +59,30 @@ class _Scope:
 
     def __init__(self, depth: int) -> None:
         self.depth = depth
-        self.steps: list[InnerStep | ScanStep] = []
+        self.steps: list[ExampleStep | ScanStep] = []
 
-    def program(self, results: Sequence[Ref], slots: Sequence[Slot]) -> Program:
-        outer: set[Outer] = {ref for ref in results if isinstance(ref, Outer)}
+    def program(
+        self, results: Sequence[Ref], perturbations: Sequence[Perturbation]
+    ) -> Program:
+        parameters: set[ParamRef] = {
+            ref for ref in results if isinstance(ref, ParamRef)
+        }
         inside: dict[int, tuple[bool, ...]] = {}
         for step in self.steps:
             if isinstance(step, ScanStep):
                 depth = self.depth
-                outer |= {ref for ref in step.carry if isinstance(ref, Outer)}
-                outer |= {Outer(r.id, r.stack[:depth]) for r in step.body.outer}
-                inside.update(step.body.slots)
+                parameters |= {ref for ref in step.carry if isinstance(ref, ParamRef)}
+                parameters |= {
+                    ParamRef(r.id, r.stack[:depth]) for r in step.body.parameters
+                }
+                inside.update(step.body.perturbations)
             else:
-                outer |= {ref for ref in step.inputs if isinstance(ref, Outer)}
-                added = [*step.nudged.values(), step.slot]
-                inside.update({s: slots[s].stack for s in added if s is not None})
-        return Program(tuple(self.steps), tuple(results), frozenset(outer), inside)
+                parameters |= {ref for ref in step.inputs if isinstance(ref, ParamRef)}
+                added = [*step.perturbed.values(), step.perturbation]
+                inside.update(
+                    {s: perturbations[s].stack for s in added if s is not None}
+                )
+        return Program(tuple(self.steps), tuple(results), frozenset(parameters), inside)
 
 
 class _Tracer:
@@ -91,46 +92,46 @@ class _Tracer:
         self.avals: list[Any] = []
         self.depends_on: list[frozenset[int]] = []
         self.constants: dict[int, Any] = {}
-        self.outer_steps: list[OuterStep] = []
-        self.producers: dict[int, OuterStep] = {}
-        self.slots: list[Slot] = []
+        self.param_steps: list[ParamStep] = []
+        self.producers: dict[int, ParamStep] = {}
+        self.perturbations: list[Perturbation] = []
         self.sites: list[Site] = []
-        self.inner_avals: dict[int, Any] = {}
-        self.inner_ids = itertools.count()
+        self.example_avals: dict[int, Any] = {}
+        self.example_ids = itertools.count()
         self.records = itertools.count()
         self.lengths: list[int] = []
-        # For each inner value made by an equation with a perturbed output: its slot.
-        self.slot_of: dict[int, int] = {}
+        # For each perturbed example value, its perturbation.
+        self.added_to: dict[int, int] = {}
         self.uses: Counter[int] = Counter()
 
-    def network(self, closed: Any, num_leaves: int) -> Network:
+    def network(self, closed: Any, num_leaves: int) -> TracedNetwork:
         jaxpr, consts = opened(closed)
         scope = _Scope(0)
         leaves = []
         for number, var in enumerate(jaxpr.invars[:num_leaves]):
             differentiable = jnp.issubdtype(aval_of(var).dtype, jnp.inexact)
             depends_on = frozenset({number} if differentiable else ())
-            leaves.append(self.new_outer(var.aval, depends_on))
-        example = self.new_inner(jaxpr.invars[num_leaves].aval)
-        refs = [*(Outer(leaf) for leaf in leaves), example]
+            leaves.append(self.new_param(var.aval, depends_on))
+        example = self.new_value(jaxpr.invars[num_leaves].aval)
+        refs = [*(ParamRef(leaf) for leaf in leaves), example]
         (result,) = self.walk(scope, jaxpr, consts, refs)
-        result = self.as_inner(scope, result)
-        program = scope.program((result,), self.slots)
+        result = self.as_value(scope, result)
+        program = scope.program((result,), self.perturbations)
         self.count_uses(program)
-        program, sites = share_slots(
-            program, self.sites, self.slots, self.slot_of, self.uses
+        program, sites = with_shared(
+            program, self.sites, self.perturbations, self.added_to, self.uses
         )
         program, sites = with_pools(
             program,
             sites,
-            {slot: value for value, slot in self.slot_of.items()},
+            {perturbation: value for value, perturbation in self.added_to.items()},
             self.uses,
             self.aval_inside,
-            lambda aval: self.new_slot(aval.shape, aval.dtype, ()),
+            lambda aval: self.perturb(aval.shape, aval.dtype, ()),
             lambda: next(self.records),
         )
-        return Network(
-            outer_steps=tuple(self.outer_steps),
+        return TracedNetwork(
+            param_steps=tuple(self.param_steps),
             program=program,
             constants=self.constants,
             leaves=tuple(leaves),
@@ -138,40 +139,40 @@ class _Tracer:
             depends_on=tuple(self.depends_on),
             producers=self.producers,
             avals=tuple(self.avals),
-            slots=tuple(self.slots),
+            perturbations=tuple(self.perturbations),
             sites=tuple(sites),
-            result=self.inner_avals[result.id],
+            result=self.example_avals[result.id],
         )
 
     # Values.
 
-    def new_outer(self, aval: Any, depends_on: frozenset[int]) -> int:
+    def new_param(self, aval: Any, depends_on: frozenset[int]) -> int:
         self.avals.append(jax.ShapeDtypeStruct(aval.shape, aval.dtype))
         self.depends_on.append(depends_on)
         return len(self.avals) - 1
 
-    def constant(self, value: Any, depth: int) -> Outer:
-        ref = self.new_outer(jax.typeof(value), frozenset())
+    def constant(self, value: Any, depth: int) -> ParamRef:
+        ref = self.new_param(jax.typeof(value), frozenset())
         self.constants[ref] = value
-        return Outer(ref, (False,) * depth)
+        return ParamRef(ref, (False,) * depth)
 
-    def new_inner(self, aval: Any) -> Inner:
-        ref = Inner(next(self.inner_ids))
-        self.inner_avals[ref.id] = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+    def new_value(self, aval: Any) -> ExampleRef:
+        ref = ExampleRef(next(self.example_ids))
+        self.example_avals[ref.id] = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
         return ref
 
     def aval_inside(self, ref: Ref) -> jax.ShapeDtypeStruct:
-        if isinstance(ref, Inner):
-            return self.inner_avals[ref.id]
+        if isinstance(ref, ExampleRef):
+            return self.example_avals[ref.id]
         aval = self.avals[ref.id]
         return jax.ShapeDtypeStruct(aval.shape[sum(ref.stack) :], aval.dtype)
 
-    def new_slot(self, shape: Sequence[int], dtype: Any, stack: tuple) -> int:
-        self.slots.append(Slot(tuple(shape), dtype, stack))
-        return len(self.slots) - 1
+    def perturb(self, shape: Sequence[int], dtype: Any, stack: tuple) -> int:
+        self.perturbations.append(Perturbation(tuple(shape), dtype, stack))
+        return len(self.perturbations) - 1
 
     def is_weight(self, ref: Ref) -> bool:
-        return isinstance(ref, Outer) and bool(self.depends_on[ref.id])
+        return isinstance(ref, ParamRef) and bool(self.depends_on[ref.id])
 
     # Equations.
 
@@ -200,19 +201,19 @@ class _Tracer:
         if inlined is not None:
             return self.walk(scope, *opened(inlined), refs)
         run = functools.partial(evaluate, eqn, debug_info)
-        outer = [ref for ref in refs if isinstance(ref, Outer)]
-        if len(outer) == len(refs):
-            return list(self.hoist(scope, eqn, run, outer))
+        parameters = [ref for ref in refs if isinstance(ref, ParamRef)]
+        if len(parameters) == len(refs):
+            return list(self.hoist(scope, eqn, run, parameters))
         if any(self.is_weight(ref) for ref in refs):
             if eqn.primitive.name == "scan":
                 return self.scan(scope, eqn, refs)
-            if eqn.primitive.name == "cond" and isinstance(refs[0], Inner):
+            if eqn.primitive.name == "cond" and isinstance(refs[0], ExampleRef):
                 return self.choose(scope, eqn, refs)
         return list(self.emit(scope, eqn, run, refs))
 
     def hoist(
-        self, scope: _Scope, eqn: jex.JaxprEqn, run: Callable, refs: list[Outer]
-    ) -> list[Outer]:
+        self, scope: _Scope, eqn: jex.JaxprEqn, run: Callable, refs: list[ParamRef]
+    ) -> list[ParamRef]:
         # Nothing here depends on x: done once, for all iterations of enclosing scans.
         stack = tuple(
             any(ref.stack[level] for ref in refs) for level in range(scope.depth)
@@ -223,37 +224,39 @@ class _Tracer:
                 run = jax.vmap(run, in_axes=axes)
         lengths = [n for n, s in zip(self.lengths, stack, strict=True) if s]
         depends_on = frozenset().union(*(self.depends_on[ref.id] for ref in refs))
+        is_blocked = primitive_of(eqn).dependence == "zero"
         outputs = []
         for var in eqn.outvars:
             aval = aval_of(var)
             aval = jax.ShapeDtypeStruct((*lengths, *aval.shape), aval.dtype)
             smooth = jnp.issubdtype(aval.dtype, jnp.inexact)
-            smooth = smooth and eqn.primitive.name not in _BLOCKED
-            outputs.append(self.new_outer(aval, depends_on if smooth else frozenset()))
+            smooth = smooth and not is_blocked
+            outputs.append(self.new_param(aval, depends_on if smooth else frozenset()))
         inputs = tuple(ref.id for ref in refs)
-        step = OuterStep(run, inputs, tuple(outputs), eqn, len(lengths))
-        self.outer_steps.append(step)
+        step = ParamStep(run, inputs, tuple(outputs), eqn, len(lengths))
+        self.param_steps.append(step)
         self.producers.update(dict.fromkeys(outputs, step))
-        return [Outer(output, stack) for output in outputs]
+        return [ParamRef(output, stack) for output in outputs]
 
     def emit(
         self, scope: _Scope, eqn: jex.JaxprEqn, run: Callable, refs: list[Ref]
-    ) -> list[Inner]:
-        outputs = [self.new_inner(var.aval) for var in eqn.outvars]
+    ) -> list[ExampleRef]:
+        outputs = [self.new_value(var.aval) for var in eqn.outvars]
         weights = [i for i, ref in enumerate(refs) if self.is_weight(ref)]
-        weights = [i for i in weights if eqn.primitive.name not in _BLOCKED]
+        if primitive_of(eqn).dependence == "zero":
+            weights = []
         if len(weights) == 1:
             (position,) = weights
             form = form_of(eqn, position)
             if form is not None:
                 self.emit_site(scope, eqn, run, refs, outputs[0], position, form)
                 return outputs
-        nudged = {
+        perturbed = {
             position: self.dense_site(scope, refs[position], eqn.primitive.name)
             for position in weights
         }
         ids = tuple(output.id for output in outputs)
-        scope.steps.append(InnerStep(run, tuple(refs), ids, nudged, eqn=eqn))
+        scope.steps.append(ExampleStep(run, tuple(refs), ids, perturbed, eqn=eqn))
         return outputs
 
     def emit_site(
@@ -262,27 +265,29 @@ class _Tracer:
         eqn: jex.JaxprEqn,
         run: Callable,
         refs: list[Ref],
-        output: Inner,
+        output: ExampleRef,
         position: int,
         form: Any,
     ) -> None:
         aval, operand = aval_of(eqn.outvars[0]), refs[position]
-        assert isinstance(operand, Outer)
+        assert isinstance(operand, ParamRef)
         stack = (True,) * scope.depth
-        slot = self.new_slot((*self.lengths, *aval.shape), aval.dtype, stack)
+        perturbation = self.perturb((*self.lengths, *aval.shape), aval.dtype, stack)
         recorded, record, record_aval = {}, None, None
         if form.act is not None:
             record = next(self.records)
             recorded = {form.act_position: record}
-            met = aval_of(eqn.invars[form.act_position])
-            record_aval = jax.ShapeDtypeStruct((*self.lengths, *met.shape), met.dtype)
-        step = InnerStep(run, tuple(refs), (output.id,), {}, slot, recorded, eqn)
+            act = aval_of(eqn.invars[form.act_position])
+            record_aval = jax.ShapeDtypeStruct((*self.lengths, *act.shape), act.dtype)
+        step = ExampleStep(
+            run, tuple(refs), (output.id,), {}, perturbation, recorded, eqn
+        )
         scope.steps.append(step)
-        self.slot_of[output.id] = slot
+        self.added_to[output.id] = perturbation
         self.sites.append(
             Site(
                 operand=operand,
-                slot=slot,
+                perturbation=perturbation,
                 record=record,
                 record_aval=record_aval,
                 form=form,
@@ -292,21 +297,23 @@ class _Tracer:
         )
 
     def dense_site(self, scope: _Scope, ref: Ref, primitive: str) -> int:
-        assert isinstance(ref, Outer)
+        assert isinstance(ref, ParamRef)
         aval = self.avals[ref.id]
-        slot = self.new_slot(aval.shape, aval.dtype, ref.stack)
-        self.sites.append(Site(ref, slot, None, None, None, scope.depth, primitive))
-        return slot
+        perturbation = self.perturb(aval.shape, aval.dtype, ref.stack)
+        self.sites.append(
+            Site(ref, perturbation, None, None, None, scope.depth, primitive)
+        )
+        return perturbation
 
-    def as_inner(self, scope: _Scope, ref: Ref) -> Inner:
-        # An outer value that is wanted as an inner one: its use is a site.
-        if isinstance(ref, Inner):
+    def as_value(self, scope: _Scope, ref: Ref) -> ExampleRef:
+        # A parameter value that is wanted as an example value: its use is a site.
+        if isinstance(ref, ExampleRef):
             return ref
-        output = self.new_inner(self.aval_inside(ref))
-        nudged = {}
+        output = self.new_value(self.aval_inside(ref))
+        perturbed = {}
         if self.is_weight(ref):
-            nudged = {0: self.dense_site(scope, ref, "identity")}
-        scope.steps.append(InnerStep(lambda v: (v,), (ref,), (output.id,), nudged))
+            perturbed = {0: self.dense_site(scope, ref, "identity")}
+        scope.steps.append(ExampleStep(lambda v: (v,), (ref,), (output.id,), perturbed))
         return output
 
     # Control flow.
@@ -320,9 +327,9 @@ class _Tracer:
         ]
         results: list[Ref] = []
         for number, var in enumerate(eqn.outvars):
-            cases = [self.as_inner(scope, branch[number]) for branch in branches]
-            output = self.new_inner(var.aval)
-            step = InnerStep(_select, (index, *cases), (output.id,))
+            cases = [self.as_value(scope, branch[number]) for branch in branches]
+            output = self.new_value(var.aval)
+            step = ExampleStep(_select, (index, *cases), (output.id,))
             scope.steps.append(step)
             results.append(output)
         return results
@@ -333,11 +340,11 @@ class _Tracer:
         constant = refs[:num_consts]
         carry = refs[num_consts : num_consts + num_carry]
         scanned = refs[num_consts + num_carry :]
-        carry = [self.as_inner(scope, r) if self.is_weight(r) else r for r in carry]
+        carry = [self.as_value(scope, r) if self.is_weight(r) else r for r in carry]
         body = _Scope(scope.depth + 1)
         self.lengths.append(eqn.params["length"])
         carried = [
-            self.new_inner(var.aval)
+            self.new_value(var.aval)
             for var in jaxpr.invars[num_consts : num_consts + num_carry]
         ]
         inputs: list[Ref] = [_deeper(ref, stacked=False) for ref in constant]
@@ -346,15 +353,15 @@ class _Tracer:
         for ref, var in zip(
             scanned, jaxpr.invars[num_consts + num_carry :], strict=True
         ):
-            if isinstance(ref, Inner):
-                pieces.append((ref, self.new_inner(var.aval)))
+            if isinstance(ref, ExampleRef):
+                pieces.append((ref, self.new_value(var.aval)))
                 inputs.append(pieces[-1][1])
             else:
                 inputs.append(_deeper(ref, stacked=True))
         results = self.walk(body, jaxpr, consts, inputs)
-        results = [self.as_inner(body, ref) for ref in results]
+        results = [self.as_value(body, ref) for ref in results]
         self.lengths.pop()
-        outputs = [self.new_inner(var.aval) for var in eqn.outvars]
+        outputs = [self.new_value(var.aval) for var in eqn.outvars]
         options = {key: eqn.params[key] for key in ("length", "reverse", "unroll")}
         scope.steps.append(
             ScanStep(
@@ -363,7 +370,7 @@ class _Tracer:
                 outputs=tuple(output.id for output in outputs),
                 carry_ids=tuple(ref.id for ref in carried),
                 scanned_ids=tuple(ref.id for _, ref in pieces),
-                body=body.program(results, self.slots),
+                body=body.program(results, self.perturbations),
                 num_carry=num_carry,
                 options=options,
             )
@@ -381,11 +388,11 @@ class _Tracer:
         self.count(program.results)
 
     def count(self, refs: Iterable[Ref]) -> None:
-        self.uses.update(ref.id for ref in refs if isinstance(ref, Inner))
+        self.uses.update(ref.id for ref in refs if isinstance(ref, ExampleRef))
 
 
 def _deeper(ref: Ref, *, stacked: bool) -> Ref:
-    return Outer(ref.id, (*ref.stack, stacked)) if isinstance(ref, Outer) else ref
+    return ParamRef(ref.id, (*ref.stack, stacked)) if isinstance(ref, ParamRef) else ref
 
 
 def _select(index: Array, *cases: Array) -> tuple[Array]:

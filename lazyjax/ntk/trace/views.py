@@ -1,27 +1,29 @@
-"""Where an outer value comes from: root, labels of its axes, and part of which leaf."""
+"""Where parameter values come from: views of other values, and boxes of leaves."""
 
 import dataclasses
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
+import jax.extend.core as jex
 import jax.numpy as jnp
 
+from lazyjax.jaxpr.axes import core
+from lazyjax.jaxpr.labels import Shape
+from lazyjax.jaxpr.registry import describe, primitive_of
 from lazyjax.ntk.trace.rules import Labels
-from lazyjax.ntk.trace.sites import Network, OuterStep
+from lazyjax.ntk.trace.sites import ParamStep, TracedNetwork
 
 Box: TypeAlias = tuple[tuple[int, int], ...]
-
-_REARRANGING = frozenset({"reshape", "transpose", "squeeze", "rev"})
 
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """An outer value as a root whose axes are relabelled, scaled by constants.
+    """A parameter value as a root whose axes are relabelled, scaled by constants.
 
     Attributes:
-        root: Number of the outer value that the view is of.
+        root: Number of the parameter value that the view is of.
         labels: For each axis of the root, the labels that make it up, in order.
-        scales: Numbers of the scalar outer values that it is multiplied by, with the
+        scales: Numbers of the scalar parameter values that it is multiplied by, with the
             power, 1 or -1.
         sign: Further factor, 1 or -1.
     """
@@ -49,7 +51,7 @@ class Origin:
     box: Box
     scales: tuple[tuple[int, int], ...]
     sign: int
-    steps: tuple[OuterStep, ...]
+    steps: tuple[ParamStep, ...]
 
     def overlaps(self, other: "Origin") -> bool:
         """Whether the two boxes, of the same leaf, have an entry in common."""
@@ -57,8 +59,8 @@ class Origin:
         return all(max(a[0], b[0]) < min(a[1], b[1]) for a, b in pairs)
 
 
-def view_of(network: Network, value: int, labels: Sequence[Labels]) -> View:
-    """The view of outer value `value`, whose axes are labelled, followed to its root."""
+def view_of(network: TracedNetwork, value: int, labels: Sequence[Labels]) -> View:
+    """The view that parameter value `value`, whose axes are labelled, is of its root."""
     view = View(value, tuple(labels))
     while (step := network.producers.get(view.root)) is not None:
         before = _before(network, step, view)
@@ -68,11 +70,11 @@ def view_of(network: Network, value: int, labels: Sequence[Labels]) -> View:
     return view
 
 
-def origin_of(network: Network, root: int) -> Origin | None:
+def origin_of(network: TracedNetwork, root: int) -> Origin | None:
     """The box of a leaf that `root` is, if it is one."""
     value, scales, sign = root, (), 1
     box: list[tuple[int, int]] | None = None
-    steps: list[OuterStep] = []
+    steps: list[ParamStep] = []
     while (step := network.producers.get(value)) is not None:
         name, stacked = step.eqn.primitive.name, step.num_stacked
         shape = network.avals[step.inputs[0]].shape
@@ -90,7 +92,7 @@ def origin_of(network: Network, root: int) -> Origin | None:
                 (start + a, start + b)
                 for (start, _), (a, b) in zip(piece, box, strict=True)
             ]
-        elif box is not None or name not in _REARRANGING:
+        elif box is not None or primitive_of(step.eqn).entries != "permuted":
             return None
         else:
             steps.append(step)
@@ -112,42 +114,69 @@ def bounding_box(boxes: Sequence[Box]) -> Box:
     )
 
 
-def _before(network: Network, step: OuterStep, view: View) -> View | None:
+def _before(network: TracedNetwork, step: ParamStep, view: View) -> View | None:
     # The same view in terms of the operand of the step that makes its root.
     if _is_scaling(network, step):
         value, scales, sign = _scaling(network, step)
         return View(value, view.labels, view.scales + scales, view.sign * sign)
-    name, params = step.eqn.primitive.name, step.eqn.params
+    relabel = primitive_of(step.eqn).relabel
+    if relabel is None or len(step.inputs) != 1:
+        return None
     stacked, own = view.labels[: step.num_stacked], view.labels[step.num_stacked :]
-    shape = network.avals[step.inputs[0]].shape[step.num_stacked :]
-    if name == "transpose":
-        labels: list[Labels] = [()] * len(own)
-        for label, axis in zip(own, params["permutation"], strict=True):
-            labels[axis] = label
-    elif name == "broadcast_in_dim" and len(step.inputs) == 1:
-        dims = params["broadcast_dimensions"]
-        sizes = [params["shape"][dim] for dim in dims]
-        labels = [
-            own[dim] if size == shape[axis] else ()
-            for axis, (dim, size) in enumerate(zip(dims, sizes, strict=True))
-        ]
-    elif name == "squeeze":
-        gone = {dim % len(shape) for dim in params["dimensions"]}
-        left = iter(own)
-        labels = [() if axis in gone else next(left) for axis in range(len(shape))]
-    elif name == "reshape":
-        after = network.avals[view.root].shape[step.num_stacked :]
-        kept = [label for label, size in zip(own, after, strict=True) if size != 1]
-        if [s for s in shape if s != 1] != [s for s in after if s != 1]:
-            return None
-        left = iter(kept)
-        labels = [() if size == 1 else next(left) for size in shape]
-    else:
+    before, after = (
+        network.avals[value].shape[step.num_stacked :]
+        for value in (step.inputs[0], view.root)
+    )
+    labels = relabel(step.eqn, own, before, after)
+    if labels is None:
         return None
     return View(step.inputs[0], (*stacked, *labels), view.scales, view.sign)
 
 
-def _is_scaling(network: Network, step: OuterStep) -> bool:
+# How labels of a result's axes become those of its operand's, in equations that permute
+# or repeat entries; `None` if they do not.
+
+
+def _transposed(
+    eqn: jex.JaxprEqn, own: Sequence[Labels], before: Shape, after: Shape
+) -> list[Labels]:
+    labels: list[Labels] = [()] * len(own)
+    for label, axis in zip(own, eqn.params["permutation"], strict=True):
+        labels[axis] = label
+    return labels
+
+
+def _broadcast(
+    eqn: jex.JaxprEqn, own: Sequence[Labels], before: Shape, after: Shape
+) -> list[Labels]:
+    places = enumerate(eqn.params["broadcast_dimensions"])
+    return [own[to] if after[to] == before[axis] else () for axis, to in places]
+
+
+def _reshaped(
+    eqn: jex.JaxprEqn, own: Sequence[Labels], before: Shape, after: Shape
+) -> list[Labels] | None:
+    if core(before) != core(after):
+        return None
+    kept = iter(label for label, size in zip(own, after, strict=True) if size != 1)
+    return [() if size == 1 else next(kept) for size in before]
+
+
+def _squeezed(
+    eqn: jex.JaxprEqn, own: Sequence[Labels], before: Shape, after: Shape
+) -> list[Labels]:
+    gone = {axis % len(before) for axis in eqn.params["dimensions"]}
+    kept = iter(own)
+    return [() if axis in gone else next(kept) for axis in range(len(before))]
+
+
+describe("broadcast_in_dim", relabel=_broadcast)
+describe("reshape", relabel=_reshaped)
+describe("squeeze", relabel=_squeezed)
+describe("transpose", relabel=_transposed)
+
+
+def _is_scaling(network: TracedNetwork, step: ParamStep) -> bool:
     name = step.eqn.primitive.name
     weights = [value for value in step.inputs if network.depends_on[value]]
     if len(weights) != 1 or not jnp.issubdtype(
@@ -164,7 +193,7 @@ def _is_scaling(network: Network, step: OuterStep) -> bool:
     return name == "mul" or step.inputs[0] == weights[0]
 
 
-def _scaling(network: Network, step: OuterStep) -> tuple[int, Any, int]:
+def _scaling(network: TracedNetwork, step: ParamStep) -> tuple[int, Any, int]:
     (weight,) = (value for value in step.inputs if network.depends_on[value])
     others = [value for value in step.inputs if value != weight]
     power = -1 if step.eqn.primitive.name == "div" else 1
@@ -173,7 +202,7 @@ def _scaling(network: Network, step: OuterStep) -> tuple[int, Any, int]:
 
 
 def _piece(
-    step: OuterStep, value: int, shape: Sequence[int]
+    step: ParamStep, value: int, shape: Sequence[int]
 ) -> list[tuple[int, int]] | None:
     params, stacked = step.eqn.params, step.num_stacked
     piece = [(0, size) for size in shape]

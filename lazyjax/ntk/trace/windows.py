@@ -1,4 +1,4 @@
-"""What a convolution reads of its image: all patches, or one tap of its kernel."""
+"""What a convolution reads of an image: all patches, or those of one kernel entry."""
 
 import dataclasses
 import math
@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Windows:
-    """Where the taps of a kernel meet an image.
+    """Where the entries ("taps") of a kernel are put on an image.
 
     Attributes:
         lay_out: Brings the image of one example to `(batch, *size, channels)`, padded.
@@ -30,12 +30,12 @@ class Windows:
     def patches(
         self, image: Shaped[Array, "batch *size channels"]
     ) -> Shaped[Array, "batch places taps channels"]:
-        """All that the kernel meets."""
-        met = _met(
+        """All that the kernel is multiplied by."""
+        indices = _pixel_indices(
             image.shape[1:-1], self.taps, self.places, self.dilation, self.strides
         )
         flat = image.reshape(image.shape[0], -1, image.shape[-1])
-        patches = flat.at[:, met].get(mode="promise_in_bounds")
+        patches = flat.at[:, indices].get(mode="promise_in_bounds")
         num_taps = math.prod(self.taps)
         return patches.reshape(image.shape[0], -1, num_taps, image.shape[-1])
 
@@ -45,13 +45,13 @@ class Windows:
         taps = np.indices(self.taps).reshape(len(self.taps), -1).T
         return (taps * np.asarray(self.dilation)).astype(np.int32)
 
-    def met(
+    def pixels_of_tap(
         self,
         images: Float[Array, "n *size channels"],
         start: Int[Array, " axes"],
         width: int,
     ) -> Float[Array, "n places width"]:
-        """What a tap meets in some channels.
+        """What one tap is multiplied by in some channels.
 
         Args:
             images: Images, laid out.
@@ -59,37 +59,37 @@ class Windows:
             width: Number of channels.
 
         Returns:
-            The numbers met at each place.
+            The numbers at each place.
         """
         extent = [
             (place - 1) * stride + 1
             for place, stride in zip(self.places, self.strides, strict=True)
         ]
         n = images.shape[0]
-        met = lax.dynamic_slice(
+        box = lax.dynamic_slice(
             images, list(start), (n, *extent, width), allow_negative_indices=False
         )
-        met = lax.slice(met, [0] * met.ndim, met.shape, (1, *self.strides, 1))
-        return met.reshape(n, -1, width)
+        box = lax.slice(box, [0] * box.ndim, box.shape, (1, *self.strides, 1))
+        return box.reshape(n, -1, width)
 
 
-def _met(
+def _pixel_indices(
     size: Sequence[int],
     taps: Sequence[int],
     places: Sequence[int],
     dilation: Sequence[int],
     strides: Sequence[int],
 ) -> np.ndarray:
-    # Which pixel, of an image raveled, each kernel entry meets at each place. One
-    # gather runs a little slower than a stack of slices, and compiles 15 times faster.
+    """Pixel of a raveled image that each tap is multiplied by, at each place."""
+    # One gather runs a little slower than a stack of slices; it compiles 15 times faster.
     axes = [
         stride * np.arange(place)[:, None] + step * np.arange(tap)[None]
         for place, tap, step, stride in zip(
             places, taps, dilation, strides, strict=True
         )
     ]
-    met = np.zeros((1, 1), np.int32)
+    indices = np.zeros((1, 1), np.int32)
     for length, axis in zip(size, axes, strict=True):
-        met = met[:, None, :, None] * length + axis[None, :, None, :]
-        met = met.reshape(met.shape[0] * met.shape[1], -1)
-    return met.ravel()
+        indices = indices[:, None, :, None] * length + axis[None, :, None, :]
+        indices = indices.reshape(indices.shape[0] * indices.shape[1], -1)
+    return indices.ravel()

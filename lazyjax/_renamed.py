@@ -1,0 +1,34 @@
+"""Names that moved: they still work for one version, and warn."""
+
+import importlib
+import warnings
+from collections.abc import Callable, Mapping
+
+
+def deprecated_names(
+    module: str, targets: Mapping[str, str], *, stacklevel: int = 2
+) -> Callable[[str], object]:
+    """Function for a module's `__getattr__` that serves its former names.
+
+    Args:
+        module: Name of the module.
+        targets: Full path of what each former name stands for now.
+        stacklevel: 2 if the function is `__getattr__` itself, 3 if that calls it.
+
+    Returns:
+        The function; it warns of every use.
+    """
+
+    def getattr_of_module(name: str) -> object:
+        target = targets.get(name)
+        if target is None:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        warnings.warn(
+            f"`{module}.{name}` is now `{target}`",
+            DeprecationWarning,
+            stacklevel=stacklevel,
+        )
+        package, _, attribute = target.rpartition(".")
+        return getattr(importlib.import_module(package), attribute)
+
+    return getattr_of_module

@@ -1,0 +1,210 @@
+"""Ordinary differential equations, by diffrax, from one asked-for time to the next."""
+
+import types
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from lazyjax._checks import check_positive
+
+SOLVED, TOO_MANY_STEPS, FAILED, NOT_FINITE = range(4)
+
+EXPLANATIONS = {
+    SOLVED: "The solution met its tolerances at all times.",
+    TOO_MANY_STEPS: (
+        "The solver took `max_steps` steps and had not arrived: raise `max_steps`, "
+        "loosen `rtol` and `atol`, ask for earlier times, or pass an implicit `solver`."
+    ),
+    FAILED: "The solver failed: its step could not be made small enough.",
+    NOT_FINITE: "The loss or its gradient is not finite.",
+}
+
+
+class Tolerances(NamedTuple):
+    """How accurate each step is.
+
+    Attributes:
+        rtol: Of a step's error, relative to the state.
+        atol: Absolute.
+    """
+
+    rtol: Float[Array, ""]
+    atol: Float[Array, ""]
+
+
+class Solution(NamedTuple):
+    """States at the times that were asked for, seen by an observer.
+
+    Attributes:
+        seen: What was seen at each time, stacked.
+        last: State at the last time; not finite if it was not reached.
+        is_solved: Whether each time was reached.
+        status: A key of `EXPLANATIONS`.
+        num_steps: Steps that the solver took, rejected ones included.
+    """
+
+    seen: PyTree[Any]
+    last: PyTree
+    is_solved: Bool[Array, "num_times"]
+    status: Int[Array, ""]
+    num_steps: Int[Array, ""]
+
+
+class SolverStatus:
+    """A result with a `status`, in words."""
+
+    status: Int[Array, "*batch"]
+
+    def explain(self) -> str:
+        """How the solution ended, and what can be done about it.
+
+        Returns:
+            One sentence for each way in which it did.
+        """
+        statuses = np.ravel(self.status)
+        parts = []
+        for status, count in zip(*np.unique(statuses, return_counts=True), strict=True):
+            share = "" if count == statuses.size else f"{count} of {statuses.size}: "
+            parts.append(share + EXPLANATIONS[int(status)])
+        return " ".join(parts)
+
+    def raise_if_failed(self) -> None:
+        """Raise if the solution did not reach a time; not under `jax.jit`.
+
+        Raises:
+            RuntimeError: If it did not; the message is that of `explain`.
+        """
+        if np.any(np.asarray(self.status)):
+            raise RuntimeError(self.explain())
+
+
+def require_diffrax(verb: str) -> types.ModuleType:
+    """The module diffrax."""
+    try:
+        import diffrax
+    except ImportError as error:
+        raise ImportError(
+            f'`{verb}` needs diffrax: pip install "lazyjax[ode]".'
+        ) from error
+    return diffrax
+
+
+def checked_times(times: object, dtype: jnp.dtype) -> Array:
+    """Times as an array, checked as far as their values are known."""
+    array = jnp.asarray(times, dtype)
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(
+            f"`times` must be one or more numbers in one dimension; got {times!r}."
+        )
+    try:
+        known = np.asarray(array)
+    except jax.errors.TracerArrayConversionError:
+        return array
+    steps = np.diff(known)
+    if not (np.all(np.isfinite(known)) and known[0] >= 0 and np.all(steps > 0)):
+        raise ValueError(
+            "`times` must be finite and increase strictly, from 0 or later, in "
+            f"{known.dtype}; got {times!r}."
+        )
+    return array
+
+
+def checked_tolerances(
+    rtol: float | None, atol: float | None, dtype: jnp.dtype
+) -> Tolerances:
+    """Tolerances, by default the root of the rounding error."""
+    default = float(jnp.finfo(dtype).eps) ** 0.5
+    values = {"rtol": rtol, "atol": atol}
+    values = {k: default if v is None else v for k, v in values.items()}
+    for name, value in values.items():
+        check_positive(name, value)
+    return Tolerances(**{k: jnp.asarray(v, dtype) for k, v in values.items()})
+
+
+def solve(
+    field: Callable[[PyTree], PyTree],
+    state: PyTree,
+    times: Float[Array, "num_times"],
+    tolerances: Tolerances,
+    inspect: Callable[[PyTree, Float[Array, ""]], PyTree[Any]],
+    *,
+    solver: Any,
+    max_steps: int,
+) -> Solution:
+    """Solution of `state' = field(state)` from time 0.
+
+    Every time is the end of a step, not interpolated. The error of a step is measured
+    over the whole state: it is to be at most `atol` plus `rtol` times the state, in
+    Euclidean norm, as far as entries are of like size.
+
+    Args:
+        field: Time derivative, as a tree like `state`.
+        state: State at time 0.
+        times: Increasing times.
+        tolerances: Of each step.
+        inspect: Observer of a state and its time.
+        solver: From diffrax; `None` means `diffrax.Tsit5()`.
+        max_steps: Steps allowed from each time to the next.
+
+    Returns:
+        What was seen; after a failure, states that are NaN.
+    """
+    diffrax = require_diffrax("gradient_flow")
+    size = sum(leaf.size for leaf in jax.tree.leaves(state))
+    # diffrax compares the root mean square over entries: norms are larger by sqrt(size).
+    controller = diffrax.PIDController(
+        rtol=tolerances.rtol, atol=tolerances.atol / size**0.5
+    )
+    term = diffrax.ODETerm(lambda time, state, args: field(state))
+    solver = diffrax.Tsit5() if solver is None else solver
+
+    def interval(carry: tuple, ends: tuple[Array, Array]) -> tuple:
+        state, status, num_steps = carry
+        result = diffrax.diffeqsolve(
+            term,
+            solver,
+            ends[0],
+            # After a failure there is nothing to solve.
+            jnp.where(status == SOLVED, ends[1], ends[0]),
+            None,
+            state,
+            saveat=diffrax.SaveAt(t1=True),
+            stepsize_controller=controller,
+            adjoint=diffrax.ForwardMode(),
+            max_steps=max_steps,
+            throw=False,
+        )
+        state = jax.tree.map(lambda leaf: leaf[-1], result.ys)
+        new_status = jnp.where(
+            result.result == diffrax.RESULTS.successful,
+            SOLVED,
+            jnp.where(
+                result.result == diffrax.RESULTS.max_steps_reached,
+                TOO_MANY_STEPS,
+                FAILED,
+            ),
+        )
+        new_status = jnp.where(
+            _is_finite(state), new_status, jnp.maximum(new_status, FAILED)
+        )
+        status = jnp.where(status == SOLVED, new_status, status).astype(jnp.int32)
+        is_solved = status == SOLVED
+        state = jax.tree.map(lambda leaf: jnp.where(is_solved, leaf, jnp.nan), state)
+        num_steps = num_steps + jnp.asarray(result.stats["num_steps"], jnp.int32)
+        return (state, status, num_steps), (inspect(state, ends[1]), is_solved)
+
+    start_is_finite = _is_finite(state) & _is_finite(field(state))
+    status = jnp.where(start_is_finite, SOLVED, NOT_FINITE).astype(jnp.int32)
+    starts = jnp.concatenate([jnp.zeros_like(times[:1]), times[:-1]])
+    carry = (state, status, jnp.zeros((), jnp.int32))
+    carry, (seen, is_solved) = jax.lax.scan(interval, carry, (starts, times))
+    return Solution(seen, carry[0], is_solved, carry[1], carry[2])
+
+
+def _is_finite(tree: PyTree) -> Array:
+    leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
+    return jnp.all(jnp.stack(leaves))

@@ -1,0 +1,104 @@
+"""What rules share while a network is lifted."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import jax.extend.core as jex
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from lazyjax.infinite.lifting.registers import Registers
+from lazyjax.infinite.lifting.values import Operation, RefusalError, Value
+from lazyjax.jaxpr.equations import aval_of
+from lazyjax.jaxpr.registry import describe
+
+UNITS = (
+    "combines the units of a hidden layer (a mean, a norm, a softmax, a normalization)"
+)
+
+
+class Leaves:
+    """The leaves of the parameters: their variances, and which entries are used."""
+
+    def __init__(
+        self, names: Sequence[str], variances: Sequence[float], sizes: Sequence[int]
+    ) -> None:
+        self.names = names
+        self.variances = variances
+        self._used = [np.zeros(size, bool) for size in sizes]
+
+    def claim(self, leaf: int, entries: np.ndarray) -> None:
+        """Use entries of a leaf, each once in the whole network.
+
+        Raises:
+            RefusalError: If one is used already.
+        """
+        used = self._used[leaf]
+        now = np.zeros_like(used)
+        now[entries.ravel()] = True
+        if now.sum() != entries.size or (now & used).any():
+            raise RefusalError(
+                f"uses entries of `params` at {self.names[leaf]} a second time; shared "
+                "weights have no rule"
+            )
+        used |= now
+
+
+class Context:
+    """What rules share while a network is lifted.
+
+    Attributes:
+        dtype: Of the input.
+        leaves: Those of the parameters.
+        registers: Of random values.
+        features: How functions of the input that weights multiply are read.
+        operation: The present one.
+    """
+
+    def __init__(self, dtype: Any, leaves: Leaves) -> None:
+        self.dtype = np.dtype(dtype)
+        self.leaves = leaves
+        self.registers = Registers(dtype)
+        self.features: list[tuple[int, Callable[[Array], Array]]] = []
+        self.operation: Operation | None = None
+
+
+LimitRule: TypeAlias = Callable[[Context, jex.JaxprEqn, Sequence[Any]], Value]
+
+
+def limit_of(*names: str) -> Callable[[LimitRule], LimitRule]:
+    """Decorator that makes a function the limit of primitives without one."""
+
+    def enter(rule: LimitRule) -> LimitRule:
+        describe(*names, limit=rule)
+        return rule
+
+    return enter
+
+
+def is_identity(eqn: jex.JaxprEqn) -> bool:
+    """Whether an equation copies its operand, but for the width of its floats."""
+    if eqn.primitive.name != "convert_element_type":
+        return eqn.primitive.name in ("copy", "copy_p", "name")
+    kinds = (aval_of(atom).dtype for atom in (eqn.invars[0], eqn.outvars[0]))
+    return all(jnp.issubdtype(kind, jnp.floating) for kind in kinds)
+
+
+def factor_of(name: str, by: Any) -> Any:
+    """What a product with, or a division by, a constant multiplies by.
+
+    Args:
+        name: "mul" or "div".
+        by: The constant.
+
+    Returns:
+        The factor.
+
+    Raises:
+        RefusalError: If that is not finite.
+    """
+    if not np.isfinite(by).all() or (name == "div" and (by == 0).any()):
+        raise RefusalError("multiplies by a number that is not finite, or divides by 0")
+    factor = by if name == "mul" else 1 / by
+    return float(factor) if factor.ndim == 0 else factor

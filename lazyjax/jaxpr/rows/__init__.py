@@ -1,0 +1,1 @@
+"""Which axes of values enumerate the rows of a batch, and whether rows interact."""

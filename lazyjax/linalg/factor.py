@@ -1,0 +1,142 @@
+r"""Factors of positive semidefinite matrices: Cholesky's, or eigenvectors.
+
+Where a solve is all that is needed, Cholesky's factor serves if its smallest eigenvalue
+is estimated beyond $2 \epsilon \lambda_{\max}$. Of singular matrices it was 1/4 at most,
+where there was a factor at all; and of regular ones it was right to a fifth, though the
+residual of eigenvectors was far larger. Solutions are 3 to 20 times as accurate as from
+eigenvectors; a step of iterative refinement in the same precision gained nothing.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from lazyjax.linalg.eigen import ALLOWANCE, dot, eigh
+
+# Starting vectors and iterations by which extreme eigenvalues are estimated.
+_NUM_STARTS = 4
+_NUM_ITERATIONS = 16
+
+
+class Extreme(NamedTuple):
+    """An eigenvalue at one end of the spectrum, and its unit eigenvector."""
+
+    value: Array
+    vector: Array
+
+
+class Factorization(NamedTuple):
+    """Factors of a matrix, which have no derivatives of their own.
+
+    Attributes:
+        matrix: Cholesky's lower factor, or eigenvectors in columns.
+        inverses: Inverses of the eigenvalues, 0 for those that are dropped; ones beside
+            Cholesky's factor.
+        is_dropped: Eigenvalues that are zero to rounding.
+        is_cholesky: What `matrix` is.
+        cutoff: Up to which eigenvalues are zero to rounding.
+        log_det: Logarithm of the determinant; eigenvalues below the cutoff count as it.
+        smallest: Smallest eigenvalue and its vector.
+        largest: Largest eigenvalue and its vector.
+    """
+
+    matrix: Array
+    inverses: Array
+    is_dropped: Array
+    is_cholesky: Array
+    cutoff: Array
+    log_det: Array
+    smallest: Extreme
+    largest: Extreme
+
+
+@jax.custom_batching.sequential_vmap
+def factorize(matrix: Array) -> Factorization:
+    """Cholesky's factor if the matrix is regular to rounding, else eigenvectors."""
+    size, dtype = matrix.shape[0], matrix.dtype
+    lower = jnp.linalg.cholesky(matrix, symmetrize_input=False)
+    largest = _extreme(lambda v: dot(matrix, v), size, dtype)
+    grown = _extreme(lambda v: _cholesky_solve(lower, v), size, dtype)
+    smallest = Extreme(1 / grown.value, grown.vector)
+    cutoff = largest.value * (ALLOWANCE * float(jnp.finfo(dtype).eps))
+
+    def by_cholesky() -> Factorization:
+        return Factorization(
+            matrix=lower,
+            inverses=jnp.ones(size, dtype),
+            is_dropped=jnp.zeros(size, bool),
+            is_cholesky=jnp.array(True),
+            cutoff=cutoff,
+            log_det=2 * jnp.sum(jnp.log(jnp.diagonal(lower))),
+            smallest=smallest,
+            largest=largest,
+        )
+
+    def by_eigenvectors() -> Factorization:
+        values, vectors, cutoff = eigh(matrix)
+        is_dropped = values <= cutoff
+        floor = jnp.maximum(cutoff, jnp.finfo(dtype).tiny)
+        return Factorization(
+            matrix=vectors,
+            inverses=jnp.where(is_dropped, 0, 1 / jnp.where(is_dropped, 1, values)),
+            is_dropped=is_dropped,
+            is_cholesky=jnp.array(False),
+            cutoff=floor,
+            log_det=jnp.sum(jnp.log(jnp.maximum(values, floor))),
+            smallest=Extreme(values[0], vectors[:, 0]),
+            largest=Extreme(values[-1], vectors[:, -1]),
+        )
+
+    # Where Cholesky fails, the eigenvalue is NaN and the condition false.
+    return jax.lax.cond(smallest.value > cutoff, by_cholesky, by_eigenvectors)
+
+
+def _extreme(product: Callable[[Array], Array], size: int, dtype: jnp.dtype) -> Extreme:
+    """The largest eigenvalue by power iteration, from below, and its vector."""
+    start = jax.random.normal(jax.random.key(0), (size, _NUM_STARTS), dtype)
+    vectors, _ = _unit(start)
+    vectors = jax.lax.fori_loop(
+        0, _NUM_ITERATIONS, lambda _, v: _unit(product(v))[0], vectors
+    )
+    vectors, growth = _unit(product(vectors))
+    best = jnp.argmax(growth)
+    return Extreme(growth[best], vectors[:, best])
+
+
+def _unit(vectors: Array) -> tuple[Array, Array]:
+    """Columns divided by their norms, and the norms; squares do not overflow."""
+    largest = jnp.max(jnp.abs(vectors), axis=0)
+    vectors = vectors / largest[None]
+    norms = jnp.linalg.norm(vectors, axis=0)
+    return vectors / norms[None], largest * norms
+
+
+def apply_inverse(factor: Factorization, right: Array) -> Array:
+    """The factorized pseudo-inverse: linear, without a derivative in the matrix."""
+
+    def by_cholesky() -> Array:
+        # Under `vmap` both branches are computed: this one must not divide by zero.
+        eye = jnp.eye(factor.matrix.shape[0], dtype=factor.matrix.dtype)
+        return _cholesky_solve(jnp.where(factor.is_cholesky, factor.matrix, eye), right)
+
+    def by_eigenvectors() -> Array:
+        shares = dot(factor.matrix.T, right)
+        return dot(factor.matrix, factor.inverses[:, None] * shares)
+
+    return jax.lax.cond(factor.is_cholesky, by_cholesky, by_eigenvectors)
+
+
+def project_dropped(factor: Factorization, of: Array) -> Array:
+    """The dropped part, of a factorization by eigenvectors."""
+    shares = dot(factor.matrix.T, of)
+    return dot(factor.matrix, jnp.where(factor.is_dropped[:, None], shares, 0))
+
+
+def _cholesky_solve(lower: Array, right: Array) -> Array:
+    half = jax.lax.linalg.triangular_solve(lower, right, left_side=True, lower=True)
+    return jax.lax.linalg.triangular_solve(
+        lower, half, left_side=True, lower=True, transpose_a=True
+    )

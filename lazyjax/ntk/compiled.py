@@ -1,0 +1,107 @@
+"""The one way in which kernels are computed: checked, compiled, returned at once."""
+
+import abc
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Shaped
+
+from lazyjax.callables.static import HashableCallable
+from lazyjax.ntk.memory import Devices, devices_of
+from lazyjax.ntk.request import KernelRequest
+from lazyjax.ntk.row_check import (
+    check_row_independence,
+    nan_if_interacting,
+    rows_are_proven,
+)
+from lazyjax.ntk.validate import check_arguments, check_network
+from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KernelProgram(abc.ABC):
+    """What a verb computes, and what its program depends on beside arrays.
+
+    Attributes:
+        outputs: Form of the kernels.
+        precision: Of matrix products, the network's own included where it sets none.
+    """
+
+    outputs: Outputs
+    precision: Any
+
+    @abc.abstractmethod
+    def compute(self, request: KernelRequest, devices: Devices) -> Any:
+        """Kernels of a network that has been checked, as a pytree of arrays."""
+
+
+def run_program(
+    program: KernelProgram,
+    apply_fn: ApplyFn,
+    params: Params,
+    x1: Shaped[AnyArray, "n1 *d"],
+    x2: Shaped[AnyArray, "n2 *d"] | None = None,
+    *,
+    check_rows: bool,
+) -> Any:
+    """Kernels of `program`, compiled once per function, shapes and options.
+
+    Returns before the device is done, unless the independence of rows cannot be proven:
+    then it waits, to compare them.
+
+    Returns:
+        What `program.compute` returns; NaN if rows interact and values are not known.
+    """
+    check_arguments(apply_fn, params, x1, x2)
+    apply_fn = HashableCallable(apply_fn)
+    x1, x2 = jnp.asarray(x1), None if x2 is None else jnp.asarray(x2)
+    devices = devices_of(params, x1, x2)
+    with jax.default_matmul_precision(program.precision):
+        found = _compiled(program, apply_fn, devices, check_rows, params, x1, x2)
+        if found.is_proven:
+            return found.kernels
+        interacts = check_row_independence(apply_fn, params, x1, x2)
+    return nan_if_interacting(found.kernels, interacts)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Kernels:
+    """Kernels, and what tracing told of rows: every call has it, at no cost.
+
+    Attributes:
+        kernels: A pytree of arrays.
+        is_proven: Whether rows need not be compared.
+    """
+
+    kernels: Any
+    is_proven: bool = dataclasses.field(metadata={"static": True})
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _compiled(
+    program: KernelProgram,
+    apply_fn: ApplyFn,
+    devices: Devices,
+    check_rows: bool,
+    params: Params,
+    x1: Array,
+    x2: Array | None,
+) -> _Kernels:
+    # As a program of its own, the network is traced once for each size of batch.
+    network = jax.jit(apply_fn)
+    check_network(network, params, x1, program.outputs)
+    request = KernelRequest(
+        apply_fn=network,
+        params=params,
+        x1=x1,
+        x2=x2,
+        outputs=program.outputs,
+        precision=program.precision,
+    )
+    kernels = program.compute(request, devices)
+    is_proven = not check_rows or rows_are_proven(apply_fn, params, x1, x2)
+    return _Kernels(kernels, is_proven)

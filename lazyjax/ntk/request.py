@@ -1,0 +1,63 @@
+"""The kernel that is asked for."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+from jaxtyping import Array
+
+from lazyjax.ntk.outputs import Directions, Pairs, directions, symmetrized
+from lazyjax.typing import ApplyFn, Outputs, Params
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class KernelRequest:
+    """A kernel: of which network, between which batches, in which form.
+
+    Attributes:
+        apply_fn: Network `(params, x) -> f`.
+        params: Point at which the network is linearized.
+        x1: First batch.
+        x2: Second batch; `None` means `x1`, and an exactly symmetric kernel.
+        outputs: Form of the kernel, as in `empirical_ntk`.
+        precision: Of all contractions.
+    """
+
+    apply_fn: ApplyFn
+    params: Params
+    x1: Any  # an array, or its shape and dtype where nothing is computed
+    x2: Any = None
+    outputs: Outputs = "full"
+    precision: Any = "highest"
+
+    @property
+    def columns(self) -> Any:
+        """The second batch, whichever it is."""
+        return self.x1 if self.x2 is None else self.x2
+
+    @functools.cached_property
+    def f(self) -> jax.ShapeDtypeStruct:
+        """Outputs over the first batch, by shape."""
+        return jax.eval_shape(self.apply_fn, self.params, self.x1)
+
+    @property
+    def is_each_output(self) -> bool:
+        """Whether directions are those of the outputs, one by one."""
+        return self.outputs in ("full", "diagonal", "trace")
+
+    @property
+    def pairs(self) -> Pairs:
+        """Which pairs of directions are wanted."""
+        if self.outputs == "full" or self.outputs == "diagonal":
+            return self.outputs
+        return "trace"
+
+    @property
+    def directions(self) -> Directions:
+        """Directions in output space whose kernel entries are wanted."""
+        return directions(self.outputs, self.f.shape[1], self.f.dtype)
+
+    def symmetrized(self, kernel: Array) -> Array:
+        """A kernel, exactly symmetric if it is of one batch."""
+        return symmetrized(kernel, self.outputs) if self.x2 is None else kernel

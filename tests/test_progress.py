@@ -1,0 +1,103 @@
+"""Reports of progress: what is told, to whom, and that they change no number."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lazyjax.dynamics import gradient_flow, observers, train
+from lazyjax.progress import progress_reporter
+from tests.helpers import two_layer
+
+pytestmark = pytest.mark.once
+
+PARAMS, X, Y = two_layer.problem(np.float32)
+
+
+def run_of(params=PARAMS, **options):
+    return train(
+        two_layer.apply,
+        params,
+        X,
+        Y,
+        optimizer=optax.sgd(0.05, 0.9),
+        num_steps=250,
+        observe=[observers.residual_norm],
+        observe_at=[0, 101],
+        **options,
+    )
+
+
+def assert_same(found, expected):
+    for leaf1, leaf2 in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        np.testing.assert_array_equal(leaf1, leaf2)
+
+
+@pytest.fixture
+def told():
+    return []
+
+
+@pytest.fixture
+def tell(told):
+    return lambda share, message: told.append((share, message))
+
+
+def test_training_tells_every_hundredth_part_and_changes_no_bit(told, tell):
+    assert_same(run_of(progress=tell), run_of())
+    shares = [share for share, _ in told]
+    assert shares == sorted(shares)
+    assert 100 <= len(told) <= 130
+    assert told[0] == (pytest.approx(2 / 250), "step 2 of 250")
+    assert told[-2:] == [(1.0, "step 250 of 250"), (1.0, "done")]
+
+
+def test_a_run_with_checkpoints_tells_of_the_whole_run(tmp_path, told, tell):
+    options = {"checkpoint": tmp_path, "checkpoint_every": 125}
+    assert_same(run_of(progress=tell, **options), run_of())
+    assert (pytest.approx(0.5), "step 125 of 250") in told
+    del told[:]
+    run_of(progress=tell, **options)  # is read
+    assert told == [(1.0, "done")]
+
+
+def test_several_runs_tell_once_for_all(told, tell):
+    stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), PARAMS)
+    jax.vmap(lambda params: run_of(params, progress=tell))(stacked)
+    assert len({message for _, message in told}) == len(told)
+
+
+def test_flow_tells_each_time(told, tell):
+    flow = lambda **options: gradient_flow(
+        two_layer.apply, PARAMS, X, Y, [0.5, 1.0], **options
+    )
+    assert_same(flow(progress=tell), flow())
+    assert told == [(0.5, "time 0.5 of 1"), (1.0, "time 1 of 1"), (1.0, "done")]
+
+
+def test_a_bar_is_on_terminals_only(capsys, monkeypatch):
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    run_of(progress=True)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    run_of(progress=True)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "train" in err
+    assert "done" in err
+    run_of()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_whoever_listened_hears_nothing_of_later_calls(told, tell):
+    run_of(progress=tell)
+    count, later = len(told), []
+    run_of(progress=lambda share, message: later.append(message))
+    assert len(told) == count == len(later)
+
+
+def test_a_function_is_called_as_it_is(tell):
+    with progress_reporter(tell, "work") as report:
+        assert report is tell
