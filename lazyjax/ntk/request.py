@@ -49,9 +49,8 @@ class KernelRequest:
     @property
     def pairs(self) -> Pairs:
         """Which pairs of directions are wanted."""
-        if self.outputs == "full" or self.outputs == "diagonal":
-            return self.outputs
-        return "trace"
+        outputs = self.outputs
+        return outputs if outputs in ("full", "diagonal") else "trace"
 
     @property
     def directions(self) -> Directions:
