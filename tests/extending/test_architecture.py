@@ -37,7 +37,8 @@ def kernels(architecture, x1, x2, *others):
 
 def layers(stax_layers):
     stax = stax_layers.stax
-    branches = stax.parallel(stax.serial(*MLP.stax(stax_layers)), stax.Dense(1))
+    linear = stax.serial(stax.Flatten(), stax.Dense(1))
+    branches = stax.parallel(stax.serial(*MLP.stax(stax_layers)), linear)
     return [stax.FanOut(2), branches, stax.FanInSum()]
 
 
