@@ -15,7 +15,6 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from lazyjax.jaxpr.registry import primitive_of
-from lazyjax.typing import AnyArray
 
 
 def opened(jaxpr: Any) -> tuple[jex.Jaxpr, Sequence[Any]]:
@@ -73,9 +72,7 @@ def scan_counts(eqn: jex.JaxprEqn) -> tuple[int, int]:
     return len(eqn.invars) - num_scanned - num_carry, num_carry
 
 
-def evaluate(
-    eqn: jex.JaxprEqn, debug_info: Any, *values: AnyArray
-) -> tuple[Array, ...]:
+def evaluate(eqn: jex.JaxprEqn, debug_info: Any, *values: Any) -> tuple[Array, ...]:
     """Outputs of `eqn` for given values of all its operands (literals included).
 
     The equation is run as a jaxpr of its own, so custom derivative rules, control flow
@@ -84,7 +81,7 @@ def evaluate(
     Args:
         eqn: The equation.
         debug_info: That of the jaxpr which the equation is of.
-        *values: A value for each operand.
+        *values: A value for each operand; JAX may hand literals over as numbers.
 
     Returns:
         A value for each result.
