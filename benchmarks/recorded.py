@@ -119,34 +119,32 @@ def _dynamics() -> dict[str, Case]:
     at = (network.apply, params, x, y)
     linear = getattr(lazyjax, "linear_dynamics", None) or lazyjax.linearized
     return {
-        "train/sgd": lambda: (
-            lazyjax.train(*at, optimizer=optax.sgd(0.1), num_steps=20).params
-        ),
-        "train/adam": lambda: (
-            lazyjax.train(*at, optimizer=optax.adam(0.01), num_steps=20).params
-        ),
-        "gradient flow": lambda: (
-            lazyjax.gradient_flow(*at, times=jnp.array([0.5, 2.0])).params
-        ),
+        "train/sgd": lambda: lazyjax.train(
+            *at, optimizer=optax.sgd(0.1), num_steps=20
+        ).params,
+        "train/adam": lambda: lazyjax.train(
+            *at, optimizer=optax.adam(0.01), num_steps=20
+        ).params,
+        "gradient flow": lambda: lazyjax.gradient_flow(
+            *at, times=jnp.array([0.5, 2.0])
+        ).params,
         "linear dynamics": lambda: linear(
             lazyjax.empirical_ntk(*at[:3]), y, network.apply(params, x)
         ).gradient_flow(jnp.array([0.5, 2.0, jnp.inf])),
         "linearized flow": lambda: dynamics.linearized_flow(
             lazyjax.empirical_ntk(*at[:3]), y, network.apply(params, x), [0.5, 2.0]
         ),
-        "sweep": lambda: (
-            lazyjax.sweep(
-                network.architecture,
-                x,
-                y,
-                widths=(8, 16),
-                num_seeds=2,
-                learning_rates=(0.1, 0.3),
-                alphas=(1.0, 4.0),
-                num_steps=8,
-                key=jax.random.key(0),
-            ).loss
-        ),
+        "sweep": lambda: lazyjax.sweep(
+            network.architecture,
+            x,
+            y,
+            widths=(8, 16),
+            num_seeds=2,
+            learning_rates=(0.1, 0.3),
+            alphas=(1.0, 4.0),
+            num_steps=8,
+            key=jax.random.key(0),
+        ).loss,
     }
 
 
