@@ -117,7 +117,6 @@ def _dynamics() -> dict[str, Case]:
     x, y = _data(6, 4)
     params = network.init(jax.random.key(0), x)
     at = (network.apply, params, x, y)
-    linear = getattr(lazyjax, "linear_dynamics", None) or lazyjax.linearized
     return {
         "train/sgd": lambda: (
             lazyjax.train(*at, optimizer=optax.sgd(0.1), num_steps=20).params
@@ -128,7 +127,7 @@ def _dynamics() -> dict[str, Case]:
         "gradient flow": lambda: (
             lazyjax.gradient_flow(*at, times=jnp.array([0.5, 2.0])).params
         ),
-        "linear dynamics": lambda: linear(
+        "linear dynamics": lambda: lazyjax.linear_dynamics(
             lazyjax.empirical_ntk(*at[:3]), y, network.apply(params, x)
         ).gradient_flow(jnp.array([0.5, 2.0, jnp.inf])),
         "linearized flow": lambda: dynamics.linearized_flow(
@@ -162,9 +161,8 @@ def _certificates() -> dict[str, Case]:
         cases[f"certify/flow/{name}"] = lambda at=at: certify.gradient_flow(*at)
         cases[f"certify/descent/{name}"] = lambda at=at: certify.gradient_descent(*at)
     at = (smooth, smooth.init(jax.random.key(0), x), x)
-    rough = {"rigor": "float"}
     cases |= {
-        "certify/flow/float": lambda: certify.gradient_flow(*at, y, **rough),
+        "certify/flow/float": lambda: certify.gradient_flow(*at, y, rigor="float"),
         "certify/existence": lambda: certify.existence(*at, y),
         "certify/gap": lambda: certify.lazy_gap(*at, y, x[:2] + 0.1),
         "certify/logistic": lambda: certify.logistic_flow(*at, labels, target_loss=0.6),
@@ -212,7 +210,7 @@ def main() -> int:
     groups = (_kernels, _verbs, _infinite, _dynamics, _certificates)
     cases = {name: case for group in groups for name, case in group().items()}
     found = {name: np.array(numbers(case())) for name, case in cases.items()}
-    np.savez(options.path, **found)
+    np.savez(options.path, **found)  # pyright: ignore[reportArgumentType]
     print(f"{len(found)} cases, {sum(map(len, found.values()))} numbers")
     if not options.against:
         return 0
