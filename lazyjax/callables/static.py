@@ -40,6 +40,8 @@ class HashableCallable:
         identity: Object that equal ones share.
     """
 
+    __name__: str  # where the function has one
+
     def __init__(self, fn: Callable[..., Any]):
         """Wrap `fn`, or another `HashableCallable`."""
         if isinstance(fn, HashableCallable):

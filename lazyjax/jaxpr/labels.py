@@ -73,12 +73,12 @@ class EquationPair:
 
     def operand(self, number: int = 0) -> tuple[Shape, Shape]:
         """Shapes of an operand at the two sizes."""
-        first, second = (eqn.invars[number].aval.shape for eqn in self.eqns)
+        first, second = (_shape(eqn.invars[number]) for eqn in self.eqns)
         return first, second
 
     def result(self, number: int = 0) -> tuple[Shape, Shape]:
         """Shapes of a result at the two sizes."""
-        first, second = (eqn.outvars[number].aval.shape for eqn in self.eqns)
+        first, second = (_shape(eqn.outvars[number]) for eqn in self.eqns)
         return first, second
 
     def both(self, key: str) -> tuple[Any, Any]:
@@ -89,6 +89,10 @@ class EquationPair:
         """Whether `lengths`, one for each axis, are all of the first operand's `axis`."""
         pairs = zip(lengths, self.operand(), strict=True)
         return all(part[axis] == whole[axis] for part, whole in pairs)
+
+
+def _shape(atom: Any) -> Shape:
+    return tuple(atom.aval.shape)
 
 
 # A rule is given FIXED operands and at least one enumerated by rows. It returns the label

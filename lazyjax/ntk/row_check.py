@@ -87,7 +87,7 @@ def rows_are_proven(
     proofs = _proofs.setdefault(fn.identity, {})
     leaves, structure = jax.tree.flatten(params)
     like = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
-    is_x64 = jax.config.jax_enable_x64
+    is_x64 = _is_x64()
     for x in (x1, x2):
         if x is None or x.shape[0] < 2:
             continue
@@ -188,7 +188,7 @@ def refuse_interaction(
     if not is_suspect:
         return None
     level = _DOUBLE if is_double else _EXACT
-    is_x64 = jax.config.jax_enable_x64
+    is_x64 = _is_x64()
     fn = HashableCallable(apply_fn)
     with jax.enable_x64(True):
         exact = float(_compiled_measured(fn, params, x1, x2, level, is_x64))
@@ -215,6 +215,10 @@ def nan_if_interacting(tree: Any, interacts: Bool[Array, ""] | None) -> Any:
     if interacts is None:
         return tree
     return jax.tree.map(lambda leaf: jnp.where(interacts, jnp.nan, leaf), tree)
+
+
+def _is_x64() -> bool:
+    return jax.dtypes.canonicalize_dtype(jnp.float64) == jnp.float64
 
 
 def _is_double(apply_fn: ApplyFn, params: Params, x: Array) -> bool:

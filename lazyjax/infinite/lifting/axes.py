@@ -63,13 +63,14 @@ def lengths(axes: Axes) -> tuple[int, ...]:
 
 def merged(axes: Axes) -> Axes:
     """Axes with neighbouring atoms of one kind as one atom."""
-    return tuple(
-        tuple(
-            Atom(kind, math.prod(atom.size for atom in some))
-            for kind, some in itertools.groupby(axis, lambda atom: atom.kind)
-        )
-        for axis in axes
-    )
+    result = []
+    for axis in axes:
+        groups = itertools.groupby(axis, lambda atom: atom.kind)
+        runs = [list(run) for _, run in groups]
+        sizes = [math.prod(atom.size for atom in run) for run in runs]
+        pairs = zip(runs, sizes, strict=True)
+        result.append(tuple(Atom(run[0].kind, size) for run, size in pairs))
+    return tuple(result)
 
 
 def has(axis: Axis, kind: Kind) -> bool:

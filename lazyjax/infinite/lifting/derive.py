@@ -288,7 +288,8 @@ class _Lifter:
 
 def _read(atom: Any, values: dict[Any, Value]) -> Value:
     if isinstance(atom, jex.Literal):
-        return Constant((np.asarray(atom.val, aval_of(atom).dtype),) * 2)
+        value = np.asarray(atom.val, aval_of(atom).dtype)
+        return Constant((value, value))
     return values[atom]
 
 

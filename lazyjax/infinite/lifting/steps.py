@@ -277,7 +277,8 @@ def _run(
                 registers[step.source],
                 step.activation,
                 step.factor,
-                *(of_input.variances[number] for of_input in inputs),
+                inputs[0].variances[number],
+                inputs[1].variances[number],
                 is_same,
             )
         case Detach():
