@@ -18,7 +18,7 @@ import lazyjax
 from benchmarks import _harness
 from benchmarks.networks import apply_fn
 from benchmarks.workloads import WORKLOADS, Size
-from lazyjax.ntk import row_check
+from lazyjax.ntk.requests import row_check
 
 
 def measure(case: str, size: Size, num_calls: int) -> dict[str, Any]:

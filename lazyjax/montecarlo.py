@@ -11,7 +11,7 @@ from lazyjax._checks import check_at_least, check_batch, check_choice
 from lazyjax.callables.static import HashableCallable
 from lazyjax.files.results import Storable
 from lazyjax.ntk import empirical_nngp, empirical_ntk
-from lazyjax.ntk.row_check import check_row_independence, nan_if_interacting
+from lazyjax.ntk.requests.row_check import check_row_independence, nan_if_interacting
 from lazyjax.typing import AnyArray, ApplyFn, InitFn, Outputs
 
 

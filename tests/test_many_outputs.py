@@ -13,8 +13,8 @@ import pytest
 
 import lazyjax
 from lazyjax.jaxpr.equations import opened
-from lazyjax.ntk import memory as _memory
 from lazyjax.ntk.methods import output_chunks
+from lazyjax.ntk.requests import memory as _memory
 from tests.helpers.compare import assert_close
 from tests.helpers.oracles import naive_ntk, reduce_ntk
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import lazyjax
-from lazyjax.ntk.row_check import rows_are_proven
+from lazyjax.ntk.requests.row_check import rows_are_proven
 
 X = np.random.default_rng(0).normal(size=(5, 3)).astype("float32")
 V = np.ones((5, 2), np.float32)

@@ -11,7 +11,7 @@ from jax import lax
 
 from lazyjax.ntk.methods.structured import build_problem
 from lazyjax.ntk.plan import ntk_plan
-from lazyjax.ntk.request import KernelRequest
+from lazyjax.ntk.requests.request import KernelRequest
 from tests.helpers.compare import assert_close
 from tests.helpers.methods import structured_ntk
 from tests.helpers.oracles import naive_ntk, reduce_ntk

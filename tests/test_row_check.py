@@ -14,8 +14,8 @@ from jax import lax
 import lazyjax
 from lazyjax.jaxpr.widened import evaluate_at_least
 from lazyjax.laziness import kappa
-from lazyjax.ntk import row_check
-from lazyjax.ntk.row_check import (
+from lazyjax.ntk.requests import row_check
+from lazyjax.ntk.requests.row_check import (
     _EXACT,
     _QUICK,
     check_row_independence,

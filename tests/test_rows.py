@@ -12,7 +12,7 @@ from jax import lax
 
 import lazyjax
 from lazyjax.jaxpr.rows.independence import rows_are_independent
-from lazyjax.ntk.row_check import (
+from lazyjax.ntk.requests.row_check import (
     _QUICK_DOUBLE,
     measured_excess,
     unproven_excess,

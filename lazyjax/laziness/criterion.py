@@ -21,7 +21,7 @@ from lazyjax.files.results import Storable
 from lazyjax.linalg import eigvalsh, gram_matrix
 from lazyjax.ntk import empirical_ntk
 from lazyjax.ntk.methods.forward import directional_derivative
-from lazyjax.ntk.row_check import check_row_independence, nan_if_interacting
+from lazyjax.ntk.requests.row_check import check_row_independence, nan_if_interacting
 from lazyjax.trees import tree_norm
 from lazyjax.typing import AnyArray, ApplyFn, Params
 

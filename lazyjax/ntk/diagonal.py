@@ -6,11 +6,11 @@ import jax
 from jaxtyping import Array, Float, Shaped
 
 from lazyjax._checks import check_at_least
-from lazyjax.ntk.compiled import KernelProgram, run_program
-from lazyjax.ntk.memory import Devices
 from lazyjax.ntk.methods.jacobian import jacobian_ntk
 from lazyjax.ntk.methods.output_chunks import in_output_chunks
-from lazyjax.ntk.request import KernelRequest
+from lazyjax.ntk.requests.compiled import KernelProgram, run_program
+from lazyjax.ntk.requests.memory import Devices
+from lazyjax.ntk.requests.request import KernelRequest
 from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
 
 

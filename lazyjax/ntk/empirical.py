@@ -8,14 +8,14 @@ from jaxtyping import Array, Float, Shaped
 
 from lazyjax._checks import check_choice
 from lazyjax.callables.static import HashableCallable
-from lazyjax.ntk.compiled import KernelProgram, run_program
-from lazyjax.ntk.memory import Devices
 from lazyjax.ntk.methods.auto import auto_ntk
 from lazyjax.ntk.methods.jacobian import jacobian_ntk
 from lazyjax.ntk.methods.output_chunks import in_output_chunks
 from lazyjax.ntk.methods.structured import structured_ntk
 from lazyjax.ntk.methods.vjp import vector_product_ntk
-from lazyjax.ntk.request import KernelRequest
+from lazyjax.ntk.requests.compiled import KernelProgram, run_program
+from lazyjax.ntk.requests.memory import Devices
+from lazyjax.ntk.requests.request import KernelRequest
 from lazyjax.trees import leaf_paths, split_leaves
 from lazyjax.typing import AnyArray, ApplyFn, Method, Outputs, Params
 

@@ -6,12 +6,12 @@ import jax
 from jaxtyping import Array, Float, Shaped
 
 from lazyjax._checks import check_choice
-from lazyjax.ntk.compiled import KernelProgram, run_program
 from lazyjax.ntk.empirical import empirical_ntk
-from lazyjax.ntk.memory import Devices
 from lazyjax.ntk.methods.output_chunks import in_output_chunks
 from lazyjax.ntk.methods.structured import build_problem, contract_by_leaf
-from lazyjax.ntk.request import KernelRequest
+from lazyjax.ntk.requests.compiled import KernelProgram, run_program
+from lazyjax.ntk.requests.memory import Devices
+from lazyjax.ntk.requests.request import KernelRequest
 from lazyjax.trees import leaf_paths, path_names
 from lazyjax.typing import AnyArray, ApplyFn, Method, Outputs, Params
 

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
-from lazyjax.ntk.compiled import KernelProgram, run_program
-from lazyjax.ntk.memory import Devices, check_result_fits
-from lazyjax.ntk.request import KernelRequest
+from lazyjax.ntk.requests.compiled import KernelProgram, run_program
+from lazyjax.ntk.requests.memory import Devices, check_result_fits
+from lazyjax.ntk.requests.request import KernelRequest
 from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
 
 _SUBSCRIPTS = {"full": "ia,jb->ijab", "diagonal": "ia,ja->ija", "trace": "ia,ja->ij"}

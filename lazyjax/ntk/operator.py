@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, Shaped
 from lazyjax._checks import check_at_least
 from lazyjax.callables.static import HashableCallable
 from lazyjax.ntk.methods.forward import tangent_outputs
-from lazyjax.ntk.row_check import check_row_independence, nan_if_interacting
-from lazyjax.ntk.validate import check_arguments, checked_output
+from lazyjax.ntk.requests.row_check import check_row_independence, nan_if_interacting
+from lazyjax.ntk.requests.validate import check_arguments, checked_output
 from lazyjax.trees import tree_add
 from lazyjax.typing import AnyArray, ApplyFn, Params
 

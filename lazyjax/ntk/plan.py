@@ -5,8 +5,8 @@ from jaxtyping import Shaped
 
 from lazyjax.ntk.methods.plan import Plan, build_plan
 from lazyjax.ntk.methods.structured import build_problem
-from lazyjax.ntk.request import KernelRequest
-from lazyjax.ntk.validate import check_arguments, check_network
+from lazyjax.ntk.requests.request import KernelRequest
+from lazyjax.ntk.requests.validate import check_arguments, check_network
 from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
 
 

@@ -9,7 +9,7 @@ from jax.interpreters import ad, batching, mlir
 
 import lazyjax
 from lazyjax.jaxpr import FIXED, register_primitive
-from lazyjax.ntk.row_check import rows_are_proven
+from lazyjax.ntk.requests.row_check import rows_are_proven
 from lazyjax.ntk.trace.rules import Form
 from tests.helpers.compare import assert_close
 

@@ -1,7 +1,7 @@
 """Kernels by one method, without the checks of the verbs."""
 
 from lazyjax.ntk.methods import structured
-from lazyjax.ntk.request import KernelRequest
+from lazyjax.ntk.requests.request import KernelRequest
 
 
 def structured_ntk(apply_fn, params, x1, x2=None, **options):

@@ -6,7 +6,7 @@ from lazyjax.ntk.methods.jacobian import jacobian_ntk
 from lazyjax.ntk.methods.plan import build_plan
 from lazyjax.ntk.methods.structured import build_problem, contract
 from lazyjax.ntk.methods.vjp import vector_product_ntk
-from lazyjax.ntk.request import KernelRequest
+from lazyjax.ntk.requests.request import KernelRequest
 
 
 def auto_ntk(request: KernelRequest) -> Array:

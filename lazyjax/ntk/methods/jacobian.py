@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from lazyjax.ntk.request import KernelRequest
+from lazyjax.ntk.requests.request import KernelRequest
 from lazyjax.typing import Params
 
 _SUBSCRIPTS = {

@@ -11,8 +11,12 @@ import optax
 from jax import lax
 from jaxtyping import Array
 
-from lazyjax.ntk.memory import Devices, check_result_fits, check_work_fits
-from lazyjax.ntk.request import KernelRequest
+from lazyjax.ntk.requests.memory import (
+    Devices,
+    check_result_fits,
+    check_work_fits,
+)
+from lazyjax.ntk.requests.request import KernelRequest
 from lazyjax.typing import Method, Params
 
 # Where cotangents of all outputs and examples hold more, outputs are taken in chunks...

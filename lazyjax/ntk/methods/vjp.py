@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from lazyjax.ntk.methods.forward import tangent_outputs
-from lazyjax.ntk.request import KernelRequest
+from lazyjax.ntk.requests.request import KernelRequest
 
 
 def vector_product_ntk(request: KernelRequest) -> Array:

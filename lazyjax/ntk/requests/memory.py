@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lazyjax.ntk.request import KernelRequest
+from lazyjax.ntk.requests.request import KernelRequest
 from lazyjax.typing import Method, Params
 
 Devices: TypeAlias = frozenset[Any]  # of `jax.Device`

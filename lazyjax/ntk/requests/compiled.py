@@ -10,14 +10,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Shaped
 
 from lazyjax.callables.static import HashableCallable
-from lazyjax.ntk.memory import Devices, devices_of
-from lazyjax.ntk.request import KernelRequest
-from lazyjax.ntk.row_check import (
+from lazyjax.ntk.requests.memory import Devices, devices_of
+from lazyjax.ntk.requests.request import KernelRequest
+from lazyjax.ntk.requests.row_check import (
     check_row_independence,
     nan_if_interacting,
     rows_are_proven,
 )
-from lazyjax.ntk.validate import check_arguments, check_network
+from lazyjax.ntk.requests.validate import check_arguments, check_network
 from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
 
 

@@ -1,0 +1,1 @@
+"""What every kernel has in common: its arguments, checks, memory and program."""
