@@ -49,9 +49,7 @@ def test_a_kind_of_network_is_one_record(request, x64):
     register(ArchitectureKind(name="finite", build=build))
     spec = Architecture(kind="skip", depth=2)
     net = lazyjax.nets.build(dataclasses.replace(spec, symmetrized=True), width=8)
-    assert not np.any(
-        net.apply(net.init(jax.random.key(0), jnp.asarray(X)), jnp.asarray(X))
-    )
+    assert not np.any(net.apply(net.init(jax.random.key(0), X), jnp.array(X)))
     plain = lazyjax.infinite_ntk(Architecture(depth=2), X)
     assert_close(lazyjax.infinite_ntk(spec, X), plain + X @ X.T / 3)
     assert compare(spec, X).ntk_difference < 1e-6
