@@ -22,6 +22,11 @@ def tree_distance(tree1: Params, tree2: Params) -> Float[Array, ""]:
     return tree_norm(jax.tree.map(jnp.subtract, tree1, tree2))
 
 
+def tree_size(tree: Params) -> int:
+    """Number of entries in all leaves of `tree`: arrays, or their shapes alone."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
 def tree_add(tree1: Params, tree2: Params) -> Params:
     """Sum of two pytrees of the same structure and shapes, leaf by leaf."""
     # `optax.tree.add` starts from 0, to which it adds both: a rounding of -0.0 more.

@@ -482,13 +482,12 @@ def test_a_positive_start_asks_for_independent_inputs_only():
 
 
 def test_parameters_are_counted_like_those_of_a_network():
-    import optax
-
     from lazyjax.nets import mlp
+    from lazyjax.trees import tree_size
 
     x = jnp.zeros((1, 3))
     for depth in (1, 3):
         net = mlp(width=7, depth=depth, num_outputs=2)
-        size = optax.tree.size(jax.eval_shape(net.init, jax.random.key(0), x))
+        size = tree_size(jax.eval_shape(net.init, jax.random.key(0), x))
         found = num_parameters(7.0, depth=depth, num_features=3, num_outputs=2)
         assert found == size

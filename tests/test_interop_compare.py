@@ -14,9 +14,10 @@ import pytest
 
 from lazyjax import Architecture, infinite_ntk
 from lazyjax.activations import ACTIVATIONS
+from lazyjax.architecture import KINDS
 from lazyjax.interop import _nt_stax
 from lazyjax.interop.neural_tangents import KernelComparison, compare
-from lazyjax.typing import Kind, Parameterization, Trained
+from lazyjax.typing import Parameterization, Trained
 from tests.helpers.compare import assert_close, relative_error
 from tests.test_infinite import oracle_kernels
 
@@ -220,12 +221,9 @@ def test_kernels_agree_on_every_combination(
 def test_combinations_are_more_than_thirty_and_of_every_kind() -> None:
     specs = {described(*combination) for combination in COMBINATIONS}
     assert len(specs) == len(COMBINATIONS) >= 30
-    # It has no recurrent networks.
-    assert {spec.kind for spec in specs} == {*get_args(Kind)} - {
-        "rnn",
-        "block_resnet",
-        "vit",
-    }
+    with_counterpart = {name for name, kind in KINDS.items() if kind.stax is not None}
+    assert {spec.kind for spec in specs} == with_counterpart
+    assert with_counterpart == {"cnn", "conv_resnet", "mlp", "resnet"}
 
 
 def test_kernels_of_one_batch_agree() -> None:

@@ -55,6 +55,9 @@ def test_the_command_line_lists_both(tmp_path):
     np.savez(tmp_path / "data.npz", X=X, y=Y)
     options = ["--data", str(tmp_path / "data.npz"), "--json"]
     run = lambda *words: CliRunner().invoke(app, ["certify", *words, *options])
-    assert json.loads(run("compare").stdout)["own"]["verdict"] == "CERTIFIED"
+    assert (
+        json.loads(run("compare").stdout)["certificates"]["own"]["verdict"]
+        == "CERTIFIED"
+    )
     table = json.loads(run("bounds", "--max-width", "2", "--num-steps", "1").stdout)
     assert table["theorems"][-1]["width"] == 30.0

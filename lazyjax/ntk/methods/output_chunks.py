@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import lax
 from jaxtyping import Array
 
@@ -17,6 +16,7 @@ from lazyjax.ntk.requests.memory import (
     check_work_fits,
 )
 from lazyjax.ntk.requests.request import KernelRequest
+from lazyjax.trees import tree_size
 from lazyjax.typing import Method, Params
 
 # Where cotangents of all outputs and examples hold more, outputs are taken in chunks...
@@ -40,7 +40,7 @@ def outputs_at_a_time(request: KernelRequest, num_examples: int, method: Method)
     of_one = num_examples * max(4, jnp.dtype(request.f.dtype).itemsize)
     if of_one * num_outputs**2 <= _MANY_BYTES:
         return num_outputs
-    num_params = optax.tree.size(request.params) if method == "jacobian" else 0
+    num_params = tree_size(request.params) if method == "jacobian" else 0
     most = max(1, _CHUNK_BYTES // (of_one * (num_outputs + num_params)))
     return math.ceil(num_outputs / math.ceil(num_outputs / most))
 

@@ -5,9 +5,9 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from lazyjax.ntk.requests.request import KernelRequest
+from lazyjax.trees import tree_size
 from lazyjax.typing import Method, Params
 
 Devices: TypeAlias = frozenset[Any]  # of `jax.Device`
@@ -87,9 +87,9 @@ def check_work_fits(
     """
     size = num_directions * jnp.dtype(request.f.dtype).itemsize
     if method == "jacobian":
-        size *= num_examples * optax.tree.size(request.params)
+        size *= num_examples * tree_size(request.params)
     elif method == "vjp":
-        size *= optax.tree.size(request.params)
+        size *= tree_size(request.params)
     else:
         size *= num_examples * request.f.shape[1]
     memory = memory_of(devices)

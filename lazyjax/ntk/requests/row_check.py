@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
-import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Shaped
 
@@ -22,7 +21,7 @@ from lazyjax.callables.static import HashableCallable, Identity
 from lazyjax.jaxpr.equations import primitives
 from lazyjax.jaxpr.rows.independence import rows_are_independent
 from lazyjax.jaxpr.widened import evaluate_at_least
-from lazyjax.trees import tree_add
+from lazyjax.trees import tree_add, tree_size
 from lazyjax.typing import ApplyFn, Params
 
 # Times the change of a row when its parameters are changed by rounding.
@@ -356,7 +355,7 @@ def _reverse(apply_fn: ApplyFn, params: Params, x: Array) -> list[Array]:
 
 def _reverse_alone(apply_fn: ApplyFn, params: Params, x: Array) -> list[Array]:
     n = x.shape[0]
-    limit = max(1, _GRADIENT_NUMBERS // optax.tree.size(params))
+    limit = max(1, _GRADIENT_NUMBERS // tree_size(params))
     size = next(size for size in range(min(n, limit), 0, -1) if n % size == 0)
     cotangents = _cotangents(apply_fn, params, x)
     chunks = [
