@@ -32,8 +32,8 @@ def widths(x, y, *, depth, failure):
 @pytest.fixture(autouse=True)
 def registered():
     theorem = certify.Theorem(name="own", source="Own", certify=surjective)
-    requirement = certify.Requirement(name="own", source="Own", widths=widths)
     certify.register_theorem(theorem)
+    requirement = certify.Requirement(name="own", source="Own", widths=widths)
     certify.register_requirement(requirement)
     with pytest.raises(ValueError, match="must be new"):
         certify.register_theorem(theorem)
@@ -42,8 +42,7 @@ def registered():
 
 
 def test_verbs_take_both():
-    net = nets.mlp(width=8, activation="tanh")
-    params = net.init(jax.random.key(0), X)
+    params = (net := nets.mlp(width=8, activation="tanh")).init(jax.random.key(0), X)
     zero = jax.tree.map(np.zeros_like, params)
     for start, verdict in ((params, "CERTIFIED"), (zero, "INCONCLUSIVE")):
         found = certify.compare(net, start, X, Y)
@@ -55,9 +54,7 @@ def test_the_command_line_lists_both(tmp_path):
     np.savez(tmp_path / "data.npz", X=X, y=Y)
     options = ["--data", str(tmp_path / "data.npz"), "--json"]
     run = lambda *words: CliRunner().invoke(app, ["certify", *words, *options])
-    assert (
-        json.loads(run("compare").stdout)["certificates"]["own"]["verdict"]
-        == "CERTIFIED"
-    )
+    found = json.loads(run("compare").stdout)["certificates"]
+    assert found["own"]["verdict"] == "CERTIFIED"
     table = json.loads(run("bounds", "--max-width", "2", "--num-steps", "1").stdout)
     assert table["theorems"][-1]["width"] == 30.0
