@@ -6,7 +6,6 @@ import math
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
-from scipy.special import stdtrit
 
 from lazyjax._checks import check_floating
 from lazyjax.files.results import Storable
@@ -125,6 +124,8 @@ def log_log_slope(
     degrees = y.size - 2
     residual = log_y - intercept - slope * log_x
     slope_sem = jnp.sqrt(jnp.sum(residual**2) / degrees / spread)
+    from scipy.special import stdtrit  # takes a tenth of a second, which few need
+
     # Student's T is within this of 0 with probability `confidence`.
     quantile = -stdtrit(degrees, (1 - confidence) / 2)
     half_width = jnp.asarray(quantile, y.dtype) * slope_sem
