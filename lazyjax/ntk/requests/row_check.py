@@ -115,7 +115,7 @@ def check_row_independence(
         x2: Second batch or `None`.
 
     Returns:
-        As `refuse_interaction`.
+        `None` if rows are proven not to interact, else as `refuse_interaction`.
     """
     fn = HashableCallable(apply_fn)
     if rows_are_proven(fn, params, x1, x2):
@@ -125,32 +125,8 @@ def check_row_independence(
     return refuse_interaction(excess, fn, params, x1, x2)
 
 
-def unproven_excess(
-    apply_fn: ApplyFn,
-    params: Params,
-    x1: Shaped[Array, "n1 *d"],
-    x2: Shaped[Array, "n2 *d"] | None = None,
-) -> Float[Array, ""] | None:
-    """How much rows interact, if it is not proven that they do not.
-
-    Args:
-        apply_fn: Network.
-        params: Its parameters.
-        x1: First batch.
-        x2: Second batch or `None`.
-
-    Returns:
-        `None` if rows are proven not to interact, else a quick `measured_excess`, for
-        `refuse_interaction` to judge.
-    """
-    if rows_are_proven(apply_fn, params, x1, x2):
-        return None
-    level = _quick_level(apply_fn, params, x1)
-    return measured_excess(apply_fn, params, x1, x2, level)
-
-
 def refuse_interaction(
-    excess: Float[Array, ""] | None,
+    excess: Float[Array, ""],
     apply_fn: ApplyFn,
     params: Params,
     x1: Shaped[Array, "n1 *d"],
@@ -159,7 +135,7 @@ def refuse_interaction(
     """Refuse a network whose rows interact, or say so where values are traced.
 
     Args:
-        excess: From `unproven_excess`. If it is above 1, rows are compared again: in
+        excess: A quick `measured_excess`. If it is above 1, rows are compared again: in
             float64, or, where values are traced, with more allowance for rounding.
         apply_fn: Network.
         params: Its parameters.
@@ -172,8 +148,6 @@ def refuse_interaction(
     Raises:
         ValueError: If they do.
     """
-    if excess is None:
-        return None
     is_double = _is_double(apply_fn, params, x1)
     try:
         is_suspect = float(excess) > 1
