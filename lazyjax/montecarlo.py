@@ -5,14 +5,20 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, Shaped
+from jaxtyping import Array, Float, Shaped
 
-from lazyjax._checks import check_at_least, check_batch, check_choice
+from lazyjax._checks import (
+    check_at_least,
+    check_batch,
+    check_choice,
+    check_function,
+    check_key,
+)
 from lazyjax.callables.static import HashableCallable
 from lazyjax.files.results import Storable
 from lazyjax.ntk import empirical_nngp, empirical_ntk
 from lazyjax.ntk.requests.row_check import check_row_independence, nan_if_interacting
-from lazyjax.typing import AnyArray, ApplyFn, InitFn, Outputs
+from lazyjax.typing import AnyArray, ApplyFn, InitFn, Outputs, RandomKey
 
 
 @jax.tree_util.register_dataclass
@@ -37,7 +43,7 @@ def monte_carlo_ntk(
     x1: Shaped[AnyArray, "n1 *d"],
     x2: Shaped[AnyArray, "n2 *d"] | None = None,
     *,
-    key: Key[Array, ""],
+    key: RandomKey,
     num_seeds: int,
     outputs: Outputs = "full",
     of: str = "ntk",
@@ -85,6 +91,9 @@ def monte_carlo_ntk(
     """
     check_at_least("num_seeds", num_seeds, 1)
     check_choice("of", of, ("ntk", "nngp"))
+    check_key("key", key)
+    check_function("apply_fn", apply_fn, "a function `(params, x) -> f`")
+    check_function("init_fn", init_fn, "a function `(key, x) -> params`")
     check_batch("x1", x1, wait=False)
     x1, x2 = jnp.asarray(x1), None if x2 is None else jnp.asarray(x2)
     draw = _Draw(

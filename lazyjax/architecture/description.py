@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import get_args
 
+from lazyjax._brief import brief
 from lazyjax._checks import check_at_least, check_choice
 from lazyjax.activations import check_activation, unit_scale
 from lazyjax.architecture.kinds import FIELDS_OF_SOME, KINDS, ArchitectureKind
@@ -356,4 +357,4 @@ def _check_std(name: str, value: float, *, zero_allowed: bool) -> None:
     number = isinstance(value, int | float) and math.isfinite(value)
     if not number or value < 0 or (value == 0 and not zero_allowed):
         expected = "a finite number, zero or" if zero_allowed else "a finite number,"
-        raise ValueError(f"`{name}` must be {expected} positive; got {value!r}.")
+        raise ValueError(f"`{name}` must be {expected} positive; got {brief(value)}.")

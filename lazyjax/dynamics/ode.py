@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from lazyjax._brief import brief
 from lazyjax._checks import check_positive
 
 SOLVED, TOO_MANY_STEPS, FAILED, NOT_FINITE = range(4)
@@ -98,7 +99,7 @@ def checked_times(times: object, dtype: jnp.dtype) -> Array:
     array = jnp.asarray(times, dtype)
     if array.ndim != 1 or array.size == 0:
         raise ValueError(
-            f"`times` must be one or more numbers in one dimension; got {times!r}."
+            f"`times` must be one or more numbers in one dimension; got {brief(times)}."
         )
     try:
         known = np.asarray(array)
@@ -108,7 +109,7 @@ def checked_times(times: object, dtype: jnp.dtype) -> Array:
     if not (np.all(np.isfinite(known)) and known[0] >= 0 and np.all(steps > 0)):
         raise ValueError(
             "`times` must be finite and increase strictly, from 0 or later, in "
-            f"{known.dtype}; got {times!r}."
+            f"{known.dtype}; got {brief(times)}."
         )
     return array
 

@@ -6,12 +6,9 @@ layout, carry a checksum, and are there whole or not at all. Nothing is pickled.
 functions and networks cannot be written: a result that holds one says so.
 """
 
-import contextlib
 import dataclasses
 import enum
-import itertools
 import json
-import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -19,6 +16,7 @@ from typing import Any, ClassVar, TypeVar
 import jax
 import numpy as np
 
+from lazyjax._brief import Brief
 from lazyjax.files.archive import (
     RESERVED,
     Arrays,
@@ -228,28 +226,9 @@ def _plain(value: object) -> Any:
     return value
 
 
-class _Brief(reprlib.Repr):
+class _Brief(Brief):
     def repr1(self, x: Any, level: int) -> str:
-        if isinstance(x, jax.Array | np.ndarray):
-            # What is traced, or deleted, has no value.
-            with contextlib.suppress(Exception):
-                if x.ndim == 0:
-                    return str(np.asarray(x))
-            return f"{x.dtype}[{','.join(map(str, x.shape))}]"
-        if isinstance(x, Storable):
-            return repr(x)
-        if isinstance(x, Mapping):
-            return self.repr_dict(x, level)
-        return super().repr1(x, level)
-
-    def repr_dict(self, x: Any, level: int) -> str:
-        # Unlike that of the base class, in the order of the keys.
-        items = [
-            f"{self.repr1(key, level - 1)}: {self.repr1(item, level - 1)}"
-            for key, item in itertools.islice(x.items(), self.maxdict)
-        ]
-        return f"{{{', '.join(items + ['...'] * (len(x) > self.maxdict))}}}"
+        return repr(x) if isinstance(x, Storable) else super().repr1(x, level)
 
 
 _BRIEF = _Brief()
-_BRIEF.maxstring = _BRIEF.maxother = 80

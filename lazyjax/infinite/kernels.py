@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from lazyjax._brief import brief
 from lazyjax._checks import (
     check_at_least,
     check_batch,
@@ -110,7 +111,7 @@ def infinite_ntk(
         raise ValueError(
             "`width` must not be given: the kernel of a "
             f"{architecture.parameterization!r} network does not depend on the width; "
-            f"got {width!r}."
+            f"got {brief(width)}."
         )
     size = _block_size(architecture, x1, x2, memory)
     kernel, stds = _ntk(architecture, x1, x2, width, size)

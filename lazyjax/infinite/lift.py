@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from lazyjax._brief import brief
 from lazyjax._checks import (
+    check_apply_fn,
     check_batch,
     check_floating,
     check_params,
@@ -162,8 +164,7 @@ def _kernel(
     variances: PyTree,
     of: Literal["ntk", "nngp"],
 ) -> Array:
-    if not callable(apply_fn):
-        raise TypeError(f"`apply_fn` must be callable; got {apply_fn!r}.")
+    check_apply_fn(apply_fn, params)
     check_params("params", params)
     for name, x in (("x1", x1), ("x2", x2)):
         if x is not None:
@@ -262,6 +263,6 @@ def _leaf_variances(variances: PyTree, params: Params) -> tuple[float, ...]:
         if not is_number or not math.isfinite(value) or value < 0:
             raise ValueError(
                 "`variances` must hold finite numbers, zero or positive; got "
-                f"{value!r} at {path!r}."
+                f"{brief(value)} at {path!r}."
             )
     return tuple(float(value) for value in whole)

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
+from lazyjax._brief import brief
 from lazyjax._checks import check_choice
 from lazyjax.files.results import Storable
 from lazyjax.files.writing import check_file
@@ -144,10 +145,12 @@ class Sweep(Storable):
             if label not in known:
                 raise ValueError(
                     f"`{name}` must be among {', '.join(f'{k:g}' for k in known)}; got "
-                    f"{label!r}."
+                    f"{brief(label)}."
                 )
         if not chosen:
-            raise ValueError(f"`{name}` must name one label at least; got {wanted!r}.")
+            raise ValueError(
+                f"`{name}` must name one label at least; got {brief(wanted)}."
+            )
         indices = [known.index(label) for label in chosen]
 
         def take(array: np.ndarray, axes: Sequence[str] = tuple(self.axes)) -> Any:

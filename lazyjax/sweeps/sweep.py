@@ -6,23 +6,22 @@ from pathlib import Path
 from typing import TypeAlias
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, Key, Shaped
+from jaxtyping import Int, Shaped
 
+from lazyjax._brief import brief
 from lazyjax._checks import (
     check_at_least,
     check_batch,
-    check_finite,
-    check_floating,
+    check_key,
     checked_bytes,
 )
 from lazyjax.architecture import Architecture
 from lazyjax.callables.static import HashableCallable
 from lazyjax.dynamics.losses import square_loss
 from lazyjax.dynamics.observers import Observer
-from lazyjax.dynamics.problem import named_observers
+from lazyjax.dynamics.problem import checked_targets, named_observers
 from lazyjax.nets import Network, build
 from lazyjax.progress import Progress, progress_reporter
 from lazyjax.sweeps.checkpoint import Checkpoint, check_checkpoint
@@ -30,7 +29,7 @@ from lazyjax.sweeps.ensemble import Ensemble
 from lazyjax.sweeps.program import OptimizerFactory, SweepSettings
 from lazyjax.sweeps.result import Sweep
 from lazyjax.sweeps.run import Execution
-from lazyjax.typing import AnyArray, LossFn
+from lazyjax.typing import AnyArray, LossFn, RandomKey, Targets
 
 Numbers: TypeAlias = Sequence[int | float] | Shaped[AnyArray, "num"]
 
@@ -38,11 +37,11 @@ Numbers: TypeAlias = Sequence[int | float] | Shaped[AnyArray, "num"]
 def sweep(
     network: Architecture | Network | Callable[..., Network],
     x: Shaped[AnyArray, "n *d"],
-    y: Float[AnyArray, "n k"],
+    y: Targets,
     *,
     widths: Sequence[int],
     num_seeds: int,
-    key: Key[Array, ""],
+    key: RandomKey,
     learning_rates: Numbers,
     num_steps: int,
     alphas: Numbers = (1.0,),
@@ -141,15 +140,14 @@ def sweep(
     axes = _checked_axes(widths, num_seeds, alphas, learning_rates)
     networks = {width: _network_of(network, width) for width in axes["width"]}
     check_batch("x", x)
-    check_floating("y", y)
-    check_finite("y", y)
+    num_outputs = networks[axes["width"][-1]].architecture.num_outputs
+    y = checked_targets(y, (x.shape[0], num_outputs), x.dtype, loss_fn)
     check_at_least("num_steps", num_steps, 0)
-    if not jnp.issubdtype(getattr(key, "dtype", object), jax.dtypes.prng_key):
-        raise TypeError(f"`key` must come from `jax.random.key`; got {key!r}.")
+    check_key("key", key)
     if not callable(optimizer):
         raise TypeError(
             "`optimizer` must be a function of the learning rate, such as `optax.sgd` "
-            f"or `functools.partial(optax.sgd, momentum=0.9)`; got {optimizer!r}."
+            f"or `functools.partial(optax.sgd, momentum=0.9)`; got {brief(optimizer)}."
         )
     if chunk_size is not None:
         check_at_least("chunk_size", chunk_size, 1)
@@ -157,7 +155,7 @@ def sweep(
         observe_at = tuple(np.asarray(observe_at).tolist())
     settings = SweepSettings(
         optimizer=HashableCallable(optimizer),
-        num_steps=num_steps,
+        num_steps=int(num_steps),
         loss_fn=HashableCallable(loss_fn),
         center=center,
         observers=named_observers(observe),
@@ -183,7 +181,7 @@ def _checked_axes(
         check_at_least("widths", width, 1)
     if not len(widths) or any(a >= b for a, b in itertools.pairwise(widths)):
         raise ValueError(
-            f"`widths` must be one or more increasing widths; got {widths}."
+            f"`widths` must be one or more increasing widths; got {brief(widths)}."
         )
     check_at_least("num_seeds", num_seeds, 1)
     axes: dict[str, tuple] = {
@@ -200,7 +198,7 @@ def _checked_axes(
         if numbers.ndim != 1 or not (numbers.size and are_positive and are_different):
             raise ValueError(
                 f"`{argument}` must be one or more different, positive numbers; got "
-                f"{values}."
+                f"{brief(values)}."
             )
         axes[name] = tuple(numbers.tolist())
     return axes
@@ -216,11 +214,12 @@ def _network_of(
     if not callable(network):
         raise TypeError(
             "`network` must be an architecture, a network, or a function of `width`; "
-            f"got {network!r}."
+            f"got {brief(network)}."
         )
     made = network(width=width)
     if not isinstance(made, Network) or made.width != width:
         raise TypeError(
-            f"`network` must return a `lazyjax.Network` of width {width}; got {made!r}."
+            f"`network` must return a `lazyjax.Network` of width {width}; got "
+            f"{brief(made)}."
         )
     return made

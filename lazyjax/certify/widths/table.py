@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Float
 
 from lazyjax._checks import check_at_least, check_batch, check_floating, check_targets
 from lazyjax.certify.bounds.start import local_bounds
@@ -29,7 +29,7 @@ from lazyjax.certify.widths.requirement import (
 from lazyjax.dynamics import train
 from lazyjax.files.results import Storable
 from lazyjax.nets import Network, mlp
-from lazyjax.typing import Activation, AnyArray, Params, Trained
+from lazyjax.typing import Activation, AnyArray, Params, RandomKey, Trained
 
 BYTES_PER_PARAMETER = 4
 """Memory of a parameter in single precision."""
@@ -199,7 +199,7 @@ def width_table(
     x: Float[AnyArray, "n d"],
     y: Float[AnyArray, "n k"],
     *,
-    key: Key[Array, ""],
+    key: RandomKey,
     depth: int = 1,
     activation: str = "softplus",
     failure: float = 0.1,

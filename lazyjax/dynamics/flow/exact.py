@@ -26,7 +26,7 @@ from lazyjax.dynamics.snapshot import Observer, Snapshot
 from lazyjax.files.results import Storable
 from lazyjax.progress import Listener, Progress, program_listener, tell
 from lazyjax.trees import tree_add
-from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params
+from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params, Targets
 
 
 @jax.tree_util.register_dataclass
@@ -59,7 +59,7 @@ def gradient_flow(
     apply_fn: ApplyFn,
     params: Params,
     x: Shaped[AnyArray, "n *d"],
-    y: Float[AnyArray, "n k"],
+    y: Targets,
     times: Sequence[float] | Float[AnyArray, "num_times"],
     *,
     loss_fn: LossFn = square_loss,

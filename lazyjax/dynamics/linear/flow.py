@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 from lazyjax._checks import (
     check_at_least,
     check_floating,
+    check_function,
     check_nonnegative,
     check_params,
 )
@@ -123,8 +124,7 @@ def linearized_flow(
     check_kernel_problem(ntk, y, f0)
     check_at_least("max_steps", max_steps, 1)
     check_nonnegative("ridge", ridge, infinity_allowed=False)
-    if not callable(loss_fn):
-        raise TypeError(f"`loss_fn` must be callable; got {loss_fn!r}.")
+    check_function("loss_fn", loss_fn, "a function `(f, y) -> scalar`")
     size = y.size if ntk.ndim == 4 else y.shape[0]
     test_points = check_test_points(ntk_test_train, f0_test, f0, gram_size=size)
     ntk, y, f0 = map(jnp.asarray, (ntk, y, f0))

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
+from jaxtyping import Array, Float, Int, PyTree, Shaped
 
-from lazyjax._checks import check_at_least, check_choice
+from lazyjax._brief import brief
+from lazyjax._checks import check_at_least, check_choice, check_key
 from lazyjax.callables.static import HashableCallable
 from lazyjax.dynamics.losses import square_loss
 from lazyjax.dynamics.problem import checked_problem, named_observers
@@ -25,7 +26,7 @@ from lazyjax.dynamics.training.loop import (
 )
 from lazyjax.files.results import Storable
 from lazyjax.progress import Progress, program_listener
-from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params
+from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params, RandomKey, Targets
 
 
 @jax.tree_util.register_dataclass
@@ -78,13 +79,13 @@ def train(
     apply_fn: ApplyFn,
     params: Params,
     x: Shaped[AnyArray, "n *d"],
-    y: Float[AnyArray, "n k"],
+    y: Targets,
     *,
     optimizer: optax.GradientTransformation,
     num_steps: int,
     loss_fn: LossFn = square_loss,
     batch_size: int | None = None,
-    key: Key[Array, ""] | None = None,
+    key: RandomKey | None = None,
     sampling: Sampling = "shuffle",
     target_loss: float | Float[AnyArray, ""] | None = None,
     max_loss: float | Float[AnyArray, ""] | None = None,
@@ -169,7 +170,7 @@ def train(
     if not isinstance(optimizer, optax.GradientTransformation):
         raise TypeError(
             "`optimizer` must be an optax gradient transformation, such as "
-            f"`optax.sgd(0.1)`; got {optimizer!r}."
+            f"`optax.sgd(0.1)`; got {brief(optimizer)}."
         )
     check_at_least("num_steps", num_steps, 0)
     check_choice("sampling", sampling, ("shuffle", "replacement"))
@@ -177,6 +178,7 @@ def train(
     steps = _checked_steps(observe_at, num_steps)
     params, x, y, loss_dtype = checked_problem(apply_fn, params, x, y, loss_fn)
     _check_batches(batch_size, key, x.shape[0])
+    num_steps = int(num_steps)
     settings = Settings(
         apply_fn=HashableCallable(apply_fn),
         optimizer=_static_optimizer(optimizer),
@@ -238,6 +240,7 @@ def _check_batches(batch_size: int | None, key: object, num_examples: int) -> No
         )
     if batch_size is None:
         return
+    check_key("key", key)
     check_at_least("batch_size", batch_size, 1)
     if batch_size > num_examples:
         raise ValueError(
@@ -278,12 +281,12 @@ def _checked_steps(
     if steps.ndim != 1 or steps.size == 0 or not np.issubdtype(steps.dtype, np.integer):
         raise ValueError(
             "`observe_at` must be one or more integer steps in one dimension; got "
-            f"{observe_at!r}."
+            f"{brief(observe_at)}."
         )
     if steps[0] < 0 or steps[-1] > num_steps or np.any(np.diff(steps) <= 0):
         raise ValueError(
             f"`observe_at` must increase strictly, from 0 or later to `num_steps` = "
-            f"{num_steps} or earlier; got {observe_at!r}."
+            f"{num_steps} or earlier; got {brief(observe_at)}."
         )
     return steps
 

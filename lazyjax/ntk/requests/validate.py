@@ -6,6 +6,7 @@ import jax
 from jaxtyping import Array, Shaped
 
 from lazyjax._checks import (
+    check_apply_fn,
     check_batch,
     check_network_output,
     check_params,
@@ -26,8 +27,7 @@ def check_arguments(
         TypeError: If `apply_fn` is not callable or a parameter is not floating point.
         ValueError: If a batch is empty, not finite or of other features than the other.
     """
-    if not callable(apply_fn):
-        raise TypeError(f"`apply_fn` must be callable; got {apply_fn!r}.")
+    check_apply_fn(apply_fn, params)
     check_params("params", params)
     check_batch("x1", x1, wait=False)
     if x2 is not None:
@@ -46,7 +46,7 @@ def check_network(
             or it does not depend on `params`.
     """
     f = jax.eval_shape(apply_fn, params, x)
-    check_network_output(f, num_examples=x.shape[0])
+    check_network_output(f, x.shape)
     check_outputs(outputs, f.shape[1])
     _check_single_row(apply_fn, params, x, f)
 
