@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Key, Shaped
 from lazyjax._checks import check_at_least, check_batch, check_choice
 from lazyjax.callables.static import HashableCallable
 from lazyjax.files.results import Storable
+from lazyjax.jaxpr.convolutions import with_quick_convolutions
 from lazyjax.ntk import empirical_nngp, empirical_ntk
 from lazyjax.ntk.requests.row_check import check_row_independence, nan_if_interacting
 from lazyjax.typing import AnyArray, ApplyFn, InitFn, Outputs
@@ -127,6 +128,7 @@ class _Draw:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
+@with_quick_convolutions
 def _mean_and_sem(
     draw: _Draw, num_seeds: int, key: Array, x1: Array, x2: Array | None
 ) -> tuple[Array, Array]:

@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from lazyjax.dynamics.snapshot import Observer, Snapshot
+from lazyjax.jaxpr.convolutions import with_quick_convolutions
 from lazyjax.progress import Listener, tell
 from lazyjax.typing import ApplyFn, LossFn, Params
 
@@ -121,6 +122,7 @@ def initial_state(problem: Problem, *, settings: Settings) -> State:
 
 
 @functools.partial(jax.jit, static_argnames=("settings", "sees_start", "sees_end"))
+@with_quick_convolutions
 def run_segment(
     problem: Problem,
     state: State | None,
