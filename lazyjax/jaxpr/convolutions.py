@@ -6,8 +6,9 @@ other forms, are computed entry by entry: 20 to 70 times slower.
 """
 
 import functools
+import itertools
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.extend.core as jex
@@ -17,42 +18,45 @@ from jaxtyping import Array
 
 from lazyjax.jaxpr.equations import aval_of, equations, is_jaxpr, opened
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 _NAME = "conv_general_dilated"
 
 
-def with_quick_convolutions(fn: Callable[P, T]) -> Callable[P, T]:
+def with_quick_convolutions(fn: Callable[..., T]) -> Callable[..., T]:
     """The same function, whose convolutions are quick on processors, also in loops.
 
     Numbers are those of XLA's own routine. On accelerators nothing changes.
 
     Args:
-        fn: A function to be compiled, loops and derivatives included. Of its arguments,
-            those that are not JAX arrays must be hashable or plain: they are passed as
-            they are.
+        fn: A function to be compiled, with its loops and derivatives. Arguments other
+            than pytrees of JAX arrays are passed on as they are.
 
     Returns:
         The function.
     """
 
     @functools.wraps(fn)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+    def wrapped(*args: Any, **kwargs: Any) -> T:
         leaves, structure = jax.tree.flatten((args, kwargs))
-        arrays = [leaf for leaf in leaves if isinstance(leaf, jax.Array)]
+        is_array = [isinstance(leaf, jax.Array) for leaf in leaves]
+        arrays = list(itertools.compress(leaves, is_array))
+        of_result: Any = None
 
-        def of_arrays(*arrays: Array) -> T:
+        def of_arrays(*arrays: Array) -> list[Array]:
+            nonlocal of_result
             given = iter(arrays)
             filled = [
-                next(given) if isinstance(leaf, jax.Array) else leaf for leaf in leaves
+                next(given) if known else leaf
+                for leaf, known in zip(leaves, is_array, strict=True)
             ]
             args, kwargs = jax.tree.unflatten(structure, filled)
-            return fn(*args, **kwargs)
+            results, of_result = jax.tree.flatten(fn(*args, **kwargs))
+            return results
 
-        jaxpr, shapes = jax.make_jaxpr(of_arrays, return_shape=True)(*arrays)
+        jaxpr = jax.make_jaxpr(of_arrays)(*arrays)
         results = jex.jaxpr_as_fun(_rewritten(jaxpr))(*arrays)
-        return jax.tree.unflatten(jax.tree.structure(shapes), results)
+        return jax.tree.unflatten(of_result, results)
 
     return wrapped
 
