@@ -16,6 +16,7 @@ from lazyjax._checks import (
 )
 from lazyjax.callables.static import HashableCallable
 from lazyjax.files.results import Storable
+from lazyjax.jaxpr.convolutions import with_quick_convolutions
 from lazyjax.ntk import empirical_nngp, empirical_ntk
 from lazyjax.ntk.requests.row_check import check_row_independence, nan_if_interacting
 from lazyjax.typing import AnyArray, ApplyFn, InitFn, Outputs, RandomKey
@@ -136,6 +137,7 @@ class _Draw:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
+@with_quick_convolutions
 def _mean_and_sem(
     draw: _Draw, num_seeds: int, key: Array, x1: Array, x2: Array | None
 ) -> tuple[Array, Array]:

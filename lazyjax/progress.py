@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -108,21 +108,25 @@ def program_listener(
             del _LISTENERS[number]
 
 
-def tell(listener: Listener | None, done: Real[Array, ""], unit: str) -> None:
+def tell(
+    listener: Listener | None, done: Real[Array, ""], unit: str, **metrics: Array
+) -> None:
     """Report from inside a compiled program; it changes no number.
 
     Args:
         listener: From `program_listener`.
         done: Steps, or time, that are behind.
         unit: What `done` counts, such as "step".
+        **metrics: Numbers that are shown beside it, by name.
     """
     if listener is None:
         return
 
-    def report(number: Array, done: Array, total: Array) -> None:
+    def report(number: Array, done: Array, total: Array, metrics: Any) -> None:
         to = _LISTENERS.get(int(number))
         if to is not None:  # else the call that it belonged to is over
             share = float(done) / float(total) if total else 1.0
-            to(share, f"{unit} {done:g} of {total:g}")
+            shown = [f"{name} {value:.3g}" for name, value in metrics.items()]
+            to(share, ", ".join([f"{unit} {done:g} of {total:g}", *shown]))
 
-    jax.debug.callback(report, listener.number, done, listener.total)
+    jax.debug.callback(report, listener.number, done, listener.total, metrics)

@@ -49,14 +49,17 @@ def test_training_tells_every_hundredth_part_and_changes_no_bit(told, tell):
     shares = [share for share, _ in told]
     assert shares == sorted(shares)
     assert 100 <= len(told) <= 130
-    assert told[0] == (pytest.approx(2 / 250), "step 2 of 250")
-    assert told[-2:] == [(1.0, "step 250 of 250"), (1.0, "done")]
+    loss = run_of().loss
+    assert told[0] == (pytest.approx(2 / 250), f"step 2 of 250, loss {loss[1]:.3g}")
+    last = f"step 250 of 250, loss {loss[249]:.3g}"
+    assert told[-2:] == [(1.0, last), (1.0, "done")]
 
 
 def test_a_run_with_checkpoints_tells_of_the_whole_run(tmp_path, told, tell):
     options = {"checkpoint": tmp_path, "checkpoint_every": 125}
     assert_same(run_of(progress=tell, **options), run_of())
-    assert (pytest.approx(0.5), "step 125 of 250") in told
+    message = f"step 125 of 250, loss {run_of().loss[124]:.3g}"
+    assert (pytest.approx(0.5), message) in told
     del told[:]
     run_of(progress=tell, **options)  # is read
     assert told == [(1.0, "done")]
@@ -64,8 +67,9 @@ def test_a_run_with_checkpoints_tells_of_the_whole_run(tmp_path, told, tell):
 
 def test_several_runs_tell_once_for_all(told, tell):
     stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), PARAMS)
-    jax.vmap(lambda params: run_of(params, progress=tell))(stacked)
+    runs = jax.vmap(lambda params: run_of(params, progress=tell))(stacked)
     assert len({message for _, message in told}) == len(told)
+    assert told[0][1] == f"step 2 of 250, loss {np.mean(runs.loss[:, 1]):.3g}"
 
 
 def test_flow_tells_each_time(told, tell):

@@ -20,6 +20,7 @@ from lazyjax._checks import (
 )
 from lazyjax.callables.static import HashableCallable
 from lazyjax.files.results import Storable
+from lazyjax.jaxpr.convolutions import with_quick_convolutions
 from lazyjax.linalg import eigvalsh, gram_matrix
 from lazyjax.ntk import empirical_ntk
 from lazyjax.ntk.methods.forward import directional_derivative
@@ -127,6 +128,7 @@ def kappa(
 
 
 @functools.partial(jax.jit, static_argnames=("apply_fn", "num_rounds", "num_starts"))
+@with_quick_convolutions
 def _kappa(
     params: Params,
     x: Array,

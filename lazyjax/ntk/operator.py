@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Shaped
 
 from lazyjax._checks import check_at_least
 from lazyjax.callables.static import HashableCallable
+from lazyjax.jaxpr.convolutions import with_quick_convolutions
 from lazyjax.ntk.methods.forward import tangent_outputs
 from lazyjax.ntk.requests.row_check import check_row_independence, nan_if_interacting
 from lazyjax.ntk.requests.validate import check_arguments, checked_output
@@ -138,7 +139,7 @@ class NTKOperator:
         return rows[:num_whole].reshape(-1, size, *rows.shape[1:]), rows[num_whole:]
 
 
-_compiled_product = jax.jit(NTKOperator._product)
+_compiled_product = jax.jit(with_quick_convolutions(NTKOperator._product))
 
 
 def ntk_operator(

@@ -24,6 +24,7 @@ from lazyjax.dynamics.ode import (
 from lazyjax.dynamics.problem import checked_problem, named_observers
 from lazyjax.dynamics.snapshot import Observer, Snapshot
 from lazyjax.files.results import Storable
+from lazyjax.jaxpr.convolutions import with_quick_convolutions
 from lazyjax.progress import Listener, Progress, program_listener, tell
 from lazyjax.trees import tree_add
 from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params, Targets
@@ -147,6 +148,7 @@ def gradient_flow(
     jax.jit,
     static_argnames=("apply_fn", "loss_fn", "observers", "solver", "max_steps"),
 )
+@with_quick_convolutions
 def _compiled(
     params: Params,
     x: Array,

@@ -2,15 +2,17 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from lazyjax.dynamics.snapshot import Observer, Snapshot
+from lazyjax.jaxpr.convolutions import with_quick_convolutions
 from lazyjax.progress import Listener, tell
 from lazyjax.typing import ApplyFn, LossFn, Params
 
@@ -121,6 +123,7 @@ def initial_state(problem: Problem, *, settings: Settings) -> State:
 
 
 @functools.partial(jax.jit, static_argnames=("settings", "sees_start", "sees_end"))
+@with_quick_convolutions
 def run_segment(
     problem: Problem,
     state: State | None,
@@ -181,6 +184,10 @@ def run_segment(
         body = lambda at: (at[0] + 1, update(*at))
         return jax.lax.while_loop(goes_on, body, (first, carry))[1]
 
+    def on_segment(step: Array, metrics: dict[str, Array]) -> None:
+        """Called about a hundred times, between updates, by steps that are behind."""
+        tell(listener, step, "step", **jax.tree.map(_mean_of_runs, metrics))
+
     def advance(first: Array, last: Array, carry: _Carry) -> _Carry:
         if listener is None:
             return advance_silently(first, last, carry)
@@ -189,7 +196,7 @@ def run_segment(
         def stretch(at: tuple[Array, _Carry]) -> tuple[Array, _Carry]:
             stop = jnp.minimum(at[0] + max(1, num_steps // 100), last)
             carry = advance_silently(at[0], stop, at[1])
-            tell(listener, stop, "step")
+            on_segment(stop, {"loss": carry.losses[stop - start - 1]})
             return stop, carry
 
         return jax.lax.while_loop(lambda at: at[0] < last, stretch, (first, carry))[1]
@@ -295,16 +302,21 @@ class _Batches:
         return lambda params: settings.loss_fn(settings.apply_fn(params, x), y)
 
 
-@jax.custom_batching.custom_vmap
-def _in_all_runs(condition: Bool[Array, ""]) -> Bool[Array, ""]:
-    """Whether `condition` holds in all runs that are mapped: one number for all."""
-    # A loop with one condition stays one loop, whose buffers are not copied each step.
-    return condition
+def _over_runs(reduce: Callable[..., Array]) -> Callable[[Array], Array]:
+    """A number of all runs that are mapped, made of one of each; of one run, its own."""
+
+    @jax.custom_batching.custom_vmap
+    def over_runs(value: Array) -> Array:
+        return value
+
+    @over_runs.def_vmap
+    def _(axis_size: int, in_batched: list[bool], value: Array) -> tuple[Array, bool]:
+        del axis_size, in_batched
+        return over_runs(reduce(value, axis=0)), False
+
+    return over_runs
 
 
-@_in_all_runs.def_vmap
-def _(
-    axis_size: int, in_batched: list[bool], condition: Array
-) -> tuple[Bool[Array, ""], bool]:
-    del axis_size, in_batched
-    return _in_all_runs(jnp.all(condition, axis=0)), False
+# A loop with one condition stays one loop, whose buffers are not copied each step.
+_in_all_runs = _over_runs(jnp.all)
+_mean_of_runs = _over_runs(jnp.mean)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Shaped
 
 from lazyjax.callables.static import HashableCallable
+from lazyjax.jaxpr.convolutions import with_quick_convolutions
 from lazyjax.ntk.requests.memory import Devices, devices_of
 from lazyjax.ntk.requests.request import KernelRequest
 from lazyjax.ntk.requests.row_check import (
@@ -82,6 +83,7 @@ class _Kernels:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@with_quick_convolutions
 def _compiled(
     program: KernelProgram,
     apply_fn: ApplyFn,
