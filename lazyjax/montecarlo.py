@@ -11,13 +11,16 @@ from lazyjax._checks import (
     check_at_least,
     check_batch,
     check_choice,
+    check_flag,
     check_function,
     check_key,
+    check_same_features,
 )
 from lazyjax.callables.static import HashableCallable
 from lazyjax.files.results import Storable
 from lazyjax.jaxpr.convolutions import with_quick_convolutions
 from lazyjax.ntk import empirical_nngp, empirical_ntk
+from lazyjax.ntk.outputs import checked_form
 from lazyjax.ntk.requests.row_check import check_row_independence, nan_if_interacting
 from lazyjax.typing import AnyArray, ApplyFn, InitFn, Outputs, RandomKey
 
@@ -93,9 +96,14 @@ def monte_carlo_ntk(
     check_at_least("num_seeds", num_seeds, 1)
     check_choice("of", of, ("ntk", "nngp"))
     check_key("key", key)
-    check_function("apply_fn", apply_fn, "a function `(params, x) -> f`")
-    check_function("init_fn", init_fn, "a function `(key, x) -> params`")
+    check_function("apply_fn", apply_fn, "(params, x) -> f")
+    check_function("init_fn", init_fn, "(key, x) -> params")
+    check_flag("check_rows", check_rows)
+    outputs = checked_form(outputs)
     check_batch("x1", x1, wait=False)
+    if x2 is not None:
+        check_batch("x2", x2, wait=False)
+        check_same_features("x1", x1, "x2", x2)
     x1, x2 = jnp.asarray(x1), None if x2 is None else jnp.asarray(x2)
     draw = _Draw(
         apply_fn=HashableCallable(apply_fn),

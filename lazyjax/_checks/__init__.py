@@ -14,6 +14,7 @@ from lazyjax._checks.arrays import (
 )
 from lazyjax._checks.networks import (
     check_apply_fn as check_apply_fn,
+    check_function as check_function,
     check_like as check_like,
     check_network_output as check_network_output,
     check_params as check_params,
@@ -21,9 +22,11 @@ from lazyjax._checks.networks import (
 from lazyjax._checks.options import (
     check_at_least as check_at_least,
     check_choice as check_choice,
-    check_function as check_function,
+    check_flag as check_flag,
     check_key as check_key,
     check_nonnegative as check_nonnegative,
     check_positive as check_positive,
     checked_bytes as checked_bytes,
+    checked_path as checked_path,
+    known_numbers as known_numbers,
 )

@@ -12,17 +12,31 @@ from lazyjax._models import model_hint
 from lazyjax.typing import Params
 
 
+def check_function(name: str, fn: object, form: str, hint: str = "") -> None:
+    """Check that `fn` can be called, and is no model but a function of two arguments.
+
+    Args:
+        name: The argument's.
+        fn: The function.
+        form: Its arguments and result, such as `(f, y) -> scalar`.
+        hint: What else may be wrong if it cannot be called.
+
+    Raises:
+        TypeError: If it cannot, or is a model of another library.
+    """
+    of_model = model_hint(fn)
+    if callable(fn) and not (of_model and _num_required(fn) != 2):
+        return
+    raise TypeError(
+        f"`{name}` must be callable, a function `{form}`; got {brief(fn)}."
+        f"{of_model or hint}"
+    )
+
+
 def check_apply_fn(apply_fn: object, params: object) -> None:
     """Check that `apply_fn` is a function of `(params, x)`, not a model."""
-    hint = model_hint(apply_fn)
-    if callable(apply_fn) and not (hint and _num_required(apply_fn) != 2):
-        return
-    if not hint and callable(params):
-        hint = " Are `apply_fn` and `params` swapped?"
-    raise TypeError(
-        "`apply_fn` must be callable, a function `(params, x) -> f`; got "
-        f"{brief(apply_fn)}.{hint}"
-    )
+    hint = " Are `apply_fn` and `params` swapped?" if callable(params) else ""
+    check_function("apply_fn", apply_fn, "(params, x) -> f", hint)
 
 
 def _num_required(fn: Callable) -> int:
@@ -31,8 +45,10 @@ def _num_required(fn: Callable) -> int:
         arguments = inspect.signature(fn).parameters.values()
     except (TypeError, ValueError):
         return 0
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)  # fmt: skip
-    return sum(a.kind in positional and a.default is a.empty for a in arguments)
+    return sum(
+        a.kind in (a.POSITIONAL_ONLY, a.POSITIONAL_OR_KEYWORD) and a.default is a.empty
+        for a in arguments
+    )
 
 
 def check_params(name: str, params: Params) -> None:

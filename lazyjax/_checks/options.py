@@ -1,8 +1,10 @@
 """Numbers, names of choices, keys and functions."""
 
 import difflib
+import os
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -25,14 +27,31 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
     )
 
 
-def check_at_least(name: str, value: object, minimum: int) -> None:
-    """Check that `value` is an integer, Python's or NumPy's, of at least `minimum`."""
+def check_flag(name: str, value: object) -> None:
+    """Check that `value` is `True` or `False`."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"`{name}` must be True or False; got {brief(value)}.")
+
+
+def checked_path(name: str, value: object) -> Path:
+    """A path, from text or a path."""
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"`{name}` must be a path; got {brief(value)}.")
+    return Path(value)
+
+
+def check_at_least(
+    name: str, value: object, minimum: int, maximum: int = 2**31 - 1
+) -> None:
+    """Check that `value` is an integer, Python's or NumPy's, within these limits."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         is_whole = isinstance(value, float | np.floating) and value == value // 1
         hint = f" Write `int({brief(value)})`." if is_whole else ""
         raise TypeError(f"`{name}` must be an integer; got {brief(value)}.{hint}")
     if value < minimum:
         raise ValueError(f"`{name}` must be at least {minimum}; got {brief(value)}.")
+    if value > maximum:
+        raise ValueError(f"`{name}` must be at most {maximum}; got {brief(value)}.")
 
 
 def checked_bytes(name: str, value: object) -> int:
@@ -47,7 +66,7 @@ def checked_bytes(name: str, value: object) -> int:
         prefix = found[2] or ""
         base = 1024 if prefix.endswith("i") else 1000
         value = int(float(found[1]) * base ** " KMGT".index(prefix[:1] or " "))
-    check_at_least(name, value, 1)
+    check_at_least(name, value, 1, 2**63)
     assert isinstance(value, int | np.integer)
     return int(value)
 
@@ -56,7 +75,7 @@ def check_nonnegative(
     name: str, value: object, *, infinity_allowed: bool = True
 ) -> None:
     """Check that every number in `value` is zero or positive, where values are known."""
-    values = _known_numbers(name, value)
+    values = known_numbers(name, value)
     if not np.all((values >= 0) & (infinity_allowed | np.isfinite(values))):
         expected = (
             "zero or positive" if infinity_allowed else "finite, zero or positive"
@@ -66,21 +85,21 @@ def check_nonnegative(
 
 def check_positive(name: str, value: object) -> None:
     """Check that a number is positive and finite, where its value is known."""
-    values = _known_numbers(name, value)
+    values = known_numbers(name, value)
     if not np.all((values > 0) & np.isfinite(values)):
         raise ValueError(f"`{name}` must be positive and finite; got {brief(value)}.")
 
 
-def _known_numbers(name: str, value: object) -> np.ndarray:
+def known_numbers(name: str, value: object) -> np.ndarray:
     """Real numbers as an array, empty where values are not known."""
     try:
         values = np.asarray(value)
     except jax.errors.TracerArrayConversionError:
         return np.zeros(0)
-    except (TypeError, ValueError):  # lists of unequal lengths
+    except (TypeError, ValueError):  # lists of unequal lengths, random keys
         values = np.asarray(None)
     if values.dtype.kind not in "biufV":  # V: low precision of JAX
-        raise TypeError(f"`{name}` must be a number; got {brief(value)}.")
+        raise TypeError(f"`{name}` must be numbers; got {brief(value)}.")
     return values
 
 
@@ -95,9 +114,3 @@ def check_key(name: str, key: object) -> None:
         raise TypeError(f"`{name}` must be a random key; got {brief(key)}. {hint}")
     if shape:
         raise ValueError(f"`{name}` must be one random key; got {brief(key)}. {hint}")
-
-
-def check_function(name: str, fn: object, form: str) -> None:
-    """Check that `fn` can be called; `form` is what it is to be."""
-    if not callable(fn):
-        raise TypeError(f"`{name}` must be callable, {form}; got {brief(fn)}.")

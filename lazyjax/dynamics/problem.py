@@ -65,7 +65,7 @@ def checked_problem(
 ) -> tuple[Params, Array, Array, jnp.dtype]:
     """Parameters, inputs and targets, as arrays that keep their type in loops; loss dtype."""
     check_apply_fn(apply_fn, params)
-    check_function("loss_fn", loss_fn, "a function `(f, y) -> scalar`")
+    check_function("loss_fn", loss_fn, "(f, y) -> scalar")
     check_params("params", params)
     params = jax.tree.map(_strongly_typed, params)
     check_batch("x", x)

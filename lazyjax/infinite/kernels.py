@@ -106,7 +106,7 @@ def infinite_ntk(
                 "`width` must be given: the kernel of a 'standard' network grows with "
                 "its width. For a limit, use parameterization 'ntk'."
             )
-        check_at_least("width", width, 1)
+        check_at_least("width", width, 1, 2**63)
     elif width is not None:
         raise ValueError(
             "`width` must not be given: the kernel of a "
@@ -208,7 +208,7 @@ def _checked_batches(
             "of finite networks."
         )
     for name, x in (("x1", x1), ("x2", x2)):
-        if x is not None:
+        if name == "x1" or x is not None:
             check_floating(name, x)
             check_batch(name, x)
     if x2 is not None:

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -167,7 +168,7 @@ def _kernel(
     check_apply_fn(apply_fn, params)
     check_params("params", params)
     for name, x in (("x1", x1), ("x2", x2)):
-        if x is not None:
+        if name == "x1" or x is not None:
             check_floating(name, x)
             check_batch(name, x)
     if x2 is not None:
@@ -256,13 +257,13 @@ def _leaf_variances(variances: PyTree, params: Params) -> tuple[float, ...]:
     except ValueError as error:
         raise ValueError(
             "`variances` must be a pytree of numbers like `params`, or a prefix of one; "
-            f"got {jax.tree.structure(variances)}."
+            f"got {brief(variances)}."
         ) from error
     for path, value in zip(leaf_paths(params), whole, strict=True):
         is_number = isinstance(value, int | float | np.floating)
-        if not is_number or not math.isfinite(value) or value < 0:
+        if not is_number or not 0 <= value < math.inf or value > sys.float_info.max:
             raise ValueError(
                 "`variances` must hold finite numbers, zero or positive; got "
-                f"{brief(value)} at {path!r}."
+                f"{brief(value)} at {brief(path)}."
             )
     return tuple(float(value) for value in whole)

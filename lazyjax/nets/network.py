@@ -200,6 +200,7 @@ class SymmetrizedApply:
 
 
 def first_kernel(params: Params) -> Array:
+    """Weights of the first layer; parameters that have none are refused."""
     try:
         return params["layer_1"]["kernel"]
     except (KeyError, TypeError, IndexError) as error:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Shaped
 
-from lazyjax._checks import check_at_least
+from lazyjax._checks import check_at_least, check_flag
 from lazyjax.callables.static import HashableCallable
 from lazyjax.jaxpr.convolutions import with_quick_convolutions
 from lazyjax.ntk.methods.forward import tangent_outputs
@@ -187,6 +187,7 @@ def ntk_operator(
         products; section numbers not checked).
     """
     check_arguments(apply_fn, params, x1, x2)
+    check_flag("check_rows", check_rows)
     if batch_size is not None:
         check_at_least("batch_size", batch_size, 1)
     x1, x2 = jnp.asarray(x1), None if x2 is None else jnp.asarray(x2)

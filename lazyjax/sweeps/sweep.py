@@ -14,14 +14,20 @@ from lazyjax._brief import brief
 from lazyjax._checks import (
     check_at_least,
     check_batch,
+    check_flag,
+    check_function,
     check_key,
     checked_bytes,
+    checked_path,
+    known_numbers,
 )
+from lazyjax._models import model_hint
 from lazyjax.architecture import Architecture
 from lazyjax.callables.static import HashableCallable
 from lazyjax.dynamics.losses import square_loss
 from lazyjax.dynamics.observers import Observer
 from lazyjax.dynamics.problem import checked_targets, named_observers
+from lazyjax.dynamics.training.train import checked_steps
 from lazyjax.nets import Network, build
 from lazyjax.progress import Progress, progress_reporter
 from lazyjax.sweeps.checkpoint import Checkpoint, check_checkpoint
@@ -133,8 +139,14 @@ def sweep(
         Chizat, Oyallon and Bach (2019), arXiv:1812.07956, for the scale $\alpha$
         (section not checked).
     """
+    for name, flag in {
+        "center": center,
+        "keep_params": keep_params,
+        "resume": resume,
+    }.items():
+        check_flag(name, flag)
     if checkpoint is not None:
-        check_checkpoint(Path(checkpoint), resume=resume)
+        check_checkpoint(checked_path("checkpoint", checkpoint), resume=resume)
     elif resume:
         raise ValueError("`resume` needs `checkpoint`, the folder to go on with.")
     axes = _checked_axes(widths, num_seeds, alphas, learning_rates)
@@ -151,8 +163,9 @@ def sweep(
         )
     if chunk_size is not None:
         check_at_least("chunk_size", chunk_size, 1)
+    check_function("loss_fn", loss_fn, "(f, y) -> scalar")
     if observe_at is not None:
-        observe_at = tuple(np.asarray(observe_at).tolist())
+        observe_at = tuple(checked_steps(observe_at, num_steps).tolist())
     settings = SweepSettings(
         optimizer=HashableCallable(optimizer),
         num_steps=int(num_steps),
@@ -163,7 +176,7 @@ def sweep(
         keep_params=keep_params,
     )
     ensemble = Ensemble(networks, x, y, key, axes, settings)
-    devices = tuple(jax.local_devices() if devices is None else devices)
+    devices = _checked_devices(devices)
     execution = Execution(
         ensemble, devices, checked_bytes("memory", memory), chunk_size
     )
@@ -177,6 +190,11 @@ def sweep(
 def _checked_axes(
     widths: Sequence[int], num_seeds: int, alphas: Numbers, learning_rates: Numbers
 ) -> dict[str, tuple]:
+    if not isinstance(widths, Sequence | np.ndarray | jax.Array):
+        raise TypeError(
+            f"`widths` must be a sequence of widths, such as [64, 256]; got "
+            f"{brief(widths)}."
+        )
     for width in widths:
         check_at_least("widths", width, 1)
     if not len(widths) or any(a >= b for a, b in itertools.pairwise(widths)):
@@ -192,7 +210,7 @@ def _checked_axes(
         ("alpha", "alphas", alphas),
         ("learning_rate", "learning_rates", learning_rates),
     ):
-        numbers = np.asarray(values, np.float64)
+        numbers = known_numbers(argument, values).astype(np.float64)
         are_positive = ((numbers > 0) & np.isfinite(numbers)).all()
         are_different = np.unique(numbers).size == numbers.size
         if numbers.ndim != 1 or not (numbers.size and are_positive and are_different):
@@ -204,6 +222,18 @@ def _checked_axes(
     return axes
 
 
+def _checked_devices(devices: object) -> tuple[jax.Device, ...]:  # pyright: ignore[reportInvalidTypeForm]
+    if devices is None:
+        return tuple(jax.local_devices())
+    is_sequence = isinstance(devices, Sequence) and len(devices) > 0
+    if not is_sequence or not all(isinstance(d, jax.Device) for d in devices):  # pyright: ignore
+        raise TypeError(
+            "`devices` must be one or more devices, as of `jax.local_devices()`; got "
+            f"{brief(devices)}."
+        )
+    return tuple(devices)
+
+
 def _network_of(
     network: Architecture | Network | Callable[..., Network], width: int
 ) -> Network:
@@ -211,10 +241,12 @@ def _network_of(
         network = network.architecture
     if isinstance(network, Architecture):
         return build(network, width=width)
-    if not callable(network):
+    is_model = bool(model_hint(network))
+    if not callable(network) or is_model:
+        hint = " Train models of other libraries one by one." if is_model else ""
         raise TypeError(
             "`network` must be an architecture, a network, or a function of `width`; "
-            f"got {brief(network)}."
+            f"got {brief(network)}.{hint}"
         )
     made = network(width=width)
     if not isinstance(made, Network) or made.width != width:

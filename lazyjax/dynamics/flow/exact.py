@@ -16,6 +16,7 @@ from lazyjax.dynamics.losses import square_loss
 from lazyjax.dynamics.ode import (
     SolverStatus,
     Tolerances,
+    check_solver,
     checked_times,
     checked_tolerances,
     require_diffrax,
@@ -120,6 +121,7 @@ def gradient_flow(
     """
     require_diffrax("gradient_flow")
     check_at_least("max_steps", max_steps, 1)
+    check_solver(solver)
     observers = named_observers(observe)
     params, x, y, _ = checked_problem(apply_fn, params, x, y, loss_fn)
     dtypes = {leaf.dtype for leaf in jax.tree.leaves(params)}

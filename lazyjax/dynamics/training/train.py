@@ -12,7 +12,14 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree, Shaped
 
 from lazyjax._brief import brief
-from lazyjax._checks import check_at_least, check_choice, check_key
+from lazyjax._checks import (
+    check_at_least,
+    check_choice,
+    check_function,
+    check_key,
+    checked_path,
+    known_numbers,
+)
 from lazyjax.callables.static import HashableCallable
 from lazyjax.dynamics.losses import square_loss
 from lazyjax.dynamics.problem import checked_problem, named_observers
@@ -24,6 +31,7 @@ from lazyjax.dynamics.training.loop import (
     Settings,
     run_segment,
 )
+from lazyjax.dynamics.training.segments import Callback, run_with_callback
 from lazyjax.files.results import Storable
 from lazyjax.progress import Progress, program_listener
 from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params, RandomKey, Targets
@@ -94,6 +102,7 @@ def train(
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int | None = None,
     progress: bool | Progress = False,
+    callback: Callback | None = None,
 ) -> Run:
     r"""Training of `apply_fn` from `params`, in one compiled program.
 
@@ -138,6 +147,10 @@ def train(
         checkpoint_every: Number of steps between checkpoints; must divide `num_steps`.
         progress: Whether to show a bar on standard error, if that is a terminal; or a
             function of the share done and a message. The call then waits for the end.
+        callback: Function `(step, metrics)`, called at the steps of `observe_at` while
+            the run goes on (with `checkpoint`, once their segment is kept). `metrics`
+            has the loss and all that observers saw as one number, by name, as Python
+            floats: `wandb.log(metrics, step=step)`. What it raises ends the run.
 
     Returns:
         The trained parameters, all losses and all observations. Divergence is a result
@@ -175,7 +188,7 @@ def train(
     check_at_least("num_steps", num_steps, 0)
     check_choice("sampling", sampling, ("shuffle", "replacement"))
     observers = named_observers(observe)
-    steps = _checked_steps(observe_at, num_steps)
+    steps = checked_steps(observe_at, num_steps)
     params, x, y, loss_dtype = checked_problem(apply_fn, params, x, y, loss_fn)
     _check_batches(batch_size, key, x.shape[0])
     num_steps = int(num_steps)
@@ -199,6 +212,8 @@ def train(
     )
     if checkpoint is not None or checkpoint_every is not None:
         _check_checkpoint(checkpoint, checkpoint_every, num_steps)
+    if callback is not None:
+        check_function("callback", callback, "(step, metrics) -> None")
     with program_listener(progress, "train", num_steps) as listener:
         # A run of no step has no segment to keep.
         if checkpoint is not None and num_steps > 0:
@@ -210,6 +225,11 @@ def train(
                 path=checkpoint,
                 every=checkpoint_every,
                 listener=listener,
+                callback=callback,
+            )
+        elif callback is not None:
+            segment = run_with_callback(
+                problem, steps, settings, callback, listener=listener
             )
         else:
             segment = run_segment(
@@ -252,6 +272,7 @@ def _check_batches(batch_size: int | None, key: object, num_examples: int) -> No
 def _as_limit(
     name: str, value: float | AnyArray | None, default: float, dtype: jnp.dtype
 ) -> Array:
+    known_numbers(name, default if value is None else value)
     limit = jnp.asarray(default if value is None else value)
     if limit.ndim:
         raise ValueError(f"`{name}` must be one number; got shape {limit.shape}.")
@@ -265,6 +286,7 @@ def _check_checkpoint(path: object, every: int | None, num_steps: int) -> None:
             "`checkpoint` and `checkpoint_every` must be given together; "
             f"`{missing}` is missing."
         )
+    checked_path("checkpoint", path)
     check_at_least("checkpoint_every", every, 1)
     if num_steps % every:
         raise ValueError(
@@ -272,12 +294,13 @@ def _check_checkpoint(path: object, every: int | None, num_steps: int) -> None:
         )
 
 
-def _checked_steps(
+def checked_steps(
     observe_at: Sequence[int] | AnyArray | None, num_steps: int
 ) -> np.ndarray:
+    """Steps at which observers look, checked; by default the first and the last."""
     if observe_at is None:
         return np.unique([0, num_steps])
-    steps = np.asarray(observe_at)
+    steps = known_numbers("observe_at", observe_at)
     if steps.ndim != 1 or steps.size == 0 or not np.issubdtype(steps.dtype, np.integer):
         raise ValueError(
             "`observe_at` must be one or more integer steps in one dimension; got "

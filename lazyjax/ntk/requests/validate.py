@@ -5,9 +5,11 @@ import functools
 import jax
 from jaxtyping import Array, Shaped
 
+from lazyjax._brief import brief
 from lazyjax._checks import (
     check_apply_fn,
     check_batch,
+    check_flag,
     check_network_output,
     check_params,
     check_same_features,
@@ -33,6 +35,24 @@ def check_arguments(
     if x2 is not None:
         check_batch("x2", x2, wait=False)
         check_same_features("x1", x1, "x2", x2)
+
+
+def check_options(precision: object, check_rows: object) -> None:
+    """Check options that all kernels have.
+
+    Raises:
+        TypeError: If `check_rows` is no flag.
+        ValueError: If JAX knows no such precision.
+    """
+    check_flag("check_rows", check_rows)
+    try:
+        with jax.default_matmul_precision(precision):  # pyright: ignore[reportArgumentType]
+            pass
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "`precision` must be 'highest', 'high', 'default' or another name that "
+            f"`jax.default_matmul_precision` knows; got {brief(precision)}."
+        ) from error
 
 
 def check_network(
