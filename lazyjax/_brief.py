@@ -51,6 +51,12 @@ _IN_ERRORS = Brief(max_level=3)
 _LONGEST = 160
 
 
+def summary(value: object, **shown: object) -> str:
+    """Class of a value and what is shown of it, as `__repr__` returns."""
+    parts = (f"{name}={brief(item)}" for name, item in shown.items())
+    return f"{type(value).__name__}({', '.join(parts)})"
+
+
 def brief(value: object) -> str:
     """A value as error messages show it, in one line of at most 160 characters.
 

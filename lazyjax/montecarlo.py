@@ -14,6 +14,7 @@ from lazyjax._checks import (
     check_flag,
     check_function,
     check_key,
+    check_params,
     check_same_features,
 )
 from lazyjax.callables.static import HashableCallable
@@ -22,6 +23,7 @@ from lazyjax.jaxpr.convolutions import with_quick_convolutions
 from lazyjax.ntk import empirical_nngp, empirical_ntk
 from lazyjax.ntk.outputs import checked_form
 from lazyjax.ntk.requests.row_check import check_row_independence, nan_if_interacting
+from lazyjax.progress import Listener, Progress, program_listener, tell
 from lazyjax.typing import AnyArray, ApplyFn, InitFn, Outputs, RandomKey
 
 
@@ -52,6 +54,7 @@ def monte_carlo_ntk(
     outputs: Outputs = "full",
     of: str = "ntk",
     check_rows: bool = True,
+    progress: bool | Progress = False,
 ) -> MonteCarloKernel:
     r"""Mean over initializations of the kernel of `apply_fn`, with standard errors.
 
@@ -71,6 +74,7 @@ def monte_carlo_ntk(
         of: "ntk", or "nngp" for products of outputs, as `lazyjax.empirical_nngp`.
         check_rows: As in `lazyjax.empirical_ntk`; rows that interact are refused at the
             first seed, and the result is NaN if they do at another.
+        progress: As in `lazyjax.train`.
 
     Returns:
         Mean and standard error of each entry, in the form `outputs`.
@@ -116,8 +120,10 @@ def monte_carlo_ntk(
     interacts = None
     if check_rows:
         params = init_fn(jax.random.fold_in(key, 0), x1)
+        check_params("init_fn(key, x)", params)
         interacts = check_row_independence(apply_fn, params, x1, x2)
-    mean, sem = _mean_and_sem(draw, num_seeds, key, x1, x2)
+    with program_listener(progress, "kernels", num_seeds) as listener:
+        mean, sem = _mean_and_sem(draw, int(num_seeds), key, x1, x2, listener)
     mean, sem = nan_if_interacting((mean, sem), interacts)
     return MonteCarloKernel(mean=mean, sem=sem, num_seeds=num_seeds)
 
@@ -147,7 +153,12 @@ class _Draw:
 @functools.partial(jax.jit, static_argnums=(0, 1))
 @with_quick_convolutions
 def _mean_and_sem(
-    draw: _Draw, num_seeds: int, key: Array, x1: Array, x2: Array | None
+    draw: _Draw,
+    num_seeds: int,
+    key: Array,
+    x1: Array,
+    x2: Array | None,
+    listener: Listener | None,
 ) -> tuple[Array, Array]:
     """Mean and standard error, updated seed by seed (Welford)."""
 
@@ -158,6 +169,7 @@ def _mean_and_sem(
         drawn = draw(jax.random.fold_in(key, number), x1, x2)
         step = drawn - mean
         mean = mean + step / (number + 1).astype(mean.dtype)
+        tell(listener, number + 1, "seed")
         return (mean, scatter + step * (drawn - mean)), None
 
     shape = jax.eval_shape(draw, key, x1, x2)

@@ -151,6 +151,17 @@ class Architecture:
     patch_size: int = 4
     num_heads: int = 4
 
+    def __repr__(self) -> str:
+        """Kind, depth and activation, and whatever else is not by default."""
+        always = ("kind", "depth", "activation")
+        shown = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        parts = [
+            f"{field.name}={shown[field.name]!r}"
+            for field in dataclasses.fields(self)
+            if field.name in always or shown[field.name] != field.default
+        ]
+        return f"Architecture({', '.join(parts)})"
+
     def __post_init__(self) -> None:
         check_choice("kind", self.kind, KINDS)
         for name, choices in _CHOICES.items():

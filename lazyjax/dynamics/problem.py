@@ -77,14 +77,20 @@ def checked_problem(
         raise TypeError(
             f"`y` must have the dtype of the outputs, {f.dtype}; got {y.dtype}."
         )
+    return params, x, y, loss_dtype(loss_fn, f, y)
+
+
+def loss_dtype(
+    loss_fn: LossFn, f: jax.ShapeDtypeStruct, y: AnyArray | jax.ShapeDtypeStruct
+) -> jnp.dtype:
+    """Dtype of a loss, which is checked to be a number."""
     loss = jax.eval_shape(loss_fn, f, y)
-    if getattr(loss, "shape", None) != () or not jnp.issubdtype(
-        loss.dtype, jnp.floating
-    ):
+    is_number = getattr(loss, "shape", None) == ()
+    if not is_number or not jnp.issubdtype(loss.dtype, jnp.floating):
         raise TypeError(
             f"`loss_fn` must return a real floating-point scalar; got {brief(loss)}."
         )
-    return params, x, y, loss.dtype
+    return loss.dtype
 
 
 def checked_targets(

@@ -64,8 +64,13 @@ class Storable:
 
     def __repr__(self) -> str:
         """The fields in one line: arrays by dtype and shape, what is long cut short."""
-        parts = (f"{k}={_BRIEF.repr(v)}" for k, v in self._items().items())
+        shown = self._headline() | self._items()
+        parts = (f"{name}={_shown(value)}" for name, value in shown.items())
         return f"{type(self).__name__}({', '.join(parts)})"
+
+    def _headline(self) -> dict[str, Any]:
+        """What is shown before the fields."""
+        return {}
 
     def _items(self) -> dict[str, Any]:
         """Derived properties, then fields."""
@@ -224,6 +229,15 @@ def _plain(value: object) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     return value
+
+
+def _shown(value: object) -> str:
+    text = _BRIEF.repr(value)
+    leaves = jax.tree.leaves(value)
+    are_arrays = all(isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves)
+    if len(text) <= 100 or not (leaves and are_arrays):
+        return text
+    return f"<{len(leaves)} arrays of {sum(leaf.size for leaf in leaves)} numbers>"
 
 
 class _Brief(Brief):

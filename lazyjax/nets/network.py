@@ -36,6 +36,9 @@ class Network:
     architecture: Architecture
     width: int
 
+    def __repr__(self) -> str:
+        return f"Network(width={self.width}, architecture={self.architecture!r})"
+
 
 @dataclasses.dataclass(frozen=True)
 class Init:

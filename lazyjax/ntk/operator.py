@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Shaped
 
+from lazyjax._brief import summary
 from lazyjax._checks import check_at_least, check_flag
 from lazyjax.callables.static import HashableCallable
 from lazyjax.jaxpr.convolutions import with_quick_convolutions
@@ -48,6 +49,11 @@ class NTKOperator:
     num_outputs: int
     dtype: jnp.dtype
     batch_size: int | None
+
+    def __repr__(self) -> str:
+        return summary(
+            self, shape=self.shape, dtype=self.dtype.name, params=self.params
+        )
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -26,7 +26,7 @@ from lazyjax.architecture import Architecture
 from lazyjax.callables.static import HashableCallable
 from lazyjax.dynamics.losses import square_loss
 from lazyjax.dynamics.observers import Observer
-from lazyjax.dynamics.problem import checked_targets, named_observers
+from lazyjax.dynamics.problem import checked_targets, loss_dtype, named_observers
 from lazyjax.dynamics.training.train import checked_steps
 from lazyjax.nets import Network, build
 from lazyjax.progress import Progress, progress_reporter
@@ -153,7 +153,10 @@ def sweep(
     networks = {width: _network_of(network, width) for width in axes["width"]}
     check_batch("x", x)
     num_outputs = networks[axes["width"][-1]].architecture.num_outputs
-    y = checked_targets(y, (x.shape[0], num_outputs), x.dtype, loss_fn)
+    f = jax.ShapeDtypeStruct((x.shape[0], num_outputs), x.dtype)
+    y = checked_targets(y, f.shape, f.dtype, loss_fn)
+    check_function("loss_fn", loss_fn, "(f, y) -> scalar")
+    loss_dtype(loss_fn, f, y)
     check_at_least("num_steps", num_steps, 0)
     check_key("key", key)
     if not callable(optimizer):
@@ -163,7 +166,6 @@ def sweep(
         )
     if chunk_size is not None:
         check_at_least("chunk_size", chunk_size, 1)
-    check_function("loss_fn", loss_fn, "(f, y) -> scalar")
     if observe_at is not None:
         observe_at = tuple(checked_steps(observe_at, num_steps).tolist())
     settings = SweepSettings(

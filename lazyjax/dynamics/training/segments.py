@@ -16,8 +16,8 @@ from lazyjax.dynamics.training.loop import (
     State,
     run_segment,
 )
+from lazyjax.files.tables import OBSERVED, observed
 from lazyjax.progress import Listener
-from lazyjax.trees import leaf_paths
 
 # Called with the step, and numbers by name, as loggers take them.
 Callback: TypeAlias = Callable[[int, Mapping[str, float]], None]
@@ -152,24 +152,22 @@ def call_back(
         observed_at: Steps of the whole run at which observers look.
     """
     stopped_at = int(segment.state.stopped_at)
-    paths, leaves = leaf_paths(segment.observations), segment.observations
-    values = dict(zip(paths, map(np.asarray, jax.tree.leaves(leaves)), strict=True))
+    seen = observed(segment.observations, (OBSERVED,))
     loss = np.asarray(segment.loss)
     for index, step in enumerate(_observed_in(start, stop, observed_at).tolist()):
         before = observed_at[observed_at < step]
         if 0 <= stopped_at <= (before[-1] if before.size else -1):
             return
-        numbers = {k: float(v[index]) for k, v in values.items() if _is_number(v)}
+        numbers = {
+            name: float(array[index])
+            for name, (axes, array) in seen.items()
+            if len(axes) == 1 and array.dtype.kind in "biuf"
+        }
         try:
             callback(step, {"loss": float(loss[step - start]), **numbers})
         except Exception as error:
             error.add_note(f"It was raised by `callback` at step {step} of `train`.")
             raise
-
-
-def _is_number(stacked: np.ndarray) -> bool:
-    # Of low precision, the dtypes are JAX's own, of kind V to NumPy.
-    return stacked.ndim == 1 and stacked.dtype.kind in "biufV"
 
 
 @contextlib.contextmanager

@@ -33,13 +33,22 @@ from lazyjax.dynamics.training.loop import (
 )
 from lazyjax.dynamics.training.segments import Callback, run_with_callback
 from lazyjax.files.results import Storable
+from lazyjax.files.tables import (
+    OBSERVED,
+    STEP,
+    Labelled,
+    Tabular,
+    observed,
+    on_host,
+    run_axes,
+)
 from lazyjax.progress import Progress, program_listener
 from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params, RandomKey, Targets
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Run(Storable):
+class Run(Tabular, Storable):
     """What came of training; under `jax.vmap`, every array has the mapped axes first.
 
     Attributes:
@@ -60,6 +69,23 @@ class Run(Storable):
     observations: dict[str, PyTree[Any]]
     stopped_at: Int[Array, "*batch"]
     diverged_at: Int[Array, "*batch"]
+
+    def _headline(self) -> dict[str, Any]:
+        return {"last_loss": self.loss[..., -1]}
+
+    def _labelled(self) -> Labelled:
+        runs = run_axes(self.loss.ndim - 1)
+        sizes = dict(zip(runs, map(range, self.loss.shape), strict=False))
+        steps = on_host(self.observed_at).reshape(-1, self.observed_at.shape[-1])[0]
+        return Labelled(
+            labels={**sizes, STEP: range(self.loss.shape[-1]), OBSERVED: steps},
+            arrays={
+                "loss": ((*runs, STEP), on_host(self.loss)),
+                **observed(self.observations, (*runs, OBSERVED)),
+                "stopped_at": (runs, on_host(self.stopped_at)),
+                "diverged_at": (runs, on_host(self.diverged_at)),
+            },
+        )
 
     def explain(self) -> str:
         """How the run ended, in one sentence.
@@ -272,7 +298,8 @@ def _check_batches(batch_size: int | None, key: object, num_examples: int) -> No
 def _as_limit(
     name: str, value: float | AnyArray | None, default: float, dtype: jnp.dtype
 ) -> Array:
-    known_numbers(name, default if value is None else value)
+    if np.isnan(known_numbers(name, default if value is None else value)).any():
+        raise ValueError(f"`{name}` must be a number or infinite; got {value}.")
     limit = jnp.asarray(default if value is None else value)
     if limit.ndim:
         raise ValueError(f"`{name}` must be one number; got shape {limit.shape}.")
