@@ -74,12 +74,11 @@ def _heard(progress: bool | Progress, name: str) -> Iterator[Progress | None]:
         yield progress
     elif progress and console.is_jupyter:
         # One line, written over, as notebooks show and keep it.
-        line = "\r{name} {share:4.0%} {message}".format
-        write = sys.stderr.write
-        yield lambda share, message: write(
-            f"{line(name=name, share=share, message=message):80}"
-        )
-        write("\n")
+        def show(share: float, message: str) -> None:
+            sys.stderr.write("\r" + f"{name} {share:4.0%} {message}".ljust(80))
+
+        yield show
+        sys.stderr.write("\n")
     elif not progress or not console.is_terminal:
         yield None
     else:

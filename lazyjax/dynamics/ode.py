@@ -135,7 +135,7 @@ def checked_tolerances(
     values = {k: default if v is None else v for k, v in values.items()}
     for name, value in values.items():
         check_positive(name, value)
-        if jnp.ndim(value):
+        if np.ndim(value):
             raise ValueError(f"`{name}` must be one number; got {brief(value)}.")
     return Tolerances(**{k: jnp.asarray(v, dtype) for k, v in values.items()})
 

@@ -1,11 +1,10 @@
 """Results with labelled axes, as tables of pandas and data sets of xarray."""
 
 import abc
-import dataclasses
 import importlib
 from collections.abc import Mapping, Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -23,8 +22,7 @@ STEP, OBSERVED = "step", "observed_at"
 _TAKEN = ("loss", STEP, "stopped_at", "diverged_at", "is_solved", "status", "num_steps")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Labelled:
+class Labelled(NamedTuple):
     """Arrays whose axes have names, and labels along some of them.
 
     Attributes:
@@ -32,7 +30,7 @@ class Labelled:
         arrays: Names of axes, and the array, by name.
     """
 
-    labels: Mapping[str, Sequence[Any]]
+    labels: Mapping[str, Sequence[Any] | np.ndarray]
     arrays: Mapping[str, tuple[tuple[str, ...], np.ndarray]]
 
 

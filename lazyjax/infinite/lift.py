@@ -167,10 +167,9 @@ def _kernel(
 ) -> Array:
     check_apply_fn(apply_fn, params)
     check_params("params", params)
-    for name, x in (("x1", x1), ("x2", x2)):
-        if name == "x1" or x is not None:
-            check_floating(name, x)
-            check_batch(name, x)
+    for name, x in {"x1": x1, "x2": x1 if x2 is None else x2}.items():
+        check_floating(name, x)
+        check_batch(name, x)
     if x2 is not None:
         check_same_features("x1", x1, "x2", x2)
         x2 = jnp.asarray(x2)

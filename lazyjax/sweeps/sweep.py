@@ -227,13 +227,13 @@ def _checked_axes(
 def _checked_devices(devices: object) -> tuple[jax.Device, ...]:  # pyright: ignore[reportInvalidTypeForm]
     if devices is None:
         return tuple(jax.local_devices())
-    is_sequence = isinstance(devices, Sequence) and len(devices) > 0
-    if not is_sequence or not all(isinstance(d, jax.Device) for d in devices):  # pyright: ignore
+    found = tuple(devices) if isinstance(devices, Sequence) else ()
+    if not found or not all(isinstance(device, jax.Device) for device in found):
         raise TypeError(
             "`devices` must be one or more devices, as of `jax.local_devices()`; got "
             f"{brief(devices)}."
         )
-    return tuple(devices)
+    return found
 
 
 def _network_of(

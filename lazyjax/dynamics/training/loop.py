@@ -193,10 +193,10 @@ def run_segment(
     def advance(first: Array, last: Array, carry: _Carry) -> _Carry:
         if listener is None:
             return advance_silently(first, last, carry)
+        size = jnp.maximum(1, listener.total.astype(jnp.int32) // 100)
 
         # Reports stand between loops, not in them, lest updates be compiled otherwise.
         def stretch(at: tuple[Array, _Carry]) -> tuple[Array, _Carry]:
-            size = jnp.maximum(1, listener.total.astype(jnp.int32) // 100)
             stop = jnp.minimum(at[0] + size, last)
             carry = advance_silently(at[0], stop, at[1])
             on_segment(stop, {"loss": carry.losses[stop - start - 1]})
