@@ -254,4 +254,4 @@ def test_other_arguments_are_passed_on():
     found = with_quick_convolutions(fn)(jnp.ones(2), 3.0, name="it", extra=jnp.ones(1))
     assert found["x"].tolist() == [3.0, 3.0]
     assert found["none"] is None
-    assert found["extra"] is None
+    assert found["extra"].tolist() == [1.0]
