@@ -1,7 +1,7 @@
 """Reports of how far a computation has come, from the host or from a compiled program."""
 
+import collections
 import itertools
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -73,12 +73,7 @@ def _heard(progress: bool | Progress, name: str) -> Iterator[Progress | None]:
     if callable(progress):
         yield progress
     elif progress and console.is_jupyter:
-        # One line, written over, as notebooks show and keep it.
-        def show(share: float, message: str) -> None:
-            sys.stderr.write("\r" + f"{name} {share:4.0%} {message}".ljust(80))
-
-        yield show
-        sys.stderr.write("\n")
+        yield _shown_in_notebook(name)
     elif not progress or not console.is_terminal:
         yield None
     else:
@@ -96,6 +91,22 @@ def _heard(progress: bool | Progress, name: str) -> Iterator[Progress | None]:
             yield lambda share, message: bar.update(
                 task, completed=share, description=message
             )
+
+
+def _shown_in_notebook(name: str) -> Progress:
+    """One line of output, which every report writes anew."""
+    from IPython.display import display
+
+    start = time.perf_counter()
+    handle = display({"text/plain": name}, raw=True, display_id=True)
+
+    def show(share: float, message: str) -> None:
+        elapsed = time.perf_counter() - start
+        left = f", {elapsed * (1 / share - 1):.0f} s left" if 0 < share < 1 else ""
+        text = f"{name} {share:.0%} {message}, {elapsed:.0f} s{left}"
+        handle.update({"text/plain": text}, raw=True)
+
+    return show
 
 
 @contextmanager
@@ -138,17 +149,18 @@ class _Reporter:
 
     def __init__(self, report: Progress) -> None:
         self._report = report
-        self._first: tuple[float, float] | None = None
+        self._recent = collections.deque[tuple[float, float]](maxlen=10)
         self.error: Exception | None = None
 
     def __call__(
         self, done: float, total: float, unit: str, metrics: dict[str, float]
     ) -> None:
-        """Report what is done, with numbers by name, and the speed since the first time."""
+        """Report what is done, numbers by name, and the speed over the last ten calls."""
         if self.error is not None:
             return
         now = time.perf_counter()
-        first_done, first_time = self._first = self._first or (done, now)
+        self._recent.append((done, now))
+        first_done, first_time = self._recent[0]
         parts = [f"{unit} {done:.10g} of {total:.10g}"]
         parts += [f"{name} {value:.3g}" for name, value in metrics.items()]
         if done > first_done and now > first_time and unit != TIME:
