@@ -98,7 +98,7 @@ def _shown_in_notebook(name: str) -> Progress:
     from IPython.display import display
 
     start = time.perf_counter()
-    handle = display({"text/plain": name}, raw=True, display_id=True)
+    handle: Any = display({"text/plain": name}, raw=True, display_id=True)
 
     def show(share: float, message: str) -> None:
         elapsed = time.perf_counter() - start

@@ -1,6 +1,7 @@
 """What is reached for first, and what the message then says to do."""
 
 import types
+from typing import Any
 
 import equinox as eqx
 import flax.linen as nn
@@ -31,7 +32,7 @@ def trained(y, *, apply_fn=NET.apply, params=PARAMS, x=X, **options):
     return lazyjax.train(apply_fn, params, x, y, optimizer=optimizer, **options)
 
 
-def ntk(apply_fn=NET.apply, params=PARAMS, x=X):
+def ntk(apply_fn: Any = NET.apply, params: Any = PARAMS, x: Any = X) -> jax.Array:
     return lazyjax.empirical_ntk(apply_fn, params, x)
 
 
@@ -254,7 +255,7 @@ def test_data_frames_and_text_in_place_of_arrays():
 def test_integers_of_numpy_are_integers():
     run = trained(LABELS, num_steps=np.int64(3))
     np.testing.assert_array_equal(run.loss, trained(LABELS).loss)
-    kernel = lazyjax.empirical_ntk(NET.apply, PARAMS, X, outputs=np.int32(1))
+    kernel = lazyjax.empirical_ntk(NET.apply, PARAMS, X, outputs=np.int32(1))  # pyright: ignore[reportArgumentType]
     one = lazyjax.empirical_ntk(NET.apply, PARAMS, X, outputs=1)
     np.testing.assert_array_equal(kernel, one)
     with pytest.raises(TypeError, match=r"got 1000\.0\. Write `int\(1000\.0\)`"):
@@ -273,7 +274,7 @@ def test_keys_of_either_style_give_the_same():
         lazyjax.monte_carlo_ntk(NET.apply, NET.init, X, key=key, num_seeds=2).mean
         for key in (old, new)
     ]
-    np.testing.assert_array_equal(*kernels)
+    np.testing.assert_array_equal(kernels[0], kernels[1])
 
 
 @pytest.mark.parametrize("key", [0, None, "seed", np.zeros(2), jax.random.PRNGKey])
@@ -295,11 +296,11 @@ def test_options_are_told_apart_from_what_they_are_not():
     with pytest.raises(
         TypeError, match=r"`check_rows` must be True or False; got 'no'"
     ):
-        lazyjax.empirical_ntk(NET.apply, PARAMS, X, check_rows="no")
+        lazyjax.empirical_ntk(NET.apply, PARAMS, X, check_rows="no")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match=r"`precision` must be 'highest'.*got 'exact'"):
         lazyjax.empirical_ntk(NET.apply, PARAMS, X, precision="exact")
     with pytest.raises(TypeError, match=r"`filter` must be a function of a .*got 'ker"):
-        lazyjax.empirical_ntk(NET.apply, PARAMS, X, filter="kernel")
+        lazyjax.empirical_ntk(NET.apply, PARAMS, X, filter="kernel")  # pyright: ignore[reportArgumentType]
     with pytest.raises(
         TypeError, match=r"`solver` must be a solver of diffrax.*got 'e"
     ):

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -57,26 +58,30 @@ def check_params(name: str, params: Params) -> None:
     if not leaves:
         raise ValueError(f"`{name}` must hold at least one array; got {brief(params)}.")
     for path, leaf in leaves:
-        dtype = getattr(leaf, "dtype", None)
+        dtype: Any = getattr(leaf, "dtype", None)
         where = f"{name}{jax.tree_util.keystr(path)}"
         where = where if len(where) < 120 else f"{where[:117]}..."
         if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
             came = f"a {type(leaf).__name__}" if dtype is None else f"dtype {dtype}"
-            hint = model_hint(params)
-            if not hint and dtype is None and isinstance(leaf, float | int):
-                hint = " Make it an array, with `jnp.asarray`."
-            elif not hint and jnp.issubdtype(dtype, jnp.complexfloating):
-                hint = (
-                    " Split complex parameters into real and imaginary parts, and put "
-                    "them together inside `apply_fn`: "
-                    "`jax.lax.complex(params['real'], params['imag'])`."
-                )
-            elif not hint:
-                hint = " Close over what is not trained instead of passing it."
             raise TypeError(
-                f"`{where}` must be a real floating-point array; got {came}.{hint}"
+                f"`{where}` must be a real floating-point array; got {came}."
+                f"{_leaf_hint(name, params, leaf, dtype)}"
             )
         check_not_explicit(where, leaf)
+
+
+def _leaf_hint(name: str, params: Params, leaf: object, dtype: Any) -> str:
+    if dtype is not None and jnp.issubdtype(dtype, jnp.complexfloating):
+        return (
+            " Split complex parameters into real and imaginary parts, and put them "
+            "together inside `apply_fn`: "
+            "`jax.lax.complex(params['real'], params['imag'])`."
+        )
+    if name == "params" and (hint := model_hint(params)):
+        return hint
+    if isinstance(leaf, float | int):
+        return " Make it an array, with `jnp.asarray`."
+    return " Close over what is not trained instead of passing it."
 
 
 def check_like(name: str, params: Params, other_name: str, other: Params) -> None:
