@@ -15,6 +15,7 @@ from lazyjax._checks import (
     check_at_least,
     check_batch,
     check_flag,
+    check_floating,
     check_function,
     check_key,
     checked_bytes,
@@ -151,6 +152,7 @@ def sweep(
         raise ValueError("`resume` needs `checkpoint`, the folder to go on with.")
     axes = _checked_axes(widths, num_seeds, alphas, learning_rates)
     networks = {width: _network_of(network, width) for width in axes["width"]}
+    check_floating("x", x)
     check_batch("x", x)
     num_outputs = networks[axes["width"][-1]].architecture.num_outputs
     f = jax.ShapeDtypeStruct((x.shape[0], num_outputs), x.dtype)
