@@ -169,7 +169,7 @@ def test_confidence_intervals_cover(name):
     for seed in range(400):
         found = verb(operator, key=jax.random.key(seed), max_dense=0)
         low, high = found.interval(0.95)
-        covered += low <= exact(eigenvalues) <= high
+        covered += bool(low <= exact(eigenvalues) <= high)
     assert 0.93 <= covered / 400 <= 0.97
 
 
@@ -186,6 +186,25 @@ def test_estimates_are_within_their_errors(name):
     assert exact.standard_error == 0
     assert 0 < found.standard_error < 0.2 * abs(exact.value)
     assert abs(found.value - exact.value) < 4 * found.standard_error
+
+
+@pytest.mark.parametrize("n", [30, pytest.param(200, marks=pytest.mark.slow)])
+def test_a_networks_kernel_is_measured_without_being_formed(n):
+    """Of 300 or 2,000 rows, beside the exact numbers."""
+    net = lazyjax.nets.mlp(width=64, depth=2, num_outputs=10)
+    x = jax.random.normal(KEY, (n, 16))
+    operator = lazyjax.ntk_operator(net.apply, net.init(KEY, x), x)
+    assert operator.shape == (10 * n, 10 * n)
+    for name in VERBS:
+        found = getattr(spectrum, name)(operator, key=KEY, max_dense=0)
+        exact = getattr(spectrum, name)(operator)
+        assert found.num_samples > 0 == exact.num_samples
+        assert abs(found.value - exact.value) < 4 * found.standard_error
+    found = spectrum.extremes(operator, key=KEY, max_dense=0)
+    exact = spectrum.extremes(operator)
+    for end in ("smallest", "largest"):
+        enclosure, value = getattr(found, end), getattr(exact, end).value
+        assert enclosure.lower <= value <= enclosure.upper
 
 
 def test_density_is_smoothed_to_one():
