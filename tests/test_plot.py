@@ -112,7 +112,7 @@ def test_weight_spectra_show_bulk_and_spikes():
     matrix += 5 * np.ones((200, 100)) / 10
     found = spectrum.weights({"w": matrix})["w"]
     axes = plot.weight_spectrum(plot.figure().subplots(), found)
-    assert texts(axes) == ["independent entries", "1 beyond the bulk", "measured"]
+    assert texts(axes) == ["measured", "independent entries", "1 beyond the bulk"]
     area = sum(bar.get_height() * bar.get_width() for bar in axes.patches)
     assert area == pytest.approx(1)
 
@@ -131,5 +131,7 @@ def test_kernels_are_sorted_by_class():
 def test_eigenvalues_and_alignments_are_labelled():
     axes = plot.eigenvalues(plot.figure().subplots(), {"a": np.array([0.0, 1.0, 4.0])})
     assert axes.lines[0].get_ydata().tolist() == [4, 1]
-    axes = plot.alignment(plot.figure().subplots(), np.arange(2), {"layer 1": np.arange(2) / 2})
+    axes = plot.alignment(
+        plot.figure().subplots(), np.arange(2), {"layer 1": np.arange(2) / 2}
+    )
     assert texts(axes) == ["layer 1"]

@@ -1,6 +1,7 @@
 """Warnings about singular kernels, and errors about matrices that are no kernels."""
 
 import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,9 +50,9 @@ def is_long(
 def check_semidefinite(
     name: str,
     *,
-    asymmetry: Float[Array, ""],
-    smallest: Float[Array, ""],
-    scale: Float[Array, ""],
+    asymmetry: Float[AnyArray, ""],
+    smallest: Float[AnyArray, ""],
+    scale: Float[AnyArray, ""],
 ) -> None:
     """Check that a matrix is a kernel up to rounding, where values are known: not in `jit`.
 
@@ -75,7 +76,7 @@ def check_semidefinite(
         )
 
 
-def _known_false(condition: Array) -> bool:
+def _known_false(condition: Any) -> bool:
     """Whether `condition` is false, where its value is known: not under `jit`."""
     try:
         return not bool(condition)
