@@ -245,19 +245,9 @@ def _grid(centres: Sequence[float], dtype: Any) -> np.ndarray:
 def _changes(
     watch: Callable[[np.ndarray], np.ndarray], grid: np.ndarray, limit: int | None
 ) -> tuple[float, ...]:
-    """Places where what `watch` sees is not the same on both sides.
-
-    Args:
-        watch: Rows of numbers, one for each point.
-        grid: Where to look first.
-        limit: Most places, or None to look away from what changes too often.
-
-    Returns:
-        The places, increasing.
-
-    Raises:
-        TooManyBreaksError: If there are more than `limit`.
-    """
+    """Increasing places where what `watch` sees is not the same on both sides."""
+    # Beyond `limit` places there is an error; without a limit, what changes too often
+    # is looked away from.
     rows = watch(grid)
     if limit is None:
         columns = np.sum(rows[1:] != rows[:-1], axis=0) <= MOST_BREAKS

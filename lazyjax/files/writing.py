@@ -17,13 +17,8 @@ _entrance, _inside = threading.Lock(), threading.Lock()
 
 
 def end_writing(timeout: float) -> None:
-    """Wait for a file that is just being written, and let none be begun ever after.
-
-    For the end of the process, which would leave a part of a file otherwise.
-
-    Args:
-        timeout: Seconds to wait at most.
-    """
+    """Wait for a file that is just being written, and let none be begun ever after."""
+    # For the end of the process, which would leave a part of a file otherwise.
     _entrance.acquire(timeout=timeout)
     _inside.acquire(timeout=timeout)
 

@@ -25,23 +25,7 @@ def block_size(
     itemsize: int,
     memory: int | str | None,
 ) -> int:
-    """Most examples on each side of a block.
-
-    Args:
-        architecture: Description of the network.
-        shape: Of an example.
-        num_rows: Examples of the first batch.
-        num_columns: Of the second.
-        itemsize: Bytes of a number.
-        memory: Bytes to be held at once beside the inputs; None for no limit.
-
-    Returns:
-        The number: blocks that stay in cache, or smaller ones if these are too large.
-
-    Raises:
-        ValueError: If blocks of one example are too large.
-        TypeError: If `memory` is neither a number nor a text.
-    """
+    """Most examples on a side of a block that fits into cache and `memory`."""
     entries = pairs_of_pixels(architecture, shape)
     size = max(1, math.isqrt(BLOCK_ENTRIES // entries))
     if memory is None:

@@ -237,18 +237,7 @@ def _compiled(
 
 
 def _leaf_variances(variances: PyTree, params: Params) -> tuple[float, ...]:
-    """One number for each leaf of `params`.
-
-    Args:
-        variances: A pytree of numbers, or a prefix of one.
-        params: The parameters.
-
-    Returns:
-        The numbers.
-
-    Raises:
-        ValueError: If `variances` is no prefix of `params`, or a number is no variance.
-    """
+    """One number for each leaf of `params`, of which `variances` is a prefix."""
     shapes = jax.tree.map(lambda leaf: np.zeros(()), params)
     try:
         whole = jax.tree.leaves(jax.tree.broadcast(variances, shapes))

@@ -210,18 +210,7 @@ def output(
     shape: tuple[int, ...],
     width: int | None,
 ) -> Kernels:
-    """Kernels of the output layer.
-
-    Args:
-        architecture: Description of the network.
-        state: Kernels of the last hidden layer.
-        all_pairs: Whether they are over all pairs of pixels.
-        shape: Of an input.
-        width: Units of each layer, for "standard" parameterization.
-
-    Returns:
-        Two scalars; the ntk is None if no layer is trained.
-    """
+    """Kernels of the output layer, of which the ntk may be None."""
     num_pixels = 1
     if architecture.is_convolutional:
         if architecture.head == "average":
@@ -282,18 +271,7 @@ def layer_scales(
     width: int | None,
     num_pixels: int,
 ) -> Scales:
-    """Scales of a layer of weights.
-
-    Args:
-        architecture: Description of the network.
-        layer: The layer, counted from 1.
-        shape: Of an input of the network.
-        width: Units of each layer, for "standard" parameterization.
-        num_pixels: Pixels that a unit reads.
-
-    Returns:
-        The scales.
-    """
+    """Scales of a layer, from 1, whose units read `num_pixels` pixels."""
     w_sq, b_sq = float(architecture.w_std) ** 2, float(architecture.b_std) ** 2
     if not architecture.is_trained(layer):
         return Scales(w_sq, b_sq, 0.0, 0.0, is_trained=False)

@@ -36,15 +36,7 @@ class Frozen(ComparedByValue):
 
 
 def freeze(tree: Any) -> Frozen:
-    """`tree`, held constant.
-
-    Args:
-        tree: A pytree of arrays and anything else.
-
-    Returns:
-        It, with every array copied: later changes to a NumPy array in place, or the
-        donation of a buffer, do not reach it.
-    """
+    """`tree`, held constant: its arrays are copies that nobody changes or donates."""
     leaves, treedef = jax.tree.flatten(tree)
     leaves = [_copied(leaf) for leaf in leaves]
     identity = (_hashable(treedef), *map(_leaf_identity, leaves))
@@ -66,15 +58,7 @@ class Adapted(ComparedByValue):
     batched: bool
 
     def __call__(self, params: Any, x: Shaped[AnyArray, "n *d"], /) -> Any:
-        """Outputs of the model, one row per row of `x`.
-
-        Args:
-            params: Parameters, as the adapter returned them or with other values.
-            x: Batch.
-
-        Returns:
-            What the model returns; `(n, 1)` where it gives one number per example.
-        """
+        """Outputs of the model: `(n, 1)` where it gives one number per example."""
         x = jnp.asarray(x)
         call = lambda inputs: self.call(self.frozen.tree, params, inputs)
         f = call(x) if self.batched else jax.vmap(call)(x)

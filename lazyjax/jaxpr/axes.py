@@ -27,16 +27,7 @@ class AxisAction:
     read: Callable[[jex.JaxprEqn, list[dict[int, int]], dict[int, int]], Any]
 
     def of(self, eqn: jex.JaxprEqn, operands: Sequence[Shape], result: Shape) -> Any:
-        """What an equation does to axes; equal for equations that do the same.
-
-        Args:
-            eqn: The equation.
-            operands: Shapes of its operands, for one row.
-            result: Shape of its result, for one row.
-
-        Returns:
-            What it does.
-        """
+        """What an equation does to axes; equal for equations that do the same."""
         return self.read(eqn, [_numbers(shape) for shape in operands], _numbers(result))
 
 

@@ -198,11 +198,7 @@ class SymmetrizedApply:
 
 
 def check_num_features(params: Params, x: Array) -> None:
-    """Check that flattened inputs have as many features as the first layer.
-
-    Raises:
-        ValueError: If they have not.
-    """
+    """Check that flattened inputs have as many features as the first layer."""
     expected = params["layer_1"]["kernel"].shape[0]
     if x.ndim < 1 or math.prod(x.shape[1:]) != expected:
         raise ValueError(
@@ -212,11 +208,7 @@ def check_num_features(params: Params, x: Array) -> None:
 
 
 def check_sequence(params: Params, x: Array) -> None:
-    """Check that inputs are sequences of as many features as the first layer reads.
-
-    Raises:
-        ValueError: If they are not.
-    """
+    """Check that inputs are sequences of as many features as the first layer reads."""
     expected = params["layer_1"]["kernel"].shape[0]
     if x.ndim != 3 or x.shape[-1] != expected:
         raise ValueError(
@@ -225,11 +217,7 @@ def check_sequence(params: Params, x: Array) -> None:
 
 
 def check_image(params: Params, x: Array) -> None:
-    """Check that inputs are images with as many channels as the first layer reads.
-
-    Raises:
-        ValueError: If they are not.
-    """
+    """Check that inputs are images with as many channels as the first layer reads."""
     *taps, channels, _ = params["layer_1"]["kernel"].shape
     if x.ndim != len(taps) + 2 or x.shape[-1] != channels:
         raise ValueError(

@@ -25,11 +25,7 @@ class Directions(NamedTuple):
 
 
 def check_outputs(outputs: Outputs, num_outputs: int) -> None:
-    """Check that `outputs` names a form of the kernel or a class.
-
-    Raises:
-        ValueError: If it is an unknown name or a class out of range.
-    """
+    """Check that `outputs` names a form of the kernel or a class."""
     if isinstance(outputs, int) and not isinstance(outputs, bool):
         if not 0 <= outputs < num_outputs:
             raise ValueError(
@@ -41,12 +37,7 @@ def check_outputs(outputs: Outputs, num_outputs: int) -> None:
 
 
 def directions(outputs: Outputs, num_outputs: int, dtype: jnp.dtype) -> Directions:
-    r"""Directions whose kernel entries make up `outputs`.
-
-    Returns:
-        The $k$ unit vectors; for "pseudo" the vector $(1, \dots, 1)/\sqrt k$; for a class
-        its unit vector.
-    """
+    """Unit vectors, or the mean of all for "pseudo", whose entries make up `outputs`."""
     if outputs == "pseudo":
         return Directions(jnp.full((1, num_outputs), num_outputs**-0.5, dtype), "trace")
     if isinstance(outputs, int):

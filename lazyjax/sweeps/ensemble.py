@@ -72,15 +72,7 @@ class Ensemble:
         return jax.random.fold_in(jax.random.fold_in(self.key, width), seed)
 
     def select(self, members: np.ndarray, start: Callable[[int], Params]) -> Members:
-        """Members of one width, on the host.
-
-        Args:
-            members: Their numbers.
-            start: Initial parameters of a seed; called once for each.
-
-        Returns:
-            Their coordinates, along a first axis.
-        """
+        """Members of one width, on the host, with `start` of their seeds."""
         _, seeds, alphas, rates = np.unravel_index(members, self.shape)
         starts = {seed: start(seed) for seed in np.unique(seeds).tolist()}
         each_start = [starts[seed] for seed in seeds.tolist()]

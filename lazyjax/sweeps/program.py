@@ -104,20 +104,7 @@ def train_chunk(
     settings: SweepSettings,
     mesh: Mesh | None,
 ) -> dict[str, Any]:
-    """What is recorded of each member of a chunk, along a first axis.
-
-    Args:
-        members: The members; as many on each device of the mesh.
-        x: Training inputs.
-        y: Training targets.
-        network: Their network.
-        settings: The rest.
-        mesh: Devices that share the members; `None` means one device.
-
-    Returns:
-        Losses $R$, first steps of divergence, observations and, if asked for,
-        trained parameters.
-    """
+    """What is recorded of each member of a chunk, along a first axis."""
 
     def on_device(members: Members, x: Array, y: Array) -> dict[str, Any]:
         train_one = lambda member: train_member(member, x, y, network, settings)

@@ -66,18 +66,7 @@ def series_error(
     correlation: Float[Array, "*#q"],
     std2: Float[Array, "*#q"],
 ) -> Float[Array, "*q"]:
-    """Estimate of the error of `hermite_dual`.
-
-    Args:
-        phi: The function.
-        marks: Where to look for fast changes.
-        std1: As in `hermite_dual`.
-        correlation: As in `hermite_dual`.
-        std2: As in `hermite_dual`.
-
-    Returns:
-        The estimates, infinite where the second rule gives no finite numbers.
-    """
+    """Estimate of the error of `hermite_dual`, infinite where the second rule fails."""
     one, two = _side(phi, marks, std1), _side(phi, marks, std2)
     size = jnp.abs(correlation)
     products = [
@@ -95,19 +84,9 @@ def series_error(
 def disagreement(
     phi: Piecewise, marks: Sequence[float], std: Float[Array, "*q"]
 ) -> Float[Array, "*q"]:
-    """Difference of both rules, relative to the second moment.
-
-    What is left out behind the last coefficient does not count, which depends on the
-    correlation: `hermite_dual` is NaN where that is too much.
-
-    Args:
-        phi: The function.
-        marks: Where to look for fast changes.
-        std: Standard deviation of both arguments.
-
-    Returns:
-        The largest over correlations, infinite where moments are not finite.
-    """
+    """Largest difference of both rules, relative to the second moment."""
+    # What is left out behind the last coefficient does not count, which depends on the
+    # correlation: `hermite_dual` is NaN where that is too much.
     side = _side(phi, marks, std)
     error = jnp.sum(side.differences * (2 * side.sizes + side.differences), 0)
     error = error + jnp.abs(side.remainder**2 - side.rest_tail**2)

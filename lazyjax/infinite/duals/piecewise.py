@@ -75,19 +75,7 @@ class Piecewise:
 def piecewise(
     fn: Callable[[Array], Array], dtype: Any, places: tuple[float, ...] | None = None
 ) -> Piecewise:
-    """A function with its kinks and jumps, read from its program and derivatives.
-
-    Args:
-        fn: Elementwise function of one array.
-        dtype: Of its argument.
-        places: Where it may have kinks or jumps; `None` means to look for them.
-
-    Returns:
-        The function.
-
-    Raises:
-        ValueError: If there are too many, or they depend on traced values.
-    """
+    """A function with its kinks and jumps, looked for unless `places` are given."""
     if places is None:
         places = breaks(fn, dtype)
     if not places:

@@ -73,18 +73,7 @@ def filter_sums(
     pads: tuple[tuple[int, int], ...],
     dilations: tuple[int, ...],
 ) -> Callable[[Array], Array]:
-    """Sums over the taps of a filter, which move both pixels of a pair together.
-
-    Args:
-        axes: Pixel axes that the filter moves along.
-        extents: Its taps along each.
-        strides: Its strides.
-        pads: Zeros added before and after.
-        dilations: Distances of its taps.
-
-    Returns:
-        A map of arrays whose axes are all pixel axes of one input, then of the other.
-    """
+    """Sums over taps of a filter that moves both pixels of a pair together."""
 
     def fn(array: Array) -> Array:
         rank = array.ndim // 2

@@ -165,15 +165,7 @@ class InputStatistics:
 
 
 def precompute(program: Program, x: Float[Array, "*d"]) -> InputStatistics:
-    """What kernels with other inputs need to know of an input.
-
-    Args:
-        program: The network.
-        x: The input.
-
-    Returns:
-        Its features, variances and means.
-    """
+    """Features, variances and means of an input: all that kernels with others need."""
     values = [jnp.stack([x, x])]
     for step in program.known:
         operands = [values[o] if isinstance(o, int) else o for o in step.operands]
@@ -221,17 +213,7 @@ def kernels_of(
     statistics2: InputStatistics,
     is_same: Bool[Array, ""] | None,
 ) -> Kernels:
-    """Kernels of the outputs for one pair of inputs.
-
-    Args:
-        program: The network.
-        statistics1: `precompute` the first.
-        statistics2: `precompute` the second.
-        is_same: Whether they are one; None if not known to be.
-
-    Returns:
-        Two scalars; the ntk is None if nothing is trained.
-    """
+    """Kernels of the outputs for one pair of inputs, from what `precompute` found."""
     registers: list[Kernels] = []
     inputs = statistics1, statistics2
     for number in range(len(program.steps)):

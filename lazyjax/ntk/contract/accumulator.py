@@ -82,17 +82,8 @@ class Contraction:
     def add_gram(
         self, kernel: Array, first: Array, second: Array, weights: Array | None = None
     ) -> Array:
-        """An accumulator plus the kernel of gradients.
-
-        Args:
-            kernel: The accumulator.
-            first: Gradients `(n1, s, *p)`.
-            second: Gradients `(n2, s, *p)`.
-            weights: Of pairs of examples `(n1, n2)`, `None` for ones.
-
-        Returns:
-            The sum.
-        """
+        """An accumulator plus the kernel of gradients `(n, s, *p)` of both batches."""
+        # Weights are of pairs of examples `(n1, n2)`, `None` for ones.
         is_small = first.size * self.num_columns * self.num_cotangents < _SMALL_PRODUCT
         if self.num_blocks > 1 and not is_small:
             return _add_triangle(self, kernel, first, weights)

@@ -34,14 +34,7 @@ _FORBIDDEN = "custom_lin"
 def directional_derivative(
     fn: Callable[[Params], Array], params: Params, tangent: Params
 ) -> Array:
-    """Derivative of `fn` at `params` along `tangent`, in forward mode.
-
-    Returns:
-        The derivative, of the shape of what `fn` returns.
-
-    Raises:
-        TypeError: If `fn` contains a `jax.custom_vjp` whose backward pass is not linear.
-    """
+    """Derivative of `fn` at `params` along `tangent`, in forward mode."""
     program = _forward_program(fn, params, tangent)
     (derivative,) = jex.jaxpr_as_fun(program)(*jax.tree.leaves((params, tangent)))
     return derivative
@@ -50,20 +43,10 @@ def directional_derivative(
 def tangent_outputs(
     apply_fn: ApplyFn, params: Params, x: Array, tangent: Params
 ) -> Array:
-    r"""Derivative of the outputs along a direction of the parameters.
-
-    Taken in forward mode. Where a derivative inside the network is infinite and what
-    follows ignores it, as in $\sqrt{\operatorname{relu}(x)}$, forward mode gives NaN and
-    reverse mode a number: rows that are not finite are recomputed in reverse mode. A
-    network with infinite intermediate values may give NaN all the same.
-
-    Returns:
-        One row per row of `x`.
-
-    Raises:
-        TypeError: If the network contains a `jax.custom_vjp` whose backward pass is not
-            linear.
-    """
+    """Derivative of outputs along a direction of the parameters, in forward mode."""
+    # Where a derivative inside the network is infinite and what follows ignores it, as
+    # in sqrt(relu(x)), forward mode gives NaN and reverse mode a number: such rows are
+    # recomputed. A network with infinite intermediate values may give NaN all the same.
     of_params = lambda p: apply_fn(p, x)
     program = _forward_program(of_params, params, tangent)
     (tangents,) = jex.jaxpr_as_fun(program)(*jax.tree.leaves((params, tangent)))

@@ -69,20 +69,9 @@ def rows_are_proven(
     x1: Shaped[Array, "n1 *d"],
     x2: Shaped[Array, "n2 *d"] | None = None,
 ) -> bool:
-    """Whether it is proven that rows do not interact; no numbers are looked at.
-
-    Proofs are kept for each state of `apply_fn` and the shapes and dtypes of the other
-    arguments: a second call traces nothing.
-
-    Args:
-        apply_fn: Network; a `HashableCallable` spares a look at what it holds.
-        params: Its parameters.
-        x1: First batch.
-        x2: Second batch or `None`.
-
-    Returns:
-        As `rows_are_independent` says of each batch of two rows or more.
-    """
+    """Whether it is proven that rows do not interact; no numbers are looked at."""
+    # Proofs are kept for each state of `apply_fn` and the shapes and dtypes of the
+    # other arguments: a second call traces nothing.
     fn = HashableCallable(apply_fn)
     proofs = _proofs.setdefault(fn.identity, {})
     leaves, structure = jax.tree.flatten(params)
@@ -106,17 +95,7 @@ def check_row_independence(
     x1: Shaped[Array, "n1 *d"],
     x2: Shaped[Array, "n2 *d"] | None = None,
 ) -> Bool[Array, ""] | None:
-    """Check that rows do not interact, in a program of its own.
-
-    Args:
-        apply_fn: Network.
-        params: Its parameters.
-        x1: First batch.
-        x2: Second batch or `None`.
-
-    Returns:
-        `None` if rows are proven not to interact, else as `refuse_interaction`.
-    """
+    """Refuse a network whose rows interact, in a program of its own."""
     fn = HashableCallable(apply_fn)
     if rows_are_proven(fn, params, x1, x2):
         return None
@@ -177,15 +156,7 @@ def refuse_interaction(
 
 
 def nan_if_interacting(tree: Any, interacts: Bool[Array, ""] | None) -> Any:
-    """`tree`, or NaN throughout if rows interact.
-
-    Args:
-        tree: Arrays.
-        interacts: From `refuse_interaction`.
-
-    Returns:
-        The arrays.
-    """
+    """`tree`, or NaN throughout if rows interact, by `refuse_interaction`."""
     if interacts is None:
         return tree
     return jax.tree.map(lambda leaf: jnp.where(interacts, jnp.nan, leaf), tree)

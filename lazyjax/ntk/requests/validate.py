@@ -20,12 +20,7 @@ from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
 def check_arguments(
     apply_fn: ApplyFn, params: Params, x1: AnyArray, x2: AnyArray | None
 ) -> None:
-    """Check what can be told from the arguments alone.
-
-    Raises:
-        TypeError: If `apply_fn` is not callable or a parameter is not floating point.
-        ValueError: If a batch is empty, not finite or of other features than the other.
-    """
+    """Check what can be told from the arguments alone."""
     if not callable(apply_fn):
         raise TypeError(f"`apply_fn` must be callable; got {apply_fn!r}.")
     check_params("params", params)
@@ -38,13 +33,7 @@ def check_arguments(
 def check_network(
     apply_fn: ApplyFn, params: Params, x: Shaped[Array, "n *d"], outputs: Outputs
 ) -> None:
-    """Check what tracing `apply_fn` tells: once per program, not once per call.
-
-    Raises:
-        TypeError: If the output is not one real floating-point array.
-        ValueError: If the output is not `(n, k)` for any `n`, `outputs` does not fit it,
-            or it does not depend on `params`.
-    """
+    """Check what tracing `apply_fn` tells: once per program, not once per call."""
     f = jax.eval_shape(apply_fn, params, x)
     check_network_output(f, num_examples=x.shape[0])
     check_outputs(outputs, f.shape[1])
@@ -54,11 +43,7 @@ def check_network(
 def checked_output(
     apply_fn: ApplyFn, params: Params, x: Shaped[Array, "n *d"], outputs: Outputs
 ) -> jax.ShapeDtypeStruct:
-    """Check a network as `check_network`; a second call of a function traces nothing.
-
-    Returns:
-        The network's outputs, by shape.
-    """
+    """Outputs by shape, checked by `check_network`; a second call traces nothing."""
     return _traced_output.eval_shape(HashableCallable(apply_fn), outputs, params, x)
 
 

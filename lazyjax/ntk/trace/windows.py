@@ -51,16 +51,7 @@ class Windows:
         start: Int[Array, " axes"],
         width: int,
     ) -> Float[Array, "n places width"]:
-        """What one tap is multiplied by in some channels.
-
-        Args:
-            images: Images, laid out.
-            start: For each axis of `images`, where the tap and the channels start.
-            width: Number of channels.
-
-        Returns:
-            The numbers at each place.
-        """
+        """Images where one tap meets them: `width` channels, all from `start` on."""
         extent = [
             (place - 1) * stride + 1
             for place, stride in zip(self.places, self.strides, strict=True)

@@ -29,11 +29,7 @@ class Leaves:
         self._used = [np.zeros(size, bool) for size in sizes]
 
     def claim(self, leaf: int, entries: np.ndarray) -> None:
-        """Use entries of a leaf, each once in the whole network.
-
-        Raises:
-            RefusalError: If one is used already.
-        """
+        """Use entries of a leaf; refused if one is used already in the network."""
         used = self._used[leaf]
         now = np.zeros_like(used)
         now[entries.ravel()] = True
@@ -86,18 +82,7 @@ def is_identity(eqn: jex.JaxprEqn) -> bool:
 
 
 def factor_of(name: str, by: Any) -> Any:
-    """What a product with, or a division by, a constant multiplies by.
-
-    Args:
-        name: "mul" or "div".
-        by: The constant.
-
-    Returns:
-        The factor.
-
-    Raises:
-        RefusalError: If that is not finite.
-    """
+    """What a product with, or a division by, a finite constant multiplies by."""
     if not np.isfinite(by).all() or (name == "div" and (by == 0).any()):
         raise RefusalError("multiplies by a number that is not finite, or divides by 0")
     factor = by if name == "mul" else 1 / by
