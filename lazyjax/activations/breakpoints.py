@@ -121,15 +121,10 @@ _Seen: TypeAlias = Generator[tuple[_Kind, Array], None, list["_Value"]]
 
 @dataclasses.dataclass(frozen=True)
 class _Value:
-    """A value of the program; None if it is a traced one.
+    """A value of the program; None if it is a traced one."""
 
-    Attributes:
-        array: The value.
-        varies: Whether it depends on the argument.
-    """
-
-    array: Any
-    varies: bool
+    array: Any  # the value
+    varies: bool  # whether it depends on the argument
 
 
 def _observed(

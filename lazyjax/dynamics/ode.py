@@ -25,33 +25,20 @@ EXPLANATIONS = {
 
 
 class Tolerances(NamedTuple):
-    """How accurate each step is.
+    """How accurate each step is."""
 
-    Attributes:
-        rtol: Of a step's error, relative to the state.
-        atol: Absolute.
-    """
-
-    rtol: Float[Array, ""]
-    atol: Float[Array, ""]
+    rtol: Float[Array, ""]  # of a step's error, relative to the state
+    atol: Float[Array, ""]  # absolute
 
 
 class Solution(NamedTuple):
-    """States at the times that were asked for, seen by an observer.
+    """States at the times that were asked for, seen by an observer."""
 
-    Attributes:
-        seen: What was seen at each time, stacked.
-        last: State at the last time; not finite if it was not reached.
-        is_solved: Whether each time was reached.
-        status: A key of `EXPLANATIONS`.
-        num_steps: Steps that the solver took, rejected ones included.
-    """
-
-    seen: PyTree[Any]
-    last: PyTree
-    is_solved: Bool[Array, "num_times"]
-    status: Int[Array, ""]
-    num_steps: Int[Array, ""]
+    seen: PyTree[Any]  # what was seen at each time, stacked
+    last: PyTree  # state at the last time; not finite if it was not reached
+    is_solved: Bool[Array, "num_times"]  # whether each time was reached
+    status: Int[Array, ""]  # a key of `EXPLANATIONS`
+    num_steps: Int[Array, ""]  # steps that the solver took, rejected ones included
 
 
 class SolverStatus:

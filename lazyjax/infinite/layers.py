@@ -19,33 +19,23 @@ T = TypeVar("T")
 
 
 class Kernels(NamedTuple):
-    """Kernels of one layer's units for one pair of inputs.
+    """Kernels of one layer's units for one pair of inputs."""
 
-    Attributes:
-        nngp: Second moment $E[h h']$, or the covariance of pre-activations.
-        ntk: Neural tangent kernel of the trained layers so far; None before the first.
-    """
-
+    # Second moment $E[h h']$, or the covariance of pre-activations.
     nngp: Float[Array, "*pixels"]
+    # Neural tangent kernel of the trained layers so far; None before the first.
     ntk: Float[Array, "*pixels"] | None
 
 
 class Scales(NamedTuple):
-    """Scales of a layer of weights, biases included.
+    """Scales of a layer of weights, biases included."""
 
-    Attributes:
-        w_sq: Variance of a pre-activation for inputs of unit second moment.
-        b_sq: Variance of the bias.
-        ntk_w: What the layer's own weights add to the ntk, times the nngp of its input.
-        ntk_b: What its own biases add.
-        is_trained: Whether it adds anything.
-    """
-
-    w_sq: float
-    b_sq: float
+    w_sq: float  # variance of a pre-activation for inputs of unit second moment
+    b_sq: float  # variance of the bias
+    # What the layer's own weights add to the ntk, times the nngp of its input.
     ntk_w: float
-    ntk_b: float
-    is_trained: bool
+    ntk_b: float  # what its own biases add
+    is_trained: bool  # whether it adds anything
 
 
 def dense(kernels: Kernels, scales: Scales) -> Kernels:

@@ -30,25 +30,15 @@ from lazyjax.infinite.layers import Kernels, Scales
 
 @dataclasses.dataclass(frozen=True)
 class _HiddenLayer:
-    """What is static about a hidden layer.
+    """What is static about a hidden layer."""
 
-    Attributes:
-        scales: Of its weights.
-        factor: What multiplies the activation.
-        is_residual: Whether it adds to the layer before.
-        stride: Of its convolution.
-        is_pooled: Whether its image is averaged afterwards.
-        all_pairs: Whether kernels between two inputs are over all pairs of pixels.
-        own_pairs: Whether those of an input with itself are.
-    """
-
-    scales: Scales
-    factor: float
-    is_residual: bool
-    stride: int
-    is_pooled: bool
-    all_pairs: bool
-    own_pairs: bool
+    scales: Scales  # of its weights
+    factor: float  # what multiplies the activation
+    is_residual: bool  # whether it adds to the layer before
+    stride: int  # of its convolution
+    is_pooled: bool  # whether its image is averaged afterwards
+    all_pairs: bool  # whether kernels between two inputs are over all pairs of pixels
+    own_pairs: bool  # whether those of an input with itself are
 
 
 def reads_all_pairs(architecture: Architecture) -> bool:
@@ -70,17 +60,13 @@ _SCANNED = 4
 
 
 class InputStatistics(NamedTuple):
-    """What one input gives to a hidden layer.
+    """What one input gives to a hidden layer."""
 
-    Attributes:
-        variance: Of pre-activations, at each pixel, before they are normalized.
-        mean_before: Mean over units of the layer before; for residual layers.
-        mean_branch: Mean over units of what is added to it.
-    """
-
+    # Of pre-activations, at each pixel, before they are normalized.
     variance: Float[Array, "*space"]
+    # Mean over units of the layer before; for residual layers.
     mean_before: Float[Array, "*space"] | None
-    mean_branch: Float[Array, "*space"] | None
+    mean_branch: Float[Array, "*space"] | None  # mean over units of what is added to it
 
     def means(self) -> tuple[Array, Array]:
         """Both means, of a residual layer."""

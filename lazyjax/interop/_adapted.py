@@ -25,14 +25,10 @@ class Frozen(ComparedByValue):
     leaves by `==`. A leaf that cannot be compared so, such as a tracer or an object
     without a hash, equals nothing but itself here. So a program compiled for one of two
     equal ones may serve the other.
-
-    Attributes:
-        tree: The pytree.
-        identity: What is compared.
     """
 
-    tree: Any = dataclasses.field(compare=False, repr=False)
-    identity: Hashable = dataclasses.field(repr=False)
+    tree: Any = dataclasses.field(compare=False, repr=False)  # the pytree
+    identity: Hashable = dataclasses.field(repr=False)  # what is compared
 
 
 def freeze(tree: Any) -> Frozen:
@@ -45,17 +41,12 @@ def freeze(tree: Any) -> Frozen:
 
 @dataclasses.dataclass(frozen=True)
 class Adapted(ComparedByValue):
-    """The apply function `(params, x) -> f` of a model with everything else frozen.
+    """The apply function `(params, x) -> f` of a model with everything else frozen."""
 
-    Attributes:
-        call: The model; a function of a module, so that it is the same at every use.
-        frozen: Its first argument.
-        batched: Whether its third is a batch `(n, *d)`, or one example `(*d)`.
-    """
-
+    # The model; a function of a module, so that it is the same at every use.
     call: ModelCall
-    frozen: Frozen
-    batched: bool
+    frozen: Frozen  # its first argument
+    batched: bool  # whether its third is a batch `(n, *d)`, or one example `(*d)`
 
     def __call__(self, params: Any, x: Shaped[AnyArray, "n *d"], /) -> Any:
         """Outputs of the model: `(n, 1)` where it gives one number per example."""

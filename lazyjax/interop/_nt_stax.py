@@ -71,20 +71,14 @@ def stax_kernels(
 
 @dataclasses.dataclass(frozen=True)
 class StaxLayers:
-    """Layers of `stax` as `architecture` describes them, counted from 1.
+    """Layers of `stax` as `architecture` describes them, counted from 1."""
 
-    Attributes:
-        stax: The module `neural_tangents.stax`.
-        architecture: Description of the network.
-        kernel: What the network is for: of "mup", the two kernels need two networks.
-        shape: Of an input.
-        width: Units of each hidden layer, for "standard" parameterization only.
-    """
-
-    stax: Any
-    architecture: Architecture
+    stax: Any  # the module `neural_tangents.stax`
+    architecture: Architecture  # description of the network
+    # What the network is for: of "mup", the two kernels need two networks.
     kernel: KernelName
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # of an input
+    # Units of each hidden layer, for "standard" parameterization only.
     width: int | None
 
     def dense(self, layer: int, num_pixels: int = 1) -> Any:

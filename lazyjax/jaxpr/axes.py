@@ -15,15 +15,11 @@ from lazyjax.jaxpr.labels import Shape
 
 @dataclasses.dataclass(frozen=True)
 class AxisAction:
-    """What equations of a primitive do to axes.
+    """What equations of a primitive do to axes."""
 
-    Attributes:
-        params: Parameters that name axes or shapes.
-        read: What they say, as a function of the equation and, for one row, the numbers
-            of the axes of each operand and of the result.
-    """
-
-    params: frozenset[str]
+    params: frozenset[str]  # parameters that name axes or shapes
+    # What they say, as a function of the equation and, for one row, the numbers of the
+    # axes of each operand and of the result.
     read: Callable[[jex.JaxprEqn, list[dict[int, int]], dict[int, int]], Any]
 
     def of(self, eqn: jex.JaxprEqn, operands: Sequence[Shape], result: Shape) -> Any:

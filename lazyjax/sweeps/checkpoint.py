@@ -36,15 +36,10 @@ def check_checkpoint(folder: Path, *, resume: bool) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A folder with one file for each chunk, which tells what sweep it is of.
-
-    Attributes:
-        folder: The folder.
-        fingerprint: Everything that results depend on, by argument.
-    """
+    """A folder with one file for each chunk, which tells what sweep it is of."""
 
     folder: Path
-    fingerprint: Mapping[str, Any]
+    fingerprint: Mapping[str, Any]  # everything that results depend on, by argument
 
     def write(self, members: np.ndarray, records: Arrays) -> None:
         """Keep the results of one chunk."""

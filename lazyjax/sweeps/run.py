@@ -50,19 +50,14 @@ class _Program(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
-    """An ensemble on some devices, within some memory.
-
-    Attributes:
-        ensemble: The members.
-        devices: What to run on.
-        memory: Bytes for programs, on each device.
-        chunk_size: Largest number of members of a chunk; `None` means as many as fit
-            into the cache of a core, or into half the memory of an accelerator.
-    """
+    """An ensemble on some devices, within some memory."""
 
     ensemble: Ensemble
+
     devices: tuple[jax.Device, ...]  # pyright: ignore[reportInvalidTypeForm]
-    memory: int
+    memory: int  # bytes for programs, on each device
+    # Largest number of members of a chunk; `None` means as many as fit into the cache
+    # of a core, or into half the memory of an accelerator.
     chunk_size: int | None
 
     def run(self, checkpoint: Checkpoint | None, report: Progress) -> Sweep:

@@ -18,16 +18,11 @@ from lazyjax.linalg import is_long
 
 
 class Filter(NamedTuple):
-    """Decay and integral of every direction.
+    """Decay and integral of every direction."""
 
-    Attributes:
-        decay: The $p$, divided by $2^e$.
-        integral: The $q$, divided by it too.
-        exponent: The integer $e$, 0 or more: 0 of all that does not grow.
-    """
-
-    decay: Float[Array, " m"]
-    integral: Float[Array, " m"]
+    decay: Float[Array, " m"]  # the $p$, divided by $2^e$
+    integral: Float[Array, " m"]  # the $q$, divided by it too
+    # The integer $e$, 0 or more: 0 of all that does not grow.
     exponent: Float[Array, " m"]
 
 

@@ -38,24 +38,16 @@ _SHRUNK = 2.0 ** -np.arange(31)  # distances from marks at which panels end
 
 
 class _Side(NamedTuple):
-    """Coefficients of a function of a scaled Gaussian, and their errors.
+    """Coefficients of a function of a scaled Gaussian, and their errors."""
 
-    Attributes:
-        sizes: Absolute values of coefficients, by the second rule.
-        differences: Those between both rules.
-        remainder: Root of the sum of squares that the series adds for further terms.
-        rest_tail: The same, of coefficients of the rest that are left out.
-        power_tail: That of truncated powers, which are not.
-        second_moment: By the second rule.
-        second_moment_error: Its difference from that by split panels, or by the series.
-    """
-
-    sizes: Array
-    differences: Array
+    sizes: Array  # absolute values of coefficients, by the second rule
+    differences: Array  # those between both rules
+    # Root of the sum of squares that the series adds for further terms.
     remainder: Array
-    rest_tail: Array
-    power_tail: Array
-    second_moment: Array
+    rest_tail: Array  # the same, of coefficients of the rest that are left out
+    power_tail: Array  # that of truncated powers, which are not
+    second_moment: Array  # by the second rule
+    # Its difference from that by split panels, or by the series.
     second_moment_error: Array
 
 

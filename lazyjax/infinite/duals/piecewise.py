@@ -22,17 +22,12 @@ class Piecewise:
     With $\pm$ the side of 0 on which a corner $c$ is, the sum over corners and powers of
     `jumps` times $(\pm (u - c))_+^p / p!$ has the same jumps as the function: what is
     left has fewer.
-
-    Attributes:
-        fn: The function.
-        breaks: Places where it may have a kink or jump.
-        corners: Those where it has one.
-        jumps: Coefficients of truncated powers, by corner and power.
     """
 
     fn: Callable[[Array], Array]
-    breaks: tuple[float, ...]
-    corners: tuple[float, ...]
+    breaks: tuple[float, ...]  # places where it may have a kink or jump
+    corners: tuple[float, ...]  # those where it has one
+    # Coefficients of truncated powers, by corner and power.
     jumps: Float[AnyArray, "corners powers"]
 
     @property

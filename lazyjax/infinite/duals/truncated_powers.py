@@ -102,18 +102,13 @@ _POWERS = range(NUM_POWERS)
 
 
 class _Rests(NamedTuple):
-    """What one Gaussian must still exceed, given that the other is at its place.
+    """What one Gaussian must still exceed, given that the other is at its place."""
 
-    Attributes:
-        sine: Deviation that is left, the root of `1 - rho**2`.
-        places: Places beyond the conditional mean, that of the second Gaussian first.
-        ratios: The same over the deviation.
-        tails: Probabilities to exceed the absolute values of the ratios.
-    """
-
-    sine: Array
+    sine: Array  # deviation that is left, the root of `1 - rho**2`
+    # Places beyond the conditional mean, that of the second Gaussian first.
     places: Float[Array, "2 *q"]
-    ratios: Float[Array, "2 *q"]
+    ratios: Float[Array, "2 *q"]  # the same over the deviation
+    # Probabilities to exceed the absolute values of the ratios.
     tails: Float[Array, "2 *q"]
 
 

@@ -14,15 +14,10 @@ from lazyjax.infinite import layers
 
 @dataclasses.dataclass(frozen=True)
 class PixelMap:
-    """A linear map of arrays with axes `shape`, given flat as the first axis.
+    """A linear map of arrays with axes `shape`, given flat as the first axis."""
 
-    Attributes:
-        shape: Extents of the pixels.
-        fn: The map, of arrays with these axes and one more.
-    """
-
-    shape: tuple[int, ...]
-    fn: Callable[[Array], Array]
+    shape: tuple[int, ...]  # extents of the pixels
+    fn: Callable[[Array], Array]  # the map, of arrays with these axes and one more
 
     def __call__(self, array: Float[Array, "pixels *rest"]) -> Float[Array, "..."]:
         """The mapped array, flat too."""

@@ -18,20 +18,14 @@ from lazyjax.infinite.lifting.values import Hidden, Operation, RefusalError
 
 @dataclasses.dataclass
 class RegisterInfo:
-    """What is known of a register.
+    """What is known of a register."""
 
-    Attributes:
-        sites: Sites of parameters that its randomness comes from; values of other sites
-            are independent of it.
-        is_gaussian: Whether its units are Gaussian, of mean zero.
-        is_zero: Whether it is 0 at initialization.
-        units: Which of the classes of units it has.
-    """
-
+    # Sites of parameters that its randomness comes from; values of other sites are
+    # independent of it.
     sites: frozenset[int]
-    is_gaussian: bool
-    is_zero: bool
-    units: int
+    is_gaussian: bool  # whether its units are Gaussian, of mean zero
+    is_zero: bool  # whether it is 0 at initialization
+    units: int  # which of the classes of units it has
 
 
 class Registers:

@@ -49,16 +49,11 @@ class Bias:
 
 @dataclasses.dataclass(frozen=True)
 class MapPairs:
-    """A linear map of pairs of pixels, such as a sum over taps of a filter.
+    """A linear map of pairs of pixels, such as a sum over taps of a filter."""
 
-    Attributes:
-        source: What is mapped.
-        shape: Extents of its pixels.
-        fn: Map of an array with axes `shape` twice, to one with two axes.
-    """
-
-    source: int
-    shape: tuple[int, ...]
+    source: int  # what is mapped
+    shape: tuple[int, ...]  # extents of its pixels
+    # Map of an array with axes `shape` twice, to one with two axes.
     fn: Callable[[Array], Array]
 
 
@@ -100,41 +95,27 @@ Step: TypeAlias = (
 
 @dataclasses.dataclass(frozen=True)
 class KnownStep:
-    """An equation between values that are functions of the input alone.
-
-    Attributes:
-        eqn: The equation.
-        debug_info: That of its jaxpr.
-        operands: Numbers of values, or constants.
-        first: Number of its first result.
-    """
+    """An equation between values that are functions of the input alone."""
 
     eqn: Any
-    debug_info: Any
-    operands: tuple[Any, ...]
-    first: int
+    debug_info: Any  # that of its jaxpr
+    operands: tuple[Any, ...]  # numbers of values, or constants
+    first: int  # number of its first result
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A network, lifted.
+    """A network, lifted."""
 
-    Attributes:
-        known: How values that are functions of the input are made; the input is 0.
-        features: How those that weights multiply are read: number, and function to an
-            array (pixels, features).
-        steps: How registers are filled.
-        result: Register of the outputs.
-        most_pixels: Most pixels of any register.
-        dtype: Of an input.
-    """
-
+    # How values that are functions of the input are made; the input is 0.
     known: tuple[KnownStep, ...]
+    # How those that weights multiply are read: number, and function to an array
+    # (pixels, features).
     features: tuple[tuple[int, Callable[[Array], Array]], ...]
-    steps: tuple[Step, ...]
-    result: int
-    most_pixels: int
-    dtype: Any
+    steps: tuple[Step, ...]  # how registers are filled
+    result: int  # register of the outputs
+    most_pixels: int  # most pixels of any register
+    dtype: Any  # of an input
 
     def has_mean(self, register: int) -> bool:
         """Whether the mean of a unit, over units, may be other than 0."""
@@ -151,17 +132,11 @@ class Program:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class InputStatistics:
-    """What kernels with other inputs need to know of one input.
+    """What kernels with other inputs need to know of one input."""
 
-    Attributes:
-        features: Factors of weights, (pixels, features) each.
-        variances: Of Gaussian values that are activated, by step.
-        means: Of a unit over units, where sums need them, by register.
-    """
-
-    features: tuple[Array, ...]
-    variances: dict[int, Array]
-    means: dict[int, Array]
+    features: tuple[Array, ...]  # factors of weights, (pixels, features) each
+    variances: dict[int, Array]  # of Gaussian values that are activated, by step
+    means: dict[int, Array]  # of a unit over units, where sums need them, by register
 
 
 def precompute(program: Program, x: Float[Array, "*d"]) -> InputStatistics:

@@ -30,23 +30,14 @@ _SMALL_PRODUCT = 1e8
 
 @dataclasses.dataclass(frozen=True)
 class Contraction:
-    """Which kernel is accumulated, and how.
+    """Which kernel is accumulated, and how."""
 
-    Attributes:
-        arrangement: That of the accumulator.
-        is_symmetric: Whether the second batch is the first.
-        precision: Precision of all products.
-        num_rows: Number of examples of the first batch.
-        num_columns: Number of examples of the second batch.
-        num_cotangents: Number of cotangents.
-    """
-
-    arrangement: Arrangement
-    is_symmetric: bool
-    precision: Precision
-    num_rows: int
-    num_columns: int
-    num_cotangents: int
+    arrangement: Arrangement  # that of the accumulator
+    is_symmetric: bool  # whether the second batch is the first
+    precision: Precision  # precision of all products
+    num_rows: int  # number of examples of the first batch
+    num_columns: int  # number of examples of the second batch
+    num_cotangents: int  # number of cotangents
 
     @property
     def rows_per_example(self) -> int:

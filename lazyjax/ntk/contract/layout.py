@@ -25,25 +25,16 @@ from lazyjax.ntk.trace.windows import Windows
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """Sizes of a canonical factor.
+    """Sizes of a canonical factor."""
 
-    Attributes:
-        groups: Size of `g`.
-        positions: Size of `p`.
-        outputs: Size of `o`.
-        inputs: Size of `i`.
-        has_act: Whether there is an operand; if not, `p` and `i` have size 1.
-        is_index: Whether the operand is an index along `i`, of shape `(n, p)`; `g` is 1.
-        pooled: Number of positions over which the operand has been summed.
-    """
-
-    groups: int
-    positions: int
-    outputs: int
-    inputs: int
-    has_act: bool = True
+    groups: int  # size of `g`
+    positions: int  # size of `p`
+    outputs: int  # size of `o`
+    inputs: int  # size of `i`
+    has_act: bool = True  # whether there is an operand; if not, `p` and `i` have size 1
+    # Whether the operand is an index along `i`, of shape `(n, p)`; `g` is 1.
     is_index: bool = False
-    pooled: int = 1
+    pooled: int = 1  # number of positions over which the operand has been summed
 
     @property
     def size(self) -> int:
@@ -53,28 +44,17 @@ class Shape:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Layout:
-    """Roles of the axes of one site: what turns its operands into a canonical factor.
-
-    Attributes:
-        site: The site.
-        view: Its operand as a view of a root.
-        delta: Label of each axis of the cotangent.
-        delta_shape: Shape with these axes.
-        act: Label of each axis of the operand.
-        axes: Labels of `g`, `p`, `o` and `i`.
-        sizes: Size of each label.
-        is_index: Whether the operand stays an index.
-        pooled: Labels of positions and outputs, where positions are summed over first.
-    """
+    """Roles of the axes of one site: what turns its operands into a canonical factor."""
 
     site: Site
-    view: View
-    delta: Labels
-    delta_shape: tuple[int, ...]
-    act: Labels
-    axes: tuple[Labels, Labels, Labels, Labels]
-    sizes: Mapping[Any, int]
-    is_index: bool
+    view: View  # its operand as a view of a root
+    delta: Labels  # label of each axis of the cotangent
+    delta_shape: tuple[int, ...]  # shape with these axes
+    act: Labels  # label of each axis of the operand
+    axes: tuple[Labels, Labels, Labels, Labels]  # labels of `g`, `p`, `o` and `i`
+    sizes: Mapping[Any, int]  # size of each label
+    is_index: bool  # whether the operand stays an index
+    # Labels of positions and outputs, where positions are summed over first.
     pooled: tuple[Labels, Labels] | None = None
 
     @property

@@ -23,15 +23,10 @@ from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class KernelProgram(abc.ABC):
-    """What a verb computes, and what its program depends on beside arrays.
+    """What a verb computes, and what its program depends on beside arrays."""
 
-    Attributes:
-        outputs: Form of the kernels.
-        precision: Of matrix products, the network's own included where it sets none.
-    """
-
-    outputs: Outputs
-    precision: Any
+    outputs: Outputs  # form of the kernels
+    precision: Any  # of matrix products, the network's own included where it sets none
 
     @abc.abstractmethod
     def compute(self, request: KernelRequest, devices: Devices) -> Any:
@@ -70,14 +65,10 @@ def run_program(
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Kernels:
-    """Kernels, and what tracing told of rows: every call has it, at no cost.
+    """Kernels, and what tracing told of rows: every call has it, at no cost."""
 
-    Attributes:
-        kernels: A pytree of arrays.
-        is_proven: Whether rows need not be compared.
-    """
-
-    kernels: Any
+    kernels: Any  # a pytree of arrays
+    # Whether rows need not be compared.
     is_proven: bool = dataclasses.field(metadata={"static": True})
 
 

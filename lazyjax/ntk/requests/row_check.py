@@ -32,19 +32,12 @@ _GRADIENT_NUMBERS = 2**25
 
 @dataclasses.dataclass(frozen=True)
 class _Level:
-    """How exactly rows are compared.
+    """How exactly rows are compared."""
 
-    Attributes:
-        dtype: Type of all floating-point numbers that would be in a narrower one.
-        tolerance: By how much of its size an entry may differ.
-        share: How much of the size of others like it is added to that of an entry.
-        is_conditioned: Whether it may also differ by what rounding of the parameters
-            changes it by.
-    """
-
-    dtype: Any
-    tolerance: float
-    share: float
+    dtype: Any  # type of all floating-point numbers that would be in a narrower one
+    tolerance: float  # by how much of its size an entry may differ
+    share: float  # how much of the size of others like it is added to that of an entry
+    # Whether it may also differ by what rounding of the parameters changes it by.
     is_conditioned: bool
 
 

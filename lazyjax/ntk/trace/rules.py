@@ -27,32 +27,26 @@ Labels: TypeAlias = tuple[Hashable, ...]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Form:
-    """The gradient by one operand of one equation, as an einsum over labelled axes.
+    """The gradient by one operand of one equation, as an einsum over labelled axes."""
 
-    Attributes:
-        delta: A label for each axis of the equation's output.
-        weight: For each axis of the operand the labels that make it up, in order: one,
-            or several where an axis is a product (channels of a grouped convolution).
-        act: A label for each axis of the other operand, once prepared; `None` if the
-            gradient does not depend on it (as in a sum).
-        act_position: Position of the other operand in the equation.
-        prepare: What is done to the other operand of one example first.
-        delta_shape: Shape that the output is given before its axes are labelled.
-        index_into: The label of `weight` that the other operand, an array of integers,
-            selects along: it stands for its one-hot encoding along that label, with
-            negative integers for none.
-        sign: Factor of the gradient, 1 or -1.
-        windows: Where the other operand is an image, what `prepare` reads of it.
-    """
-
-    delta: Labels
+    delta: Labels  # a label for each axis of the equation's output
+    # For each axis of the operand the labels that make it up, in order: one, or several
+    # where an axis is a product (channels of a grouped convolution).
     weight: tuple[Labels, ...]
+    # A label for each axis of the other operand, once prepared; `None` if the gradient
+    # does not depend on it (as in a sum).
     act: Labels | None = None
-    act_position: int | None = None
+    act_position: int | None = None  # position of the other operand in the equation
+    # What is done to the other operand of one example first.
     prepare: Callable[[Array], Array] | None = None
+    # Shape that the output is given before its axes are labelled.
     delta_shape: tuple[int, ...] | None = None
+    # The label of `weight` that the other operand, an array of integers, selects along:
+    # it stands for its one-hot encoding along that label, with negative integers for
+    # none.
     index_into: Hashable | None = None
-    sign: int = 1
+    sign: int = 1  # factor of the gradient, 1 or -1
+    # Where the other operand is an image, what `prepare` reads of it.
     windows: Windows | None = None
 
 

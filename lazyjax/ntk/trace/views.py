@@ -18,39 +18,27 @@ Box: TypeAlias = tuple[tuple[int, int], ...]
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """A parameter value as a root whose axes are relabelled, scaled by constants.
+    """A parameter value as a root whose axes are relabelled, scaled by constants."""
 
-    Attributes:
-        root: Number of the parameter value that the view is of.
-        labels: For each axis of the root, the labels that make it up, in order.
-        scales: Numbers of the scalar parameter values that it is multiplied by, with the
-            power, 1 or -1.
-        sign: Further factor, 1 or -1.
-    """
-
-    root: int
+    root: int  # number of the parameter value that the view is of
+    # For each axis of the root, the labels that make it up, in order.
     labels: tuple[Labels, ...]
+    # Numbers of the scalar parameter values that it is multiplied by, with the power, 1
+    # or -1.
     scales: tuple[tuple[int, int], ...] = ()
-    sign: int = 1
+    sign: int = 1  # further factor, 1 or -1
 
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """A root as a rearranged, scaled box of one leaf.
+    """A root as a rearranged, scaled box of one leaf."""
 
-    Attributes:
-        leaf: Which leaf.
-        box: Start and end along each axis of the leaf.
-        scales: As in `View`.
-        sign: As in `View`.
-        steps: What makes the root of the box once it is cut out and scaled, in order:
-            these steps only rearrange.
-    """
-
-    leaf: int
-    box: Box
-    scales: tuple[tuple[int, int], ...]
-    sign: int
+    leaf: int  # which leaf
+    box: Box  # start and end along each axis of the leaf
+    scales: tuple[tuple[int, int], ...]  # as in `View`
+    sign: int  # as in `View`
+    # What makes the root of the box once it is cut out and scaled, in order: these
+    # steps only rearrange.
     steps: tuple[ParamStep, ...]
 
     def overlaps(self, other: "Origin") -> bool:
