@@ -5,6 +5,7 @@ all pairs of pixels, with axes $(s_1, s_1', s_2, s_2')$, or ("diagonal") over pa
 the same pixel, with axes $(s_1, s_2)$. Batches are made with `jax.vmap`.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -25,6 +26,10 @@ class Kernels(NamedTuple):
     nngp: Float[Array, "*pixels"]
     # Neural tangent kernel of the trained layers so far; None before the first.
     ntk: Float[Array, "*pixels"] | None
+
+    def map(self, fn: Callable[[Array], Array]) -> "Kernels":
+        """What a linear function makes of each of the two."""
+        return Kernels(fn(self.nngp), None if self.ntk is None else fn(self.ntk))
 
 
 class Scales(NamedTuple):

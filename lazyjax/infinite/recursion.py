@@ -15,7 +15,6 @@ Statistics of one input alone are computed once for each; the rest, once for eac
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -157,14 +156,14 @@ def _kernels(
         if layer.is_residual:
             h = layers.add_branch(state, h, first.means(), second.means())
         if layer.is_pooled:
-            h = _on_each(layers.pool, h)
+            h = h.map(layers.pool)
         return h, None
 
     for (layer, num_layers), *both in zip(
         segments, statistics1, statistics2, strict=True
     ):
         if all_pairs and not layer.all_pairs:
-            all_pairs, state = False, _on_each(layers.same_pixels, state)
+            all_pairs, state = False, state.map(layers.same_pixels)
         if num_layers == 1:
             state, _ = step(layer, state, tuple(both))
         else:
@@ -185,7 +184,7 @@ def _weights(
     def convolve(array: Array) -> Array:
         return layers.convolve(array, architecture, layer.stride, 1 + all_pairs)
 
-    weighed = _on_each(convolve, layers.weigh(state, layer.scales))
+    weighed = layers.weigh(state, layer.scales).map(convolve)
     return layers.add_bias(weighed, layer.scales)
 
 
@@ -200,20 +199,20 @@ def output(
     num_pixels = 1
     if architecture.is_convolutional:
         if architecture.head == "average":
-            state = _on_each(jnp.mean, state)
+            state = state.map(jnp.mean)
         else:
             if all_pairs:
-                state = _on_each(layers.same_pixels, state)
+                state = state.map(layers.same_pixels)
             num_pixels = state.nngp.size
             is_mean = architecture.pixel_scaling == "fan_in"
-            state = _on_each(jnp.mean if is_mean else jnp.sum, state)
+            state = state.map(jnp.mean if is_mean else jnp.sum)
     scales = layer_scales(
         architecture, architecture.num_layers, shape, width, num_pixels
     )
     outputs = layers.dense(state, scales)
     if architecture.output_scale == 1:
         return outputs
-    return _on_each(lambda kernel: architecture.output_scale**2 * kernel, outputs)
+    return outputs.map(lambda kernel: architecture.output_scale**2 * kernel)
 
 
 def _segments(
@@ -307,7 +306,3 @@ def _activated_variances(
 LIMIT = InfiniteLimit(
     statistics=_statistics, kernels=_kernels, activated_variances=_activated_variances
 )
-
-
-def _on_each(fn: Callable[[Array], Array], kernels: Kernels) -> Kernels:
-    return Kernels(fn(kernels.nngp), None if kernels.ntk is None else fn(kernels.ntk))

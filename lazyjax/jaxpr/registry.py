@@ -2,7 +2,8 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from functools import partial
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import jax.extend.core as jex
 
@@ -52,6 +53,8 @@ class Primitive:
     relabel: Callable[..., Any] | None = None
     limit: Callable[..., Any] | None = None
 
+
+Rule = TypeVar("Rule", bound=Callable[..., Any])
 
 _RECORDS: dict[str, Primitive] = {}
 _UNKNOWN = Primitive()
@@ -112,12 +115,7 @@ def register_primitive(
 
 
 def describe(*names: str, **fields: Any) -> None:
-    """Enter what lazyjax itself knows of primitives; what is registered stays.
-
-    Args:
-        *names: Names of the primitives.
-        **fields: Fields of their records.
-    """
+    """Enter what lazyjax itself knows of primitives; what is registered stays."""
     for name in names:
         record = _RECORDS.get(name, _UNKNOWN)
         unset = {
@@ -143,19 +141,14 @@ def describe_elementwise(*names: str, **fields: Any) -> None:
     )
 
 
-def described_by_rows(*names: str, **fields: Any) -> Callable[[RowRule], RowRule]:
-    """Decorator that makes a function the row rule of primitives, and describes them.
+def described_by(field: str, *names: str, **fields: Any) -> Callable[[Rule], Rule]:
+    """Decorator that makes a function a field of primitives, and describes them."""
 
-    Args:
-        *names: Names of the primitives.
-        **fields: Other fields of their records; `follows_dtype` is true by default.
-
-    Returns:
-        The decorator, which returns the function as it is.
-    """
-
-    def enter(rule: RowRule) -> RowRule:
-        describe(*names, **{"rows": rule, "follows_dtype": True, **fields})
+    def enter(rule: Rule) -> Rule:
+        describe(*names, **{field: rule}, **fields)
         return rule
 
     return enter
+
+
+described_by_rows = partial(described_by, "rows", follows_dtype=True)

@@ -23,7 +23,7 @@ from lazyjax.activations.quadrature import (
 from lazyjax.infinite.duals.hermite import (
     NUM_COEFFICIENTS,
     decompose,
-    hermite_variance,
+    hermite_mean,
     power_tail,
     rounding,
     series,
@@ -125,7 +125,7 @@ def _side_of_one(
     left = jnp.where(left > floor, left, jnp.minimum(floor, 8 * jnp.sum(s[-32:] ** 2)))
     second_moment = jnp.sum(weights * values**2)
     at_one = jnp.sum(first * (first + 2 * powers)) + jnp.sum(weights * power**2)
-    variance = hermite_variance(phi, std)
+    variance = hermite_mean(phi, std, power=2)
     return _Side(
         sizes=_filled(jnp.abs(s + powers[:NUM_COEFFICIENTS])),
         differences=_filled(jnp.abs(s - first[:NUM_COEFFICIENTS])),

@@ -107,16 +107,12 @@ def series(
     return jax.lax.scan(add_block, start, blocks)[0]
 
 
-def hermite_variance(phi: Piecewise, std: Float[Array, "*q"]) -> Float[Array, "*q"]:
-    r"""Moment $E[\phi(\sigma g)^2]$ of a standard Gaussian $g$, by quadrature."""
+def hermite_mean(
+    phi: Piecewise, std: Float[Array, "*q"], power: int
+) -> Float[Array, "*q"]:
+    r"""Mean $E[\phi(\sigma g)^p]$ over a standard Gaussian $g$, by quadrature."""
     nodes, weights = gauss_legendre(split_panels(phi.breaks, std))
-    return jnp.sum(weights * phi.fn(nodes * std[None]) ** 2, 0)
-
-
-def hermite_mean(phi: Piecewise, std: Float[Array, "*q"]) -> Float[Array, "*q"]:
-    r"""Mean $E[\phi(\sigma g)]$ over a standard Gaussian $g$, by quadrature."""
-    nodes, weights = gauss_legendre(split_panels(phi.breaks, std))
-    return jnp.sum(weights * phi.fn(nodes * std[None]), 0)
+    return jnp.sum(weights * phi.fn(nodes * std[None]) ** power, 0)
 
 
 # Decomposition -----------------------------------------------------------------------

@@ -97,7 +97,7 @@ def _jumps(fn: Callable[[Array], Array], places: np.ndarray, dtype: Any) -> Arra
     def sided(u: Array) -> list[Array]:
         found = [fn]
         for _ in range(NUM_POWERS - 1):
-            found.append(_derivative(found[-1]))
+            found.append(derivative(found[-1]))
         return [each(u.ravel()).reshape(u.shape) for each in found]
 
     values = jnp.stack(jax.jit(sided)(jnp.asarray(points, dtype)), -1)
@@ -110,5 +110,6 @@ def _jumps(fn: Callable[[Array], Array], places: np.ndarray, dtype: Any) -> Arra
     return jnp.where(is_real & jnp.isfinite(jump), jump, 0)
 
 
-def _derivative(fn: Callable[[Array], Array]) -> Callable[[Array], Array]:
+def derivative(fn: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """Derivative of an elementwise function."""
     return jax.grad(lambda u: jnp.sum(fn(u)))

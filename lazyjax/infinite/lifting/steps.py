@@ -193,7 +193,7 @@ def kernels_of(
     inputs = statistics1, statistics2
     for number in range(len(program.steps)):
         registers.append(_run(program, number, registers, inputs, is_same))
-    return _on_each(lambda array: array[0, 0], registers[program.result])
+    return registers[program.result].map(lambda array: array[0, 0])
 
 
 def with_means(program: Program, terms: tuple[tuple[int, float], ...]) -> list[int]:
@@ -223,10 +223,9 @@ def _run(
             return Kernels(step.scales.b_sq * pattern, ntk)
         case MapPairs():
             fn = lambda array: step.fn(array.reshape(step.shape * 2))
-            return _on_each(fn, registers[step.source])
+            return registers[step.source].map(fn)
         case MapPixels():
-            fn = lambda array: step.map(step.map(array).T).T
-            return _on_each(fn, registers[step.source])
+            return registers[step.source].map(lambda a: step.map(step.map(a).T).T)
         case Combine():
             return _combined(program, step, registers, inputs)
         case Activate():
@@ -251,7 +250,7 @@ def _combined(
     nngp, ntk = None, None
     for source, coefficient in step.terms:
         square = coefficient**2
-        kernels = _on_each(lambda a, square=square: square * a, registers[source])
+        kernels = registers[source].map(lambda a, square=square: square * a)
         nngp = kernels.nngp if nngp is None else nngp + kernels.nngp
         if kernels.ntk is not None:
             ntk = kernels.ntk if ntk is None else ntk + kernels.ntk
@@ -272,7 +271,3 @@ def _pattern(step: Bias, dtype: Any) -> Array:
         )
         pattern = jnp.kron(pattern, factor)
     return pattern
-
-
-def _on_each(fn: Callable[[Array], Array], kernels: Kernels) -> Kernels:
-    return Kernels(fn(kernels.nngp), None if kernels.ntk is None else fn(kernels.ntk))

@@ -1,6 +1,8 @@
 """Kernels on training and test inputs, and the predictions made from them."""
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -76,11 +78,7 @@ def nngp_grams(
     Returns:
         The three Gram matrices.
     """
-    return Grams(
-        train=infinite_nngp(architecture, x_train),
-        cross=infinite_nngp(architecture, x_test, x_train),
-        test=infinite_nngp(architecture, x_test),
-    )
+    return _grams(partial(infinite_nngp, architecture), x_train, x_test)
 
 
 def ntk_grams(
@@ -101,10 +99,12 @@ def ntk_grams(
     Returns:
         The three Gram matrices.
     """
+    return _grams(partial(infinite_ntk, architecture, width=width), x_train, x_test)
+
+
+def _grams(kernel: Callable[..., Array], x_train: AnyArray, x_test: AnyArray) -> Grams:
     return Grams(
-        train=infinite_ntk(architecture, x_train, width=width),
-        cross=infinite_ntk(architecture, x_test, x_train, width=width),
-        test=infinite_ntk(architecture, x_test, width=width),
+        train=kernel(x_train), cross=kernel(x_test, x_train), test=kernel(x_test)
     )
 
 

@@ -37,7 +37,20 @@ def check_network(
     f = jax.eval_shape(apply_fn, params, x)
     check_network_output(f, num_examples=x.shape[0])
     check_outputs(outputs, f.shape[1])
-    _check_single_row(apply_fn, params, x, f)
+    row = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
+    jaxpr = jax.make_jaxpr(apply_fn)(params, row)
+    (result,) = jaxpr.out_avals
+    if result.shape != (1, f.shape[1]):
+        raise ValueError(
+            "`apply_fn` must return one row for each row of `x`; for one row it "
+            f"returned shape {result.shape}. Does it close over an array for a whole "
+            "batch, such as outputs at the start? Compute it inside, from its own `x`."
+        )
+    if not depends(jaxpr, [*(True for _ in jax.tree.leaves(params)), False]):
+        raise ValueError(
+            "`apply_fn` must depend on `params`; its output does not change with any "
+            "of them. Does it close over parameters of its own?"
+        )
 
 
 def checked_output(
@@ -54,23 +67,3 @@ def _traced_output(
     apply_fn = jax.jit(apply_fn)
     check_network(apply_fn, params, x, outputs)
     return apply_fn(params, x)
-
-
-def _check_single_row(
-    apply_fn: ApplyFn, params: Params, x: Array, f: jax.ShapeDtypeStruct
-) -> None:
-    """Check that one row gives one, and that it depends on `params`."""
-    row = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
-    jaxpr = jax.make_jaxpr(apply_fn)(params, row)
-    (result,) = jaxpr.out_avals
-    if result.shape != (1, f.shape[1]):
-        raise ValueError(
-            "`apply_fn` must return one row for each row of `x`; for one row it "
-            f"returned shape {result.shape}. Does it close over an array for a whole "
-            "batch, such as outputs at the start? Compute it inside, from its own `x`."
-        )
-    if not depends(jaxpr, [*(True for _ in jax.tree.leaves(params)), False]):
-        raise ValueError(
-            "`apply_fn` must depend on `params`; its output does not change with any "
-            "of them. Does it close over parameters of its own?"
-        )

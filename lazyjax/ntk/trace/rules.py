@@ -12,6 +12,7 @@ the gradient is then taken by JAX's own differentiation of that equation.
 
 import dataclasses
 from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Any, TypeAlias
 
 import jax.extend.core as jex
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from lazyjax.jaxpr.registry import describe, primitive_of, register_primitive
+from lazyjax.jaxpr.registry import described_by, primitive_of, register_primitive
 from lazyjax.ntk.trace.windows import Windows
 
 Labels: TypeAlias = tuple[Hashable, ...]
@@ -81,14 +82,7 @@ def register_rule(primitive_name: str) -> Callable[[Rule], Rule]:
     return register
 
 
-def _rule(*names: str) -> Callable[[Rule], Rule]:
-    """Decorator that makes a function the rule of primitives without one."""
-
-    def enter(rule: Rule) -> Rule:
-        describe(*names, gradient=rule)
-        return rule
-
-    return enter
+_rule = partial(described_by, "gradient")
 
 
 def form_of(eqn: jex.JaxprEqn, position: int) -> Form | None:

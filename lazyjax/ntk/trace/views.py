@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import jax.extend.core as jex
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 
 from lazyjax.jaxpr.axes import core
 from lazyjax.jaxpr.labels import Shape
-from lazyjax.jaxpr.registry import describe, primitive_of
+from lazyjax.jaxpr.registry import described_by, primitive_of
 from lazyjax.ntk.trace.rules import Labels
 from lazyjax.ntk.trace.sites import ParamStep, TracedNetwork
 
@@ -123,8 +124,10 @@ def _before(network: TracedNetwork, step: ParamStep, view: View) -> View | None:
 
 # How labels of a result's axes become those of its operand's, in equations that permute
 # or repeat entries; `None` if they do not.
+_relabels = partial(described_by, "relabel")
 
 
+@_relabels("transpose")
 def _transposed(
     eqn: jex.JaxprEqn, own: Sequence[Labels], before: Shape, after: Shape
 ) -> list[Labels]:
@@ -134,6 +137,7 @@ def _transposed(
     return labels
 
 
+@_relabels("broadcast_in_dim")
 def _broadcast(
     eqn: jex.JaxprEqn, own: Sequence[Labels], before: Shape, after: Shape
 ) -> list[Labels]:
@@ -141,6 +145,7 @@ def _broadcast(
     return [own[to] if after[to] == before[axis] else () for axis, to in places]
 
 
+@_relabels("reshape")
 def _reshaped(
     eqn: jex.JaxprEqn, own: Sequence[Labels], before: Shape, after: Shape
 ) -> list[Labels] | None:
@@ -150,18 +155,13 @@ def _reshaped(
     return [() if size == 1 else next(kept) for size in before]
 
 
+@_relabels("squeeze")
 def _squeezed(
     eqn: jex.JaxprEqn, own: Sequence[Labels], before: Shape, after: Shape
 ) -> list[Labels]:
     gone = {axis % len(before) for axis in eqn.params["dimensions"]}
     kept = iter(own)
     return [() if axis in gone else next(kept) for axis in range(len(before))]
-
-
-describe("broadcast_in_dim", relabel=_broadcast)
-describe("reshape", relabel=_reshaped)
-describe("squeeze", relabel=_squeezed)
-describe("transpose", relabel=_transposed)
 
 
 def _is_scaling(network: TracedNetwork, step: ParamStep) -> bool:
