@@ -122,24 +122,10 @@ def solve(
     solver: Any,
     max_steps: int,
 ) -> Solution:
-    """Solution of `state' = field(state)` from time 0.
-
-    Every time is the end of a step, not interpolated. The error of a step is measured
-    over the whole state: it is to be at most `atol` plus `rtol` times the state, in
-    Euclidean norm, as far as entries are of like size.
-
-    Args:
-        field: Time derivative, as a tree like `state`.
-        state: State at time 0.
-        times: Increasing times.
-        tolerances: Of each step.
-        inspect: Observer of a state and its time.
-        solver: From diffrax; `None` means `diffrax.Tsit5()`.
-        max_steps: Steps allowed from each time to the next.
-
-    Returns:
-        What was seen; after a failure, states that are NaN.
-    """
+    """Solution of `state' = field(state)` from time 0, seen by `inspect(state, time)`."""
+    # Every time is the end of a step, not interpolated. The error of a step is measured
+    # over the whole state: it is to be at most `atol` plus `rtol` times the state, in
+    # Euclidean norm, as far as entries are of like size. After a failure, states are NaN.
     diffrax = require_diffrax("gradient_flow")
     size = sum(leaf.size for leaf in jax.tree.leaves(state))
     # diffrax compares the root mean square over entries: norms are larger by sqrt(size).

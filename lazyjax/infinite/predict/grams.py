@@ -108,11 +108,6 @@ def _grams(kernel: Callable[..., Array], x_train: AnyArray, x_test: AnyArray) ->
     )
 
 
-def dot(first: AnyArray, second: AnyArray) -> Array:
-    """Matrix product in full precision."""
-    return jnp.matmul(first, second, precision=jax.lax.Precision.HIGHEST)
-
-
 def symmetric_part(matrix: Array) -> Array:
     """Mean of a matrix and its transpose."""
     return (matrix + matrix.T) / 2
