@@ -10,13 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from lazyjax.jaxpr.equations import (
-    aval_of,
-    called,
-    evaluate,
-    is_smooth,
-    opened,
-)
+from lazyjax.jaxpr.equations import aval_of, called, evaluate, is_smooth, opened
 
 # More kinks and jumps than these are refused.
 MOST_BREAKS = 32

@@ -92,6 +92,29 @@ def normalized_variance(variance: Float[Array, "*space"]) -> Float[Array, "*spac
     return variance / (variance + NORMALIZATION_EPS)
 
 
+def activated_variance(
+    architecture: Architecture, variance: Float[Array, "*space"]
+) -> Float[Array, "*space"]:
+    """Variance of what is activated, of pre-activations of this one."""
+    is_normalized = architecture.normalization == "layer"
+    return normalized_variance(variance) if is_normalized else variance
+
+
+def hidden_units(
+    architecture: Architecture,
+    kernels: Kernels,
+    factor: float,
+    variance1: Float[Array, "*space"],
+    variance2: Float[Array, "*space"],
+    is_same: Bool[Array, ""] | None,
+) -> Kernels:
+    """Units of pre-activations, which are normalized first if that is asked for."""
+    if architecture.normalization == "layer":
+        kernels = normalize(kernels, variance1, variance2)
+    variances = (activated_variance(architecture, v) for v in (variance1, variance2))
+    return activate(kernels, architecture.activation, factor, *variances, is_same)
+
+
 def activate(
     kernels: Kernels,
     activation: Activation,

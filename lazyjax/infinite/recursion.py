@@ -90,15 +90,11 @@ def _statistics(
         untrained = layer.scales._replace(is_trained=False)
         layer = dataclasses.replace(layer, scales=untrained)
         z = _weights(architecture, layer, Kernels(moments, None), layer.own_pairs)
-        variance = layers.same_pixels(z.nngp) if layer.own_pairs else z.nngp
-        raw_variance = variance
-        if architecture.normalization == "layer":
-            z = layers.normalize(z, variance, variance)
-            variance = layers.normalized_variance(variance)
+        raw_variance = layers.same_pixels(z.nngp) if layer.own_pairs else z.nngp
+        variance = layers.activated_variance(architecture, raw_variance)
         if layer.own_pairs:
-            is_same = jnp.ones((), bool)
-            sides = (variance, variance, is_same)
-            h = layers.activate(z, architecture.activation, layer.factor, *sides).nngp
+            sides = (raw_variance, raw_variance, jnp.ones((), bool))
+            h = layers.hidden_units(architecture, z, layer.factor, *sides).nngp
         else:
             h = layer.factor**2 * dual_variance(architecture.activation, variance)
         found = InputStatistics(raw_variance, mean, None)
@@ -148,11 +144,8 @@ def _kernels(
     ) -> tuple[Kernels, None]:
         first, second = both
         z = _weights(architecture, layer, state, layer.all_pairs)
-        q11, q22 = first.variance, second.variance
-        if architecture.normalization == "layer":
-            z = layers.normalize(z, q11, q22)
-            q11, q22 = map(layers.normalized_variance, (q11, q22))
-        h = layers.activate(z, architecture.activation, layer.factor, q11, q22, is_same)
+        sides = (first.variance, second.variance, is_same)
+        h = layers.hidden_units(architecture, z, layer.factor, *sides)
         if layer.is_residual:
             h = layers.add_branch(state, h, first.means(), second.means())
         if layer.is_pooled:
@@ -297,10 +290,7 @@ def _activated_variances(
     architecture: Architecture, statistics: PyTree
 ) -> list[Float[Array, "..."]]:
     """One array for each hidden layer, or run of equal ones."""
-    found = [layer.variance for layer in statistics]
-    if architecture.normalization == "layer":
-        found = [layers.normalized_variance(variance) for variance in found]
-    return found
+    return [layers.activated_variance(architecture, s.variance) for s in statistics]
 
 
 LIMIT = InfiniteLimit(

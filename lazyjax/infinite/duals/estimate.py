@@ -15,11 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lazyjax.activations.quadrature import (
-    gauss_legendre,
-    panels,
-    standardized,
-)
+from lazyjax.activations.quadrature import gauss_legendre, panels, standardized
 from lazyjax.infinite.duals.hermite import (
     NUM_COEFFICIENTS,
     decompose,

@@ -10,11 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from lazyjax.ntk.requests.memory import (
-    Devices,
-    check_result_fits,
-    check_work_fits,
-)
+from lazyjax.ntk.requests.memory import Devices, check_result_fits, check_work_fits
 from lazyjax.ntk.requests.request import KernelRequest
 from lazyjax.trees import tree_size
 from lazyjax.typing import Method, Params

@@ -13,7 +13,7 @@ from lazyjax._checks import (
 )
 from lazyjax.callables.static import HashableCallable
 from lazyjax.jaxpr.dependence import depends
-from lazyjax.ntk.outputs import check_outputs
+from lazyjax.ntk.requests.request import check_outputs
 from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
 
 

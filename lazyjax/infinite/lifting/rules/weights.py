@@ -22,13 +22,7 @@ from lazyjax.infinite.lifting.rules.context import (
 )
 from lazyjax.infinite.lifting.rules.elementwise import elementwise
 from lazyjax.infinite.lifting.rules.shaping import chosen_along
-from lazyjax.infinite.lifting.steps import (
-    Bias,
-    MapPairs,
-    MapPixels,
-    Moments,
-    Weigh,
-)
+from lazyjax.infinite.lifting.steps import Bias, MapPairs, MapPixels, Moments, Weigh
 from lazyjax.infinite.lifting.values import (
     Constant,
     Hidden,
