@@ -25,25 +25,12 @@ class TooManyBreaksError(ValueError):
 
 
 def breaks(fn: Callable[[Array], Array], dtype: Any) -> tuple[float, ...]:
-    """Places of kinks and jumps of a function, as far out as a million.
-
-    Its comparisons, roundings, maxima and the like, and all its integers, are watched
-    on a grid, and changes are located by bisection to the last bit. So there may be a
-    kink or jump at each of the places; between them the function is one formula. A
-    branch that is taken between two points of the grid only (some 0.01 apart) is found
-    if some value of the program passes 0 there.
-
-    Args:
-        fn: Elementwise function of one array.
-        dtype: Of its argument.
-
-    Returns:
-        The places, increasing.
-
-    Raises:
-        TooManyBreaksError: If there are too many.
-        ValueError: If they depend on traced values.
-    """
+    """Increasing places of kinks and jumps of a function, as far out as a million."""
+    # Its comparisons, roundings, maxima and the like, and all its integers, are watched
+    # on a grid, and changes are located by bisection to the last bit. So there may be a
+    # kink or jump at each of the places; between them the function is one formula. A
+    # branch that is taken between two points of the grid only (some 0.01 apart) is found
+    # if some value of the program passes 0 there.
     watch = _Watch(fn, dtype)
     if not watch.num_branches:
         return ()
@@ -52,21 +39,9 @@ def breaks(fn: Callable[[Array], Array], dtype: Any) -> tuple[float, ...]:
 
 
 def marks(fn: Callable[[Array], Array], dtype: Any) -> tuple[float, ...]:
-    """Places where a value inside the program of a function passes 0.
-
-    There it may vary fast without a kink: narrow bumps, steep steps, singularities.
-
-    Args:
-        fn: Elementwise function of one array.
-        dtype: Of its argument.
-
-    Returns:
-        The places, increasing, but for values that pass 0 more often than `MOST_BREAKS`
-        times.
-
-    Raises:
-        ValueError: If kinks or jumps depend on traced values.
-    """
+    """Increasing places where a value inside the program of a function passes 0."""
+    # There it may vary fast without a kink: narrow bumps, steep steps, singularities.
+    # Values that pass 0 more often than `MOST_BREAKS` times are left out.
     return _marks(_Watch(fn, dtype))
 
 

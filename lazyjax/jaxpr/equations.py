@@ -68,19 +68,9 @@ def scan_counts(eqn: jex.JaxprEqn) -> tuple[int, int]:
 
 
 def evaluate(eqn: jex.JaxprEqn, debug_info: Any, *values: Any) -> tuple[Array, ...]:
-    """Outputs of `eqn` for given values of all its operands (literals included).
-
-    The equation is run as a jaxpr of its own, so custom derivative rules, control flow
-    and everything else keep their meaning.
-
-    Args:
-        eqn: The equation.
-        debug_info: That of the jaxpr which the equation is of.
-        *values: A value for each operand; JAX may hand literals over as numbers.
-
-    Returns:
-        A value for each result.
-    """
+    """Outputs of `eqn` for given values of all its operands (literals included)."""
+    # The equation is run as a jaxpr of its own, so custom derivative rules, control flow
+    # and everything else keep their meaning. JAX may hand literals over as numbers.
     operands = {
         var: value
         for var, value in zip(eqn.invars, values, strict=True)

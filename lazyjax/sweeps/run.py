@@ -258,17 +258,9 @@ def _num_bytes(compiled: jax.stages.Compiled) -> int:
 
 @contextmanager
 def _threads(number: int) -> Iterator[Callable[..., Future]]:
-    """Function `submit(fn, *args)` of a pool of threads, which are joined at the end.
-
-    After an error or an interrupt they are not: what they compile or run cannot be cut
-    short, and nobody is to wait for it.
-
-    Args:
-        number: Number of threads.
-
-    Yields:
-        The function.
-    """
+    """Function `submit(fn, *args)` of a pool of threads, which are joined at the end."""
+    # After an error or an interrupt they are not: what they compile or run cannot be cut
+    # short, and nobody is to wait for it.
     is_x64 = jnp.result_type(float) == jnp.float64
 
     def call(fn: Callable[..., Any], *args: Any) -> Any:

@@ -47,21 +47,11 @@ def hermite_dual(
     correlation: Float[Array, "*#q"],
     std2: Float[Array, "*#q"],
 ) -> Float[Array, "*q"]:
-    r"""Moment $E[\phi(\sigma_1 g)\phi(\sigma_2 h)]$ of standard Gaussians $g, h$.
-
-    Positive semidefinite term by term. Work is linear in the number of entries times
-    that of terms; coefficients are computed once per standard deviation given.
-
-    Args:
-        phi: The function.
-        std1: Standard deviation $\sigma_1 \ge 0$.
-        correlation: Correlation $\rho$ of $g$ and $h$, in [-1, 1].
-        std2: Standard deviation $\sigma_2 \ge 0$.
-
-    Returns:
-        The moments, one per entry of the broadcast arguments; NaN where terms that are
-        left out may make up more than a share `TOLERANCE` of that of equal arguments.
-    """
+    r"""Moment $E[\phi(\sigma_1 g)\phi(\sigma_2 h)]$ of standard Gaussians $g, h$."""
+    # Positive semidefinite term by term; NaN where terms that are left out may make up
+    # more than a share `TOLERANCE` of that of equal arguments. Work is linear in the
+    # number of entries times that of terms; coefficients are computed once per standard
+    # deviation given.
     one, two = decompose(phi, std1), decompose(phi, std2)
     left, right = one.rest, two.rest
     left_out = _remainder_size(left) * _remainder_size(right)

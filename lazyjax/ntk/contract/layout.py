@@ -137,15 +137,10 @@ def layout_of(network: TracedNetwork, site: Site) -> Layout:
 
 
 def pool_positions(network: TracedNetwork, layout: Layout) -> Layout:
-    r"""The layout of a site before pooling, with its positions summed over.
-
-    With cotangents $\delta[p, o] = u[o] \, m[p, o]$, where only $u$ differs between
-    outputs of the network, the gradient is $u[o] \sum_p m[p, o] \, a[p, i]$, so that $o$
-    is an axis that cotangent and operand share.
-
-    Returns:
-        The new layout; the given one where positions are not pooled.
-    """
+    """The layout of a site before pooling, with its positions summed over if they are."""
+    # With cotangents delta[p, o] = u[o] m[p, o], where only u differs between outputs of
+    # the network, the gradient is u[o] sum_p m[p, o] a[p, i], so that o is an axis that
+    # cotangent and operand share.
     (_, p, o, i), pool = layout.axes, layout.site.pool
     if pool is None or layout.is_index or layout.shape.groups > 1 or not o or not i:
         return layout
@@ -186,12 +181,6 @@ def scale_to_leaf(layout: Layout, origin: Origin) -> Layout:
         sign=layout.view.sign * origin.sign,
     )
     return dataclasses.replace(layout, view=view)
-
-
-def restrict_rows(layout: Layout, start: int, end: int) -> Layout:
-    """The layout of an embedding, for rows `start` to `end` of its table only."""
-    (index,) = layout.axes[3]
-    return dataclasses.replace(layout, sizes={**layout.sizes, index: end - start})
 
 
 def merged(layouts: Sequence[Layout]) -> list[list[Layout]]:

@@ -20,7 +20,7 @@ from lazyjax.ntk.contract.factors import (
 )
 from lazyjax.ntk.contract.gradients import embedding_gradients, gradients
 from lazyjax.ntk.contract.groups import SiteBlock, SiteGroup
-from lazyjax.ntk.contract.layout import merged_shape, restrict_rows
+from lazyjax.ntk.contract.layout import merged_shape
 from lazyjax.ntk.contract.positions import products_of_operands
 from lazyjax.ntk.trace.replay import param_values
 from lazyjax.ntk.trace.sites import TracedNetwork
@@ -124,9 +124,10 @@ class KernelSums:
         first, second = self._by_batch(factor)
         box = bounding_box([group.origins[other].box for other in others])
         shape = list(self.network.avals[root].shape)
-        axis = layout.index_axis
+        axis, (index,) = layout.index_axis, layout.axes[3]
         shape[axis] = box[axis][1] - box[axis][0]
-        rows = restrict_rows(layout, *box[axis])
+        sizes = {**layout.sizes, index: shape[axis]}
+        rows = dataclasses.replace(layout, sizes=sizes)
         within = with_root_axes(rows, shape, embedding_gradients(factor, *box[axis]))
         cut = [slice(*bounds) for bounds in box]
         cut[axis] = slice(None)

@@ -22,7 +22,7 @@ def jacobian_ntk(request: KernelRequest) -> Array:
     jacobian1 = _jacobian(request, request.x1)
     jacobian2 = jacobian1 if request.x2 is None else _jacobian(request, request.x2)
 
-    def contracted(*leaves: Float[Array, "n c *shape"]) -> Array:
+    def contracted(*leaves: Array) -> Array:
         rows = (leaf.reshape(*leaf.shape[:2], -1) for leaf in leaves)
         subscripts = _SUBSCRIPTS[request.pairs]
         term = jnp.einsum(subscripts, *rows, precision=request.precision)

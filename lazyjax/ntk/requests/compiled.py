@@ -42,14 +42,9 @@ def run_program(
     *,
     check_rows: bool,
 ) -> Any:
-    """Kernels of `program`, compiled once per function, shapes and options.
-
-    Returns before the device is done, unless the independence of rows cannot be proven:
-    then it waits, to compare them.
-
-    Returns:
-        What `program.compute` returns; NaN if rows interact and values are not known.
-    """
+    """Kernels of `program`, compiled once per function, shapes and options."""
+    # Returns before the device is done, unless the independence of rows cannot be proven:
+    # then it waits, to compare them. NaN if rows interact and values are not known.
     check_arguments(apply_fn, params, x1, x2)
     apply_fn = HashableCallable(apply_fn)
     x1, x2 = jnp.asarray(x1), None if x2 is None else jnp.asarray(x2)

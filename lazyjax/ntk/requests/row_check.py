@@ -92,7 +92,7 @@ def check_row_independence(
     fn = HashableCallable(apply_fn)
     if rows_are_proven(fn, params, x1, x2):
         return None
-    level = _quick_level(fn, params, x1)
+    level = _QUICK_DOUBLE if _is_double(fn, params, x1) else _QUICK
     excess = _compiled_measured(fn, params, x1, x2, level)
     return refuse_interaction(excess, fn, params, x1, x2)
 
@@ -104,22 +104,10 @@ def refuse_interaction(
     x1: Shaped[Array, "n1 *d"],
     x2: Shaped[Array, "n2 *d"] | None,
 ) -> Bool[Array, ""] | None:
-    """Refuse a network whose rows interact, or say so where values are traced.
-
-    Args:
-        excess: A quick `measured_excess`. If it is above 1, rows are compared again: in
-            float64, or, where values are traced, with more allowance for rounding.
-        apply_fn: Network.
-        params: Its parameters.
-        x1: First batch.
-        x2: Second batch or `None`.
-
-    Returns:
-        `None` if rows do not interact; where values are traced, whether they do.
-
-    Raises:
-        ValueError: If they do.
-    """
+    """Refuse a network whose rows interact; where values are traced, whether they do."""
+    # If a quick excess is above 1, rows are compared again: in float64, or, where values
+    # are traced, with more allowance for rounding. There is no answer if they do not
+    # interact.
     is_double = _is_double(apply_fn, params, x1)
     try:
         is_suspect = float(excess) > 1
@@ -163,10 +151,6 @@ def _is_double(apply_fn: ApplyFn, params: Params, x: Array) -> bool:
     return jax.eval_shape(apply_fn, params, x).dtype == jnp.float64
 
 
-def _quick_level(apply_fn: ApplyFn, params: Params, x: Array) -> _Level:
-    return _QUICK_DOUBLE if _is_double(apply_fn, params, x) else _QUICK
-
-
 def measured_excess(
     apply_fn: ApplyFn,
     params: Params,
@@ -175,20 +159,10 @@ def measured_excess(
     level: _Level,
     is_x64: bool | None = None,
 ) -> Float[Array, ""]:
-    """How much outputs and derivatives of whole batches differ from those of rows alone.
-
-    Args:
-        apply_fn: Network.
-        params: Its parameters.
-        x1: First batch.
-        x2: Second batch or `None`.
-        level: How exactly they are compared.
-        is_x64: Whether `apply_fn` is traced with 64-bit types; `None` means as it is.
-
-    Returns:
-        The largest difference of an entry, over the one that rounding explains: rows
-        interact if it is above 1. Infinite if only one of two is finite.
-    """
+    """How much outputs and derivatives of whole batches differ from those of rows alone."""
+    # The largest difference of an entry, over the one that rounding explains: rows
+    # interact if it is above 1. Infinite if only one of two is finite. With `is_x64`,
+    # `apply_fn` is traced with 64-bit types, or without; `None` leaves that as it is.
     params, x1, x2 = lax.stop_gradient((params, x1, x2))
     excess = jnp.zeros((), jnp.float32)
     for x in (x1, x2):
