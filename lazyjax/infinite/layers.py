@@ -111,8 +111,8 @@ def hidden_units(
     """Units of pre-activations, which are normalized first if that is asked for."""
     if architecture.normalization == "layer":
         kernels = normalize(kernels, variance1, variance2)
-    variances = (activated_variance(architecture, v) for v in (variance1, variance2))
-    return activate(kernels, architecture.activation, factor, *variances, is_same)
+    q11, q22 = (activated_variance(architecture, v) for v in (variance1, variance2))
+    return activate(kernels, architecture.activation, factor, q11, q22, is_same)
 
 
 def activate(

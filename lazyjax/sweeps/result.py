@@ -305,4 +305,5 @@ class Sweep(Storable):
             for name in list(arrays)
             if name.startswith("observations/")
         }
-        return cls(axes=axes, observations=observations, **arrays)
+        fields: dict[str, Any] = arrays  # what is left, by field
+        return cls(axes=axes, observations=observations, **fields)
