@@ -9,7 +9,7 @@ def deprecated_names(
     module: str, targets: Mapping[str, str], *, stacklevel: int = 2
 ) -> Callable[[str], object]:
     """Function for a module's `__getattr__` that serves its former names, and warns."""
-    # Former names stand for full paths. The level is 3 if `__getattr__` is not the
+    # Targets are full paths, by former name. The level is 3 if `__getattr__` is not the
     # function itself but calls it.
 
     def getattr_of_module(name: str) -> object:

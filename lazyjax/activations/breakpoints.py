@@ -92,7 +92,7 @@ _Seen: TypeAlias = Generator[tuple[_Kind, Array], None, list["_Value"]]
 class _Value:
     """A value of the program; None if it is a traced one."""
 
-    array: Any  # the value
+    array: Any
     varies: bool  # whether it depends on the argument
 
 

@@ -27,7 +27,7 @@ class Frozen(ComparedByValue):
     equal ones may serve the other.
     """
 
-    tree: Any = dataclasses.field(compare=False, repr=False)  # the pytree
+    tree: Any = dataclasses.field(compare=False, repr=False)
     identity: Hashable = dataclasses.field(repr=False)  # what is compared
 
 

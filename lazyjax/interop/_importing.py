@@ -29,9 +29,10 @@ def import_with(
     """Import `package`, not imported yet, from source: all of it or nothing."""
     # Afterwards `sys.modules` holds the package and whatever it imports, as after any
     # import, and nothing else has changed; after an exception, not even the package.
-    # By module: names that the package is to see instead of those there, if the module
-    # exists; why it is left empty, to be said when a name is asked of it; names to
-    # replace in it once it was executed.
+    # `replaced` has names that the package is to see in a module instead of, or besides,
+    # the module's own; it need not exist. `stubs` says why modules are left empty, to
+    # whoever asks a name of them. `patches` makes, of an executed module, names to
+    # replace in it.
     overlays = _overlays(replaced)
     own_builtins = vars(builtins) | {"__import__": _import_fn(overlays)}
     finder = _Finder(package, own_builtins, stubs, patches)

@@ -18,7 +18,7 @@ from lazyjax.typing import Activation
 class Call:
     """A primitive applied to earlier results of the same function."""
 
-    primitive: Any  # the primitive
+    primitive: Any
     params: tuple[tuple[str, Any], ...]  # its parameters, sorted by name
     # For each operand, the index of a result, or a constant.
     operands: tuple[int | np.generic, ...]
@@ -82,7 +82,7 @@ class Recognized:
 
     # A closed form of `lazyjax.infinite.duals`, or the function itself.
     activation: Activation
-    factor: float  # the constant
+    factor: float
 
 
 def recognize(phi: Elementwise, dtype: Any) -> Recognized:

@@ -71,7 +71,7 @@ class Weight:
 
     leaf: int  # number of the leaf
     entries: np.ndarray  # which of its entries stand where
-    scale: float  # the constant
+    scale: float
     is_trained: bool  # whether it is differentiated by
 
 
@@ -89,11 +89,11 @@ class View:
 class Hidden:
     """A random value: units that are independent of each other and alike."""
 
-    axes: Axes  # its axes
-    # Registers and coefficients of which it is the sum; or.
+    axes: Axes
+    # Registers and coefficients of which it is the sum, if it is not:
     terms: tuple[tuple[int, float], ...] = ()
-    phi: Elementwise | None = None  # the elementwise function of
-    source: int = -1  # this Gaussian register which it is
+    phi: Elementwise | None = None  # an elementwise function
+    source: int = -1  # of this Gaussian register
     view: View | None = None  # what it is a selection of, if it is nothing more
 
 

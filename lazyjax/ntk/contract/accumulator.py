@@ -34,10 +34,10 @@ class Contraction:
 
     arrangement: Arrangement  # that of the accumulator
     is_symmetric: bool  # whether the second batch is the first
-    precision: Precision  # precision of all products
-    num_rows: int  # number of examples of the first batch
-    num_columns: int  # number of examples of the second batch
-    num_cotangents: int  # number of cotangents
+    precision: Precision  # of all products
+    num_rows: int  # examples of the first batch
+    num_columns: int  # examples of the second batch
+    num_cotangents: int  # for each example
 
     @property
     def rows_per_example(self) -> int:

@@ -20,7 +20,7 @@ from lazyjax.ntk.trace.windows import Windows
 class Factor:
     """Canonical cotangents `(n, s, g, p, o)` and operand `(n, g, p, i)` of a root."""
 
-    shape: Shape  # sizes
+    shape: Shape
     delta: Array  # cotangents
     # Operand, or a function that returns it; `None` if it is one everywhere.
     operand: Array | Callable[[], Array] | None

@@ -106,8 +106,7 @@ def refuse_interaction(
 ) -> Bool[Array, ""] | None:
     """Refuse a network whose rows interact; where values are traced, whether they do."""
     # If a quick excess is above 1, rows are compared again: in float64, or, where values
-    # are traced, with more allowance for rounding. There is no answer if they do not
-    # interact.
+    # are traced, with more allowance for rounding. `None` if they do not interact.
     is_double = _is_double(apply_fn, params, x1)
     try:
         is_suspect = float(excess) > 1

@@ -73,9 +73,9 @@ class ExampleStep:
     evaluate: Callable[..., tuple[Array, ...]]  # the equation as a function
     inputs: tuple[Ref, ...]  # operands
     outputs: tuple[int, ...]  # numbers of the example values made
-    # Perturbations whose perturbation is added to an operand, by position.
+    # Perturbations that are added to an operand, by position.
     perturbed: Mapping[int, int] = dataclasses.field(default_factory=dict)
-    # Perturbation whose perturbation is added to the first output.
+    # The one that is added to the first output.
     perturbation: int | None = None
     # Positions of operands to be kept, with the number of each record.
     recorded: Mapping[int, int] = dataclasses.field(default_factory=dict)
