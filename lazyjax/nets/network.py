@@ -211,7 +211,11 @@ class SymmetrizedApply:
 
 
 def check_num_features(params: Params, x: Array) -> None:
-    """Check that flattened inputs have as many features as the first layer."""
+    """Check that flattened inputs have as many features as the first layer.
+
+    Raises:
+        ValueError: If they have not.
+    """
     expected = params["layer_1"]["kernel"].shape[0]
     if x.ndim < 1 or math.prod(x.shape[1:]) != expected:
         raise ValueError(
@@ -221,7 +225,11 @@ def check_num_features(params: Params, x: Array) -> None:
 
 
 def check_sequence(params: Params, x: Array) -> None:
-    """Check that inputs are sequences of as many features as the first layer reads."""
+    """Check that inputs are sequences of as many features as the first layer reads.
+
+    Raises:
+        ValueError: If they are not.
+    """
     expected = params["layer_1"]["kernel"].shape[0]
     if x.ndim != 3 or x.shape[-1] != expected:
         raise ValueError(
@@ -230,7 +238,11 @@ def check_sequence(params: Params, x: Array) -> None:
 
 
 def check_image(params: Params, x: Array) -> None:
-    """Check that inputs are images with as many channels as the first layer reads."""
+    """Check that inputs are images with as many channels as the first layer reads.
+
+    Raises:
+        ValueError: If they are not.
+    """
     *taps, channels, _ = params["layer_1"]["kernel"].shape
     if x.ndim != len(taps) + 2 or x.shape[-1] != channels:
         raise ValueError(

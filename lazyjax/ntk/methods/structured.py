@@ -11,7 +11,8 @@ from lazyjax.ntk.contract.accumulator import Arrangement, Contraction
 from lazyjax.ntk.contract.groups import SiteGroup, group_sites
 from lazyjax.ntk.contract.orders import Sizes
 from lazyjax.ntk.contract.sums import KernelSums, shared_products
-from lazyjax.ntk.requests.request import KernelRequest, Pairs, directions
+from lazyjax.ntk.outputs import Pairs, directions
+from lazyjax.ntk.requests.request import KernelRequest
 from lazyjax.ntk.trace.replay import factors, param_values
 from lazyjax.ntk.trace.sites import TracedNetwork
 from lazyjax.ntk.trace.tracer import trace_network

@@ -13,14 +13,19 @@ from lazyjax._checks import (
 )
 from lazyjax.callables.static import HashableCallable
 from lazyjax.jaxpr.dependence import depends
-from lazyjax.ntk.requests.request import check_outputs
+from lazyjax.ntk.outputs import check_outputs
 from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
 
 
 def check_arguments(
     apply_fn: ApplyFn, params: Params, x1: AnyArray, x2: AnyArray | None
 ) -> None:
-    """Check what can be told from the arguments alone."""
+    """Check what can be told from the arguments alone.
+
+    Raises:
+        TypeError: If `apply_fn` is not callable or a parameter is not floating point.
+        ValueError: If a batch is empty, not finite or of other features than the other.
+    """
     if not callable(apply_fn):
         raise TypeError(f"`apply_fn` must be callable; got {apply_fn!r}.")
     check_params("params", params)
@@ -33,10 +38,43 @@ def check_arguments(
 def check_network(
     apply_fn: ApplyFn, params: Params, x: Shaped[Array, "n *d"], outputs: Outputs
 ) -> None:
-    """Check what tracing `apply_fn` tells: once per program, not once per call."""
+    """Check what tracing `apply_fn` tells: once per program, not once per call.
+
+    Raises:
+        TypeError: If the output is not one real floating-point array.
+        ValueError: If the output is not `(n, k)` for any `n`, `outputs` does not fit it,
+            or it does not depend on `params`.
+    """
     f = jax.eval_shape(apply_fn, params, x)
     check_network_output(f, num_examples=x.shape[0])
     check_outputs(outputs, f.shape[1])
+    _check_single_row(apply_fn, params, x, f)
+
+
+def checked_output(
+    apply_fn: ApplyFn, params: Params, x: Shaped[Array, "n *d"], outputs: Outputs
+) -> jax.ShapeDtypeStruct:
+    """Check a network as `check_network`; a second call of a function traces nothing.
+
+    Returns:
+        The network's outputs, by shape.
+    """
+    return _traced_output.eval_shape(HashableCallable(apply_fn), outputs, params, x)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _traced_output(
+    apply_fn: ApplyFn, outputs: Outputs, params: Params, x: Array
+) -> Array:
+    apply_fn = jax.jit(apply_fn)
+    check_network(apply_fn, params, x, outputs)
+    return apply_fn(params, x)
+
+
+def _check_single_row(
+    apply_fn: ApplyFn, params: Params, x: Array, f: jax.ShapeDtypeStruct
+) -> None:
+    """Check that one row gives one, and that it depends on `params`."""
     row = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
     jaxpr = jax.make_jaxpr(apply_fn)(params, row)
     (result,) = jaxpr.out_avals
@@ -51,19 +89,3 @@ def check_network(
             "`apply_fn` must depend on `params`; its output does not change with any "
             "of them. Does it close over parameters of its own?"
         )
-
-
-def checked_output(
-    apply_fn: ApplyFn, params: Params, x: Shaped[Array, "n *d"], outputs: Outputs
-) -> jax.ShapeDtypeStruct:
-    """Outputs by shape, checked by `check_network`; a second call traces nothing."""
-    return _traced_output.eval_shape(HashableCallable(apply_fn), outputs, params, x)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _traced_output(
-    apply_fn: ApplyFn, outputs: Outputs, params: Params, x: Array
-) -> Array:
-    apply_fn = jax.jit(apply_fn)
-    check_network(apply_fn, params, x, outputs)
-    return apply_fn(params, x)

@@ -1,0 +1,67 @@
+r"""Forms of the kernel over pairs of outputs.
+
+Each form is a set of directions $c$ in output space, along which the Jacobian is taken,
+and a choice of pairs of directions: all ("full"), equal ones ("diagonal"), or the sum
+over equal ones ("trace", and the single direction of "pseudo" or of one class).
+"""
+
+from typing import Literal, NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from lazyjax._checks import check_choice
+from lazyjax.typing import Outputs
+
+Pairs = Literal["full", "diagonal", "trace"]
+
+
+class Directions(NamedTuple):
+    """Directions in output space, and the pairs of them that are wanted."""
+
+    cotangents: Float[Array, "c k"]
+    pairs: Pairs
+
+
+def check_outputs(outputs: Outputs, num_outputs: int) -> None:
+    """Check that `outputs` names a form of the kernel or a class.
+
+    Raises:
+        ValueError: If it is an unknown name or a class out of range.
+    """
+    if isinstance(outputs, int) and not isinstance(outputs, bool):
+        if not 0 <= outputs < num_outputs:
+            raise ValueError(
+                f"`outputs` as a class index must be in 0..{num_outputs - 1}, since "
+                f"the network has {num_outputs} outputs; got {outputs}."
+            )
+        return
+    check_choice("outputs", outputs, ("full", "diagonal", "trace", "pseudo"))
+
+
+def directions(outputs: Outputs, num_outputs: int, dtype: jnp.dtype) -> Directions:
+    r"""Directions whose kernel entries make up `outputs`.
+
+    Returns:
+        The $k$ unit vectors; for "pseudo" the vector $(1, \dots, 1)/\sqrt k$; for a class
+        its unit vector.
+    """
+    if outputs == "pseudo":
+        return Directions(jnp.full((1, num_outputs), num_outputs**-0.5, dtype), "trace")
+    if isinstance(outputs, int):
+        return Directions(
+            jnp.zeros((1, num_outputs), dtype).at[0, outputs].set(1), "trace"
+        )
+    # Computed by the program: as a constant they would be stored in it.
+    return Directions(jnp.eye(num_outputs, dtype=dtype), outputs)
+
+
+def symmetrized(
+    ntk: Float[Array, "n n *k"], outputs: Outputs
+) -> Float[Array, "n n *k"]:
+    """Mean of a kernel of one batch and its transpose: exactly symmetric."""
+    # Written to memory first: rounding must not differ between two fusions.
+    ntk = lax.optimization_barrier(ntk)
+    axes = (1, 0, 3, 2) if outputs == "full" else (1, 0, 2)[: ntk.ndim]
+    return (ntk + ntk.transpose(axes)) / 2
