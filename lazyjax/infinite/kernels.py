@@ -180,10 +180,10 @@ def checked_batches(
     x1: AnyArray, x2: AnyArray | None
 ) -> tuple[jax.Array, jax.Array | None]:
     """Both batches as arrays, if they can be inputs of one network."""
-    for name, x in (("x1", x1), ("x2", x2)):
-        if x is not None:
-            check_floating(name, x)
-            check_batch(name, x)
+    batches = {"x1": x1} if x2 is None else {"x1": x1, "x2": x2}
+    for name, x in batches.items():
+        check_floating(name, x)
+        check_batch(name, x)
     if x2 is None:
         return jnp.asarray(x1), None
     check_same_features("x1", x1, "x2", x2)
