@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array
 
 from lazyjax.jaxpr.equations import aval_of, called, evaluate, is_smooth, opened
+from lazyjax.jaxpr.registry import describe, primitive_of
 
 # More kinks and jumps than these are refused.
 MOST_BREAKS = 32
@@ -129,7 +130,7 @@ def _opened_up(jaxpr: Any, operands: Sequence[_Value]) -> _Seen:
 
 def _result(eqn: jex.JaxprEqn, debug_info: Any, operands: Sequence[_Value]) -> _Seen:
     varies = any(operand.varies for operand in operands)
-    branch_fn = _BRANCHES.get(eqn.primitive.name)
+    branch_fn = primitive_of(eqn).branch
     is_discrete = [not is_smooth(atom) for atom in eqn.outvars]
     if any(operand.array is None for operand in operands):
         if varies and (branch_fn is not None or any(is_discrete)):
@@ -164,7 +165,8 @@ def _extreme(eqn: jex.JaxprEqn, out: Array, x: Array) -> Array:
     return x == jnp.expand_dims(out, eqn.params["axes"])
 
 
-# What tells which branch a primitive takes, of those that make no integers.
+# What tells which branch a primitive takes: a function of its equation, its first result
+# and its operands.
 _BRANCHES: dict[str, Callable[..., Array]] = {
     "abs": lambda eqn, out, x: jnp.sign(x),
     "ceil": lambda eqn, out, x: out,
@@ -183,6 +185,8 @@ _BRANCHES: dict[str, Callable[..., Array]] = {
     "sign": lambda eqn, out, x: out,
     "sort": lambda eqn, out, x, *_: jnp.argsort(x, axis=eqn.params["dimension"]),
 }
+for _name, _branch in _BRANCHES.items():
+    describe(_name, branch=_branch)
 
 
 def _concrete(const: Any) -> Any | None:

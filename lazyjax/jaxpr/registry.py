@@ -33,6 +33,10 @@ class Primitive:
         entries: How entries of its operand become those of its results, unchanged:
             "permuted", "repeated" or "selected"; `None` if they are not.
         follows_dtype: Whether it computes in the dtype of its operands.
+        has_finite_derivative: Whether its derivative is finite wherever its value is,
+            unless it overflows.
+        branch: Which branch it takes where, see `lazyjax.activations.breakpoints`; not
+            of those that make integers.
         gradient: Form of the gradient by an operand, see `lazyjax.ntk.register_rule`.
         relabel: How labels of a result's axes become those of its operand's, see
             `lazyjax.ntk.trace.views`.
@@ -49,6 +53,8 @@ class Primitive:
     axis_action: AxisAction | None = None
     entries: Entries | None = None
     follows_dtype: bool = False
+    has_finite_derivative: bool = False
+    branch: Callable[..., Any] | None = None
     gradient: Callable[..., Any] | None = None
     relabel: Callable[..., Any] | None = None
     limit: Callable[..., Any] | None = None

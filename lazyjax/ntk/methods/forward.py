@@ -8,12 +8,13 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool
 
-from lazyjax.jaxpr.equations import primitives
+from lazyjax.jaxpr.equations import equations, primitives
+from lazyjax.jaxpr.registry import describe, primitive_of
 from lazyjax.typing import ApplyFn, Params
 
-# Primitives whose derivative is finite wherever their value is, unless it overflows. If a
-# network has no others and its value is finite, so is its forward derivative.
-_BOUNDED_NAMES = """
+# If a network has no other primitives and its value is finite, so is its forward
+# derivative.
+_HAVE_FINITE_DERIVATIVES = """
 abs add add_any and argmax argmin asinh atan broadcast_in_dim ceil clamp concatenate
 conv_general_dilated convert_element_type copy cos cosh cumlogsumexp cummax cummin cumsum
 div dot_general dynamic_slice dynamic_update_slice eq erf erfc exp exp2 expand_dims expm1
@@ -26,7 +27,7 @@ sub tan tanh transpose xor
 closed_call cond custom_jvp_call custom_vjp_call jit optimization_barrier pjit
 remat remat2 checkpoint scan while
 """
-_BOUNDED = frozenset(_BOUNDED_NAMES.split())
+describe(*_HAVE_FINITE_DERIVATIVES.split(), has_finite_derivative=True)
 # Primitive in place of the derivative that a `jax.custom_vjp` lacks; it cannot run.
 _FORBIDDEN = "custom_lin"
 
@@ -50,7 +51,7 @@ def tangent_outputs(
     of_params = lambda p: apply_fn(p, x)
     program = _forward_program(of_params, params, tangent)
     (tangents,) = jex.jaxpr_as_fun(program)(*jax.tree.leaves((params, tangent)))
-    if primitives(program) <= _BOUNDED:
+    if all(primitive_of(eqn).has_finite_derivative for eqn in equations(program)):
         return tangents
     return lax.cond(
         _is_any(~jnp.isfinite(tangents)),
