@@ -22,12 +22,12 @@ def panels(reach: int = REACH) -> np.ndarray:
 
 
 def split_panels(
-    places: Sequence[float], std: Float[Array, "*q"], reach: int = REACH
+    places: Sequence[float], std: Float[Array, "*q"]
 ) -> Float[Array, "ends *q"]:
     r"""Increasing ends of panels for functions of $\sigma g$, some at given places."""
-    base = panels(reach).reshape(-1, *(1,) * std.ndim)
+    base = panels().reshape(-1, *(1,) * std.ndim)
     base = jnp.broadcast_to(jnp.asarray(base, std.dtype), (len(base), *std.shape))
-    scaled = [standardized(place, std, reach)[None] for place in places if place]
+    scaled = [standardized(place, std, REACH)[None] for place in places if place]
     # Compiling a sort takes long: none for those at 0, which is an end already.
     return jnp.sort(jnp.concatenate([base, *scaled]), 0) if scaled else base
 
