@@ -10,6 +10,8 @@ from jaxtyping import Array, Float, Shaped
 
 from lazyjax._checks import check_at_least
 from lazyjax.callables.static import HashableCallable
+from lazyjax.linalg import gram_matrix
+from lazyjax.ntk.empirical import empirical_ntk
 from lazyjax.ntk.methods.forward import tangent_outputs
 from lazyjax.ntk.requests.row_check import check_row_independence, nan_if_interacting
 from lazyjax.ntk.requests.validate import check_arguments, checked_output
@@ -96,6 +98,14 @@ class NTKOperator:
         if v.shape != self.shape[1:]:
             raise ValueError(f"`v` must have shape {self.shape[1:]}; got {v.shape}.")
         return self(v.reshape(-1, self.num_outputs)).ravel()
+
+    def as_matrix(self) -> Float[Array, "n1k n2k"]:
+        """The matrix, formed as `gram_matrix(empirical_ntk(...))`."""
+        x2 = None if self.x2 is self.x1 else self.x2
+        kernel = empirical_ntk(
+            self.apply_fn, self.params, self.x1, x2, check_rows=False
+        )
+        return gram_matrix(kernel)
 
     def __matmul__(self, right: Float[AnyArray, "n2k *m"]) -> Float[Array, "n1k *m"]:
         """Product of the matrix with a vector, or with columns one after the other."""
