@@ -1,9 +1,11 @@
 """Reports of how far a computation has come, from the host or from a compiled program."""
 
+import collections
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +20,17 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from lazyjax._brief import brief
+
 # Called with the share of the work that is done, from 0 to 1, and what comes next.
 Progress: TypeAlias = Callable[[float, str], None]
 
 # Whom programs that run just now report to. A program is compiled once, so it holds a
 # number in place of the function.
-_LISTENERS: dict[int, Progress] = {}
+_LISTENERS: dict[int, "_Reporter"] = {}
 _NUMBERS = itertools.count()
+
+TIME = "time"  # the unit that has no speed
 
 
 class Listener(NamedTuple):
@@ -58,9 +64,16 @@ def progress_reporter(progress: bool | Progress, name: str) -> Iterator[Progress
 @contextmanager
 def _heard(progress: bool | Progress, name: str) -> Iterator[Progress | None]:
     """The function, or `None` if nobody would hear of it."""
+    if not (callable(progress) or isinstance(progress, bool)):
+        raise TypeError(
+            "`progress` must be True, False or a function of the share done and a "
+            f"message; got {brief(progress)}."
+        )
     console = Console(stderr=True)
     if callable(progress):
         yield progress
+    elif progress and console.is_jupyter:
+        yield _shown_in_notebook(name)
     elif not progress or not console.is_terminal:
         yield None
     else:
@@ -78,6 +91,22 @@ def _heard(progress: bool | Progress, name: str) -> Iterator[Progress | None]:
             yield lambda share, message: bar.update(
                 task, completed=share, description=message
             )
+
+
+def _shown_in_notebook(name: str) -> Progress:
+    """One line of output, which every report writes anew."""
+    from IPython.display import display
+
+    start = time.perf_counter()
+    handle: Any = display({"text/plain": name}, raw=True, display_id=True)
+
+    def show(share: float, message: str) -> None:
+        elapsed = time.perf_counter() - start
+        left = f", {elapsed * (1 / share - 1):.0f} s left" if 0 < share < 1 else ""
+        text = f"{name} {share:.0%} {message}, {elapsed:.0f} s{left}"
+        handle.update({"text/plain": text}, raw=True)
+
+    return show
 
 
 @contextmanager
@@ -99,30 +128,67 @@ def program_listener(
             yield None
             return
         number = next(_NUMBERS)
-        _LISTENERS[number] = report
+        _LISTENERS[number] = reporter = _Reporter(report)
         try:
             yield Listener(jnp.asarray(number, jnp.int32), jnp.asarray(total, float))
             jax.effects_barrier()
+            if reporter.error is not None:
+                raise reporter.error
             report(1.0, "done")
         finally:
             del _LISTENERS[number]
 
 
-def tell(listener: Listener | None, done: Real[Array, ""], unit: str) -> None:
+class _Reporter:
+    """What the host does with the reports of one program.
+
+    Attributes:
+        error: What the function raised that is reported to. It is not called again, and
+            the error raised once the program is over, which cannot be stopped.
+    """
+
+    def __init__(self, report: Progress) -> None:
+        self._report = report
+        self._recent = collections.deque[tuple[float, float]](maxlen=10)
+        self.error: Exception | None = None
+
+    def __call__(
+        self, done: float, total: float, unit: str, metrics: dict[str, float]
+    ) -> None:
+        """Report what is done, numbers by name, and the speed over the last ten calls."""
+        if self.error is not None:
+            return
+        now = time.perf_counter()
+        self._recent.append((done, now))
+        first_done, first_time = self._recent[0]
+        parts = [f"{unit} {done:.10g} of {total:.10g}"]
+        parts += [f"{name} {value:.3g}" for name, value in metrics.items()]
+        if done > first_done and now > first_time and unit != TIME:
+            parts.append(f"{(done - first_done) / (now - first_time):.3g} {unit}s/s")
+        try:
+            self._report(done / total if total else 1.0, ", ".join(parts))
+        except Exception as error:
+            self.error = error
+
+
+def tell(
+    listener: Listener | None, done: Real[Array, ""], unit: str, **metrics: Array
+) -> None:
     """Report from inside a compiled program; it changes no number.
 
     Args:
         listener: From `program_listener`.
         done: Steps, or time, that are behind.
         unit: What `done` counts, such as "step".
+        **metrics: Numbers that are shown beside it, by name.
     """
     if listener is None:
         return
 
-    def report(number: Array, done: Array, total: Array) -> None:
+    def report(number: Array, done: Array, total: Array, metrics: Any) -> None:
         to = _LISTENERS.get(int(number))
         if to is not None:  # else the call that it belonged to is over
-            share = float(done) / float(total) if total else 1.0
-            to(share, f"{unit} {done:g} of {total:g}")
+            numbers = {name: float(value) for name, value in metrics.items()}
+            to(float(done), float(total), unit, numbers)
 
-    jax.debug.callback(report, listener.number, done, listener.total)
+    jax.debug.callback(report, listener.number, done, listener.total, metrics)

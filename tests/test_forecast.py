@@ -1,6 +1,7 @@
 """Forecasts against theory's published numbers, and against what happens."""
 
 import itertools
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -125,7 +126,7 @@ def test_ridges_of_a_population_are_those_of_the_equations(x64, ridge):
 
 
 def _digits():
-    data = load_digits()
+    data: Any = load_digits()
     x = data.data / np.linalg.norm(data.data, axis=1, keepdims=True) * 8
     y = np.eye(10)[data.target] - 0.1
     architecture = lazyjax.Architecture(depth=2, w_std=2**0.5, b_std=0.1)

@@ -225,7 +225,11 @@ def test_bad_arguments_are_named():
         ((lambda x: x,), {}, "`model` must be an Equinox module; got .* function"),
         ((model,), {}, "`state` must be given: `model` has layers with a state"),
         ((Model(),), {"filter_spec": False}, "`filter_spec` must select at least one"),
-        ((Model(),), {"filter_spec": eqx.is_array}, "`model.shift` must be a floating"),
+        (
+            (Model(),),
+            {"filter_spec": eqx.is_array},
+            "`model.shift` must be a real floating",
+        ),
     ]:
         with pytest.raises((TypeError, ValueError), match=message):
             from_equinox(*args, **kwargs)
@@ -236,7 +240,9 @@ def test_bad_arguments_are_named():
 
 def test_complex_parameter_is_named():
     model = eqx.nn.Linear(3, 2, dtype=jnp.complex64, key=jax.random.key(0))
-    with pytest.raises(TypeError, match=r"`model.weight` must be a float.* complex64"):
+    with pytest.raises(
+        TypeError, match=r"`model.weight` must be a real float.* complex64"
+    ):
         from_equinox(model)
 
 

@@ -287,7 +287,7 @@ def bad_linen():
             from_linen,
             (module, complexes),
             {},
-            r"`variables\[\"params\"\]\['a'\]\['w'\]` must be a floating.*complex64",
+            r"`variables\[\"params\"\]\['a'\]\['w'\]` must be a real floating.*complex64",
         ),
         (
             from_linen,

@@ -420,7 +420,7 @@ def relu_ntk(x: np.ndarray) -> np.ndarray:
 
 
 def test_digits_are_learned_in_single_precision_as_in_double():
-    x, labels = load_digits(return_X_y=True)
+    x, labels = map(np.asarray, load_digits(return_X_y=True))
     num_train, num_test = 1400, 397
     ntk = relu_ntk(x / 16).astype(np.float32)
     y = np.eye(10, dtype=np.float32)[labels[:num_train]]

@@ -370,7 +370,7 @@ def test_equal_inputs_with_different_targets_keep_the_loss_they_must():
             ValueError,
             "`learning_rates` must be one or more",
         ),
-        ({"key": 0}, TypeError, "`key` must come from `jax.random.key`"),
+        ({"key": 0}, TypeError, "`key` must be a random key"),
         ({"optimizer": optax.sgd(0.1)}, TypeError, "`optimizer` must be a function"),
         ({"num_steps": -1}, ValueError, "`num_steps` must be at least 0"),
         ({"observe": observers.ntk}, TypeError, "`observe` must be a sequence"),

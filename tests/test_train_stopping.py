@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from lazyjax.dynamics import observers, train
-from lazyjax.dynamics.training import checkpoint as _checkpoint
+from lazyjax.dynamics.training import segments as _segments
 from tests.helpers import two_layer
 from tests.helpers.compare import assert_close
 
@@ -268,7 +268,7 @@ def test_an_interrupted_run_goes_on_to_the_same_result_bit_for_bit(
 ):
     whole = kept_run(tmp_path / "whole")
     done = []
-    run_segment = _checkpoint.run_segment
+    run_segment = _segments.run_segment
 
     def interrupted(*args, **kwargs):
         if len(done) == 2:
@@ -277,7 +277,7 @@ def test_an_interrupted_run_goes_on_to_the_same_result_bit_for_bit(
         return run_segment(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_checkpoint, "run_segment", interrupted)
+        patch.setattr(_segments, "run_segment", interrupted)
         with pytest.raises(Interrupted):
             kept_run(tmp_path / "broken")
     resumed = kept_run(tmp_path / "broken")

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, Shaped
 
 from lazyjax import spectrum
+from lazyjax._brief import brief
 from lazyjax._checks import check_batch
 from lazyjax.dynamics.snapshot import Observer as Observer, Snapshot as Snapshot
 from lazyjax.linalg import eigvalsh, frobenius_norm, singular_values
@@ -200,7 +201,7 @@ def activation_stability(
     """
     if not callable(pre_activations_fn):
         raise TypeError(
-            f"`pre_activations_fn` must be callable; got {pre_activations_fn!r}."
+            f"`pre_activations_fn` must be callable; got {brief(pre_activations_fn)}."
         )
     return _ActivationStability(pre_activations_fn)
 
@@ -262,7 +263,7 @@ def on_inputs(
         [3.0, 4.0]
     """
     if not callable(observer):
-        raise TypeError(f"`observer` must be callable; got {observer!r}.")
+        raise TypeError(f"`observer` must be callable; got {brief(observer)}.")
     check_batch("x", x)
     return _OnInputs(observer, x, y)
 

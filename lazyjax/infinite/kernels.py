@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from lazyjax._brief import brief
 from lazyjax._checks import (
     check_at_least,
     check_batch,
@@ -104,12 +105,12 @@ def infinite_ntk(
                 "`width` must be given: the kernel of a 'standard' network grows with "
                 "its width. For a limit, use parameterization 'ntk'."
             )
-        check_at_least("width", width, 1)
+        check_at_least("width", width, 1, 2**63)
     elif width is not None:
         raise ValueError(
             "`width` must not be given: the kernel of a "
             f"{architecture.parameterization!r} network does not depend on the width; "
-            f"got {width!r}."
+            f"got {brief(width)}."
         )
     return _kernel(architecture, x1, x2, width, memory, of="ntk")
 

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Shaped
 
-from lazyjax._checks import check_at_least
+from lazyjax._brief import summary
+from lazyjax._checks import check_at_least, check_flag
 from lazyjax.callables.static import HashableCallable
+from lazyjax.jaxpr.convolutions import with_quick_convolutions
 from lazyjax.linalg import gram_matrix
 from lazyjax.ntk.empirical import empirical_ntk
 from lazyjax.ntk.methods.forward import tangent_outputs
@@ -49,6 +51,11 @@ class NTKOperator:
     num_outputs: int
     dtype: jnp.dtype
     batch_size: int | None
+
+    def __repr__(self) -> str:
+        return summary(
+            self, shape=self.shape, dtype=self.dtype.name, params=self.params
+        )
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -148,7 +155,7 @@ class NTKOperator:
         return rows[:num_whole].reshape(-1, size, *rows.shape[1:]), rows[num_whole:]
 
 
-_compiled_product = jax.jit(NTKOperator._product)
+_compiled_product = jax.jit(with_quick_convolutions(NTKOperator._product))
 
 
 def ntk_operator(
@@ -196,6 +203,7 @@ def ntk_operator(
         products; section numbers not checked).
     """
     check_arguments(apply_fn, params, x1, x2)
+    check_flag("check_rows", check_rows)
     if batch_size is not None:
         check_at_least("batch_size", batch_size, 1)
     x1, x2 = jnp.asarray(x1), None if x2 is None else jnp.asarray(x2)

@@ -132,6 +132,9 @@ class Execution:
             math.ceil(per_device / self._num_workers),
             (self.chunk_size or sys.maxsize) // self._least,
         )
+        if is_cpu and self.ensemble.networks[width].architecture.is_convolutional:
+            # Side by side, members are groups of each convolution, which is slower.
+            largest = 1
         num_chunks = math.ceil(per_device / max(1, largest))
         return math.ceil(per_device / num_chunks) * self._least
 

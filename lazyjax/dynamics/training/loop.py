@@ -2,15 +2,17 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from lazyjax.dynamics.snapshot import Observer, Snapshot
+from lazyjax.jaxpr.convolutions import with_quick_convolutions
 from lazyjax.progress import Listener, tell
 from lazyjax.typing import ApplyFn, LossFn, Params
 
@@ -121,6 +123,7 @@ def initial_state(problem: Problem, *, settings: Settings) -> State:
 
 
 @functools.partial(jax.jit, static_argnames=("settings", "sees_start", "sees_end"))
+@with_quick_convolutions
 def run_segment(
     problem: Problem,
     state: State | None,
@@ -130,9 +133,10 @@ def run_segment(
     settings: Settings,
     sees_start: bool,
     sees_end: bool,
+    length: Int[Array, ""] | None = None,
     listener: Listener | None = None,
 ) -> Segment:
-    """Run of `settings.num_steps` steps from `start`.
+    """Run of `settings.num_steps` steps from `start`, or fewer.
 
     Args:
         problem: Constants of the run.
@@ -142,6 +146,7 @@ def run_segment(
         settings: What is compiled.
         sees_start: Whether `start` is one of those steps; only allowed at step 0.
         sees_end: Whether the last step is.
+        length: Number of steps; `None` means all. Losses beyond are of no meaning.
         listener: Whom to report to, about a hundred times.
 
     Returns:
@@ -149,7 +154,7 @@ def run_segment(
     """
     before = initial_state(problem, settings=settings) if state is None else state
     num_steps = settings.num_steps
-    end = start + num_steps
+    end = start + (num_steps if length is None else length)
     optimizer = optax.with_extra_args_support(settings.optimizer)
     batches = _Batches(problem, settings)
 
@@ -181,15 +186,20 @@ def run_segment(
         body = lambda at: (at[0] + 1, update(*at))
         return jax.lax.while_loop(goes_on, body, (first, carry))[1]
 
+    def on_segment(step: Array, metrics: dict[str, Array]) -> None:
+        """Called about a hundred times, between updates, by steps that are behind."""
+        tell(listener, step, "step", **jax.tree.map(_mean_of_runs, metrics))
+
     def advance(first: Array, last: Array, carry: _Carry) -> _Carry:
         if listener is None:
             return advance_silently(first, last, carry)
+        size = jnp.maximum(1, listener.total.astype(jnp.int32) // 100)
 
         # Reports stand between loops, not in them, lest updates be compiled otherwise.
         def stretch(at: tuple[Array, _Carry]) -> tuple[Array, _Carry]:
-            stop = jnp.minimum(at[0] + max(1, num_steps // 100), last)
+            stop = jnp.minimum(at[0] + size, last)
             carry = advance_silently(at[0], stop, at[1])
-            tell(listener, stop, "step")
+            on_segment(stop, {"loss": carry.losses[stop - start - 1]})
             return stop, carry
 
         return jax.lax.while_loop(lambda at: at[0] < last, stretch, (first, carry))[1]
@@ -205,7 +215,8 @@ def run_segment(
     carry = _Carry(before, losses, order)
     observations: dict[str, Any] = {}
     is_unobserved = not settings.observers or not observed_at.size
-    if is_unobserved and not settings.stops_early and listener is None:
+    is_silent = not settings.stops_early and listener is None
+    if is_unobserved and is_silent and length is None:
         # A known number of steps, through which gradients can be taken.
         bounds = np.int32(0), np.int32(num_steps)
         carry = jax.lax.fori_loop(*bounds, lambda i, c: update(start + i, c), carry)
@@ -244,7 +255,7 @@ def run_segment(
     state = state.after(problem, end, loss)
     steps = start + jnp.arange(num_steps + 1, dtype=jnp.int32)
     is_over = (state.stopped_at >= 0) & (steps > state.stopped_at)
-    losses = jnp.where(is_over, state.stopped_loss, losses.at[num_steps].set(loss))
+    losses = jnp.where(is_over, state.stopped_loss, losses.at[end - start].set(loss))
     return Segment(state, losses, observations)
 
 
@@ -295,16 +306,21 @@ class _Batches:
         return lambda params: settings.loss_fn(settings.apply_fn(params, x), y)
 
 
-@jax.custom_batching.custom_vmap
-def _in_all_runs(condition: Bool[Array, ""]) -> Bool[Array, ""]:
-    """Whether `condition` holds in all runs that are mapped: one number for all."""
-    # A loop with one condition stays one loop, whose buffers are not copied each step.
-    return condition
+def _over_runs(reduce: Callable[..., Array]) -> Callable[[Array], Array]:
+    """A number of all runs that are mapped, made of one of each; of one run, its own."""
+
+    @jax.custom_batching.custom_vmap
+    def over_runs(value: Array) -> Array:
+        return value
+
+    @over_runs.def_vmap
+    def _(axis_size: int, in_batched: list[bool], value: Array) -> tuple[Array, bool]:
+        del axis_size, in_batched
+        return over_runs(reduce(value, axis=0)), False
+
+    return over_runs
 
 
-@_in_all_runs.def_vmap
-def _(
-    axis_size: int, in_batched: list[bool], condition: Array
-) -> tuple[Bool[Array, ""], bool]:
-    del axis_size, in_batched
-    return _in_all_runs(jnp.all(condition, axis=0)), False
+# A loop with one condition stays one loop, whose buffers are not copied each step.
+_in_all_runs = _over_runs(jnp.all)
+_mean_of_runs = _over_runs(jnp.mean)

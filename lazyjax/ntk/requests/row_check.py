@@ -18,6 +18,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Shaped
 
 from lazyjax.callables.static import HashableCallable, Identity
+from lazyjax.jaxpr.convolutions import with_quick_convolutions
 from lazyjax.jaxpr.equations import primitives
 from lazyjax.jaxpr.rows.independence import rows_are_independent
 from lazyjax.jaxpr.widened import evaluate_at_least
@@ -173,7 +174,9 @@ def measured_excess(
     return excess
 
 
-_compiled_measured = jax.jit(measured_excess, static_argnums=(0, 4, 5))
+_compiled_measured = jax.jit(
+    with_quick_convolutions(measured_excess), static_argnums=(0, 4, 5)
+)
 
 
 def _excess(
