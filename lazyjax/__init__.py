@@ -18,7 +18,9 @@ if _typing.TYPE_CHECKING:
 else:
     from lazyjax._renamed import deprecated_names as _deprecated_names
 
-    _deprecated = _deprecated_names(__name__, {"linearized": "lazyjax.linear_dynamics"})
+    _deprecated = _deprecated_names(
+        __name__, {"linearized": "lazyjax.linear_dynamics"}, stacklevel=3
+    )
 
     # Not for type checkers, which would take any name to be there.
     def __getattr__(name):

@@ -8,16 +8,9 @@ from collections.abc import Callable, Mapping
 def deprecated_names(
     module: str, targets: Mapping[str, str], *, stacklevel: int = 2
 ) -> Callable[[str], object]:
-    """Function for a module's `__getattr__` that serves its former names.
-
-    Args:
-        module: Name of the module.
-        targets: Full path of what each former name stands for now.
-        stacklevel: 2 if the function is `__getattr__` itself, 3 if that calls it.
-
-    Returns:
-        The function; it warns of every use.
-    """
+    """Function for a module's `__getattr__` that serves its former names, and warns."""
+    # Targets are full paths, by former name. The level is 3 if `__getattr__` is not the
+    # function itself but calls it.
 
     def getattr_of_module(name: str) -> object:
         target = targets.get(name)

@@ -34,27 +34,14 @@ def tree_add(tree1: Params, tree2: Params) -> Params:
 
 
 def leaf_paths(tree: Params) -> list[str]:
-    """Path of each leaf of `tree`, its parts joined by slashes: `layer_1/kernel`.
-
-    Args:
-        tree: Any pytree.
-
-    Returns:
-        One path for each leaf, no two alike; see `path_names`.
-    """
+    """Path of each leaf of `tree`, as `layer_1/kernel`; no two are alike."""
     return path_names([keys for keys, _ in jax.tree_util.tree_leaves_with_path(tree)])
 
 
 def path_names(paths: Sequence[tuple]) -> list[str]:
-    """Names of different paths in a tree, no two alike.
-
-    Args:
-        paths: Paths as JAX has them, a key for each part.
-
-    Returns:
-        The parts joined by slashes; or, where names contain slashes and several paths
-        would read the same, each as it is written in Python: `['layer/1']['kernel']`.
-    """
+    """Names of different paths in a tree, their parts joined by slashes."""
+    # Where names contain slashes and several paths would read the same, each is as it is
+    # written in Python: `['layer/1']['kernel']`.
     names = [jax.tree_util.keystr(p, simple=True, separator="/") for p in paths]
     times = Counter(names)
     return [

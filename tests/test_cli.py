@@ -259,3 +259,36 @@ def test_sweep_refuses_what_is_no_list_of_numbers(option, tmp_path, monkeypatch)
     assert result.exit_code == 2
     assert f"{option}: must be numbers with commas between them" in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_forecasts_and_spectra_are_printed_and_drawn(tmp_path):
+    picture = tmp_path / "curve.png"
+    result = call("forecast", "--num-train", 60, "--sizes", "10,30", "--out", picture)
+    assert result.exit_code == 0, result.output
+    rows = [line.split("│")[1:3] for line in result.stdout.splitlines() if "│" in line]
+    errors = {int(size): float(error) for size, error in rows}
+    assert 0.3 < errors[30] < errors[10] < 1.2
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    result = call("spectrum", "--num-train", 40)
+    assert result.exit_code == 0, result.output
+    assert "zero to rounding" in result.stdout
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["forecast", "--num-train", 20, "--sizes", "20"], "from 1 to 19"),
+        (["forecast", "--sizes", "many"], "must be numbers"),
+        (["forecast", "--out", "curve.jpg"], "must end in .png"),
+        (["spectrum", "--data", "nowhere.npz"], "cannot be read"),
+        (["spectrum", "--out", "no/folder/a.jpg"], "must end in .png"),
+    ],
+)
+def test_forecasts_and_spectra_refuse_misuse(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = call(*arguments)
+    assert result.exit_code == 2
+    assert message in words(result)
+    assert result.stdout == ""
+    assert list(tmp_path.iterdir()) == []

@@ -33,10 +33,12 @@ MODULES = [
     "certify",
     "data",
     "dynamics",
+    "forecast",
     "infinite",
     "laziness",
     "linalg",
     "nets",
+    "spectrum",
     "sweeps",
 ]
 

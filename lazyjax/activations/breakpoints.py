@@ -10,13 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from lazyjax.jaxpr.equations import (
-    aval_of,
-    called,
-    evaluate,
-    is_smooth,
-    opened,
-)
+from lazyjax.jaxpr.equations import aval_of, called, evaluate, is_smooth, opened
+from lazyjax.jaxpr.registry import describe, primitive_of
 
 # More kinks and jumps than these are refused.
 MOST_BREAKS = 32
@@ -31,25 +26,12 @@ class TooManyBreaksError(ValueError):
 
 
 def breaks(fn: Callable[[Array], Array], dtype: Any) -> tuple[float, ...]:
-    """Places of kinks and jumps of a function, as far out as a million.
-
-    Its comparisons, roundings, maxima and the like, and all its integers, are watched
-    on a grid, and changes are located by bisection to the last bit. So there may be a
-    kink or jump at each of the places; between them the function is one formula. A
-    branch that is taken between two points of the grid only (some 0.01 apart) is found
-    if some value of the program passes 0 there.
-
-    Args:
-        fn: Elementwise function of one array.
-        dtype: Of its argument.
-
-    Returns:
-        The places, increasing.
-
-    Raises:
-        TooManyBreaksError: If there are too many.
-        ValueError: If they depend on traced values.
-    """
+    """Increasing places of kinks and jumps of a function, as far out as a million."""
+    # Its comparisons, roundings, maxima and the like, and all its integers, are watched
+    # on a grid, and changes are located by bisection to the last bit. So there may be a
+    # kink or jump at each of the places; between them the function is one formula. A
+    # branch that is taken between two points of the grid only (some 0.01 apart) is found
+    # if some value of the program passes 0 there.
     watch = _Watch(fn, dtype)
     if not watch.num_branches:
         return ()
@@ -58,21 +40,9 @@ def breaks(fn: Callable[[Array], Array], dtype: Any) -> tuple[float, ...]:
 
 
 def marks(fn: Callable[[Array], Array], dtype: Any) -> tuple[float, ...]:
-    """Places where a value inside the program of a function passes 0.
-
-    There it may vary fast without a kink: narrow bumps, steep steps, singularities.
-
-    Args:
-        fn: Elementwise function of one array.
-        dtype: Of its argument.
-
-    Returns:
-        The places, increasing, but for values that pass 0 more often than `MOST_BREAKS`
-        times.
-
-    Raises:
-        ValueError: If kinks or jumps depend on traced values.
-    """
+    """Increasing places where a value inside the program of a function passes 0."""
+    # There it may vary fast without a kink: narrow bumps, steep steps, singularities.
+    # Values that pass 0 more often than `MOST_BREAKS` times are left out.
     return _marks(_Watch(fn, dtype))
 
 
@@ -121,15 +91,10 @@ _Seen: TypeAlias = Generator[tuple[_Kind, Array], None, list["_Value"]]
 
 @dataclasses.dataclass(frozen=True)
 class _Value:
-    """A value of the program; None if it is a traced one.
-
-    Attributes:
-        array: The value.
-        varies: Whether it depends on the argument.
-    """
+    """A value of the program; None if it is a traced one."""
 
     array: Any
-    varies: bool
+    varies: bool  # whether it depends on the argument
 
 
 def _observed(
@@ -165,7 +130,7 @@ def _opened_up(jaxpr: Any, operands: Sequence[_Value]) -> _Seen:
 
 def _result(eqn: jex.JaxprEqn, debug_info: Any, operands: Sequence[_Value]) -> _Seen:
     varies = any(operand.varies for operand in operands)
-    branch_fn = _BRANCHES.get(eqn.primitive.name)
+    branch_fn = primitive_of(eqn).branch
     is_discrete = [not is_smooth(atom) for atom in eqn.outvars]
     if any(operand.array is None for operand in operands):
         if varies and (branch_fn is not None or any(is_discrete)):
@@ -200,7 +165,8 @@ def _extreme(eqn: jex.JaxprEqn, out: Array, x: Array) -> Array:
     return x == jnp.expand_dims(out, eqn.params["axes"])
 
 
-# What tells which branch a primitive takes, of those that make no integers.
+# What tells which branch a primitive takes: a function of its equation, its first result
+# and its operands.
 _BRANCHES: dict[str, Callable[..., Array]] = {
     "abs": lambda eqn, out, x: jnp.sign(x),
     "ceil": lambda eqn, out, x: out,
@@ -219,6 +185,8 @@ _BRANCHES: dict[str, Callable[..., Array]] = {
     "sign": lambda eqn, out, x: out,
     "sort": lambda eqn, out, x, *_: jnp.argsort(x, axis=eqn.params["dimension"]),
 }
+for _name, _branch in _BRANCHES.items():
+    describe(_name, branch=_branch)
 
 
 def _concrete(const: Any) -> Any | None:
@@ -245,19 +213,9 @@ def _grid(centres: Sequence[float], dtype: Any) -> np.ndarray:
 def _changes(
     watch: Callable[[np.ndarray], np.ndarray], grid: np.ndarray, limit: int | None
 ) -> tuple[float, ...]:
-    """Places where what `watch` sees is not the same on both sides.
-
-    Args:
-        watch: Rows of numbers, one for each point.
-        grid: Where to look first.
-        limit: Most places, or None to look away from what changes too often.
-
-    Returns:
-        The places, increasing.
-
-    Raises:
-        TooManyBreaksError: If there are more than `limit`.
-    """
+    """Increasing places where what `watch` sees is not the same on both sides."""
+    # Beyond `limit` places there is an error; without a limit, what changes too often
+    # is looked away from.
     rows = watch(grid)
     if limit is None:
         columns = np.sum(rows[1:] != rows[:-1], axis=0) <= MOST_BREAKS

@@ -46,27 +46,17 @@ def correlation(
 def root_and_covariance(
     q11: Array, q12: Array, q22: Array, scale: int
 ) -> tuple[Array, Array]:
-    r"""$\sqrt{\det(1 + s Q)}$ for the covariance matrix $Q$, and its clipped $q_{12}$.
-
-    The determinant is at least 1: no singularity anywhere.
-
-    Returns:
-        The two.
-    """
+    r"""$\sqrt{\det(1 + s Q)} \ge 1$ for covariances $Q$, and clipped $q_{12}$."""
     rho, product = correlation(q11, q12, q22)
     left = product**2 * (1 - rho) * (1 + rho)
     return jnp.sqrt(1 + scale * (q11 + q22) + scale**2 * left), rho * product
 
 
 def share_and_sine(rho: Array) -> tuple[Array, Array]:
-    r"""Share $1 - \theta / \pi$ of the plane where two signs agree, and $\sin\theta$.
-
-    With $s = (1 - |\rho|) / 2$, $\theta$ or its supplement is $2\arcsin\sqrt s$: one
-    polynomial, some forty times as fast on a CPU as `jnp.arccos`.
-
-    Returns:
-        The two, for $\theta = \arccos \rho$.
-    """
+    r"""$1 - \theta / \pi$, the share where two signs agree, and $\sin\theta$."""
+    # With s = (1 - |rho|) / 2, theta = arccos(rho) or its supplement is 2
+    # arcsin(sqrt(s)): one polynomial, some forty times as fast on a CPU as
+    # `jnp.arccos`.
     is_acute = rho > 0
     s = (1 - jnp.where(is_acute, rho, -rho)) / 2
     root = safe_sqrt(s)
@@ -76,14 +66,9 @@ def share_and_sine(rho: Array) -> tuple[Array, Array]:
 
 
 def arctan2(y: Array, x: Array) -> Array:
-    r"""Angle of $(x, y) \ne 0$, as `jnp.arctan2`, which a CPU does not vectorize.
-
-    With $s \le 1/2$ the smaller of $x^2, y^2$ over their sum, it is $\arcsin\sqrt s$ up
-    to reflections.
-
-    Returns:
-        The angle.
-    """
+    r"""Angle of $(x, y) \ne 0$, as `jnp.arctan2`, which a CPU does not vectorize."""
+    # With s <= 1/2 the smaller of x^2 and y^2 over their sum, it is arcsin(sqrt(s)) up
+    # to reflections.
     is_steep = jnp.abs(y) > jnp.abs(x)
     smaller = jnp.where(is_steep, x, y)
     total_sq = jnp.square(x) + jnp.square(y)
@@ -100,13 +85,8 @@ def _num_terms(dtype: jnp.dtype) -> int:
 
 @functools.cache
 def _arcsine(num_terms: int) -> tuple[float, ...]:
-    r"""Coefficients of $\arcsin(\sqrt s) / \sqrt s$ on [0, 1/2], by Chebyshev nodes.
-
-    The error is about $(3 + \sqrt 8)^{-n}$ for $n$ terms: the nearest singularity is 1.
-
-    Returns:
-        Coefficients, increasing.
-    """
+    r"""Coefficients of $\arcsin(\sqrt s) / \sqrt s$ on [0, 1/2], by Chebyshev nodes."""
+    # The error is about (3 + sqrt(8))^-n for n terms: the nearest singularity is 1.
 
     def fn(t: np.ndarray) -> np.ndarray:
         root = np.sqrt(np.maximum((1 + t) / 4, 1e-30))

@@ -83,14 +83,9 @@ class RectifiedPower:
 
 @functools.cache
 def _arc_cosine(a: int, b: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    r"""Polynomials in $2\pi E[u_+^a v_+^b] = P(\rho)\sin\theta + Q(\rho)(\pi - \theta)$.
-
-    By Stein's lemma for unit variances, $a + b$ even; $u_+^0$ is the step function,
-    whose derivative, a point mass, gives the last case.
-
-    Returns:
-        Coefficients of the two, increasing.
-    """
+    r"""$P$, $Q$ of $2\pi E[u_+^a v_+^b] = P(\rho)\sin\theta + Q(\rho)(\pi - \theta)$."""
+    # By Stein's lemma for unit variances, a + b even; u_+^0 is the step function, whose
+    # derivative, a point mass, gives the last case.
     if a > b:
         return _arc_cosine(b, a)
     if b == 0:

@@ -22,21 +22,12 @@ def panels(reach: int = REACH) -> np.ndarray:
 
 
 def split_panels(
-    places: Sequence[float], std: Float[Array, "*q"], reach: int = REACH
+    places: Sequence[float], std: Float[Array, "*q"]
 ) -> Float[Array, "ends *q"]:
-    r"""Ends of panels for functions of $\sigma g$, some of them at given places.
-
-    Args:
-        places: Values of $\sigma g$.
-        std: Standard deviation $\sigma \ge 0$.
-        reach: End of the last panel.
-
-    Returns:
-        The ends, increasing along the leading axis, for each standard deviation.
-    """
-    base = panels(reach).reshape(-1, *(1,) * std.ndim)
+    r"""Increasing ends of panels for functions of $\sigma g$, some at given places."""
+    base = panels().reshape(-1, *(1,) * std.ndim)
     base = jnp.broadcast_to(jnp.asarray(base, std.dtype), (len(base), *std.shape))
-    scaled = [standardized(place, std, reach)[None] for place in places if place]
+    scaled = [standardized(place, std, REACH)[None] for place in places if place]
     # Compiling a sort takes long: none for those at 0, which is an end already.
     return jnp.sort(jnp.concatenate([base, *scaled]), 0) if scaled else base
 
@@ -53,15 +44,7 @@ def standardized(
 def gauss_legendre(
     ends: Float[AnyArray, "ends *q"], num_nodes: int = _NODES_PER_PANEL
 ) -> tuple[Any, Any]:
-    """Nodes and Gaussian weights of composite Gauss–Legendre rules.
-
-    Args:
-        ends: Ends of panels, increasing along the leading axis.
-        num_nodes: Nodes in each panel.
-
-    Returns:
-        The nodes, increasing, and their weights: arrays of NumPy or JAX, as `ends` is.
-    """
+    """Nodes and Gaussian weights of composite Gauss–Legendre rules, between `ends`."""
     xp: Any = np if isinstance(ends, np.ndarray) else jnp
     nodes, weights = (
         xp.asarray(table.reshape(1, -1, *(1,) * (ends.ndim - 1)), ends.dtype)

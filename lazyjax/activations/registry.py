@@ -132,14 +132,7 @@ def register(spec: ActivationSpec) -> None:
 
 
 def register_known(*specs: ActivationSpec) -> None:
-    """Register activations of this package, whose functions need no check.
-
-    Args:
-        *specs: The activations.
-
-    Raises:
-        ValueError: If a name is taken.
-    """
+    """Register activations of this package, whose functions need no check."""
     for spec in specs:
         if spec.name in _SPECS:
             raise ValueError(f"`spec.name` must be new; {spec.name!r} is taken.")
@@ -220,11 +213,7 @@ def activation_fn(activation: Activation) -> Callable[[Array], Array]:
 
 
 def check_elementwise(phi: Callable[[Array], Array], dtype: jnp.dtype) -> None:
-    """Check `phi` on four numbers, together and one by one.
-
-    Raises:
-        ValueError: If shape, dtype or values tell that it is not elementwise.
-    """
+    """Check `phi` on four numbers, together and one by one."""
     with jax.ensure_compile_time_eval():
         u = jnp.asarray([-1.5, -0.5, 0.5, 2.0], dtype)
         together = phi(u)

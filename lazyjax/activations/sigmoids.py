@@ -20,10 +20,6 @@ def _sigmoid(u: np.ndarray) -> np.ndarray:
     return np.where(u >= 0, 1.0, small) / (1 + small)
 
 
-def _softplus(u: np.ndarray) -> np.ndarray:
-    return np.maximum(u, 0) + np.log1p(np.exp(-np.abs(u)))
-
-
 def _tanh_derivative(u: np.ndarray) -> np.ndarray:
     t = np.tanh(u)
     return (1 - t) * (1 + t)
@@ -32,10 +28,6 @@ def _tanh_derivative(u: np.ndarray) -> np.ndarray:
 def _silu_derivative(u: np.ndarray) -> np.ndarray:
     s = _sigmoid(u)
     return s + u * s * _sigmoid(-u)
-
-
-def _sigmoid_derivative(u: np.ndarray) -> np.ndarray:
-    return _sigmoid(u) * _sigmoid(-u)
 
 
 register_known(
@@ -57,7 +49,9 @@ register_known(
         fn=jax.nn.sigmoid,
         breaks=(),
         accurate_std=_TABULATED_STD,
-        float64=Float64Activation(_sigmoid, _sigmoid_derivative, 0.25, 0.0962251),
+        float64=Float64Activation(
+            _sigmoid, lambda u: _sigmoid(u) * _sigmoid(-u), 0.25, 0.0962251
+        ),
         is_increasing=True,
         is_analytic=True,
     ),
@@ -76,7 +70,12 @@ register_known(
         fn=jax.nn.softplus,
         breaks=(),
         accurate_std=_TABULATED_STD,
-        float64=Float64Activation(_softplus, _sigmoid, 1.0, 0.25),
+        float64=Float64Activation(
+            lambda u: np.maximum(u, 0) + np.log1p(np.exp(-np.abs(u))),
+            _sigmoid,
+            1.0,
+            0.25,
+        ),
         is_increasing=True,
         is_analytic=True,
     ),

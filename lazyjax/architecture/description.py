@@ -200,11 +200,7 @@ class Architecture:
                 )
 
     def _check_fields_of_kind(self) -> None:
-        """Refuse what would be ignored, and what does not fit.
-
-        Raises:
-            ValueError: If there is such a field.
-        """
+        """Refuse what would be ignored, and what does not fit."""
         defaults = {f.name: f.default for f in dataclasses.fields(self)}
         for name in sorted(FIELDS_OF_SOME - self._kind.fields):
             if getattr(self, name) != defaults[name]:

@@ -102,12 +102,7 @@ def register(kind: ArchitectureKind) -> None:
 
 
 def complete(name: str, **parts: Any) -> None:
-    """Fill in parts that a record of this package leaves to a higher floor.
-
-    Args:
-        name: The kind.
-        **parts: The parts.
-    """
+    """Fill in parts that a record of this package leaves to a higher floor."""
     _KINDS[name] = dataclasses.replace(_KINDS[name], **parts)
 
 

@@ -39,22 +39,13 @@ class ComparedByValue:
 
 
 def state_of(fn: Any) -> State:
-    """What `fn` is, and what it holds now.
-
-    It includes the cells of closures, defaults, attributes (of the function, of a
-    callable object, of the object of a bound method, of classes, and of all they hold),
-    the parts of a `functools.partial`, and the globals that the function and the
-    functions it calls name. JAX arrays, which do not change, modules and what is inside
-    of installed libraries are compared by identity; NumPy arrays by their entries, large
-    ones by some of them.
-
-    Args:
-        fn: A function or any other object.
-
-    Returns:
-        A hashable value, equal to another only if the two objects are the same, or
-        compare by value, and all that they hold is alike.
-    """
+    """What a function or any other object is, and what it holds now, hashable."""
+    # It includes the cells of closures, defaults, attributes (of the function, of a
+    # callable object, of the object of a bound method, of classes, and of all they hold),
+    # the parts of a `functools.partial`, and the globals that the function and the
+    # functions it calls name. JAX arrays, which do not change, modules and what is inside
+    # of installed libraries are compared by identity; NumPy arrays by their entries, large
+    # ones by some of them.
     return _Walk().of(fn)
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Container
 from typing import Literal, get_args
 
 import numpy as np
@@ -118,32 +117,4 @@ def assume_less(
         statement=statement,
         holds=True if math.isfinite(value) and value < limit else None,
         detail=f"{numbers}; {detail}" if detail else numbers,
-    )
-
-
-def assume_listed(
-    name: str,
-    statement: str,
-    activation: object,
-    *,
-    known: Container[object],
-    known_not: Container[object],
-) -> Assumption:
-    """Assumption on an activation, of which two lists of names are known.
-
-    Args:
-        name: Short name.
-        statement: What is assumed of the activation.
-        activation: The activation; nothing is known of a function.
-        known: Names of those that it holds for.
-        known_not: Names of those that it fails for.
-
-    Returns:
-        The assumption.
-    """
-    holds = (
-        True if activation in known else (False if activation in known_not else None)
-    )
-    return Assumption(
-        name=name, statement=statement, holds=holds, detail=str(activation)
     )

@@ -7,8 +7,10 @@ import typer
 import lazyjax
 from lazyjax.cli.certify import certify_app
 from lazyjax.cli.experiments import experiments
+from lazyjax.cli.forecast import forecast
 from lazyjax.cli.quickstart import quickstart
 from lazyjax.cli.reproduce import reproduce
+from lazyjax.cli.spectrum import spectrum
 from lazyjax.cli.sweep import sweep
 
 app = typer.Typer(
@@ -42,7 +44,7 @@ def _lazyjax(
     """Lazy training and neural tangent kernels in JAX."""
 
 
-for command in (quickstart, sweep, reproduce, experiments):
+for command in (quickstart, sweep, spectrum, forecast, reproduce, experiments):
     app.command()(command)
 app.add_typer(
     certify_app,

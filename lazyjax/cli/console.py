@@ -21,17 +21,7 @@ from lazyjax.cli import interrupts
 
 @contextmanager
 def bad_usage(option: str | None = None) -> Iterator[None]:
-    """Context in which type and value errors become bad usage.
-
-    Args:
-        option: The option to blame; `None` if the message names it.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        BadParameter: In place of a type or value error.
-    """
+    """Context in which type and value errors become bad usage."""
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -40,14 +30,7 @@ def bad_usage(option: str | None = None) -> Iterator[None]:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Context in which errors become one line on stderr and an exit code.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        Exit: In place of an error.
-    """
+    """Context in which errors become one line on stderr and an exit code."""
     try:
         yield
     except KeyboardInterrupt:
@@ -68,25 +51,14 @@ def one_line_errors() -> Iterator[None]:
 
 
 def table_console(width: int) -> Console:
-    """Console for tables on stdout.
-
-    Args:
-        width: In characters, where stdout has none, as a file.
-
-    Returns:
-        The console.
-    """
+    """Console for tables on stdout, so wide where stdout has no width."""
     console = Console()
     return console if console.is_terminal else Console(width=width)
 
 
 @contextmanager
 def progress_shown() -> Iterator[Callable[[float, str], None]]:
-    """Progress on stderr: a bar on a terminal, and elsewhere a line for each message.
-
-    Yields:
-        Function of the share that is done, and what comes next.
-    """
+    """Progress on stderr: a bar on a terminal, elsewhere lines of messages."""
     console = Console(stderr=True)
     if not console.is_terminal:
         last_message = ""

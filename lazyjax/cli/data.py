@@ -27,17 +27,7 @@ NumTrain = Annotated[
 def read_examples(
     command: str, data: str, num_train: int | None, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs and targets in float64.
-
-    Args:
-        command: The command that asks for them.
-        data: Value of the option `--data`.
-        num_train: Number of examples; `None` means as many as the option says.
-        seed: Chooses digits.
-
-    Returns:
-        X and y.
-    """
+    """Inputs and targets in float64."""
     if data == "digits":
         with one_line_errors():
             require(command, "data")

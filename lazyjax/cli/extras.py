@@ -11,15 +11,7 @@ EXTRAS: Mapping[str, tuple[str, str]] = {
 
 
 def require(command: str, *extras: str) -> None:
-    """Refuse to go on without packages, naming all that lack.
-
-    Args:
-        command: The command that needs them.
-        *extras: Names of extras.
-
-    Raises:
-        ImportError: If one is not installed.
-    """
+    """Refuse to go on without packages, naming all that lack."""
     missing = [e for e in extras if importlib.util.find_spec(EXTRAS[e][0]) is None]
     if missing:
         names = " and ".join(EXTRAS[extra][1] for extra in missing)

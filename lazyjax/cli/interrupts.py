@@ -28,12 +28,7 @@ _outcome: Callable[[], str] = lambda: "nothing written"
 def after_interrupt(
     *outputs: Path, otherwise: Callable[[], str] = lambda: "nothing written"
 ) -> None:
-    """Set the message of a command that is interrupted from now on.
-
-    Args:
-        *outputs: Files that it will write.
-        otherwise: Makes the message for when it has not written them yet.
-    """
+    """Set the message of a command that is interrupted from now on."""
     global _outcome
     before = list(map(_identity, outputs))
 

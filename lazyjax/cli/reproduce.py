@@ -104,15 +104,7 @@ def run_and_write(
     stem: str,
     out: Path,
 ) -> None:
-    """Run an experiment; print its tables, and write its figure and its numbers.
-
-    Args:
-        command: The command that asks for it.
-        run: The experiment, as a function of what shows progress.
-        extras: Extras of lazyjax that it needs.
-        stem: Name of both files, without suffix.
-        out: Folder to write them to.
-    """
+    """Run an experiment; print its tables, and write its figure and its numbers."""
     picture, numbers = out / f"{stem}.png", out / f"{stem}.json"
     for file in (picture, numbers):
         with bad_usage("--out"):

@@ -26,33 +26,20 @@ EXPLANATIONS = {
 
 
 class Tolerances(NamedTuple):
-    """How accurate each step is.
+    """How accurate each step is."""
 
-    Attributes:
-        rtol: Of a step's error, relative to the state.
-        atol: Absolute.
-    """
-
-    rtol: Float[Array, ""]
-    atol: Float[Array, ""]
+    rtol: Float[Array, ""]  # of a step's error, relative to the state
+    atol: Float[Array, ""]  # absolute
 
 
 class Solution(NamedTuple):
-    """States at the times that were asked for, seen by an observer.
+    """States at the times that were asked for, seen by an observer."""
 
-    Attributes:
-        seen: What was seen at each time, stacked.
-        last: State at the last time; not finite if it was not reached.
-        is_solved: Whether each time was reached.
-        status: A key of `EXPLANATIONS`.
-        num_steps: Steps that the solver took, rejected ones included.
-    """
-
-    seen: PyTree[Any]
-    last: PyTree
-    is_solved: Bool[Array, "num_times"]
-    status: Int[Array, ""]
-    num_steps: Int[Array, ""]
+    seen: PyTree[Any]  # what was seen at each time, stacked
+    last: PyTree  # state at the last time; not finite if it was not reached
+    is_solved: Bool[Array, "num_times"]  # whether each time was reached
+    status: Int[Array, ""]  # a key of `EXPLANATIONS`
+    num_steps: Int[Array, ""]  # steps that the solver took, rejected ones included
 
 
 class SolverStatus:
@@ -150,24 +137,10 @@ def solve(
     solver: Any,
     max_steps: int,
 ) -> Solution:
-    """Solution of `state' = field(state)` from time 0.
-
-    Every time is the end of a step, not interpolated. The error of a step is measured
-    over the whole state: it is to be at most `atol` plus `rtol` times the state, in
-    Euclidean norm, as far as entries are of like size.
-
-    Args:
-        field: Time derivative, as a tree like `state`.
-        state: State at time 0.
-        times: Increasing times.
-        tolerances: Of each step.
-        inspect: Observer of a state and its time.
-        solver: From diffrax; `None` means `diffrax.Tsit5()`.
-        max_steps: Steps allowed from each time to the next.
-
-    Returns:
-        What was seen; after a failure, states that are NaN.
-    """
+    """Solution of `state' = field(state)` from time 0, seen by `inspect(state, time)`."""
+    # Every time is the end of a step, not interpolated. The error of a step is measured
+    # over the whole state: it is to be at most `atol` plus `rtol` times the state, in
+    # Euclidean norm, as far as entries are of like size. After a failure, states are NaN.
     diffrax = require_diffrax("gradient_flow")
     size = sum(leaf.size for leaf in jax.tree.leaves(state))
     # diffrax compares the root mean square over entries: norms are larger by sqrt(size).

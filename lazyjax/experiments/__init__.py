@@ -1,6 +1,6 @@
 """Published experiments, one file each, and the registry that names them."""
 
-from lazyjax.experiments import du2019
+from lazyjax.experiments import du2019, simon2023
 from lazyjax.experiments.registry import (
     EXPERIMENTS as EXPERIMENTS,
     Experiment as Experiment,
@@ -9,3 +9,4 @@ from lazyjax.experiments.registry import (
 )
 
 register(du2019.EXPERIMENT)
+register(simon2023.EXPERIMENT)

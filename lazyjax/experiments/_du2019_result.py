@@ -93,16 +93,7 @@ class Slope(Storable):
 def fitted_slope(
     quantity: str, widths: Float[Array, "widths"], values: Float[Array, "widths seeds"]
 ) -> Slope:
-    """Power of the width at which a quantity scales.
-
-    Args:
-        quantity: Which, as an attribute of the result.
-        widths: Increasing widths.
-        values: The quantity, by width and seed.
-
-    Returns:
-        The fit beside the theory.
-    """
+    """Power of the width at which a quantity, an attribute of the result, scales."""
     means = jnp.log(jnp.mean(values[-2:], axis=1))
     steps = jnp.log(widths[-2:])
     return Slope(

@@ -35,19 +35,7 @@ class FileError(ValueError):
 
 @contextmanager
 def reading(path: object, advice: str) -> Iterator[None]:
-    """Whatever goes wrong while a file is read, as one error that names it.
-
-    Args:
-        path: The file, or whatever else is read.
-        advice: How to go on without it.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        FileError: If it cannot be read.
-    """
+    """Whatever goes wrong while a file is read, as one error that names it, and advice."""
     try:
         yield
     except FileNotFoundError:

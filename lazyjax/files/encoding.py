@@ -33,20 +33,7 @@ _JAX, _NUMPY = "jax.Array", "numpy.ndarray"
 def encode(
     value: object, path: str, keep: Keep, encode_result: Callable[..., Data]
 ) -> Data:
-    """What JSON can hold of a value.
-
-    Args:
-        value: Made of numbers, strings, arrays, tuples, lists, dictionaries and results.
-        path: Where it is in the result: for names of arrays, and for errors.
-        keep: What becomes of arrays.
-        encode_result: What becomes of everything else; it refuses what is no result.
-
-    Returns:
-        The data.
-
-    Raises:
-        TypeError: If it holds anything else, such as a function.
-    """
+    """What JSON can hold of a value; `path`, where it is, names arrays and errors."""
 
     def inside(value: object, name: object) -> Data:
         return encode(value, f"{path}/{name}", keep, encode_result)
@@ -82,16 +69,7 @@ def encode(
 def decode(
     data: Data, fetch: Fetch, make_result: Callable[[str, dict[str, Any]], Any]
 ) -> Any:
-    """The value that `encode` made into data.
-
-    Args:
-        data: What it made.
-        fetch: What finds arrays again.
-        make_result: Result of a class, from its fields.
-
-    Returns:
-        The value; arrays are of the library and dtype that they had.
-    """
+    """The value that `encode` made into data; `fetch` finds its arrays."""
 
     def decoded(data: Data) -> Any:
         if isinstance(data, list):

@@ -17,30 +17,17 @@ _entrance, _inside = threading.Lock(), threading.Lock()
 
 
 def end_writing(timeout: float) -> None:
-    """Wait for a file that is just being written, and let none be begun ever after.
-
-    For the end of the process, which would leave a part of a file otherwise.
-
-    Args:
-        timeout: Seconds to wait at most.
-    """
+    """Wait for a file that is just being written, and let none be begun ever after."""
+    # For the end of the process, which would leave a part of a file otherwise.
     _entrance.acquire(timeout=timeout)
     _inside.acquire(timeout=timeout)
 
 
 def write_files(contents: Mapping[Path, bytes | memoryview]) -> None:
-    """Write all files or, if anything goes wrong before the end, none.
-
-    Everything is written under temporary names beside its place first; only then do
-    the files take their names, each in one move that leaves the old or the new one.
-    Links are followed, as if the files were opened.
-
-    Args:
-        contents: What to write, by path; the folders must exist.
-
-    Raises:
-        OSError: If a folder does not exist or cannot be written to.
-    """
+    """Write all files or, if anything goes wrong before the end, none."""
+    # Everything is written under temporary names beside its place first; only then do
+    # the files take their names, each in one move that leaves the old or the new one.
+    # Links are followed, as if the files were opened. The folders must exist.
     places = {path: Path(os.path.realpath(path)) for path in contents}
     temporary = {
         path: place.with_name(f".lazyjax-{secrets.token_hex(8)}")
@@ -69,17 +56,8 @@ def write_file(path: Path, content: bytes | memoryview) -> None:
 
 
 def check_folder(name: str, folder: Path) -> None:
-    """Refuse a folder that no file could be written to, before there is anything to write.
-
-    It is tried, and nothing is left of the trial: permissions alone do not tell.
-
-    Args:
-        name: Argument that names the folder.
-        folder: The folder; it may be missing.
-
-    Raises:
-        ValueError: If it cannot be made or written to.
-    """
+    """Refuse a folder that no file could be written to, before there is anything to write."""
+    # It is tried, and nothing is left of the trial: permissions alone do not tell.
     made: list[Path] = []
     try:
         for part in (*reversed(folder.absolute().parents), folder.absolute()):

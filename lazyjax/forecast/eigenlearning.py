@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lazyjax._checks import check_at_least, check_nonnegative
-from lazyjax.forecast.modes import checked_matrix, eigensystem
+from lazyjax.forecast.modes import eigensystem
 from lazyjax.typing import AnyArray
 
 
@@ -106,6 +106,5 @@ def learnabilities(
     """
     check_at_least("size", size, 1)
     check_nonnegative("ridge", ridge, infinity_allowed=False)
-    matrix = checked_matrix(kernel)
-    values, _ = eigensystem(matrix)
+    values, _ = eigensystem(kernel)
     return regression(values / values.size, size, ridge).learnability[::-1]

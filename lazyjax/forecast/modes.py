@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lazyjax._checks import check_array, check_finite, check_floating, check_targets
-from lazyjax.linalg import gram_matrix
+from lazyjax.linalg import check_semidefinite, gram_matrix
 from lazyjax.typing import AnyArray
 
 
@@ -38,39 +38,35 @@ def modes(kernel: Float[AnyArray, "m m"], y: Float[AnyArray, "m k"]) -> Modes:
         ValueError: If shapes do not fit, or something is not finite.
         TypeError: If an argument is not an array of floating-point numbers.
     """
-    matrix = checked_matrix(kernel)
     check_array("y", y)
     check_floating("y", y)
-    check_targets("y", y, matrix.shape[0], y.shape[-1] if y.ndim else 1)
+    values, vectors = eigensystem(kernel)
+    check_targets("y", y, values.size, y.shape[-1] if y.ndim else 1)
     check_finite("y", y)
-    values, vectors = eigensystem(matrix)
     return Modes(values, vectors, vectors.T @ np.asarray(y, np.float64))
 
 
-def eigensystem(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues, ascending and not negative, and eigenvectors in columns."""
-    values, vectors = np.linalg.eigh(matrix)
-    return np.maximum(values, 0), vectors
-
-
-def checked_matrix(kernel: AnyArray) -> Float[np.ndarray, "m m"]:
-    """The kernel as a symmetric matrix in float64.
+def eigensystem(
+    kernel: Float[AnyArray, "m m"],
+) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, "m m"]]:
+    """Eigenvalues and eigenvectors of a kernel in float64.
 
     Args:
         kernel: One number for each pair of examples.
 
     Returns:
-        Its symmetric part.
+        Eigenvalues, ascending and not negative, and eigenvectors in columns.
 
     Raises:
-        ValueError: If it has another shape, or something is not finite.
+        ValueError: If it has another shape, something is not finite, or it is not
+            symmetric and positive semidefinite.
         TypeError: If it is not an array of floating-point numbers.
     """
     check_array("kernel", kernel)
     check_floating("kernel", kernel)
     if kernel.ndim == 4 and kernel.shape[2:] == (1, 1):
         kernel = gram_matrix(kernel)
-    if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1]:
+    if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or not kernel.size:
         raise ValueError(
             "`kernel` must have shape (m, m), one number for each pair of examples, such "
             'as `infinite_ntk` or `empirical_ntk(..., outputs="pseudo")`; got '
@@ -78,4 +74,11 @@ def checked_matrix(kernel: AnyArray) -> Float[np.ndarray, "m m"]:
         )
     check_finite("kernel", kernel)
     matrix = np.asarray(kernel, np.float64)
-    return (matrix + matrix.T) / 2
+    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
+    # Rounding is that of the kernel's own dtype.
+    asymmetry, smallest, scale = (
+        np.asarray(number, kernel.dtype)
+        for number in (np.linalg.norm(matrix - matrix.T), values[0], np.max(values))
+    )
+    check_semidefinite("kernel", asymmetry=asymmetry, smallest=smallest, scale=scale)
+    return np.maximum(values, 0), vectors

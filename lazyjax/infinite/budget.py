@@ -2,6 +2,8 @@
 
 import math
 
+from jaxtyping import Array
+
 from lazyjax._brief import brief
 from lazyjax._checks import checked_bytes
 from lazyjax.architecture import KINDS, Architecture
@@ -19,30 +21,10 @@ _LIVE_RESULTS = 3
 
 
 def block_size(
-    architecture: Architecture,
-    shape: tuple[int, ...],
-    num_rows: int,
-    num_columns: int,
-    itemsize: int,
-    memory: int | str | None,
+    architecture: Architecture, x1: Array, x2: Array, memory: int | str | None
 ) -> int:
-    """Most examples on each side of a block.
-
-    Args:
-        architecture: Description of the network.
-        shape: Of an example.
-        num_rows: Examples of the first batch.
-        num_columns: Of the second.
-        itemsize: Bytes of a number.
-        memory: Bytes to be held at once beside the inputs; None for no limit.
-
-    Returns:
-        The number: blocks that stay in cache, or smaller ones if these are too large.
-
-    Raises:
-        ValueError: If blocks of one example are too large.
-        TypeError: If `memory` is neither a number nor a text.
-    """
+    """Most examples on a side of a block that fits into cache and `memory`."""
+    shape, num_rows, num_columns = x1.shape[1:], x1.shape[0], x2.shape[0]
     entries = pairs_of_pixels(architecture, shape)
     size = max(1, math.isqrt(BLOCK_ENTRIES // entries))
     if memory is None:
@@ -58,7 +40,7 @@ def block_size(
             statistics += _LIVE_COEFFICIENTS * min(size, max(num_rows, num_columns))
         numbers = blocks * _padded(architecture, shape, entries)
         numbers += statistics * num_pixels
-        return itemsize * (numbers + _LIVE_RESULTS * num_rows * num_columns)
+        return x1.dtype.itemsize * (numbers + _LIVE_RESULTS * num_rows * num_columns)
 
     while size > 1 and needed(size) > limit:
         size -= 1

@@ -2,7 +2,7 @@
 
 import dataclasses
 from functools import partial
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +19,13 @@ from lazyjax.architecture import KINDS, Architecture
 from lazyjax.architecture.kinds import complete
 from lazyjax.infinite import recurrent, recursion
 from lazyjax.infinite.budget import block_size
-from lazyjax.infinite.duals.accuracy import (
-    checked,
-    largest_error,
-    std_range,
-)
+from lazyjax.infinite.duals.accuracy import checked, largest_error, std_range
 from lazyjax.infinite.duals.dual import is_closed_form
+from lazyjax.infinite.layers import Kernels
 from lazyjax.infinite.tiles import gram, pairwise
 from lazyjax.typing import AnyArray
+
+KernelName: TypeAlias = Literal["ntk", "nngp"]
 
 
 def infinite_ntk(
@@ -99,7 +98,7 @@ def infinite_ntk(
         compared with wide networks); Sohl-Dickstein et al. (2020), arXiv:2001.07301, for
         "standard" (equation numbers not checked).
     """
-    x1, x2 = _checked_batches(architecture, x1, x2)
+    x1, x2 = _checked(architecture, x1, x2)
     if architecture.parameterization == "standard":
         if width is None:
             raise ValueError(
@@ -113,9 +112,7 @@ def infinite_ntk(
             f"{architecture.parameterization!r} network does not depend on the width; "
             f"got {brief(width)}."
         )
-    size = _block_size(architecture, x1, x2, memory)
-    kernel, stds = _ntk(architecture, x1, x2, width, size)
-    return _checked(kernel, architecture, stds, with_slope=True)
+    return _kernel(architecture, x1, x2, width, memory, of="ntk")
 
 
 def infinite_nngp(
@@ -160,36 +157,47 @@ def infinite_nngp(
     References:
         Lee et al. (2018), arXiv:1711.00165 (equation numbers not checked).
     """
-    x1, x2 = _checked_batches(architecture, x1, x2)
-    size = _block_size(architecture, x1, x2, memory)
-    kernel, stds = _nngp(architecture, x1, x2, size)
-    return _checked(kernel, architecture, stds, with_slope=False)
+    x1, x2 = _checked(architecture, x1, x2)
+    return _kernel(architecture, x1, x2, None, memory, of="nngp")
 
 
-def _checked(
-    kernel: Float[Array, "n1 n2"],
+def _kernel(
     architecture: Architecture,
-    stds: Float[Array, "2"],
-    with_slope: bool,
+    x1: Array,
+    x2: Array | None,
+    width: int | None,
+    memory: int | str | None,
+    of: KernelName,
 ) -> Float[Array, "n1 n2"]:
+    size = block_size(architecture, x1, x1 if x2 is None else x2, memory)
+    kernel, stds = _gram(architecture, x1, x2, width, size, of)
     if is_closed_form(architecture.activation):
         return kernel
-    error = largest_error([(architecture.activation, stds)], with_slope)
+    error = largest_error([(architecture.activation, stds)], with_slope=of == "ntk")
     return checked(kernel, error, "architecture")
 
 
-def _block_size(
-    architecture: Architecture,
-    x1: jax.Array,
-    x2: jax.Array | None,
-    memory: int | str | None,
-) -> int:
-    n1, n2 = x1.shape[0], (x1 if x2 is None else x2).shape[0]
-    itemsize = x1.dtype.itemsize
-    return block_size(architecture, x1.shape[1:], n1, n2, itemsize, memory)
+def checked_batches(
+    x1: AnyArray, x2: AnyArray | None
+) -> tuple[jax.Array, jax.Array | None]:
+    """Both batches as arrays, if they can be inputs of one network."""
+    batches = {"x1": x1} if x2 is None else {"x1": x1, "x2": x2}
+    for name, x in batches.items():
+        check_floating(name, x)
+        check_batch(name, x)
+    if x2 is None:
+        return jnp.asarray(x1), None
+    check_same_features("x1", x1, "x2", x2)
+    return jnp.asarray(x1), jnp.asarray(x2)
 
 
-def _checked_batches(
+def chosen(kernels: Kernels, of: KernelName, dtype: jnp.dtype) -> Array:
+    """One of both kernels; 0 if it is the ntk of layers that are not trained."""
+    value = kernels.nngp if of == "nngp" else kernels.ntk
+    return jnp.zeros((), dtype) if value is None else value
+
+
+def _checked(
     architecture: object, x1: AnyArray, x2: AnyArray | None
 ) -> tuple[jax.Array, jax.Array | None]:
     if not isinstance(architecture, Architecture):
@@ -207,12 +215,7 @@ def _checked_batches(
             f"{reason}. `lazyjax.monte_carlo_ntk` averages the kernels "
             "of finite networks."
         )
-    for name, x in {"x1": x1, "x2": x1 if x2 is None else x2}.items():
-        check_floating(name, x)
-        check_batch(name, x)
-    if x2 is not None:
-        check_same_features("x1", x1, "x2", x2)
-        x2 = jnp.asarray(x2)
+    x1, x2 = checked_batches(x1, x2)
     rank = len(architecture.filter_shape)
     if architecture.is_convolutional and x1.ndim != rank + 2:
         raise ValueError(
@@ -224,50 +227,30 @@ def _checked_batches(
         raise ValueError(
             f"`x1` must be a batch of sequences (n, time, features); got {x1.shape}."
         )
-    return jnp.asarray(x1), x2
+    return x1, x2
 
 
 # Compiled here because the loop over blocks is: an eager loop compiles at every call.
-@partial(jax.jit, static_argnames=("architecture", "width", "size"))
-def _ntk(
-    architecture: Architecture,
-    x1: Float[Array, "n1 *d"],
-    x2: Float[Array, "n2 *d"] | None,
-    width: int | None,
-    size: int,
-) -> tuple[Float[Array, "n1 n2"], Float[Array, "2"]]:
-    return _gram(architecture, x1, x2, width, size, of="ntk")
-
-
-@partial(jax.jit, static_argnames=("architecture", "size"))
-def _nngp(
-    architecture: Architecture,
-    x1: Float[Array, "n1 *d"],
-    x2: Float[Array, "n2 *d"] | None,
-    size: int,
-) -> tuple[Float[Array, "n1 n2"], Float[Array, "2"]]:
-    if architecture.symmetrized:
-        fill = 0.0
-    elif architecture.parameterization == "mup" and architecture.depth > 0:
-        fill = float(architecture.output_scale * architecture.b_std) ** 2
-    else:
-        untrained = dataclasses.replace(architecture, trained=())
-        return _gram(untrained, x1, x2, None, size, of="nngp")
-    shape = (x1.shape[0], (x1 if x2 is None else x2).shape[0])
-    return jnp.full(shape, fill, x1.dtype), jnp.zeros(2, x1.dtype)
-
-
+@partial(jax.jit, static_argnames=("architecture", "width", "size", "of"))
 def _gram(
     architecture: Architecture,
     x1: Float[Array, "n1 *d"],
     x2: Float[Array, "n2 *d"] | None,
     width: int | None,
     size: int,
-    of: Literal["ntk", "nngp"],
+    of: KernelName,
 ) -> tuple[Float[Array, "n1 n2"], Float[Array, "2"]]:
     """The kernel, and the range of standard deviations of what is activated."""
     limit = KINDS[architecture.kind].limit
     assert limit is not None
+    if of == "nngp":
+        is_mup = architecture.parameterization == "mup" and architecture.depth > 0
+        if architecture.symmetrized or is_mup:
+            bias = float(architecture.output_scale * architecture.b_std) ** 2
+            fill = 0.0 if architecture.symmetrized else bias
+            shape = (x1.shape[0], (x1 if x2 is None else x2).shape[0])
+            return jnp.full(shape, fill, x1.dtype), jnp.zeros(2, x1.dtype)
+        architecture = dataclasses.replace(architecture, trained=())
 
     def precomputed(x: Array) -> tuple[Array, PyTree]:
         statistics_fn = partial(limit.statistics, architecture, width=width)
@@ -280,8 +263,7 @@ def _gram(
     def kernel(row: PyTree, column: PyTree, is_one: Array | None) -> Array:
         (x, statistics), (y, others) = row, column
         found = limit.kernels(architecture, x, y, statistics, others, is_one, width)
-        value = found.nngp if of == "nngp" else found.ntk
-        return jnp.zeros((), x.dtype) if value is None else value
+        return chosen(found, of, x.dtype)
 
     rows, columns = precomputed(x1), None if x2 is None else precomputed(x2)
     variances = [

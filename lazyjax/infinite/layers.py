@@ -5,6 +5,7 @@ all pairs of pixels, with axes $(s_1, s_1', s_2, s_2')$, or ("diagonal") over pa
 the same pixel, with axes $(s_1, s_2)$. Batches are made with `jax.vmap`.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -19,33 +20,27 @@ T = TypeVar("T")
 
 
 class Kernels(NamedTuple):
-    """Kernels of one layer's units for one pair of inputs.
+    """Kernels of one layer's units for one pair of inputs."""
 
-    Attributes:
-        nngp: Second moment $E[h h']$, or the covariance of pre-activations.
-        ntk: Neural tangent kernel of the trained layers so far; None before the first.
-    """
-
+    # Second moment $E[h h']$, or the covariance of pre-activations.
     nngp: Float[Array, "*pixels"]
+    # Neural tangent kernel of the trained layers so far; None before the first.
     ntk: Float[Array, "*pixels"] | None
+
+    def map(self, fn: Callable[[Array], Array]) -> "Kernels":
+        """What a linear function makes of each of the two."""
+        return Kernels(fn(self.nngp), None if self.ntk is None else fn(self.ntk))
 
 
 class Scales(NamedTuple):
-    """Scales of a layer of weights, biases included.
+    """Scales of a layer of weights, biases included."""
 
-    Attributes:
-        w_sq: Variance of a pre-activation for inputs of unit second moment.
-        b_sq: Variance of the bias.
-        ntk_w: What the layer's own weights add to the ntk, times the nngp of its input.
-        ntk_b: What its own biases add.
-        is_trained: Whether it adds anything.
-    """
-
-    w_sq: float
-    b_sq: float
+    w_sq: float  # variance of a pre-activation for inputs of unit second moment
+    b_sq: float  # variance of the bias
+    # What the layer's own weights add to the ntk, times the nngp of its input.
     ntk_w: float
-    ntk_b: float
-    is_trained: bool
+    ntk_b: float  # what its own biases add
+    is_trained: bool  # whether it adds anything
 
 
 def dense(kernels: Kernels, scales: Scales) -> Kernels:
@@ -79,18 +74,9 @@ def normalize(
     variance1: Float[Array, "*space"],
     variance2: Float[Array, "*space"],
 ) -> Kernels:
-    r"""Pre-activations over their standard deviation over infinitely many units.
-
-    Their mean over units is 0, and what both do to gradients vanishes with the width.
-
-    Args:
-        kernels: Of the pre-activations.
-        variance1: Variance of pre-activations of the first input at its pixels.
-        variance2: That of the second.
-
-    Returns:
-        Kernels of what is normalized; see `normalized_variance` for its variances.
-    """
+    """Pre-activations over their standard deviation over infinitely many units."""
+    # Their mean over units is 0, and what both do to gradients vanishes with the width.
+    # The variances are those of each input, at its pixels.
     inverse1, inverse2 = (
         jax.lax.rsqrt(v + NORMALIZATION_EPS)
         for v in between_pixels(kernels.nngp, variance1, variance2)
@@ -106,6 +92,29 @@ def normalized_variance(variance: Float[Array, "*space"]) -> Float[Array, "*spac
     return variance / (variance + NORMALIZATION_EPS)
 
 
+def activated_variance(
+    architecture: Architecture, variance: Float[Array, "*space"]
+) -> Float[Array, "*space"]:
+    """Variance of what is activated, of pre-activations of this one."""
+    is_normalized = architecture.normalization == "layer"
+    return normalized_variance(variance) if is_normalized else variance
+
+
+def hidden_units(
+    architecture: Architecture,
+    kernels: Kernels,
+    factor: float,
+    variance1: Float[Array, "*space"],
+    variance2: Float[Array, "*space"],
+    is_same: Bool[Array, ""] | None,
+) -> Kernels:
+    """Units of pre-activations, which are normalized first if that is asked for."""
+    if architecture.normalization == "layer":
+        kernels = normalize(kernels, variance1, variance2)
+    q11, q22 = (activated_variance(architecture, v) for v in (variance1, variance2))
+    return activate(kernels, architecture.activation, factor, q11, q22, is_same)
+
+
 def activate(
     kernels: Kernels,
     activation: Activation,
@@ -114,19 +123,7 @@ def activate(
     variance2: Float[Array, "*space"],
     is_same: Bool[Array, ""] | None,
 ) -> Kernels:
-    r"""Units $h = c \phi(z)$ of pre-activations with these covariances.
-
-    Args:
-        kernels: Of the pre-activations.
-        activation: The function $\phi$.
-        factor: The constant $c$.
-        variance1: Variance of pre-activations of the first input at its pixels.
-        variance2: That of the second.
-        is_same: Whether the two inputs are one; None if not known to be.
-
-    Returns:
-        Kernels of the units.
-    """
+    r"""Units $h = c \phi(z)$, of factor $c$, of pre-activations."""
     # Two copies: otherwise XLA writes what both moments share to memory, and one pass
     # over each of the two kernels is faster.
     nngp = slope = kernels.nngp
@@ -154,17 +151,7 @@ def add_branch(
     means1: tuple[Float[Array, "*space"], Float[Array, "*space"]],
     means2: tuple[Float[Array, "*space"], Float[Array, "*space"]],
 ) -> Kernels:
-    """Sum of two layers whose units are independent, given their means.
-
-    Args:
-        skip: Kernels of one.
-        branch: Kernels of the other.
-        means1: Means of a unit over units, of `skip` and `branch`, for the first input.
-        means2: Those for the second.
-
-    Returns:
-        Kernels of the sum; products of means are where the two meet.
-    """
+    """Sum of two layers whose units are independent, given their means over units."""
     skip1, skip2 = between_pixels(skip.nngp, means1[0], means2[0])
     branch1, branch2 = between_pixels(skip.nngp, means1[1], means2[1])
     nngp = skip.nngp + branch.nngp + skip1 * branch2 + branch1 * skip2
@@ -177,17 +164,7 @@ def convolve(
     stride: int,
     axes_per_pixel: int,
 ) -> Float[Array, "*windows"]:
-    """Sum over the taps of a filter, which moves both pixels of a pair together.
-
-    Args:
-        array: Kernel, or second moments of one input.
-        architecture: Filter and padding, and whether to divide by the number of taps.
-        stride: Stride.
-        axes_per_pixel: 2 for all pairs of pixels, else 1.
-
-    Returns:
-        The kernel at pixels of the output.
-    """
+    """Sum over the taps of a filter, which moves both pixels of a pair together."""
     num_taps = 1
     for axis, extent in enumerate(architecture.filter_shape):
         start = axes_per_pixel * axis
@@ -208,20 +185,7 @@ def sum_windows(
     mode: str,
     dilation: int = 1,
 ) -> Array:
-    """Sum over windows, which move along all `axes` together.
-
-    Args:
-        array: The array.
-        axes: Axes of equal size.
-        extent: Taps of a window.
-        stride: Distance of windows.
-        pads: Entries added before and after.
-        mode: How, as in `jnp.pad`.
-        dilation: Distance of taps.
-
-    Returns:
-        One entry for each window.
-    """
+    """Sum over windows, which move along all `axes`, of equal size, together."""
     widths = [pads if axis in axes else (0, 0) for axis in range(array.ndim)]
     reach = (extent - 1) * dilation + 1
     size = (array.shape[axes[0]] + sum(pads) - reach) // stride + 1

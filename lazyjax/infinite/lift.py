@@ -4,7 +4,7 @@ import functools
 import math
 import sys
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,19 +12,10 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from lazyjax._brief import brief
-from lazyjax._checks import (
-    check_apply_fn,
-    check_batch,
-    check_floating,
-    check_params,
-    check_same_features,
-)
+from lazyjax._checks import check_apply_fn, check_params
 from lazyjax.callables.static import HashableCallable
-from lazyjax.infinite.duals.accuracy import (
-    checked,
-    largest_error,
-    std_range,
-)
+from lazyjax.infinite.duals.accuracy import checked, largest_error, std_range
+from lazyjax.infinite.kernels import KernelName, checked_batches, chosen
 from lazyjax.infinite.lifting.derive import lift
 from lazyjax.infinite.lifting.steps import Activate, kernels_of, precompute
 from lazyjax.infinite.tiles import gram, pairwise
@@ -163,16 +154,11 @@ def _kernel(
     x1: AnyArray,
     x2: AnyArray | None,
     variances: PyTree,
-    of: Literal["ntk", "nngp"],
+    of: KernelName,
 ) -> Array:
     check_apply_fn(apply_fn, params)
     check_params("params", params)
-    for name, x in {"x1": x1, "x2": x1 if x2 is None else x2}.items():
-        check_floating(name, x)
-        check_batch(name, x)
-    if x2 is not None:
-        check_same_features("x1", x1, "x2", x2)
-        x2 = jnp.asarray(x2)
+    x1, x2 = checked_batches(x1, x2)
     if jnp.finfo(x1.dtype).bits < 32:
         raise TypeError(f"`x1` must be of 32 bits or more; got dtype {x1.dtype}.")
     leaves, structure = jax.tree.flatten(params)
@@ -183,7 +169,7 @@ def _kernel(
                 f"{path!r} and {x1.dtype}."
             )
     kernel, error = _compiled(
-        jnp.asarray(x1),
+        x1,
         x2,
         apply_fn=HashableCallable(apply_fn),
         structure=structure,
@@ -205,7 +191,7 @@ def _compiled(
     structure: Any,
     leaves: Sequence[jax.ShapeDtypeStruct],
     variances: Sequence[float],
-    of: Literal["ntk", "nngp"],
+    of: KernelName,
 ) -> tuple[Array, Array]:
     """The kernel, and by how much moments of its activations are not known."""
     params = jax.tree.unflatten(structure, leaves)
@@ -213,9 +199,7 @@ def _compiled(
     program = lift(apply_fn, params, variances, example)
 
     def kernel(row: PyTree, column: PyTree, is_one: Array | None) -> Array:
-        found = kernels_of(program, row, column, is_one)
-        value = found.nngp if of == "nngp" else found.ntk
-        return jnp.zeros((), x1.dtype) if value is None else value
+        return chosen(kernels_of(program, row, column, is_one), of, x1.dtype)
 
     entries = program.most_pixels**2
     batch_size = max(1, _BLOCK_ENTRIES // entries)
@@ -238,18 +222,7 @@ def _compiled(
 
 
 def _leaf_variances(variances: PyTree, params: Params) -> tuple[float, ...]:
-    """One number for each leaf of `params`.
-
-    Args:
-        variances: A pytree of numbers, or a prefix of one.
-        params: The parameters.
-
-    Returns:
-        The numbers.
-
-    Raises:
-        ValueError: If `variances` is no prefix of `params`, or a number is no variance.
-    """
+    """One number for each leaf of `params`, of which `variances` is a prefix."""
     shapes = jax.tree.map(lambda leaf: np.zeros(()), params)
     try:
         whole = jax.tree.leaves(jax.tree.broadcast(variances, shapes))

@@ -46,8 +46,7 @@ def _statistics(
             variance = layer.inputs.w_sq * moment + layer.recurrent.w_sq * own
             variance = variance + layer.inputs.b_sq
             found.append(variance)
-            if architecture.normalization == "layer":
-                variance = layers.normalized_variance(variance)
+            variance = layers.activated_variance(architecture, variance)
             moment = layer.factor**2 * dual_variance(architecture.activation, variance)
             after.append(moment)
         return tuple(after), jnp.stack(found)
@@ -78,13 +77,8 @@ def _kernels(
             z = layers.add(
                 layers.dense(below, layer.inputs), layers.weigh(own, layer.recurrent)
             )
-            q11, q22 = first[index], second[index]
-            if architecture.normalization == "layer":
-                z = layers.normalize(z, q11, q22)
-                q11, q22 = map(layers.normalized_variance, (q11, q22))
-            below = layers.activate(
-                z, architecture.activation, layer.factor, q11, q22, is_same
-            )
+            sides = (first[index], second[index], is_same)
+            below = layers.hidden_units(architecture, z, layer.factor, *sides)
             after.append(below)
         return tuple(after), None
 
@@ -130,8 +124,7 @@ def _input_moments(
 def _activated_variances(
     architecture: Architecture, statistics: Float[Array, "..."]
 ) -> list[Float[Array, "..."]]:
-    is_normalized = architecture.normalization == "layer"
-    return [layers.normalized_variance(statistics) if is_normalized else statistics]
+    return [layers.activated_variance(architecture, statistics)]
 
 
 LIMIT = InfiniteLimit(

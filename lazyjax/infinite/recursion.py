@@ -15,7 +15,6 @@ Statistics of one input alone are computed once for each; the rest, once for eac
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -30,25 +29,15 @@ from lazyjax.infinite.layers import Kernels, Scales
 
 @dataclasses.dataclass(frozen=True)
 class _HiddenLayer:
-    """What is static about a hidden layer.
+    """What is static about a hidden layer."""
 
-    Attributes:
-        scales: Of its weights.
-        factor: What multiplies the activation.
-        is_residual: Whether it adds to the layer before.
-        stride: Of its convolution.
-        is_pooled: Whether its image is averaged afterwards.
-        all_pairs: Whether kernels between two inputs are over all pairs of pixels.
-        own_pairs: Whether those of an input with itself are.
-    """
-
-    scales: Scales
-    factor: float
-    is_residual: bool
-    stride: int
-    is_pooled: bool
-    all_pairs: bool
-    own_pairs: bool
+    scales: Scales  # of its weights
+    factor: float  # what multiplies the activation
+    is_residual: bool  # whether it adds to the layer before
+    stride: int  # of its convolution
+    is_pooled: bool  # whether its image is averaged afterwards
+    all_pairs: bool  # whether kernels between two inputs are over all pairs of pixels
+    own_pairs: bool  # whether those of an input with itself are
 
 
 def reads_all_pairs(architecture: Architecture) -> bool:
@@ -70,17 +59,13 @@ _SCANNED = 4
 
 
 class InputStatistics(NamedTuple):
-    """What one input gives to a hidden layer.
+    """What one input gives to a hidden layer."""
 
-    Attributes:
-        variance: Of pre-activations, at each pixel, before they are normalized.
-        mean_before: Mean over units of the layer before; for residual layers.
-        mean_branch: Mean over units of what is added to it.
-    """
-
+    # Of pre-activations, at each pixel, before they are normalized.
     variance: Float[Array, "*space"]
+    # Mean over units of the layer before; for residual layers.
     mean_before: Float[Array, "*space"] | None
-    mean_branch: Float[Array, "*space"] | None
+    mean_branch: Float[Array, "*space"] | None  # mean over units of what is added to it
 
     def means(self) -> tuple[Array, Array]:
         """Both means, of a residual layer."""
@@ -105,15 +90,11 @@ def _statistics(
         untrained = layer.scales._replace(is_trained=False)
         layer = dataclasses.replace(layer, scales=untrained)
         z = _weights(architecture, layer, Kernels(moments, None), layer.own_pairs)
-        variance = layers.same_pixels(z.nngp) if layer.own_pairs else z.nngp
-        raw_variance = variance
-        if architecture.normalization == "layer":
-            z = layers.normalize(z, variance, variance)
-            variance = layers.normalized_variance(variance)
+        raw_variance = layers.same_pixels(z.nngp) if layer.own_pairs else z.nngp
+        variance = layers.activated_variance(architecture, raw_variance)
         if layer.own_pairs:
-            is_same = jnp.ones((), bool)
-            sides = (variance, variance, is_same)
-            h = layers.activate(z, architecture.activation, layer.factor, *sides).nngp
+            sides = (raw_variance, raw_variance, jnp.ones((), bool))
+            h = layers.hidden_units(architecture, z, layer.factor, *sides).nngp
         else:
             h = layer.factor**2 * dual_variance(architecture.activation, variance)
         found = InputStatistics(raw_variance, mean, None)
@@ -163,22 +144,19 @@ def _kernels(
     ) -> tuple[Kernels, None]:
         first, second = both
         z = _weights(architecture, layer, state, layer.all_pairs)
-        q11, q22 = first.variance, second.variance
-        if architecture.normalization == "layer":
-            z = layers.normalize(z, q11, q22)
-            q11, q22 = map(layers.normalized_variance, (q11, q22))
-        h = layers.activate(z, architecture.activation, layer.factor, q11, q22, is_same)
+        sides = (first.variance, second.variance, is_same)
+        h = layers.hidden_units(architecture, z, layer.factor, *sides)
         if layer.is_residual:
             h = layers.add_branch(state, h, first.means(), second.means())
         if layer.is_pooled:
-            h = _on_each(layers.pool, h)
+            h = h.map(layers.pool)
         return h, None
 
     for (layer, num_layers), *both in zip(
         segments, statistics1, statistics2, strict=True
     ):
         if all_pairs and not layer.all_pairs:
-            all_pairs, state = False, _on_each(layers.same_pixels, state)
+            all_pairs, state = False, state.map(layers.same_pixels)
         if num_layers == 1:
             state, _ = step(layer, state, tuple(both))
         else:
@@ -199,7 +177,7 @@ def _weights(
     def convolve(array: Array) -> Array:
         return layers.convolve(array, architecture, layer.stride, 1 + all_pairs)
 
-    weighed = _on_each(convolve, layers.weigh(state, layer.scales))
+    weighed = layers.weigh(state, layer.scales).map(convolve)
     return layers.add_bias(weighed, layer.scales)
 
 
@@ -210,35 +188,24 @@ def output(
     shape: tuple[int, ...],
     width: int | None,
 ) -> Kernels:
-    """Kernels of the output layer.
-
-    Args:
-        architecture: Description of the network.
-        state: Kernels of the last hidden layer.
-        all_pairs: Whether they are over all pairs of pixels.
-        shape: Of an input.
-        width: Units of each layer, for "standard" parameterization.
-
-    Returns:
-        Two scalars; the ntk is None if no layer is trained.
-    """
+    """Kernels of the output layer, of which the ntk may be None."""
     num_pixels = 1
     if architecture.is_convolutional:
         if architecture.head == "average":
-            state = _on_each(jnp.mean, state)
+            state = state.map(jnp.mean)
         else:
             if all_pairs:
-                state = _on_each(layers.same_pixels, state)
+                state = state.map(layers.same_pixels)
             num_pixels = state.nngp.size
             is_mean = architecture.pixel_scaling == "fan_in"
-            state = _on_each(jnp.mean if is_mean else jnp.sum, state)
+            state = state.map(jnp.mean if is_mean else jnp.sum)
     scales = layer_scales(
         architecture, architecture.num_layers, shape, width, num_pixels
     )
     outputs = layers.dense(state, scales)
     if architecture.output_scale == 1:
         return outputs
-    return _on_each(lambda kernel: architecture.output_scale**2 * kernel, outputs)
+    return outputs.map(lambda kernel: architecture.output_scale**2 * kernel)
 
 
 def _segments(
@@ -282,18 +249,7 @@ def layer_scales(
     width: int | None,
     num_pixels: int,
 ) -> Scales:
-    """Scales of a layer of weights.
-
-    Args:
-        architecture: Description of the network.
-        layer: The layer, counted from 1.
-        shape: Of an input of the network.
-        width: Units of each layer, for "standard" parameterization.
-        num_pixels: Pixels that a unit reads.
-
-    Returns:
-        The scales.
-    """
+    """Scales of a layer, from 1, whose units read `num_pixels` pixels."""
     w_sq, b_sq = float(architecture.w_std) ** 2, float(architecture.b_std) ** 2
     if not architecture.is_trained(layer):
         return Scales(w_sq, b_sq, 0.0, 0.0, is_trained=False)
@@ -334,16 +290,9 @@ def _activated_variances(
     architecture: Architecture, statistics: PyTree
 ) -> list[Float[Array, "..."]]:
     """One array for each hidden layer, or run of equal ones."""
-    found = [layer.variance for layer in statistics]
-    if architecture.normalization == "layer":
-        found = [layers.normalized_variance(variance) for variance in found]
-    return found
+    return [layers.activated_variance(architecture, s.variance) for s in statistics]
 
 
 LIMIT = InfiniteLimit(
     statistics=_statistics, kernels=_kernels, activated_variances=_activated_variances
 )
-
-
-def _on_each(fn: Callable[[Array], Array], kernels: Kernels) -> Kernels:
-    return Kernels(fn(kernels.nngp), None if kernels.ntk is None else fn(kernels.ntk))

@@ -36,18 +36,7 @@ def gram(
     columns: PyTree | None,
     block_size: int,
 ) -> Float[Array, "n1 n2"]:
-    """Gram matrix of `rows` with `columns`, or with themselves.
-
-    Args:
-        block_fn: Kernel of two blocks of examples.
-        rows: Examples; arrays with a leading axis.
-        columns: The other examples; None for `rows`, which does half the work and
-            gives an exactly symmetric result.
-        block_size: Most examples in a block.
-
-    Returns:
-        The matrix.
-    """
+    """Gram matrix of `rows` with `columns`, or with themselves at half the work."""
     # Blocks are computed again for differentiation, so that they need not be kept.
     block_fn = jax.checkpoint(block_fn)
     if columns is None:

@@ -25,26 +25,14 @@ class Frozen(ComparedByValue):
     leaves by `==`. A leaf that cannot be compared so, such as a tracer or an object
     without a hash, equals nothing but itself here. So a program compiled for one of two
     equal ones may serve the other.
-
-    Attributes:
-        tree: The pytree.
-        identity: What is compared.
     """
 
     tree: Any = dataclasses.field(compare=False, repr=False)
-    identity: Hashable = dataclasses.field(repr=False)
+    identity: Hashable = dataclasses.field(repr=False)  # what is compared
 
 
 def freeze(tree: Any) -> Frozen:
-    """`tree`, held constant.
-
-    Args:
-        tree: A pytree of arrays and anything else.
-
-    Returns:
-        It, with every array copied: later changes to a NumPy array in place, or the
-        donation of a buffer, do not reach it.
-    """
+    """`tree`, held constant: its arrays are copies that nobody changes or donates."""
     leaves, treedef = jax.tree.flatten(tree)
     leaves = [_copied(leaf) for leaf in leaves]
     identity = (_hashable(treedef), *map(_leaf_identity, leaves))
@@ -53,28 +41,15 @@ def freeze(tree: Any) -> Frozen:
 
 @dataclasses.dataclass(frozen=True)
 class Adapted(ComparedByValue):
-    """The apply function `(params, x) -> f` of a model with everything else frozen.
+    """The apply function `(params, x) -> f` of a model with everything else frozen."""
 
-    Attributes:
-        call: The model; a function of a module, so that it is the same at every use.
-        frozen: Its first argument.
-        batched: Whether its third is a batch `(n, *d)`, or one example `(*d)`.
-    """
-
+    # The model; a function of a module, so that it is the same at every use.
     call: ModelCall
-    frozen: Frozen
-    batched: bool
+    frozen: Frozen  # its first argument
+    batched: bool  # whether its third is a batch `(n, *d)`, or one example `(*d)`
 
     def __call__(self, params: Any, x: Shaped[AnyArray, "n *d"], /) -> Any:
-        """Outputs of the model, one row per row of `x`.
-
-        Args:
-            params: Parameters, as the adapter returned them or with other values.
-            x: Batch.
-
-        Returns:
-            What the model returns; `(n, 1)` where it gives one number per example.
-        """
+        """Outputs of the model: `(n, 1)` where it gives one number per example."""
         x = jnp.asarray(x)
         call = lambda inputs: self.call(self.frozen.tree, params, inputs)
         f = call(x) if self.batched else jax.vmap(call)(x)

@@ -7,6 +7,7 @@ the replacements in front. The modules behind are never written to.
 
 import builtins
 import contextlib
+import dataclasses
 import importlib
 import importlib.abc
 import importlib.machinery
@@ -25,24 +26,13 @@ def import_with(
     stubs: Mapping[str, str],
     patches: Mapping[str, Callable[[ModuleType], Names]],
 ) -> ModuleType:
-    """Import `package` from source, all of it or nothing.
-
-    Afterwards `sys.modules` holds the package and whatever it imports, as after any
-    import, and nothing else has changed; after an exception, not even the package.
-
-    Args:
-        package: Top-level package; must not be imported yet.
-        replaced: For each module that the package imports from, the names that it is
-            to see instead of, or besides, the module's own. A module that does not
-            exist may be named too.
-        stubs: Modules of the package that are left empty, and why: it is said when a
-            name is asked of them.
-        patches: For modules of the package, a function of the executed module that
-            returns names to replace in it.
-
-    Returns:
-        The package.
-    """
+    """Import `package`, not imported yet, from source: all of it or nothing."""
+    # Afterwards `sys.modules` holds the package and whatever it imports, as after any
+    # import, and nothing else has changed; after an exception, not even the package.
+    # `replaced` has names that the package is to see in a module instead of, or besides,
+    # the module's own; it need not exist. `stubs` says why modules are left empty, to
+    # whoever asks a name of them. `patches` makes, of an executed module, names to
+    # replace in it.
     overlays = _overlays(replaced)
     own_builtins = vars(builtins) | {"__import__": _import_fn(overlays)}
     finder = _Finder(package, own_builtins, stubs, patches)
@@ -149,20 +139,14 @@ class _StubLoader(importlib.abc.Loader):
         module.__dict__["__getattr__"] = refuse
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class _Finder(importlib.abc.MetaPathFinder):
     """Finds the modules of one package, for the loaders above."""
 
-    def __init__(
-        self,
-        package: str,
-        own_builtins: Names,
-        stubs: Mapping[str, str],
-        patches: Mapping[str, Callable[[ModuleType], Names]],
-    ) -> None:
-        self._package = package
-        self._own_builtins = own_builtins
-        self._stubs = stubs
-        self._patches = patches
+    package: str
+    own_builtins: Names
+    stubs: Mapping[str, str]
+    patches: Mapping[str, Callable[[ModuleType], Names]]
 
     def find_spec(
         self,
@@ -170,17 +154,17 @@ class _Finder(importlib.abc.MetaPathFinder):
         path: Sequence[str] | None,
         target: ModuleType | None = None,
     ) -> importlib.machinery.ModuleSpec | None:
-        if not _belongs(fullname, self._package):
+        if not _belongs(fullname, self.package):
             return None
-        if fullname in self._stubs:
-            stub = _StubLoader(self._stubs[fullname])
+        if fullname in self.stubs:
+            stub = _StubLoader(self.stubs[fullname])
             return importlib.machinery.ModuleSpec(fullname, stub, is_package=True)
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
         if spec is not None and isinstance(
             spec.loader, importlib.machinery.SourceFileLoader
         ):
-            patch = self._patches.get(fullname)
-            spec.loader = _Loader(fullname, spec.loader.path, self._own_builtins, patch)
+            patch = self.patches.get(fullname)
+            spec.loader = _Loader(fullname, spec.loader.path, self.own_builtins, patch)
         return spec
 
 

@@ -32,21 +32,7 @@ def stax_kernels(
     x2: Float[Array, "n2 *d"] | None,
     width: int | None,
 ) -> tuple[Float[Array, "n1 n2"], Float[Array, "n1 n2"]]:
-    """Both kernels of `architecture` by neural-tangents.
-
-    Args:
-        stax: The module `neural_tangents.stax`.
-        architecture: Description of the network.
-        x1: First batch.
-        x2: Second batch; `None` means `x1`.
-        width: Units of each hidden layer, for "standard" parameterization only.
-
-    Returns:
-        The covariance and the tangent kernel of each output.
-
-    Raises:
-        ValueError: If `nt.stax` has no such network.
-    """
+    """Covariance and tangent kernel of each output, by neural-tangents."""
     check_choice(
         "architecture.kind",
         architecture.kind,
@@ -85,20 +71,14 @@ def stax_kernels(
 
 @dataclasses.dataclass(frozen=True)
 class StaxLayers:
-    """Layers of `stax` as `architecture` describes them, counted from 1.
+    """Layers of `stax` as `architecture` describes them, counted from 1."""
 
-    Attributes:
-        stax: The module `neural_tangents.stax`.
-        architecture: Description of the network.
-        kernel: What the network is for: of "mup", the two kernels need two networks.
-        shape: Of an input.
-        width: Units of each hidden layer, for "standard" parameterization only.
-    """
-
-    stax: Any
-    architecture: Architecture
+    stax: Any  # the module `neural_tangents.stax`
+    architecture: Architecture  # description of the network
+    # What the network is for: of "mup", the two kernels need two networks.
     kernel: KernelName
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # of an input
+    # Units of each hidden layer, for "standard" parameterization only.
     width: int | None
 
     def dense(self, layer: int, num_pixels: int = 1) -> Any:
@@ -176,11 +156,7 @@ class StaxLayers:
 
 
 def _check_is_odd(activation: Activation) -> None:
-    """Check that units have mean zero, whatever their variance.
-
-    Raises:
-        ValueError: If they have not.
-    """
+    """Check that units have mean zero, whatever their variance."""
     with jax.ensure_compile_time_eval():
         u = jnp.linspace(0.0, 5.0, 101)
         phi = activation_fn(activation)

@@ -13,14 +13,7 @@ import jax
 
 
 def replacements(empirical: ModuleType) -> dict[str, object]:
-    """Functions to take the place of those of the same names in `empirical`.
-
-    Args:
-        empirical: The module `neural_tangents._src.empirical`.
-
-    Returns:
-        The functions by name.
-    """
+    """Functions to take the place of those of `empirical`, by name."""
 
     def primals_out_and_pullback(
         fn: Callable[..., Any],

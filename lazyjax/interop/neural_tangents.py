@@ -263,17 +263,12 @@ def _replaced() -> dict[str, dict[str, object]]:
             "zeros_like_p": extended.Primitive("zeros_like"),  # to hang a rule on
         },
         "jax.numpy": {"dtype": _dtype, "size": _size},
-        "jax.util": {"safe_map": _safe_map, "safe_zip": _safe_zip},
+        "jax.util": {
+            "safe_map": lambda fn, *s: [fn(*items) for items in zip(*s, strict=True)],
+            "safe_zip": lambda *s: list(zip(*s, strict=True)),
+        },
         "scipy.linalg": {"eigvalsh": _eigvalsh},
     }
-
-
-def _safe_map(fn: Any, *sequences: Any) -> list[Any]:
-    return [fn(*items) for items in zip(*sequences, strict=True)]
-
-
-def _safe_zip(*sequences: Any) -> list[Any]:
-    return list(zip(*sequences, strict=True))
 
 
 def _dtype(a: Any) -> Any:

@@ -15,28 +15,15 @@ from lazyjax.jaxpr.labels import Shape
 
 @dataclasses.dataclass(frozen=True)
 class AxisAction:
-    """What equations of a primitive do to axes.
+    """What equations of a primitive do to axes."""
 
-    Attributes:
-        params: Parameters that name axes or shapes.
-        read: What they say, as a function of the equation and, for one row, the numbers
-            of the axes of each operand and of the result.
-    """
-
-    params: frozenset[str]
+    params: frozenset[str]  # parameters that name axes or shapes
+    # What they say, as a function of the equation and, for one row, the numbers of the
+    # axes of each operand and of the result.
     read: Callable[[jex.JaxprEqn, list[dict[int, int]], dict[int, int]], Any]
 
     def of(self, eqn: jex.JaxprEqn, operands: Sequence[Shape], result: Shape) -> Any:
-        """What an equation does to axes; equal for equations that do the same.
-
-        Args:
-            eqn: The equation.
-            operands: Shapes of its operands, for one row.
-            result: Shape of its result, for one row.
-
-        Returns:
-            What it does.
-        """
+        """What an equation does to axes; equal for equations that do the same."""
         return self.read(eqn, [_numbers(shape) for shape in operands], _numbers(result))
 
 

@@ -20,15 +20,7 @@ from lazyjax.jaxpr.registry import primitive_of
 
 
 def depends(jaxpr: Any, chosen: Sequence[bool]) -> bool:
-    """Whether a result of a jaxpr depends on some of its arguments, differentiably.
-
-    Args:
-        jaxpr: The jaxpr, open or closed.
-        chosen: For each argument, whether it is one of those.
-
-    Returns:
-        Whether the derivative of any result by any of them is more than a zero.
-    """
+    """Whether a result of a jaxpr depends on arguments chosen, differentiably."""
     # Nearly always a path of primitives of known dependence is found first.
     return any(_influenced(jaxpr, chosen, exact=False)) or any(
         _influenced(jaxpr, chosen, exact=True)

@@ -52,14 +52,9 @@ def aval_of(atom: Any) -> jax.ShapeDtypeStruct:
 
 
 def scan_counts(eqn: jex.JaxprEqn) -> tuple[int, int]:
-    """Numbers of constants and of carries of a `scan` equation.
-
-    Scanned operands have one axis less inside the body than outside; all others have
-    the same shape on both sides.
-
-    Returns:
-        The number of constants, and the number of carries.
-    """
+    """Numbers of constants and of carries of a `scan` equation."""
+    # Scanned operands have one axis less inside the body than outside; all others have
+    # the same shape on both sides.
     body, _ = opened(eqn.params["jaxpr"])
     num_scanned = sum(
         aval_of(outer).ndim > aval_of(inner).ndim
@@ -73,19 +68,9 @@ def scan_counts(eqn: jex.JaxprEqn) -> tuple[int, int]:
 
 
 def evaluate(eqn: jex.JaxprEqn, debug_info: Any, *values: Any) -> tuple[Array, ...]:
-    """Outputs of `eqn` for given values of all its operands (literals included).
-
-    The equation is run as a jaxpr of its own, so custom derivative rules, control flow
-    and everything else keep their meaning.
-
-    Args:
-        eqn: The equation.
-        debug_info: That of the jaxpr which the equation is of.
-        *values: A value for each operand; JAX may hand literals over as numbers.
-
-    Returns:
-        A value for each result.
-    """
+    """Outputs of `eqn` for given values of all its operands (literals included)."""
+    # The equation is run as a jaxpr of its own, so custom derivative rules, control flow
+    # and everything else keep their meaning. JAX may hand literals over as numbers.
     operands = {
         var: value
         for var, value in zip(eqn.invars, values, strict=True)
@@ -126,16 +111,7 @@ def live_equations(jaxpr: jex.Jaxpr) -> list[jex.JaxprEqn]:
 def of_smooth_operands(
     eqn: jex.JaxprEqn, debug_info: Any, values: Sequence[Array]
 ) -> tuple[Callable[[list[Array]], tuple[Array, ...]], list[Array]]:
-    """An equation as a function of those of its operands that it has derivatives by.
-
-    Args:
-        eqn: The equation.
-        debug_info: That of the jaxpr which the equation is of.
-        values: Values of `operands_of(eqn)`.
-
-    Returns:
-        The function, and the values of its arguments.
-    """
+    """An equation as a function of operands it has derivatives by, and their values."""
     operands = operands_of(eqn)
     known = dict(zip(operands, values, strict=True))
     smooth = [v for v in operands if is_smooth(v)]
@@ -155,15 +131,7 @@ def of_smooth_operands(
 
 
 def source_lines(eqn: jex.JaxprEqn) -> list[tuple[str, str]]:
-    """Places in the user's program that an equation comes from.
-
-    Args:
-        eqn: The equation.
-
-    Returns:
-        File and line, and function, of each frame that is not a library's, innermost
-        first.
-    """
+    """File and line, and function, of user's frames of an equation, innermost first."""
     traceback = getattr(eqn.source_info, "traceback", None)
     return [
         (f"{frame.file_name}:{frame.line_num}", frame.function_name)

@@ -2,7 +2,8 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from functools import partial
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import jax.extend.core as jex
 
@@ -32,6 +33,10 @@ class Primitive:
         entries: How entries of its operand become those of its results, unchanged:
             "permuted", "repeated" or "selected"; `None` if they are not.
         follows_dtype: Whether it computes in the dtype of its operands.
+        has_finite_derivative: Whether its derivative is finite wherever its value is,
+            unless it overflows.
+        branch: Which branch it takes where, see `lazyjax.activations.breakpoints`; not
+            of those that make integers.
         gradient: Form of the gradient by an operand, see `lazyjax.ntk.register_rule`.
         relabel: How labels of a result's axes become those of its operand's, see
             `lazyjax.ntk.trace.views`.
@@ -48,10 +53,14 @@ class Primitive:
     axis_action: AxisAction | None = None
     entries: Entries | None = None
     follows_dtype: bool = False
+    has_finite_derivative: bool = False
+    branch: Callable[..., Any] | None = None
     gradient: Callable[..., Any] | None = None
     relabel: Callable[..., Any] | None = None
     limit: Callable[..., Any] | None = None
 
+
+Rule = TypeVar("Rule", bound=Callable[..., Any])
 
 _RECORDS: dict[str, Primitive] = {}
 _UNKNOWN = Primitive()
@@ -112,12 +121,7 @@ def register_primitive(
 
 
 def describe(*names: str, **fields: Any) -> None:
-    """Enter what lazyjax itself knows of primitives; what is registered stays.
-
-    Args:
-        *names: Names of the primitives.
-        **fields: Fields of their records.
-    """
+    """Enter what lazyjax itself knows of primitives; what is registered stays."""
     for name in names:
         record = _RECORDS.get(name, _UNKNOWN)
         unset = {
@@ -143,19 +147,14 @@ def describe_elementwise(*names: str, **fields: Any) -> None:
     )
 
 
-def described_by_rows(*names: str, **fields: Any) -> Callable[[RowRule], RowRule]:
-    """Decorator that makes a function the row rule of primitives, and describes them.
+def described_by(field: str, *names: str, **fields: Any) -> Callable[[Rule], Rule]:
+    """Decorator that makes a function a field of primitives, and describes them."""
 
-    Args:
-        *names: Names of the primitives.
-        **fields: Other fields of their records; `follows_dtype` is true by default.
-
-    Returns:
-        The decorator, which returns the function as it is.
-    """
-
-    def enter(rule: RowRule) -> RowRule:
-        describe(*names, **{"rows": rule, "follows_dtype": True, **fields})
+    def enter(rule: Rule) -> Rule:
+        describe(*names, **{field: rule}, **fields)
         return rule
 
     return enter
+
+
+described_by_rows = partial(described_by, "rows", follows_dtype=True)

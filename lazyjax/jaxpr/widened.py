@@ -36,20 +36,10 @@ _SCATTERS: dict[str, Callable[..., Array]] = {
 def evaluate_at_least(
     dtype: Any, closed: jex.ClosedJaxpr, arguments: Sequence[Array]
 ) -> list[Array]:
-    """Results of a program, all of whose floating-point numbers are at least of a type.
-
-    Narrower types are replaced, whether the program takes them from its arguments or
-    names them. Equations that are not known to compute in the type of their operands
-    keep theirs, and custom rules for derivatives are left out.
-
-    Args:
-        dtype: The type; for float64, 64-bit types must be enabled.
-        closed: The program.
-        arguments: Its arguments.
-
-    Returns:
-        The results.
-    """
+    """Results of a program, all of whose floating-point numbers are at least of a type."""
+    # Narrower types are replaced, whether the program takes them from its arguments or
+    # names them. Equations that are not known to compute in the type of their operands
+    # keep theirs, and custom rules for derivatives are left out.
     if not _is_widened(dtype, closed):
         return jex.jaxpr_as_fun(closed)(*arguments)
     return _evaluate(dtype, closed, arguments)
@@ -101,7 +91,7 @@ def _results(
     if name == "while":
         return _while(run, eqn, operands)
     if name == "cond":
-        branches = [functools.partial(_of_many, run, b) for b in params["branches"]]
+        branches = [lambda *v, b=branch: run(b, v) for branch in params["branches"]]
         return lax.switch(operands[0], branches, *operands[1:])
     if name in _SCATTERS:
         return [_scatter(eqn, operands)]
@@ -116,10 +106,6 @@ def _results(
     }
     results = eqn.primitive.bind(*operands, **{**params, **types})
     return results if eqn.primitive.multiple_results else [results]
-
-
-def _of_many(run: Callable[..., list[Any]], closed: Any, *operands: Any) -> list[Any]:
-    return run(closed, operands)
 
 
 def _scan(

@@ -1,10 +1,6 @@
 """Linear algebra of kernels: as matrices, norms, eigenvalues, semidefinite systems."""
 
-from lazyjax.linalg.eigen import (
-    Eigen as Eigen,
-    condition as condition,
-    eigh as eigh,
-)
+from lazyjax.linalg.eigen import Eigen as Eigen, condition as condition, eigh as eigh
 from lazyjax.linalg.matrices import (
     gram_matrix as gram_matrix,
     kernel_blocks as kernel_blocks,

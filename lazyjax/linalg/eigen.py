@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from lazyjax.typing import AnyArray
+
 # By how much errors of the entries may move eigenvalues, in units of the rounding of the
 # largest.
 ALLOWANCE = 2
@@ -89,6 +91,6 @@ def condition(
     return jnp.where(is_regular, largest / jnp.where(is_regular, smallest, 1), jnp.inf)
 
 
-def dot(first: Array, second: Array) -> Array:
+def dot(first: AnyArray, second: AnyArray) -> Array:
     """Product of two matrices in the highest precision."""
     return jnp.matmul(first, second, precision=jax.lax.Precision.HIGHEST)

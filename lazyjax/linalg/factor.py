@@ -29,28 +29,19 @@ class Extreme(NamedTuple):
 
 
 class Factorization(NamedTuple):
-    """Factors of a matrix, which have no derivatives of their own.
+    """Factors of a matrix, which have no derivatives of their own."""
 
-    Attributes:
-        matrix: Cholesky's lower factor, or eigenvectors in columns.
-        inverses: Inverses of the eigenvalues, 0 for those that are dropped; ones beside
-            Cholesky's factor.
-        is_dropped: Eigenvalues that are zero to rounding.
-        is_cholesky: What `matrix` is.
-        cutoff: Up to which eigenvalues are zero to rounding.
-        log_det: Logarithm of the determinant; eigenvalues below the cutoff count as it.
-        smallest: Smallest eigenvalue and its vector.
-        largest: Largest eigenvalue and its vector.
-    """
-
-    matrix: Array
+    matrix: Array  # cholesky's lower factor, or eigenvectors in columns
+    # Inverses of the eigenvalues, 0 for those that are dropped; ones beside Cholesky's
+    # factor.
     inverses: Array
-    is_dropped: Array
-    is_cholesky: Array
-    cutoff: Array
+    is_dropped: Array  # eigenvalues that are zero to rounding
+    is_cholesky: Array  # what `matrix` is
+    cutoff: Array  # up to which eigenvalues are zero to rounding
+    # Logarithm of the determinant; eigenvalues below the cutoff count as it.
     log_det: Array
-    smallest: Extreme
-    largest: Extreme
+    smallest: Extreme  # smallest eigenvalue and its vector
+    largest: Extreme  # largest eigenvalue and its vector
 
 
 @jax.custom_batching.sequential_vmap

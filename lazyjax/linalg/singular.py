@@ -1,6 +1,7 @@
 """Warnings about singular kernels, and errors about matrices that are no kernels."""
 
 import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,15 +33,9 @@ def share_of(
 def is_long(
     time: Float[Array, "*times"], cutoff: Float[Array, "*batch"]
 ) -> Bool[Array, "*times"]:
-    """Whether a time of gradient flow is too long for eigenvalues up to the cutoff.
-
-    Directions of such eigenvalues may have decayed by then or not: they are taken not to
-    have moved, as at infinite time.
-
-    Returns:
-        Whether it is.
-    """
-    # Of a kernel of zeros the cutoff is 0.
+    """Whether a time of gradient flow is too long for eigenvalues up to the cutoff."""
+    # Their directions may have decayed by then or not: they are taken not to have moved,
+    # as at infinite time. Of a kernel of zeros the cutoff is 0.
     return jnp.isinf(time) | (
         jnp.where(jnp.isinf(time), 0, time) * cutoff > _SMALL_PROGRESS
     )
@@ -49,18 +44,13 @@ def is_long(
 def check_semidefinite(
     name: str,
     *,
-    asymmetry: Float[Array, ""],
-    smallest: Float[Array, ""],
-    scale: Float[Array, ""],
+    asymmetry: Float[AnyArray, ""],
+    smallest: Float[AnyArray, ""],
+    scale: Float[AnyArray, ""],
 ) -> None:
-    """Check that a matrix is a kernel up to rounding, where values are known: not in `jit`.
-
-    Given are the Frobenius norm of its difference from its transpose, its smallest
-    eigenvalue and its Frobenius norm.
-
-    Raises:
-        ValueError: If it is clearly not symmetric, or not positive semidefinite.
-    """
+    """Check that a matrix is a kernel up to rounding, where values are known: not in `jit`."""
+    # Given are the Frobenius norm of its difference from its transpose, its smallest
+    # eigenvalue and its Frobenius norm.
     tolerance = float(jnp.finfo(scale.dtype).eps) ** 0.5
     if _known_false(asymmetry <= tolerance * scale):
         raise ValueError(
@@ -75,7 +65,7 @@ def check_semidefinite(
         )
 
 
-def _known_false(condition: Array) -> bool:
+def _known_false(condition: Any) -> bool:
     """Whether `condition` is false, where its value is known: not under `jit`."""
     try:
         return not bool(condition)
@@ -91,15 +81,7 @@ def warn_of_dropped(
     remedy: str,
     stacklevel: int,
 ) -> None:
-    """Warn of targets that are not fitted, where values are known: not under `jit`.
-
-    Args:
-        name: Argument that is the kernel.
-        num_dropped: Directions of the kernel that are dropped.
-        share: Their share of the targets' sum of squares.
-        remedy: What to do if the targets should be fitted.
-        stacklevel: Of the public function's caller.
-    """
+    """Warn of targets that are not fitted, where values are known: not under `jit`."""
     try:
         known_share, known_number = float(share), int(num_dropped)
     except jax.errors.ConcretizationTypeError:

@@ -58,18 +58,7 @@ def dense(
     h: Float[Array, "*batch fan_in"],
     num_pixels: int = 1,
 ) -> Float[Array, "*batch features"]:
-    """Weight layer `layer` of a network, counted from 1; to be called in a module.
-
-    Args:
-        architecture: Description of the network.
-        layer: The layer; the last has `num_outputs` units.
-        width: Units of the others.
-        h: Its input.
-        num_pixels: Pixels that the features of `h` belong to.
-
-    Returns:
-        Pre-activations, or outputs.
-    """
+    """Weight layer `layer` of a network, counted from 1; to be called in a module."""
     fan_in = architecture.fan_in(layer, h.shape[-1] // num_pixels, num_pixels)
     is_last = layer == architecture.num_layers
     z = _Affine(
@@ -113,17 +102,7 @@ def convolution(
     width: int,
     h: Float[Array, "n *space fan_in"],
 ) -> Float[Array, "n *windows features"]:
-    """Convolutional layer `layer`, counted from 1; to be called in a module.
-
-    Args:
-        architecture: Description of the network.
-        layer: The layer.
-        width: Width of the network.
-        h: Its input, channels last.
-
-    Returns:
-        Pre-activations.
-    """
+    """Convolutional layer `layer`, counted from 1; to be called in a module."""
     return _convolution(
         architecture, layer, width, h, architecture.stride(layer), f"layer_{layer}"
     )
@@ -178,14 +157,7 @@ def normalize(
 def pool(
     architecture: Architecture, h: Float[Array, "n *space c"]
 ) -> Float[Array, "n *windows c"]:
-    """Windows of 2 along every spatial axis, stride 2, pooled; odd ends are dropped.
-
-    Returns:
-        The smaller images.
-
-    Raises:
-        ValueError: If an axis has only one pixel.
-    """
+    """Windows of 2 along every spatial axis, stride 2, pooled; odd ends are dropped."""
     if 1 in h.shape[1:-1]:
         raise ValueError(
             "`x` is too small: an axis of 1 pixel cannot be pooled. Leave layers out of "

@@ -10,7 +10,7 @@ from lazyjax.architecture import Architecture
 from lazyjax.architecture.kinds import complete
 from lazyjax.nets._layers import convolution, read_out, shortcut
 from lazyjax.nets.build import build
-from lazyjax.nets.network import Network, check_image, from_module
+from lazyjax.nets.network import Network, builder, check_image
 
 
 def block_resnet(*, width: int, **options: Any) -> Network:
@@ -72,9 +72,4 @@ class _BlockResNet(nn.Module):
         return read_out(spec, self.width, h)
 
 
-def _build(architecture: Architecture, width: int) -> Network:
-    module = _BlockResNet(architecture, width)
-    return from_module(module, architecture, width, check_image)
-
-
-complete("block_resnet", build=_build)
+complete("block_resnet", build=builder(_BlockResNet, check_image))

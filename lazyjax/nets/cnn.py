@@ -2,15 +2,11 @@
 
 from typing import Any
 
-import flax.linen as nn
-from jaxtyping import Array, Float
-
-from lazyjax.activations import activation_fn
 from lazyjax.architecture import Architecture
 from lazyjax.architecture.kinds import complete
-from lazyjax.nets._layers import convolution, normalize, pool, read_out
+from lazyjax.nets._layered import Layered
 from lazyjax.nets.build import build
-from lazyjax.nets.network import Network, check_image, from_module
+from lazyjax.nets.network import Network, builder, check_image
 
 
 def cnn(*, width: int, **options: Any) -> Network:
@@ -74,28 +70,5 @@ def conv_resnet(*, width: int, **options: Any) -> Network:
     return build(Architecture(kind="conv_resnet", **options), width=width)
 
 
-class _CNN(nn.Module):
-    architecture: Architecture
-    width: int
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "n *space c"]) -> Float[Array, "n k"]:
-        spec = self.architecture
-        phi = activation_fn(spec.activation)
-        h = x
-        for layer in range(1, spec.num_layers):
-            z = normalize(spec, convolution(spec, layer, self.width, h))
-            branch = spec.activation_factor(layer) * phi(z)
-            h = h + branch if spec.is_residual and layer > 1 else branch
-            if layer in spec.pool_after:
-                h = pool(spec, h)
-        return read_out(spec, self.width, h)
-
-
-def _build(architecture: Architecture, width: int) -> Network:
-    module = _CNN(architecture, width)
-    return from_module(module, architecture, width, check_image)
-
-
-complete("cnn", build=_build)
-complete("conv_resnet", build=_build)
+for _name in ("cnn", "conv_resnet"):
+    complete(_name, build=builder(Layered, check_image))

@@ -2,15 +2,11 @@
 
 from typing import Any
 
-import flax.linen as nn
-from jaxtyping import Array, Float
-
-from lazyjax.activations import activation_fn
 from lazyjax.architecture import Architecture
 from lazyjax.architecture.kinds import complete
-from lazyjax.nets._layers import dense, normalize
+from lazyjax.nets._layered import Layered
 from lazyjax.nets.build import build
-from lazyjax.nets.network import Network, check_num_features, from_module
+from lazyjax.nets.network import Network, builder, check_num_features
 
 
 def mlp(*, width: int, **options: Any) -> Network:
@@ -74,26 +70,5 @@ def resnet(*, width: int, **options: Any) -> Network:
     return build(Architecture(kind="resnet", **options), width=width)
 
 
-class _FullyConnected(nn.Module):
-    architecture: Architecture
-    width: int
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "n *d"]) -> Float[Array, "n k"]:
-        spec = self.architecture
-        phi = activation_fn(spec.activation)
-        h = x.reshape(x.shape[0], -1)
-        for layer in range(1, spec.num_layers):
-            z = normalize(spec, dense(spec, layer, self.width, h))
-            branch = spec.activation_factor(layer) * phi(z)
-            h = h + branch if spec.is_residual and layer > 1 else branch
-        return dense(spec, spec.num_layers, self.width, h)
-
-
-def _build(architecture: Architecture, width: int) -> Network:
-    module = _FullyConnected(architecture, width)
-    return from_module(module, architecture, width, check_num_features)
-
-
-complete("mlp", build=_build)
-complete("resnet", build=_build)
+for _name in ("mlp", "resnet"):
+    complete(_name, build=builder(Layered, check_num_features))

@@ -133,6 +133,19 @@ def from_module(
     )
 
 
+def builder(
+    module_fn: Callable[[Architecture, int], nn.Module],
+    check_fn: Callable[[Params, Array], None],
+) -> Callable[[Architecture, int], Network]:
+    """Function from an architecture and a width to the network of such a module."""
+
+    def build(architecture: Architecture, width: int) -> Network:
+        module = module_fn(architecture, width)
+        return from_module(module, architecture, width, check_fn)
+
+    return build
+
+
 @dataclasses.dataclass(frozen=True)
 class _ModuleInit:
     module: nn.Module

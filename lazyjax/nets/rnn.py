@@ -13,7 +13,7 @@ from lazyjax.architecture import Architecture
 from lazyjax.architecture.kinds import complete
 from lazyjax.nets._layers import dense, normalize
 from lazyjax.nets.build import build
-from lazyjax.nets.network import Network, check_sequence, from_module
+from lazyjax.nets.network import Network, builder, check_sequence
 from lazyjax.nets.scales import Scale, recurrent_scale
 
 
@@ -94,9 +94,4 @@ class _Recurrence(nn.Module):
         return jnp.moveaxis(h, 0, 1)
 
 
-def _build(architecture: Architecture, width: int) -> Network:
-    module = _RNN(architecture, width)
-    return from_module(module, architecture, width, check_sequence)
-
-
-complete("rnn", build=_build)
+complete("rnn", build=builder(_RNN, check_sequence))

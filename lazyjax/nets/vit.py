@@ -126,14 +126,7 @@ class _TransformerBlock(nn.Module):
 def _patches(
     architecture: Architecture, x: Float[Array, "n *d"]
 ) -> Float[Array, "n tokens features"]:
-    """Pixels of each patch, one patch after the other.
-
-    Returns:
-        The patches, row by row.
-
-    Raises:
-        ValueError: If inputs are not images of whole patches.
-    """
+    """Pixels of each patch, patches row by row."""
     size = architecture.patch_size
     if x.ndim != 4 or x.shape[1] % size or x.shape[2] % size:
         raise ValueError(

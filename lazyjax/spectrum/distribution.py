@@ -16,6 +16,7 @@ from lazyjax.spectrum.operators import (
     MAX_DENSE,
     Kernel,
     LinearOperator,
+    check_eigenvalues,
     checked_key,
     dense,
 )
@@ -133,6 +134,7 @@ def density(
     matrix = dense(kernel, max_dense)
     if matrix is not None:
         values = eigvalsh(matrix)[None]
+        check_eigenvalues(values)
         return Density(
             nodes=values,
             weights=jnp.full_like(values, 1 / values.size),
@@ -146,4 +148,5 @@ def density(
         section = lanczos(kernel, start, num_steps, rest)
         samples.append((section.values, section.weights))
     nodes, weights = map(jnp.stack, zip(*samples, strict=True))
+    check_eigenvalues(nodes)
     return Density(nodes=nodes, weights=weights, is_exact=False)

@@ -15,6 +15,7 @@ from lazyjax.spectrum.operators import (
     MAX_DENSE,
     Kernel,
     LinearOperator,
+    check_eigenvalues,
     checked_key,
     dense,
     eigh,
@@ -81,6 +82,7 @@ def extremes(
     first, rest = jax.random.split(checked_key(key, kernel))
     start = jax.random.normal(first, kernel.shape[:1], kernel.dtype)
     section = lanczos(kernel, start, num_steps, rest)
+    check_eigenvalues(section.values)
     (smallest, below), (largest, above) = (
         _with_residual(kernel, section, at) for at in (0, -1)
     )

@@ -6,7 +6,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from lazyjax._checks import check_at_least, check_finite, check_floating
-from lazyjax.linalg import Eigen, eigh as eigh_of_matrix, gram_matrix
+from lazyjax.linalg import (
+    Eigen,
+    check_semidefinite,
+    eigh as eigh_of_matrix,
+    frobenius_norm,
+    gram_matrix,
+)
 from lazyjax.ntk.operator import NTKOperator
 from lazyjax.typing import AnyArray
 
@@ -48,8 +54,8 @@ def eigh(kernel: Kernel, *, max_dense: int = MAX_DENSE) -> Eigen:
         are zero to rounding (measured, see `lazyjax.linalg.eigen`).
 
     Raises:
-        ValueError: If the kernel is not square, holds what is not finite, or is an
-            operator of more than `max_dense` rows.
+        ValueError: If the kernel is not square, symmetric, finite and positive
+            semidefinite, or is an operator of more than `max_dense` rows.
 
     Example:
         >>> import jax.numpy as jnp
@@ -64,7 +70,9 @@ def eigh(kernel: Kernel, *, max_dense: int = MAX_DENSE) -> Eigen:
             f"{max_dense}: raise that to decompose it as a matrix, or use `extremes` and "
             "`density`."
         )
-    return eigh_of_matrix(matrix)
+    eigen = eigh_of_matrix(matrix)
+    check_eigenvalues(eigen.values)
+    return eigen
 
 
 def dense(kernel: Kernel, max_dense: int) -> Float[Array, "m m"] | None:
@@ -78,7 +86,7 @@ def dense(kernel: Kernel, max_dense: int) -> Float[Array, "m m"] | None:
         The matrix.
 
     Raises:
-        ValueError: If the kernel is not square, or holds what is not finite.
+        ValueError: If the kernel is not square, symmetric and finite.
         TypeError: If it is neither an array nor an operator.
     """
     check_at_least("max_dense", max_dense, 0)
@@ -91,6 +99,11 @@ def dense(kernel: Kernel, max_dense: int) -> Float[Array, "m m"] | None:
             "`kernel` must be an array, or an operator with `shape`, `dtype` and `mv`; "
             f"got {type(kernel).__name__}."
         )
+    elif isinstance(kernel, NTKOperator) and kernel.x1 is not kernel.x2:
+        raise ValueError(
+            "`kernel` must be the operator of one batch with itself; it is of two, "
+            f"{kernel.x1.shape} and {kernel.x2.shape}."
+        )
     elif _rows(kernel) > max_dense:
         return None
     elif isinstance(kernel, NTKOperator):
@@ -99,7 +112,32 @@ def dense(kernel: Kernel, max_dense: int) -> Float[Array, "m m"] | None:
         columns = jnp.eye(_rows(kernel), dtype=kernel.dtype)
         matrix = jnp.stack([kernel.mv(column) for column in columns], axis=1)
     check_finite("kernel", matrix)
+    scale = frobenius_norm(matrix)
+    check_semidefinite(
+        "kernel",
+        asymmetry=frobenius_norm(matrix - matrix.T),
+        smallest=jnp.zeros_like(scale),
+        scale=scale,
+    )
     return matrix
+
+
+def check_eigenvalues(values: Float[Array, "*batch m"]) -> None:
+    """Check that no eigenvalue, or Ritz value, is negative beyond rounding.
+
+    Args:
+        values: Them.
+
+    Raises:
+        ValueError: If one is.
+    """
+    zero = jnp.zeros((), values.dtype)
+    check_semidefinite(
+        "kernel",
+        asymmetry=zero,
+        smallest=jnp.min(values),
+        scale=jnp.max(jnp.abs(values)),
+    )
 
 
 def checked_key(key: Key[Array, ""] | None, kernel: Kernel) -> Key[Array, ""]:

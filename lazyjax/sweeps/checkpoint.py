@@ -24,15 +24,7 @@ def kept_files(folder: Path) -> list[Path]:
 
 
 def check_checkpoint(folder: Path, *, resume: bool) -> None:
-    """Refuse, before any work, a folder that results cannot be written to.
-
-    Args:
-        folder: The folder; it may be missing.
-        resume: Whether there may be results already.
-
-    Raises:
-        ValueError: If it cannot be written to, or there are results and may not be.
-    """
+    """Refuse, before any work, a folder that results cannot be written to."""
     if not os.path.isdir(folder) or not kept_files(folder):
         check_folder("checkpoint", folder)
     elif not resume:
@@ -44,36 +36,19 @@ def check_checkpoint(folder: Path, *, resume: bool) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A folder with one file for each chunk, which tells what sweep it is of.
-
-    Attributes:
-        folder: The folder.
-        fingerprint: Everything that results depend on, by argument.
-    """
+    """A folder with one file for each chunk, which tells what sweep it is of."""
 
     folder: Path
-    fingerprint: Mapping[str, Any]
+    fingerprint: Mapping[str, Any]  # everything that results depend on, by argument
 
     def write(self, members: np.ndarray, records: Arrays) -> None:
-        """Keep the results of one chunk.
-
-        Args:
-            members: Indices of its members.
-            records: Their results, along the first axis.
-        """
+        """Keep the results of one chunk."""
         path = self.folder / f"chunk-{content_digest(members)[:32]}.npz"
         content = {"fingerprint": self.fingerprint}
         write_npz(path, _KIND, content, {_INDICES: members} | records)
 
     def read(self) -> Iterator[tuple[np.ndarray, Arrays]]:
-        """What was written, chunk by chunk.
-
-        Yields:
-            Indices of members, and their results.
-
-        Raises:
-            ValueError: If a file cannot be read, or is of another sweep.
-        """
+        """Indices of members, and their results, chunk by chunk."""
         wanted = json.loads(json.dumps(self.fingerprint))
         for path in kept_files(self.folder):
             content, records = read_npz(

@@ -32,7 +32,10 @@ def flat(tree: Params) -> Arrays:
 def write_csv(path: Path, axes: Axes, arrays: Arrays) -> None:
     """Write one row a number; the first line, a comment, says what shapes they have."""
     text = io.StringIO()
-    described = {name: _described(array) for name, array in arrays.items()}
+    described = {
+        name: {"dtype": array.dtype.name, "shape": array.shape}
+        for name, array in arrays.items()
+    }
     first = header(_KIND, {"axes": axes}, arrays) | {"arrays": described}
     text.write(f"# {json.dumps(first)}\n")
     writer = csv.writer(text, lineterminator="\n")
@@ -47,8 +50,7 @@ def write_csv(path: Path, axes: Axes, arrays: Arrays) -> None:
             member = label if own_axes else ("",) * len(axes)
             for index in np.ndindex(inner):
                 step, rest = _step(name, index, observed_at)
-                value = _plain(row[index])
-                writer.writerow([name, *member, step, rest, value])
+                writer.writerow([name, *member, step, rest, row[index].item()])
     write_file(path, text.getvalue().encode())
 
 
@@ -75,22 +77,7 @@ def read_csv(path: Path) -> tuple[Axes, Arrays]:
         return {name: tuple(labels) for name, labels in axes.items()}, arrays
 
 
-def _described(array: np.ndarray) -> dict[str, Any]:
-    return {"dtype": array.dtype.name, "shape": array.shape}
-
-
-def _plain(number: np.generic) -> Any:
-    """A number as JSON has it, exactly; what is not finite is a string."""
-    value = number.item()
-    return str(value) if isinstance(value, float) and not np.isfinite(value) else value
-
-
-def _array(described: Mapping[str, Any], values: list[Any]) -> np.ndarray:
+def _array(described: Mapping[str, Any], values: list[str]) -> np.ndarray:
     dtype = np.dtype(described["dtype"])
-    if dtype.kind == "b":
-        values = [value in (True, "True") for value in values]
-    elif dtype.kind in "iu":
-        values = [int(value) for value in values]
-    else:
-        values = [float(value) for value in values]
-    return np.array(values, dtype).reshape(described["shape"])
+    read = {"b": "True".__eq__, "i": int, "u": int}.get(dtype.kind, float)
+    return np.array(list(map(read, values)), dtype).reshape(described["shape"])

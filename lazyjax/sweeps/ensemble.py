@@ -26,23 +26,14 @@ History: TypeAlias = dict[int, Arrays]
 
 @dataclasses.dataclass(frozen=True)
 class Ensemble:
-    """The members of a sweep, numbered along its axes, of which the last is fastest.
+    """The members of a sweep, numbered along its axes, of which the last is fastest."""
 
-    Attributes:
-        networks: By increasing width.
-        x: Training inputs.
-        y: Training targets.
-        key: Source of randomness.
-        axes: Labels of widths, seeds, scales and learning rates.
-        settings: What is the same for all members.
-    """
-
-    networks: Mapping[int, Network]
+    networks: Mapping[int, Network]  # by increasing width
     x: AnyArray
     y: AnyArray
-    key: Array
-    axes: dict[str, tuple]
-    settings: SweepSettings
+    key: Array  # source of randomness
+    axes: dict[str, tuple]  # labels of widths, seeds, scales and learning rates
+    settings: SweepSettings  # what is the same for all members
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -72,15 +63,7 @@ class Ensemble:
         return jax.random.fold_in(jax.random.fold_in(self.key, width), seed)
 
     def select(self, members: np.ndarray, start: Callable[[int], Params]) -> Members:
-        """Members of one width, on the host.
-
-        Args:
-            members: Their numbers.
-            start: Initial parameters of a seed; called once for each.
-
-        Returns:
-            Their coordinates, along a first axis.
-        """
+        """Members of one width, on the host, with `start` of their seeds."""
         _, seeds, alphas, rates = np.unravel_index(members, self.shape)
         starts = {seed: start(seed) for seed in np.unique(seeds).tolist()}
         each_start = [starts[seed] for seed in seeds.tolist()]

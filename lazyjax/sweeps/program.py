@@ -22,40 +22,25 @@ OptimizerFactory = Callable[[Any], optax.GradientTransformation]
 
 
 class Members(NamedTuple):
-    """Members of one width; arrays have an axis of members first.
-
-    Attributes:
-        start: Initial parameters.
-        alpha: Output scale.
-        learning_rate: Learning rate.
-    """
+    """Members of one width; arrays have an axis of members first."""
 
     start: Params
-    alpha: Float[AnyArray, "*members"]
+    alpha: Float[AnyArray, "*members"]  # output scale
     learning_rate: Float[AnyArray, "*members"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SweepSettings:
-    """What is the same for all members; static and hashable.
+    """What is the same for all members; static and hashable."""
 
-    Attributes:
-        optimizer: Function of the learning rate.
-        num_steps: Number of updates.
-        loss_fn: Loss $R$ `(f, y) -> scalar`.
-        center: Whether outputs at the start are subtracted.
-        observers: Names and functions.
-        observe_at: Steps at which they look; `None` means the first and the last.
-        keep_params: Whether trained parameters are returned.
-    """
-
-    optimizer: OptimizerFactory
+    optimizer: OptimizerFactory  # function of the learning rate
     num_steps: int
-    loss_fn: LossFn
-    center: bool
-    observers: tuple[tuple[str, Observer], ...]
+    loss_fn: LossFn  # loss $R$ `(f, y) -> scalar`
+    center: bool  # whether outputs at the start are subtracted
+    observers: tuple[tuple[str, Observer], ...]  # names and functions
+    # Steps at which they look; `None` means the first and the last.
     observe_at: tuple[int, ...] | None
-    keep_params: bool
+    keep_params: bool  # whether trained parameters are returned
 
 
 def train_member(
@@ -104,20 +89,7 @@ def train_chunk(
     settings: SweepSettings,
     mesh: Mesh | None,
 ) -> dict[str, Any]:
-    """What is recorded of each member of a chunk, along a first axis.
-
-    Args:
-        members: The members; as many on each device of the mesh.
-        x: Training inputs.
-        y: Training targets.
-        network: Their network.
-        settings: The rest.
-        mesh: Devices that share the members; `None` means one device.
-
-    Returns:
-        Losses $R$, first steps of divergence, observations and, if asked for,
-        trained parameters.
-    """
+    """What is recorded of each member of a chunk, along a first axis."""
 
     def on_device(members: Members, x: Array, y: Array) -> dict[str, Any]:
         train_one = lambda member: train_member(member, x, y, network, settings)

@@ -320,14 +320,9 @@ class Sweep(Tabular, Storable):
             return super().load(path)
         axes, arrays = read_csv(path)
         observations = {
-            name.removeprefix("observations/"): array
-            for name, array in arrays.items()
+            name.removeprefix("observations/"): arrays.pop(name)
+            for name in list(arrays)
             if name.startswith("observations/")
         }
-        return cls(
-            axes=axes,
-            loss=arrays["loss"],
-            diverged_at=arrays["diverged_at"],
-            observed_at=arrays["observed_at"],
-            observations=observations,
-        )
+        fields: dict[str, Any] = arrays  # what is left, by field
+        return cls(axes=axes, observations=observations, **fields)

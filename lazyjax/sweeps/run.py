@@ -50,19 +50,14 @@ class _Program(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
-    """An ensemble on some devices, within some memory.
-
-    Attributes:
-        ensemble: The members.
-        devices: What to run on.
-        memory: Bytes for programs, on each device.
-        chunk_size: Largest number of members of a chunk; `None` means as many as fit
-            into the cache of a core, or into half the memory of an accelerator.
-    """
+    """An ensemble on some devices, within some memory."""
 
     ensemble: Ensemble
+
     devices: tuple[jax.Device, ...]  # pyright: ignore[reportInvalidTypeForm]
-    memory: int
+    memory: int  # bytes for programs, on each device
+    # Largest number of members of a chunk; `None` means as many as fit into the cache
+    # of a core, or into half the memory of an accelerator.
     chunk_size: int | None
 
     def run(self, checkpoint: Checkpoint | None, report: Progress) -> Sweep:
@@ -266,17 +261,9 @@ def _num_bytes(compiled: jax.stages.Compiled) -> int:
 
 @contextmanager
 def _threads(number: int) -> Iterator[Callable[..., Future]]:
-    """Function `submit(fn, *args)` of a pool of threads, which are joined at the end.
-
-    After an error or an interrupt they are not: what they compile or run cannot be cut
-    short, and nobody is to wait for it.
-
-    Args:
-        number: Number of threads.
-
-    Yields:
-        The function.
-    """
+    """Function `submit(fn, *args)` of a pool of threads, which are joined at the end."""
+    # After an error or an interrupt they are not: what they compile or run cannot be cut
+    # short, and nobody is to wait for it.
     is_x64 = jnp.result_type(float) == jnp.float64
 
     def call(fn: Callable[..., Any], *args: Any) -> Any:

@@ -22,7 +22,7 @@ says that the argument does not apply as written; the loss may fall all the same
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import jax
@@ -100,9 +100,9 @@ class MeasuredArgument(Storable):
 
     def explain(self) -> str:
         """The outcome in words, one line per step, over all runs measured."""
+        num_runs = max(step.holds.size for step in self.steps)
         lines = [
-            "Du et al. (2019), measured on "
-            f"{_plural(max(step.holds.size for step in self.steps), 'run')} "
+            f"Du et al. (2019), measured on {num_runs} run{'s' * (num_runs != 1)} "
             f"(not a certificate); lambda_0 = {float(self.eig_min):.4g}."
         ]
         for step in self.steps:
@@ -194,66 +194,39 @@ def measure(
         loss, eig_min_0, jnp.asarray(learning_rate, loss.dtype)
     )
     one = jnp.ones((), loss.dtype)
-    return MeasuredArgument(
-        eig_min=eigenvalues[0],
-        positive=_step(
-            "A",
-            "lambda_0 = lambda_min(H^inf) > 0",
-            eigenvalues[0],
-            "at least",
-            rounding,
-        ),
-        start=_step(
-            "B", "|H(0) - H^inf| <= lambda_0/4", start_error, "at most", eig_min_0 / 4
-        ),
-        start_eig_min=_step(
-            "B'",
-            "lambda_min(H(0)) >= 3/4 lambda_0",
-            eigvalsh(ntk_start)[..., 0],
-            "at least",
-            3 * eig_min_0 / 4,
-        ),
-        drift=_step(
-            "C",
-            "|H(t) - H(0)| <= lambda_0/4",
-            jnp.max(jnp.asarray(drift_norm), axis=-1),
-            "at most",
-            eig_min_0 / 4,
-        ),
-        drift_eig_min=_step(
-            "C'",
-            "lambda_min(H(t)) >= lambda_0/2",
-            jnp.min(eig_min, axis=-1),
-            "at least",
-            eig_min_0 / 2,
-        ),
-        loss_flow=_step(
-            "D", "loss <= exp(-lambda_0 t) loss(0)", ratio_flow, "at most", one
-        ),
-        loss_descent=_step(
-            "D'",
-            "loss <= (1 - eta lambda_0/2)^k loss(0)",
-            ratio_descent,
-            "at most",
-            one,
-        ),
-    )
+    numbers = {
+        "positive": (eigenvalues[0], rounding),
+        "start": (start_error, eig_min_0 / 4),
+        "start_eig_min": (eigvalsh(ntk_start)[..., 0], 3 * eig_min_0 / 4),
+        "drift": (jnp.max(jnp.asarray(drift_norm), axis=-1), eig_min_0 / 4),
+        "drift_eig_min": (jnp.min(eig_min, axis=-1), eig_min_0 / 2),
+        "loss_flow": (ratio_flow, one),
+        "loss_descent": (ratio_descent, one),
+    }
+    steps = {
+        name: Step(
+            measured=found,
+            bound=jnp.broadcast_to(bound, found.shape),
+            label=label,
+            statement=statement,
+            sense=sense,
+        )
+        for name, (label, statement, sense) in _STATEMENTS.items()
+        for found, bound in (numbers[name],)
+    }
+    return MeasuredArgument(eig_min=eigenvalues[0], **steps)
 
 
-def _step(
-    label: str,
-    statement: str,
-    measured: Array,
-    sense: Literal["at most", "at least"],
-    bound: Array,
-) -> Step:
-    return Step(
-        measured=measured,
-        bound=jnp.broadcast_to(bound, measured.shape),
-        label=label,
-        statement=statement,
-        sense=sense,
-    )
+# Label, statement and sense of each step, by field of `MeasuredArgument`.
+_STATEMENTS: Mapping[str, tuple[str, str, Literal["at most", "at least"]]] = {
+    "positive": ("A", "lambda_0 = lambda_min(H^inf) > 0", "at least"),
+    "start": ("B", "|H(0) - H^inf| <= lambda_0/4", "at most"),
+    "start_eig_min": ("B'", "lambda_min(H(0)) >= 3/4 lambda_0", "at least"),
+    "drift": ("C", "|H(t) - H(0)| <= lambda_0/4", "at most"),
+    "drift_eig_min": ("C'", "lambda_min(H(t)) >= lambda_0/2", "at least"),
+    "loss_flow": ("D", "loss <= exp(-lambda_0 t) loss(0)", "at most"),
+    "loss_descent": ("D'", "loss <= (1 - eta lambda_0/2)^k loss(0)", "at most"),
+}
 
 
 def _loss_ratios(
@@ -272,7 +245,3 @@ def _loss_ratios(
         largest(-learning_rate * eig_min),
         largest(jnp.log1p(-learning_rate * eig_min / 2)),
     )
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" + ("" if count == 1 else "s")

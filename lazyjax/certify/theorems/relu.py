@@ -98,14 +98,7 @@ def descent_theorem(
 
 
 def _reaches(bounds: FlipBounds) -> list[tuple[float, float]]:
-    r"""Radii $R$ of units with their $\Delta$, while a positive $\mu$ is left.
-
-    Returns:
-        Pairs of both; of infinities if $\mu$ is not positive at the start.
-
-    Raises:
-        ValueError: If $\Delta$ is negative or NaN, or decreases.
-    """
+    r"""Radii $R$ of units with their $\Delta$, while a positive $\mu$ is left."""
     if not bounds.sigma_min > 0:
         return [(math.inf, math.inf)]
     least = bounds.drive * bounds.residual.high / bounds.sigma_min**2

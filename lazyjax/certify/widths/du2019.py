@@ -176,9 +176,8 @@ def requirements(
         inputs have unit norm and no two are parallel.
 
     Raises:
-        TypeError: If `x` or `y` is not floating point.
-        ValueError: If `x` is empty or not finite, `y` is not one column of as many
-            numbers, or `failure` is out of range.
+        TypeError: As `required_widths` does.
+        ValueError: As `required_widths` does.
 
     Example:
         >>> import numpy as np
@@ -191,44 +190,48 @@ def requirements(
         rows = np.asarray(x, np.float64)
         targets = None if y is None else np.asarray(y, np.float64)
         widths = required_widths(rows, targets, failure=failure)
-    common = {"depth": 1, "assumptions": (found.unit_norm, found.not_parallel)}
-    derived = {"is_explicit": True, "source": "derived here", **common}
-    return (
+    return tuple(
         RequiredWidth(
-            theorem="Du et al. (2019), two-layer ReLU",
-            formula="C n^6 / (lambda_0^4 delta^3)",
-            width=float(widths.literal),
-            is_explicit=False,
-            source="order as stated by others; not checked against the paper",
-            **common,
-        ),
-        RequiredWidth(
-            theorem="Du et al. (2019), step (B), |H(0) - H^inf| <= lambda_0/4",
-            formula="8 n^2 log(2 n^2/delta) / lambda_0^2",
-            width=float(widths.start),
-            **derived,
-        ),
-        RequiredWidth(
-            theorem="Du et al. (2019), step (B'), lambda_min(H(0)) >= 3/4 lambda_0",
-            formula="32 |X|^2 log(n/delta) / lambda_0",
-            width=float(widths.start_eig_min),
-            **derived,
-        ),
-        RequiredWidth(
-            theorem="Du et al. (2019) for gradient flow, with constants",
-            formula="1024 n^5 (n/2 + |y|^2) / (2 pi (delta/3)^3 lambda_0^4)",
-            width=float(widths.flow),
-            **derived,
-        ),
-        RequiredWidth(
-            theorem="Du et al. (2019) for gradient descent, with constants",
-            formula="16 * 1024 n^5 (n/2 + |y|^2) / (2 pi (delta/3)^3 lambda_0^4)",
-            width=float(widths.descent),
-            max_learning_rate=float(widths.learning_rate),
-            **derived,
-        ),
+            theorem=f"Du et al. (2019){theorem}",
+            formula=formula,
+            width=float(getattr(widths, name)),
+            depth=1,
+            is_explicit=name != "literal",
+            assumptions=(found.unit_norm, found.not_parallel),
+            source=_QUOTED if name == "literal" else "derived here",
+            max_learning_rate=float(widths.learning_rate)
+            if name == "descent"
+            else None,
+        )
+        for name, theorem, formula in _STATEMENTS
     )
 
+
+_QUOTED = "order as stated by others; not checked against the paper"
+# Fields of `RequiredWidths`, what they are enough for, and their formulas.
+_STATEMENTS = (
+    ("literal", ", two-layer ReLU", "C n^6 / (lambda_0^4 delta^3)"),
+    (
+        "start",
+        ", step (B), |H(0) - H^inf| <= lambda_0/4",
+        "8 n^2 log(2 n^2/delta) / lambda_0^2",
+    ),
+    (
+        "start_eig_min",
+        ", step (B'), lambda_min(H(0)) >= 3/4 lambda_0",
+        "32 |X|^2 log(n/delta) / lambda_0",
+    ),
+    (
+        "flow",
+        " for gradient flow, with constants",
+        "1024 n^5 (n/2 + |y|^2) / (2 pi (delta/3)^3 lambda_0^4)",
+    ),
+    (
+        "descent",
+        " for gradient descent, with constants",
+        "16 * 1024 n^5 (n/2 + |y|^2) / (2 pi (delta/3)^3 lambda_0^4)",
+    ),
+)
 
 REQUIREMENT = Requirement(
     name="du2019",

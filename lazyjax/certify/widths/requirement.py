@@ -75,11 +75,7 @@ class Requirement:
 
 
 def check_probability(name: str, value: float) -> None:
-    """Check that a number is between 0 and 1.
-
-    Raises:
-        ValueError: If it is not.
-    """
+    """Check that a number is between 0 and 1."""
     if not 0 < value < 1:
         raise ValueError(f"`{name}` must be between 0 and 1; got {brief(value)}.")
 

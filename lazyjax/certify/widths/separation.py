@@ -64,31 +64,34 @@ class Separation(Storable):
     @property
     def not_parallel(self) -> Assumption:
         """That no two inputs are parallel or opposite."""
-        return Assumption(
-            name="not parallel",
-            statement="no two inputs are parallel or opposite",
-            holds=self.angle > self.resolution,
-            detail=f"smallest angle {self.angle:.3g}{_between(self.closest_lines)}",
-        )
+        statement = "no two inputs are parallel or opposite"
+        found = self.angle, self.closest_lines
+        return self._apart("not parallel", statement, "smallest angle", *found)
 
     @property
     def separated(self) -> Assumption:
         """That all inputs are different."""
-        return Assumption(
-            name="separated",
-            statement="delta > 0: all inputs differ",
-            holds=self.distance > self.resolution,
-            detail=f"delta = {self.distance:.3g}{_between(self.closest)}",
-        )
+        statement = "delta > 0: all inputs differ"
+        found = self.distance, self.closest
+        return self._apart("separated", statement, "delta =", *found)
 
     @property
     def classes_separated(self) -> Assumption:
         """That inputs with different targets are different."""
+        statement = "phi > 0: inputs of different classes differ"
+        found = self.class_distance, self.closest_classes
+        return self._apart("classes separated", statement, "phi =", *found)
+
+    def _apart(
+        self, name: str, statement: str, what: str, value: float, at: tuple[int, ...]
+    ) -> Assumption:
+        noun = "input" if len(at) == 1 else "inputs"
+        where = f" at {noun} {' and '.join(map(str, at))}" if at else ""
         return Assumption(
-            name="classes separated",
-            statement="phi > 0: inputs of different classes differ",
-            holds=self.class_distance > self.resolution,
-            detail=f"phi = {self.class_distance:.3g}{_between(self.closest_classes)}",
+            name=name,
+            statement=statement,
+            holds=value > self.resolution,
+            detail=f"{what} {value:.3g}{where}",
         )
 
 
@@ -206,10 +209,3 @@ def _candidates(n: int, gap_fn: Callable[[np.ndarray], np.ndarray]) -> np.ndarra
 def _least(values: np.ndarray, pairs: np.ndarray) -> tuple[float, tuple[int, ...]]:
     at = int(np.argmin(values))
     return float(values[at]), tuple(sorted(map(int, pairs[at])))
-
-
-def _between(rows: tuple[int, ...]) -> str:
-    if not rows:
-        return ""
-    noun = "input" if len(rows) == 1 else "inputs"
-    return f" at {noun} {' and '.join(map(str, rows))}"

@@ -175,20 +175,9 @@ class WidthTable(Storable):
             "activation": self.activation,
             "max_width": self.max_width,
             "theorems": [
-                {
-                    "theorem": needed.theorem,
-                    "formula": needed.formula,
-                    "is_explicit": needed.is_explicit,
-                    "source": needed.source,
-                    "depth": needed.depth,
-                    "applies": needed.applies,
-                    "assumptions": [
-                        dataclasses.asdict(assumption)
-                        for assumption in needed.assumptions
-                    ],
-                    "max_learning_rate": needed.max_learning_rate,
-                    **size(needed.width, needed.depth),
-                }
+                dataclasses.asdict(needed)
+                | {"applies": needed.applies}
+                | size(needed.width, needed.depth)
                 for needed in self.requirements
             ],
             "certified": size(self.certified),

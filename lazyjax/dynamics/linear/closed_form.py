@@ -156,10 +156,9 @@ class Linearized(Storable):
         Args:
             step: One or more numbers of updates.
             learning_rate: Step size $\eta$.
-            ridge: Weight of the penalty, as in `gradient_flow`.
-            ntk_test_train: Kernel of test against training points, in the form that
-                `linear_dynamics` was given; asks for outputs on the test points.
-            f0_test: Outputs on the test points at step 0.
+            ridge: As in `gradient_flow`.
+            ntk_test_train: As in `gradient_flow`.
+            f0_test: As in `gradient_flow`.
 
         Returns:
             Outputs on the training points, or on the test points if they are given.
@@ -201,18 +200,16 @@ class Linearized(Storable):
             step: One or more numbers of updates.
             learning_rate: Step size $\eta$.
             momentum: The $\beta$, at least 0.
-            ridge: Weight of the penalty, as in `gradient_flow`.
-            ntk_test_train: Kernel of test against training points, in the form that
-                `linear_dynamics` was given; asks for outputs on the test points.
-            f0_test: Outputs on the test points at step 0.
+            ridge: As in `gradient_flow`.
+            ntk_test_train: As in `gradient_flow`.
+            f0_test: As in `gradient_flow`.
 
         Returns:
             Outputs on the training points, or on the test points if they are given.
 
         Raises:
-            ValueError: If a number is negative, `step` larger than JAX's integers (without
-                64-bit types $2^{31} - 1$), or shapes do not fit.
-            TypeError: If `step` is not an integer, or dtypes differ.
+            ValueError: As `gradient_descent` does.
+            TypeError: As `gradient_descent` does.
 
         Example:
             >>> import jax.numpy as jnp
@@ -356,14 +353,7 @@ class Linearized(Storable):
         times = jnp.asarray(time, self.eigenvalues.dtype)
         rates = checked_rates(ridge, 0.0, 0.0, dtype=times.dtype)
         self._warn_if_dropped(times, rates.ridge)
-        return evaluate(
-            eigensystem,
-            times,
-            rates,
-            test_points,
-            dynamics="flow",
-            quantity=quantity,
-        )
+        return evaluate(eigensystem, times, rates, test_points, "flow", quantity)
 
     def _at_steps(
         self,
@@ -377,20 +367,10 @@ class Linearized(Storable):
         eigensystem = self._eigensystem
         steps = checked_steps(step)
         dynamics = "descent" if momentum is None else "heavy ball"
-        rates = checked_rates(
-            ridge,
-            learning_rate,
-            0.0 if momentum is None else momentum,
-            dtype=self.eigenvalues.dtype,
-        )
-        return evaluate(
-            eigensystem,
-            steps,
-            rates,
-            test_points,
-            dynamics=dynamics,
-            quantity=quantity,
-        )
+        momentum = 0.0 if momentum is None else momentum
+        dtype = self.eigenvalues.dtype
+        rates = checked_rates(ridge, learning_rate, momentum, dtype=dtype)
+        return evaluate(eigensystem, steps, rates, test_points, dynamics, quantity)
 
     @property
     def _eigensystem(self) -> Eigensystem:

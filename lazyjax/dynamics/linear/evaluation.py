@@ -61,23 +61,11 @@ def evaluate(
     points: Shaped[Array, "*points"],
     rates: Rates,
     test_points: tuple[Array, Array] | None,
-    *,
     dynamics: Dynamics,
     quantity: Quantity,
 ) -> Float[Array, "..."]:
-    """A quantity of the linear model at every time or step.
-
-    Args:
-        model: Kernel, initial error and initial outputs.
-        points: Times or steps.
-        rates: Penalty, learning rate, momentum.
-        test_points: Kernel and initial outputs on test points, to have outputs there.
-        dynamics: How the model is trained.
-        quantity: What is asked for.
-
-    Returns:
-        The quantity, with the axes of `points` first.
-    """
+    """A quantity of the linear model at every time or step, whose axes come first."""
+    # Test points are their kernel and initial outputs, to have outputs there.
     shifted = model.eigenvalues + rates.ridge
     learning_rate, momentum = rates.learning_rate, rates.momentum
 

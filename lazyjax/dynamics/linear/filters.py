@@ -18,34 +18,20 @@ from lazyjax.linalg import is_long
 
 
 class Filter(NamedTuple):
-    """Decay and integral of every direction.
+    """Decay and integral of every direction."""
 
-    Attributes:
-        decay: The $p$, divided by $2^e$.
-        integral: The $q$, divided by it too.
-        exponent: The integer $e$, 0 or more: 0 of all that does not grow.
-    """
-
-    decay: Float[Array, " m"]
-    integral: Float[Array, " m"]
+    decay: Float[Array, " m"]  # the $p$, divided by $2^e$
+    integral: Float[Array, " m"]  # the $q$, divided by it too
+    # The integer $e$, 0 or more: 0 of all that does not grow.
     exponent: Float[Array, " m"]
 
 
 def grown(
     coefficients: Float[Array, "m c"], exponents: Float[Array, " m"]
 ) -> tuple[Float[Array, "m c"], Float[Array, ""]]:
-    """Coefficients times their powers of two, over a power that they have in common.
-
-    So they can be added up, which infinities of both signs cannot.
-
-    Args:
-        coefficients: One row for each direction.
-        exponents: Of the powers, 0 or more.
-
-    Returns:
-        The products, and the exponent of the power that they were divided by: 0 if no
-        direction that has a coefficient grows.
-    """
+    """Coefficients times powers of two, over a common one, and the exponent of that."""
+    # So they can be added up, which infinities of both signs cannot. The exponent is 0
+    # if no direction that has a coefficient grows.
     largest = jnp.max(jnp.abs(coefficients), axis=1)
     grows = (largest > 0) & (exponents > 0)
     # A large power may belong to a small coefficient.
@@ -70,17 +56,9 @@ def scaled_up(
 def flow_filter(
     rates: Float[Array, " m"], time: Float[Array, ""], cutoff: Float[Array, ""]
 ) -> Filter:
-    r"""Gradient flow: $p = e^{-\lambda t}$.
-
-    Args:
-        rates: The $\lambda$.
-        time: The $t$, which may be infinite.
-        cutoff: Directions up to this rate do not move at all, where the time is too
-            long to tell whether they would.
-
-    Returns:
-        The filter.
-    """
+    r"""Gradient flow: $p = e^{-\lambda t}$, up to infinite $t$."""
+    # Directions of rates up to the cutoff do not move at all, where the time is too long
+    # to tell whether they would.
     is_end = jnp.isinf(time)
     times = jnp.where(is_end, 0, time)
     times = jnp.where((rates <= cutoff) & is_long(time, cutoff), 0, times)
@@ -111,21 +89,10 @@ def heavy_ball_filter(
     learning_rate: Float[Array, ""],
     momentum: Float[Array, ""],
 ) -> Filter:
-    r"""Heavy ball: $p_{s+1} = (1 + \beta - \eta \lambda) p_s - \beta p_{s-1}$.
-
-    $p_0 = p_{-1} = 1$, and $q_{s+1} = (1 + \beta - \eta \lambda) q_s - \beta q_{s-1} +
-    \eta$ from $q_0 = q_{-1} = 0$. Powers of the matrix of both recurrences are taken by
-    squaring, without regard to whether its roots are real, complex or equal.
-
-    Args:
-        rates: The $\lambda$.
-        step: The $s$.
-        learning_rate: The $\eta$.
-        momentum: The $\beta$.
-
-    Returns:
-        The filter.
-    """
+    r"""Heavy ball: $p_{s+1} = (1 + \beta - \eta \lambda) p_s - \beta p_{s-1}$."""
+    # From p_0 = p_{-1} = 1; q obeys the same, plus eta, from q_0 = q_{-1} = 0. Powers of
+    # the matrix of both recurrences are taken by squaring, without regard to whether its
+    # roots are real, complex or equal.
     zero, one = jnp.zeros_like(rates), jnp.ones_like(rates)
     # Finite, and far enough from the largest number that the entries 1 are not lost.
     limit = float(jnp.finfo(rates.dtype).max) / 2**10

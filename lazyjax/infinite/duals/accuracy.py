@@ -30,19 +30,7 @@ def std_range(variances: list[Array]) -> Float[Array, "2"]:
 def largest_error(
     stds: list[tuple[Activation, Float[Array, "2"]]], with_slope: bool
 ) -> Float[Array, ""]:
-    """Share by which Gaussian moments of activations are not known.
-
-    Args:
-        stds: Activations, and the smallest and largest standard deviation of their
-            arguments.
-        with_slope: Whether moments of derivatives count.
-
-    Returns:
-        The largest over activations and standard deviations; 0 for closed forms.
-
-    Raises:
-        ValueError: If an activation has kinks or jumps that cannot be found.
-    """
+    """Share by which Gaussian moments of activations are not known."""
     errors = [jnp.zeros(())]
     for activation, ends in stds:
         if is_closed_form(activation) or _is_tabulated(activation, ends):
@@ -71,19 +59,7 @@ def _is_tabulated(activation: Activation, ends: Float[Array, "2"]) -> bool:
 def checked(
     kernel: Float[Array, "n1 n2"], error: Float[Array, ""], name: str
 ) -> Float[Array, "n1 n2"]:
-    """The kernel, if moments of its activations are known.
-
-    Args:
-        kernel: The kernel.
-        error: `largest_error` of its activations.
-        name: Of the argument that they are in.
-
-    Returns:
-        The kernel; NaN instead of an error where its values are traced.
-
-    Raises:
-        ValueError: If an activation varies too fast.
-    """
+    """The kernel, if moments of its activations are known; NaN if it is traced."""
     try:
         share, is_known = float(error), not bool(jnp.any(jnp.isnan(kernel)))
     except jax.errors.ConcretizationTypeError:

@@ -4,7 +4,6 @@ For $(u, v) \sim N(0, [[q_{11}, q_{12}], [q_{12}, q_{22}]])$ the two functions h
 $E[\phi(u)\phi(v)]$ and $E[\phi'(u)\phi'(v)]$, elementwise in arrays of covariances.
 """
 
-from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -21,12 +20,8 @@ from lazyjax.activations.registry import (
     named_breaks,
 )
 from lazyjax.infinite.duals.estimate import disagreement, series_error
-from lazyjax.infinite.duals.hermite import (
-    hermite_dual,
-    hermite_mean,
-    hermite_variance,
-)
-from lazyjax.infinite.duals.piecewise import Piecewise, piecewise
+from lazyjax.infinite.duals.hermite import hermite_dual, hermite_mean
+from lazyjax.infinite.duals.piecewise import Piecewise, derivative, piecewise
 from lazyjax.typing import Activation
 
 
@@ -93,7 +88,7 @@ def dual_activation(
         Singer (2016), arXiv:1602.05897, for dual activations and their Hermite series
         (equation numbers not checked).
     """
-    return _moment(activation, q11, q12, q22)
+    return _moment(activation, q11, q12, q22, order=0)
 
 
 @dual_activation.defjvp
@@ -104,12 +99,13 @@ def _dual_activation_jvp(
 ) -> tuple[Array, Array]:
     q11, q12, q22 = primals
     dq11, dq12, dq22 = tangents
+    moment = partial(_moment, activation, order=0)
     if not _is_continuous(activation, q12.dtype):
-        return jax.jvp(partial(_moment, activation), primals, tangents)
+        return jax.jvp(moment, primals, tangents)
     # Through the series, the derivative in q12 would divide by zero at variance 0 and
     # lose its factor at the clipped ends; Price's theorem gives it exactly.
     value, in_variances = jax.jvp(
-        lambda a, b: _moment(activation, a, q12, b), (q11, q22), (dq11, dq22)
+        lambda a, b: moment(a, q12, b), (q11, q22), (dq11, dq22)
     )
     return value, in_variances + dual_derivative(activation, q11, q12, q22) * dq12
 
@@ -122,10 +118,10 @@ def dual_derivative(
 ) -> Float[Array, "*q"]:
     r"""Second moment $E[\phi'(u)\phi'(v)]$ of the derivative of an activation.
 
-    Computed as, and as accurate as, `dual_activation` says; $\phi'$ is what JAX
-    differentiates: a jump of $\phi$ itself adds nothing, as to gradients of finite
-    networks, though limits of steep functions are infinite. Gradients in $q_{12}$ of kinked activations are infinite at
-    $u = v$: there, 0 is returned.
+    Computed as `dual_activation` says, and as accurate; a jump of $\phi$ itself adds
+    nothing, as to gradients of finite networks, though limits of steep functions are
+    infinite. Gradients in $q_{12}$ of kinked activations are infinite at $u = v$: there,
+    0 is returned.
 
     Args:
         activation: Name of an activation, or an elementwise function of one array.
@@ -137,9 +133,8 @@ def dual_derivative(
         The second moments, one per entry of the broadcast arguments.
 
     Raises:
-        ValueError: If `activation` is an unknown name, not elementwise, or has more
-            kinks and jumps than 32, or some at places that are traced values.
-        TypeError: If `activation` is neither a name nor callable.
+        ValueError: As `dual_activation` does.
+        TypeError: As `dual_activation` does.
 
     Example:
         >>> import jax.numpy as jnp
@@ -147,18 +142,11 @@ def dual_derivative(
         >>> dual_derivative("relu", jnp.ones(1), jnp.zeros(1), jnp.ones(1)).item()
         0.25
     """
-    return _slope_moment(activation, q11, q12, q22)
+    return _moment(activation, q11, q12, q22, order=1)
 
 
 def is_closed_form(activation: Activation) -> bool:
-    """Whether moments of `activation` are closed forms, and not series.
-
-    Args:
-        activation: Name of an activation, or an elementwise function of one array.
-
-    Returns:
-        Whether they are.
-    """
+    """Whether moments of `activation` are closed forms, and not series."""
     return closed_form(activation) is not None
 
 
@@ -184,7 +172,7 @@ def dual_variance(activation: Activation, q: Float[Array, "*q"]) -> Float[Array,
     """
     if closed_form(activation) is not None:
         return dual_activation(activation, q, q, q)
-    return _of_one(hermite_variance, activation, q)
+    return _of_one(activation, q, power=2)
 
 
 def dual_mean(activation: Activation, q: Float[Array, "*q"]) -> Float[Array, "*q"]:
@@ -207,7 +195,7 @@ def dual_mean(activation: Activation, q: Float[Array, "*q"]) -> Float[Array, "*q
         >>> round(dual_mean("relu", jnp.ones(1)).item(), 6)  # 1 / sqrt(2 pi)
         0.398942
     """
-    return _of_one(hermite_mean, activation, q)
+    return _of_one(activation, q, power=1)
 
 
 def dual_error(
@@ -235,9 +223,8 @@ def dual_error(
         0 for closed forms, infinity where moments are not finite.
 
     Raises:
-        ValueError: If `activation` is an unknown name, not elementwise, or has kinks or
-            jumps that cannot be found.
-        TypeError: If `activation` is neither a name nor callable.
+        ValueError: As `dual_activation` does.
+        TypeError: As `dual_activation` does.
 
     Example:
         >>> import jax.numpy as jnp
@@ -254,26 +241,12 @@ def dual_error(
 def dual_disagreement(
     activation: Activation, std: Float[Array, " q"], with_slope: bool
 ) -> Float[Array, ""]:
-    """Relative error of the moments of a function that is none of their series' length.
-
-    Args:
-        activation: Name of an activation, or an elementwise function of one array.
-        std: Standard deviations of both arguments.
-        with_slope: Whether `dual_derivative` counts, besides `dual_activation`.
-
-    Returns:
-        The largest difference of two rules of quadrature, over standard deviations and
-        correlations, relative to the moment at $u = v$; 0 for closed forms.
-
-    Raises:
-        ValueError: As `dual_error` does.
-        TypeError: As `dual_error` does.
-    """
+    """Relative error of the moments of a function that is none of their series' length."""
+    # The largest difference of two rules of quadrature, over standard deviations and
+    # correlations, relative to the moment at u = v; 0 for closed forms.
     if closed_form(activation) is not None:
         return jnp.zeros((), std.dtype)
-    phis = [_piecewise(activation, std.dtype)]
-    if with_slope:
-        phis.append(_slope(activation, std.dtype))
+    phis = [_piecewise(activation, std.dtype, order) for order in range(1 + with_slope)]
     errors = [
         disagreement(phi, _marks(activation, phi, std.dtype), std) for phi in phis
     ]
@@ -281,21 +254,15 @@ def dual_disagreement(
 
 
 # Compiled here: an eager scan over terms compiles at every call.
-@partial(jax.jit, static_argnums=0)
-def _moment(activation: Activation, q11: Array, q12: Array, q22: Array) -> Array:
+@partial(jax.jit, static_argnums=0, static_argnames="order")
+def _moment(
+    activation: Activation, q11: Array, q12: Array, q22: Array, *, order: int
+) -> Array:
     moments = closed_form(activation)
     if moments is not None:
-        return moments(q11, q12, q22)[0]
-    phi = _piecewise(activation, q12.dtype)
+        return moments(q11, q12, q22)[order]
+    phi = _piecewise(activation, q12.dtype, order)
     return hermite_dual(phi, *_sides(q11, q12, q22))
-
-
-@partial(jax.jit, static_argnums=0)
-def _slope_moment(activation: Activation, q11: Array, q12: Array, q22: Array) -> Array:
-    moments = closed_form(activation)
-    if moments is not None:
-        return moments(q11, q12, q22)[1]
-    return hermite_dual(_slope(activation, q12.dtype), *_sides(q11, q12, q22))
 
 
 @partial(jax.jit, static_argnums=0)
@@ -306,18 +273,17 @@ def _error(activation: Activation, q11: Array, q12: Array, q22: Array) -> Array:
 
 
 # Compiled here, so that programs are read once and not for each layer.
-@partial(jax.jit, static_argnums=(0, 1))
-def _of_one(moment_fn: Callable, activation: Activation, q: Array) -> Array:
-    return moment_fn(_piecewise(activation, q.dtype), safe_sqrt(q))
+@partial(jax.jit, static_argnums=0, static_argnames="power")
+def _of_one(activation: Activation, q: Array, *, power: int) -> Array:
+    return hermite_mean(_piecewise(activation, q.dtype), safe_sqrt(q), power)
 
 
-def _piecewise(activation: Activation, dtype: jnp.dtype) -> Piecewise:
-    fn = _elementwise_fn(activation, dtype)
-    return piecewise(fn, dtype, named_breaks(activation))
-
-
-def _slope(activation: Activation, dtype: jnp.dtype) -> Piecewise:
-    fn = _derivative(_elementwise_fn(activation, dtype))
+def _piecewise(activation: Activation, dtype: jnp.dtype, order: int = 0) -> Piecewise:
+    """The activation, or its derivative of order 1."""
+    fn = activation_fn(activation)
+    if not isinstance(activation, str):  # else it was checked when it got its name
+        check_elementwise(fn, dtype)
+    fn = derivative(fn) if order else fn
     return piecewise(fn, dtype, named_breaks(activation))
 
 
@@ -328,24 +294,12 @@ def _marks(
     return marks(phi.fn, dtype) if named_breaks(activation) is None else (0.0,)
 
 
-def _elementwise_fn(activation: Activation, dtype: jnp.dtype) -> Callable:
-    """Function of `activation`, checked unless it was when it got its name."""
-    phi = activation_fn(activation)
-    if not isinstance(activation, str):
-        check_elementwise(phi, dtype)
-    return phi
-
-
 def _is_continuous(activation: Activation, dtype: jnp.dtype) -> bool:
     """Whether Price's theorem, hence `dual_derivative`, gives derivatives in q12."""
     if closed_form(activation) is not None:
         spec = find(activation)
         return spec is None or spec.is_continuous
     return _piecewise(activation, dtype).is_continuous
-
-
-def _derivative(phi: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    return jax.grad(lambda u: jnp.sum(phi(u)))
 
 
 def _sides(q11: Array, q12: Array, q22: Array) -> tuple[Array, Array, Array]:

@@ -15,15 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lazyjax.activations.quadrature import (
-    gauss_legendre,
-    panels,
-    standardized,
-)
+from lazyjax.activations.quadrature import gauss_legendre, panels, standardized
 from lazyjax.infinite.duals.hermite import (
     NUM_COEFFICIENTS,
     decompose,
-    hermite_variance,
+    hermite_mean,
     power_tail,
     rounding,
     series,
@@ -38,24 +34,16 @@ _SHRUNK = 2.0 ** -np.arange(31)  # distances from marks at which panels end
 
 
 class _Side(NamedTuple):
-    """Coefficients of a function of a scaled Gaussian, and their errors.
+    """Coefficients of a function of a scaled Gaussian, and their errors."""
 
-    Attributes:
-        sizes: Absolute values of coefficients, by the second rule.
-        differences: Those between both rules.
-        remainder: Root of the sum of squares that the series adds for further terms.
-        rest_tail: The same, of coefficients of the rest that are left out.
-        power_tail: That of truncated powers, which are not.
-        second_moment: By the second rule.
-        second_moment_error: Its difference from that by split panels, or by the series.
-    """
-
-    sizes: Array
-    differences: Array
+    sizes: Array  # absolute values of coefficients, by the second rule
+    differences: Array  # those between both rules
+    # Root of the sum of squares that the series adds for further terms.
     remainder: Array
-    rest_tail: Array
-    power_tail: Array
-    second_moment: Array
+    rest_tail: Array  # the same, of coefficients of the rest that are left out
+    power_tail: Array  # that of truncated powers, which are not
+    second_moment: Array  # by the second rule
+    # Its difference from that by split panels, or by the series.
     second_moment_error: Array
 
 
@@ -66,18 +54,7 @@ def series_error(
     correlation: Float[Array, "*#q"],
     std2: Float[Array, "*#q"],
 ) -> Float[Array, "*q"]:
-    """Estimate of the error of `hermite_dual`.
-
-    Args:
-        phi: The function.
-        marks: Where to look for fast changes.
-        std1: As in `hermite_dual`.
-        correlation: As in `hermite_dual`.
-        std2: As in `hermite_dual`.
-
-    Returns:
-        The estimates, infinite where the second rule gives no finite numbers.
-    """
+    """Estimate of the error of `hermite_dual`, infinite where the second rule fails."""
     one, two = _side(phi, marks, std1), _side(phi, marks, std2)
     size = jnp.abs(correlation)
     products = [
@@ -95,19 +72,9 @@ def series_error(
 def disagreement(
     phi: Piecewise, marks: Sequence[float], std: Float[Array, "*q"]
 ) -> Float[Array, "*q"]:
-    """Difference of both rules, relative to the second moment.
-
-    What is left out behind the last coefficient does not count, which depends on the
-    correlation: `hermite_dual` is NaN where that is too much.
-
-    Args:
-        phi: The function.
-        marks: Where to look for fast changes.
-        std: Standard deviation of both arguments.
-
-    Returns:
-        The largest over correlations, infinite where moments are not finite.
-    """
+    """Largest difference of both rules, relative to the second moment."""
+    # What is left out behind the last coefficient does not count, which depends on the
+    # correlation: `hermite_dual` is NaN where that is too much.
     side = _side(phi, marks, std)
     error = jnp.sum(side.differences * (2 * side.sizes + side.differences), 0)
     error = error + jnp.abs(side.remainder**2 - side.rest_tail**2)
@@ -154,7 +121,7 @@ def _side_of_one(
     left = jnp.where(left > floor, left, jnp.minimum(floor, 8 * jnp.sum(s[-32:] ** 2)))
     second_moment = jnp.sum(weights * values**2)
     at_one = jnp.sum(first * (first + 2 * powers)) + jnp.sum(weights * power**2)
-    variance = hermite_variance(phi, std)
+    variance = hermite_mean(phi, std, power=2)
     return _Side(
         sizes=_filled(jnp.abs(s + powers[:NUM_COEFFICIENTS])),
         differences=_filled(jnp.abs(s - first[:NUM_COEFFICIENTS])),

@@ -47,21 +47,11 @@ def hermite_dual(
     correlation: Float[Array, "*#q"],
     std2: Float[Array, "*#q"],
 ) -> Float[Array, "*q"]:
-    r"""Moment $E[\phi(\sigma_1 g)\phi(\sigma_2 h)]$ of standard Gaussians $g, h$.
-
-    Positive semidefinite term by term. Work is linear in the number of entries times
-    that of terms; coefficients are computed once per standard deviation given.
-
-    Args:
-        phi: The function.
-        std1: Standard deviation $\sigma_1 \ge 0$.
-        correlation: Correlation $\rho$ of $g$ and $h$, in [-1, 1].
-        std2: Standard deviation $\sigma_2 \ge 0$.
-
-    Returns:
-        The moments, one per entry of the broadcast arguments; NaN where terms that are
-        left out may make up more than a share `TOLERANCE` of that of equal arguments.
-    """
+    r"""Moment $E[\phi(\sigma_1 g)\phi(\sigma_2 h)]$ of standard Gaussians $g, h$."""
+    # Positive semidefinite term by term; NaN where terms that are left out may make up
+    # more than a share `TOLERANCE` of that of equal arguments. Work is linear in the
+    # number of entries times that of terms; coefficients are computed once per standard
+    # deviation given.
     one, two = decompose(phi, std1), decompose(phi, std2)
     left, right = one.rest, two.rest
     left_out = _remainder_size(left) * _remainder_size(right)
@@ -88,15 +78,7 @@ def _remainder_size(coefficients: Float[Array, "terms *q"]) -> Float[Array, "*q"
 def series(
     products: list[tuple[Array, Array]], correlation: Float[Array, "*#q"]
 ) -> Float[Array, "*q"]:
-    """Sum over terms of products of coefficients, times powers of the correlation.
-
-    Args:
-        products: Pairs of arrays of coefficients, whose products are added.
-        correlation: The correlation.
-
-    Returns:
-        The sums.
-    """
+    """Sum over terms of products of coefficients, times powers of the correlation."""
     shapes = [a.shape[1:] for pair in products for a in pair]
     shape = jnp.broadcast_shapes(*shapes, correlation.shape)
 
@@ -115,33 +97,12 @@ def series(
     return jax.lax.scan(add_block, start, blocks)[0]
 
 
-def hermite_variance(phi: Piecewise, std: Float[Array, "*q"]) -> Float[Array, "*q"]:
-    r"""Moment $E[\phi(\sigma g)^2]$ of a standard Gaussian $g$, by quadrature.
-
-    Args:
-        phi: The function.
-        std: Standard deviation $\sigma \ge 0$.
-
-    Returns:
-        The moments; what `hermite_dual` gives at correlation 1, at a fraction of its
-        cost.
-    """
+def hermite_mean(
+    phi: Piecewise, std: Float[Array, "*q"], power: int
+) -> Float[Array, "*q"]:
+    r"""Mean $E[\phi(\sigma g)^p]$ over a standard Gaussian $g$, by quadrature."""
     nodes, weights = gauss_legendre(split_panels(phi.breaks, std))
-    return jnp.sum(weights * phi.fn(nodes * std[None]) ** 2, 0)
-
-
-def hermite_mean(phi: Piecewise, std: Float[Array, "*q"]) -> Float[Array, "*q"]:
-    r"""Mean $E[\phi(\sigma g)]$ over a standard Gaussian $g$, by quadrature.
-
-    Args:
-        phi: The function.
-        std: Standard deviation $\sigma \ge 0$.
-
-    Returns:
-        The means.
-    """
-    nodes, weights = gauss_legendre(split_panels(phi.breaks, std))
-    return jnp.sum(weights * phi.fn(nodes * std[None]), 0)
+    return jnp.sum(weights * phi.fn(nodes * std[None]) ** power, 0)
 
 
 # Decomposition -----------------------------------------------------------------------
@@ -164,18 +125,9 @@ class Decomposition(NamedTuple):
 
 
 def decompose(phi: Piecewise, std: Float[Array, "*q"]) -> Decomposition:
-    """A function of a scaled Gaussian, split so that its series leave out least.
-
-    Truncated powers of high degree do not help where the standard deviation is large
-    beside the pieces: there they are far larger than the function.
-
-    Args:
-        phi: The function.
-        std: Standard deviation by which its argument is scaled.
-
-    Returns:
-        Its parts.
-    """
+    """A function of a scaled Gaussian, split so that its series leave out least."""
+    # Truncated powers of high degree do not help where the standard deviation is large
+    # beside the pieces: there they are far larger than the function.
     nodes, weights, basis = _quadrature()
     weights, basis = (jnp.asarray(table, std.dtype) for table in (weights, basis))
     scaled = jnp.asarray(nodes.reshape(-1, *(1,) * std.ndim), std.dtype) * std[None]
@@ -210,17 +162,7 @@ def decompose(phi: Piecewise, std: Float[Array, "*q"]) -> Decomposition:
 
 
 def _crossed(phi: Piecewise, std: Array, kept: Array, products: Array) -> Array:
-    """Mean of rest times truncated powers, but for `products` of coefficients.
-
-    Args:
-        phi: The function.
-        std: Standard deviation by which its argument is scaled.
-        kept: Which powers are split off.
-        products: Those of coefficients, which are not to be counted.
-
-    Returns:
-        The means of the parts of even and of odd degree.
-    """
+    """Mean of rest times powers, less `products`, of even and of odd degree."""
     nodes, weights = gauss_legendre(split_panels(phi.breaks, std))
     nodes = nodes * std[None]
 
@@ -310,19 +252,7 @@ def power_moment(
     correlation: Float[Array, "*#q"],
     std2: Float[Array, "*#q"],
 ) -> Float[Array, "*q"]:
-    """Second moment of the truncated powers of `phi`, in closed form.
-
-    Args:
-        phi: The function, which has corners.
-        one: Its decomposition at the first standard deviation.
-        two: That at the second.
-        std1: As in `hermite_dual`.
-        correlation: As in `hermite_dual`.
-        std2: As in `hermite_dual`.
-
-    Returns:
-        The moments.
-    """
+    """Second moment of the truncated powers of `phi`, in closed form."""
     shape = jnp.broadcast_shapes(std1.shape, correlation.shape, std2.shape)
     used = phi.used_powers
     # Corners at the same distance from 0 share a place and differ by a sign.

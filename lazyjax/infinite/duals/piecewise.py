@@ -22,17 +22,12 @@ class Piecewise:
     With $\pm$ the side of 0 on which a corner $c$ is, the sum over corners and powers of
     `jumps` times $(\pm (u - c))_+^p / p!$ has the same jumps as the function: what is
     left has fewer.
-
-    Attributes:
-        fn: The function.
-        breaks: Places where it may have a kink or jump.
-        corners: Those where it has one.
-        jumps: Coefficients of truncated powers, by corner and power.
     """
 
     fn: Callable[[Array], Array]
-    breaks: tuple[float, ...]
-    corners: tuple[float, ...]
+    breaks: tuple[float, ...]  # places where it may have a kink or jump
+    corners: tuple[float, ...]  # those where it has one
+    # Coefficients of truncated powers, by corner and power.
     jumps: Float[AnyArray, "corners powers"]
 
     @property
@@ -75,19 +70,7 @@ class Piecewise:
 def piecewise(
     fn: Callable[[Array], Array], dtype: Any, places: tuple[float, ...] | None = None
 ) -> Piecewise:
-    """A function with its kinks and jumps, read from its program and derivatives.
-
-    Args:
-        fn: Elementwise function of one array.
-        dtype: Of its argument.
-        places: Where it may have kinks or jumps; `None` means to look for them.
-
-    Returns:
-        The function.
-
-    Raises:
-        ValueError: If there are too many, or they depend on traced values.
-    """
+    """A function with its kinks and jumps, looked for unless `places` are given."""
     if places is None:
         places = breaks(fn, dtype)
     if not places:
@@ -114,7 +97,7 @@ def _jumps(fn: Callable[[Array], Array], places: np.ndarray, dtype: Any) -> Arra
     def sided(u: Array) -> list[Array]:
         found = [fn]
         for _ in range(NUM_POWERS - 1):
-            found.append(_derivative(found[-1]))
+            found.append(derivative(found[-1]))
         return [each(u.ravel()).reshape(u.shape) for each in found]
 
     values = jnp.stack(jax.jit(sided)(jnp.asarray(points, dtype)), -1)
@@ -127,5 +110,6 @@ def _jumps(fn: Callable[[Array], Array], places: np.ndarray, dtype: Any) -> Arra
     return jnp.where(is_real & jnp.isfinite(jump), jump, 0)
 
 
-def _derivative(fn: Callable[[Array], Array]) -> Callable[[Array], Array]:
+def derivative(fn: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """Derivative of an elementwise function."""
     return jax.grad(lambda u: jnp.sum(fn(u)))

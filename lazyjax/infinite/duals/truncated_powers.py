@@ -32,16 +32,7 @@ _TINY = 1e-15
 
 @jax.custom_jvp
 def truncated_moments(h1: Array, h2: Array, rho: Array) -> Moments:
-    r"""Moments $m_{pq}$ of truncated powers of two correlated Gaussians.
-
-    Args:
-        h1: Place $h \ge 0$ of the first kink.
-        h2: Place $h' \ge 0$ of the second.
-        rho: Correlation, in [-1, 1].
-
-    Returns:
-        The moments `[p][q]`.
-    """
+    r"""Moments $m_{pq}$, as `[p][q]`, for $h, h' \ge 0$ and correlation $\rho$."""
     rests = _rests(h1, h2, rho)
     m = _edges(h1, h2, rests)
     m[0, 0] = _both_above(h1, h2, rho, rests)
@@ -84,17 +75,8 @@ def truncated_means(h: Float[Array, "*q"]) -> list[Float[Array, "*q"]]:
 def truncated_coefficients(
     h: Float[Array, "*q"], num_terms: int
 ) -> list[Float[Array, "terms *q"]]:
-    r"""Hermite coefficients $E[(g - h)_+^p He_k(g)] / (p! \sqrt{k!})$, by power.
-
-    Integration by parts makes them $E$ of lower powers, then $He_{k-p-1}(h)$.
-
-    Args:
-        h: Place of the kink.
-        num_terms: Number of coefficients.
-
-    Returns:
-        Arrays of coefficients, one for each power.
-    """
+    r"""Hermite coefficients $E[(g - h)_+^p He_k(g)] / (p! \sqrt{k!})$, by power."""
+    # Integration by parts makes them E of lower powers, then He_{k-p-1}(h).
 
     def step(state: tuple[Array, Array], k: Array) -> tuple[tuple[Array, Array], Array]:
         before, now = state
@@ -120,18 +102,13 @@ _POWERS = range(NUM_POWERS)
 
 
 class _Rests(NamedTuple):
-    """What one Gaussian must still exceed, given that the other is at its place.
+    """What one Gaussian must still exceed, given that the other is at its place."""
 
-    Attributes:
-        sine: Deviation that is left, the root of `1 - rho**2`.
-        places: Places beyond the conditional mean, that of the second Gaussian first.
-        ratios: The same over the deviation.
-        tails: Probabilities to exceed the absolute values of the ratios.
-    """
-
-    sine: Array
+    sine: Array  # deviation that is left, the root of `1 - rho**2`
+    # Places beyond the conditional mean, that of the second Gaussian first.
     places: Float[Array, "2 *q"]
-    ratios: Float[Array, "2 *q"]
+    ratios: Float[Array, "2 *q"]  # the same over the deviation
+    # Probabilities to exceed the absolute values of the ratios.
     tails: Float[Array, "2 *q"]
 
 
@@ -188,14 +165,9 @@ def _rest(h: Array, other: Array, rho: Array) -> Array:
 
 
 def _owen(h: Array, y: Array, above: Array, above_y: Array) -> Array:
-    r"""Owen's $T(h, y / h)$ for $h > 0$, of known probabilities above $h$ and $|y|$.
-
-    Written for a ratio of at most 1, which it is or its inverse is: there a few nodes
-    are enough, the nearest singularity in units of the ratio being $\pm i$.
-
-    Returns:
-        The values.
-    """
+    """Owen's $T(h, y / h)$ for $h > 0$, of known probabilities above $h$ and $|y|$."""
+    # Written for a ratio of at most 1, which it is or its inverse is: there a few nodes
+    # are enough, the nearest singularity in units of the ratio being at i and -i.
     size = jnp.abs(y)
     larger = jnp.maximum(h, size)
     ratio = jnp.minimum(h, size) / larger

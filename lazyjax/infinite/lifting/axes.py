@@ -91,18 +91,7 @@ def positions(axes: Axes, chosen: Sequence[SupportsIndex], kind: Kind) -> list[i
 
 
 def reshaped(axes: Axes, shape: Sequence[int]) -> Axes:
-    """Axes after a reshape to `shape`.
-
-    Args:
-        axes: Axes before.
-        shape: Shape after.
-
-    Returns:
-        The axes.
-
-    Raises:
-        AxesError: If an axis of examples would have to be split.
-    """
+    """Axes after a reshape to `shape`, which must not split an axis of examples."""
     left = [atom for axis in axes for atom in axis]
     result = []
     for size in shape:
@@ -124,18 +113,7 @@ def reshaped(axes: Axes, shape: Sequence[int]) -> Axes:
 
 
 def transposed(axes: Axes, order: Sequence[SupportsIndex]) -> tuple[Axes, list[int]]:
-    """Axes in another order, and where each pixel atom was before.
-
-    Args:
-        axes: Axes before.
-        order: Which of them comes where.
-
-    Returns:
-        The axes, and for each pixel atom its number before.
-
-    Raises:
-        AxesError: If units are put into another order.
-    """
+    """Axes in another order, and for each pixel atom its number before."""
     numbered: list[list[tuple[Atom, int]]] = []
     counts = {"rows": 0, "pixels": 0, "units": 0}
     for axis in axes:

@@ -68,20 +68,7 @@ def lift(
     variances: Sequence[float],
     example: jax.ShapeDtypeStruct,
 ) -> Program:
-    """The network `apply_fn` at infinite width.
-
-    Args:
-        apply_fn: Network `(params, x) -> f`.
-        params: Shapes and dtypes of the parameters.
-        variances: Variance of the entries of each leaf.
-        example: Shape and dtype of one input, `(*d)`.
-
-    Returns:
-        The network as steps.
-
-    Raises:
-        ValueError: If an operation has no limit, or rows interact.
-    """
+    """The network `apply_fn` at infinite width, for inputs shaped as `example`."""
     batch = _batch(example, 2)
     check_network_output(jax.eval_shape(apply_fn, params, batch), batch.shape)
     programs = [_traced(apply_fn, params, example, size) for size in BATCH_SIZES]
@@ -315,18 +302,10 @@ def _beside(labels: Sequence[Label], operands: Sequence[Value]) -> list[Label]:
 
 
 def _place(eqn: Any, caller: Operation | None) -> str | None:
-    """Where in the user's program an equation is.
-
-    A function of a library that is compiled once, such as `jax.nn.gelu`, remembers only
-    the first of the lines which call it: there, the line of the call itself is right.
-
-    Args:
-        eqn: The equation.
-        caller: The name of the function that it is in, and where that is called.
-
-    Returns:
-        File, line and function, if known.
-    """
+    """Where in the user's program an equation is, if that is known."""
+    # A function of a library that is compiled once, such as `jax.nn.gelu`, remembers
+    # only the first of the lines which call it: there, the line of the call itself is
+    # right.
     lines = source_lines(eqn)
     if caller is not None and caller.place is not None:
         names = {function.split(".")[-1] for _, function in lines}

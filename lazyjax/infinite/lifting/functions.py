@@ -16,16 +16,11 @@ from lazyjax.typing import Activation
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """A primitive applied to earlier results of the same function.
-
-    Attributes:
-        primitive: The primitive.
-        params: Its parameters, sorted by name.
-        operands: For each operand, the index of a result, or a constant.
-    """
+    """A primitive applied to earlier results of the same function."""
 
     primitive: Any
-    params: tuple[tuple[str, Any], ...]
+    params: tuple[tuple[str, Any], ...]  # its parameters, sorted by name
+    # For each operand, the index of a result, or a constant.
     operands: tuple[int | np.generic, ...]
 
 
@@ -83,13 +78,9 @@ def applied(
 
 @dataclasses.dataclass(frozen=True)
 class Recognized:
-    """An activation and what multiplies it.
+    """An activation and what multiplies it."""
 
-    Attributes:
-        activation: A closed form of `lazyjax.infinite.duals`, or the function itself.
-        factor: The constant.
-    """
-
+    # A closed form of `lazyjax.infinite.duals`, or the function itself.
     activation: Activation
     factor: float
 

@@ -14,15 +14,10 @@ from lazyjax.infinite import layers
 
 @dataclasses.dataclass(frozen=True)
 class PixelMap:
-    """A linear map of arrays with axes `shape`, given flat as the first axis.
+    """A linear map of arrays with axes `shape`, given flat as the first axis."""
 
-    Attributes:
-        shape: Extents of the pixels.
-        fn: The map, of arrays with these axes and one more.
-    """
-
-    shape: tuple[int, ...]
-    fn: Callable[[Array], Array]
+    shape: tuple[int, ...]  # extents of the pixels
+    fn: Callable[[Array], Array]  # the map, of arrays with these axes and one more
 
     def __call__(self, array: Float[Array, "pixels *rest"]) -> Float[Array, "..."]:
         """The mapped array, flat too."""
@@ -73,18 +68,7 @@ def filter_sums(
     pads: tuple[tuple[int, int], ...],
     dilations: tuple[int, ...],
 ) -> Callable[[Array], Array]:
-    """Sums over the taps of a filter, which move both pixels of a pair together.
-
-    Args:
-        axes: Pixel axes that the filter moves along.
-        extents: Its taps along each.
-        strides: Its strides.
-        pads: Zeros added before and after.
-        dilations: Distances of its taps.
-
-    Returns:
-        A map of arrays whose axes are all pixel axes of one input, then of the other.
-    """
+    """Sums over taps of a filter that moves both pixels of a pair together."""
 
     def fn(array: Array) -> Array:
         rank = array.ndim // 2

@@ -18,20 +18,14 @@ from lazyjax.infinite.lifting.values import Hidden, Operation, RefusalError
 
 @dataclasses.dataclass
 class RegisterInfo:
-    """What is known of a register.
+    """What is known of a register."""
 
-    Attributes:
-        sites: Sites of parameters that its randomness comes from; values of other sites
-            are independent of it.
-        is_gaussian: Whether its units are Gaussian, of mean zero.
-        is_zero: Whether it is 0 at initialization.
-        units: Which of the classes of units it has.
-    """
-
+    # Sites of parameters that its randomness comes from; values of other sites are
+    # independent of it.
     sites: frozenset[int]
-    is_gaussian: bool
-    is_zero: bool
-    units: int
+    is_gaussian: bool  # whether its units are Gaussian, of mean zero
+    is_zero: bool  # whether it is 0 at initialization
+    units: int  # which of the classes of units it has
 
 
 class Registers:
@@ -90,17 +84,7 @@ class Registers:
     # Values as registers.
 
     def of(self, value: Hidden) -> int:
-        """The register that holds `value`.
-
-        Args:
-            value: The value.
-
-        Returns:
-            Its number.
-
-        Raises:
-            RefusalError: If it is a sum of values that are not independent.
-        """
+        """The register that holds `value`, unless its summands are dependent."""
         if value.phi is not None:
             return self._activated(value.phi, value.source)
         if len(value.terms) == 1 and value.terms[0][1] == 1:
@@ -150,17 +134,7 @@ class Registers:
         return self._recognized[phi]
 
     def argument(self, value: Hidden) -> tuple[Elementwise, int]:
-        """`value` as an elementwise function of a Gaussian register.
-
-        Args:
-            value: The value.
-
-        Returns:
-            The function and the register.
-
-        Raises:
-            RefusalError: If it is none.
-        """
+        """`value` as an elementwise function of a Gaussian register, if it is one."""
         if value.phi is not None:
             return value.phi, value.source
         register = self.of(value)
@@ -192,16 +166,7 @@ class Registers:
     def map_pixels(
         self, value: Hidden, axes: Axes, fn: Callable[[Array], Array]
     ) -> Hidden:
-        """A linear map of the pixels of `value`.
-
-        Args:
-            value: The value.
-            axes: Axes of the result.
-            fn: The map, of arrays with an axis for each pixel atom and one more.
-
-        Returns:
-            The mapped value.
-        """
+        """A linear map of pixels, as a function of their axes and one more."""
         source = self.of(value)
         step = MapPixels(source, PixelMap(sizes(value.axes, "pixels"), fn))
         register = self.add(step, self.infos[source])

@@ -49,16 +49,11 @@ class Bias:
 
 @dataclasses.dataclass(frozen=True)
 class MapPairs:
-    """A linear map of pairs of pixels, such as a sum over taps of a filter.
+    """A linear map of pairs of pixels, such as a sum over taps of a filter."""
 
-    Attributes:
-        source: What is mapped.
-        shape: Extents of its pixels.
-        fn: Map of an array with axes `shape` twice, to one with two axes.
-    """
-
-    source: int
-    shape: tuple[int, ...]
+    source: int  # what is mapped
+    shape: tuple[int, ...]  # extents of its pixels
+    # Map of an array with axes `shape` twice, to one with two axes.
     fn: Callable[[Array], Array]
 
 
@@ -100,41 +95,27 @@ Step: TypeAlias = (
 
 @dataclasses.dataclass(frozen=True)
 class KnownStep:
-    """An equation between values that are functions of the input alone.
-
-    Attributes:
-        eqn: The equation.
-        debug_info: That of its jaxpr.
-        operands: Numbers of values, or constants.
-        first: Number of its first result.
-    """
+    """An equation between values that are functions of the input alone."""
 
     eqn: Any
-    debug_info: Any
-    operands: tuple[Any, ...]
-    first: int
+    debug_info: Any  # that of its jaxpr
+    operands: tuple[Any, ...]  # numbers of values, or constants
+    first: int  # number of its first result
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A network, lifted.
+    """A network, lifted."""
 
-    Attributes:
-        known: How values that are functions of the input are made; the input is 0.
-        features: How those that weights multiply are read: number, and function to an
-            array (pixels, features).
-        steps: How registers are filled.
-        result: Register of the outputs.
-        most_pixels: Most pixels of any register.
-        dtype: Of an input.
-    """
-
+    # How values that are functions of the input are made; the input is 0.
     known: tuple[KnownStep, ...]
+    # How those that weights multiply are read: number, and function to an array
+    # (pixels, features).
     features: tuple[tuple[int, Callable[[Array], Array]], ...]
-    steps: tuple[Step, ...]
-    result: int
-    most_pixels: int
-    dtype: Any
+    steps: tuple[Step, ...]  # how registers are filled
+    result: int  # register of the outputs
+    most_pixels: int  # most pixels of any register
+    dtype: Any  # of an input
 
     def has_mean(self, register: int) -> bool:
         """Whether the mean of a unit, over units, may be other than 0."""
@@ -151,29 +132,15 @@ class Program:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class InputStatistics:
-    """What kernels with other inputs need to know of one input.
+    """What kernels with other inputs need to know of one input."""
 
-    Attributes:
-        features: Factors of weights, (pixels, features) each.
-        variances: Of Gaussian values that are activated, by step.
-        means: Of a unit over units, where sums need them, by register.
-    """
-
-    features: tuple[Array, ...]
-    variances: dict[int, Array]
-    means: dict[int, Array]
+    features: tuple[Array, ...]  # factors of weights, (pixels, features) each
+    variances: dict[int, Array]  # of Gaussian values that are activated, by step
+    means: dict[int, Array]  # of a unit over units, where sums need them, by register
 
 
 def precompute(program: Program, x: Float[Array, "*d"]) -> InputStatistics:
-    """What kernels with other inputs need to know of an input.
-
-    Args:
-        program: The network.
-        x: The input.
-
-    Returns:
-        Its features, variances and means.
-    """
+    """Features, variances and means of an input: all that kernels with others need."""
     values = [jnp.stack([x, x])]
     for step in program.known:
         operands = [values[o] if isinstance(o, int) else o for o in step.operands]
@@ -221,22 +188,12 @@ def kernels_of(
     statistics2: InputStatistics,
     is_same: Bool[Array, ""] | None,
 ) -> Kernels:
-    """Kernels of the outputs for one pair of inputs.
-
-    Args:
-        program: The network.
-        statistics1: `precompute` the first.
-        statistics2: `precompute` the second.
-        is_same: Whether they are one; None if not known to be.
-
-    Returns:
-        Two scalars; the ntk is None if nothing is trained.
-    """
+    """Kernels of the outputs for one pair of inputs, from what `precompute` found."""
     registers: list[Kernels] = []
     inputs = statistics1, statistics2
     for number in range(len(program.steps)):
         registers.append(_run(program, number, registers, inputs, is_same))
-    return _on_each(lambda array: array[0, 0], registers[program.result])
+    return registers[program.result].map(lambda array: array[0, 0])
 
 
 def with_means(program: Program, terms: tuple[tuple[int, float], ...]) -> list[int]:
@@ -266,10 +223,9 @@ def _run(
             return Kernels(step.scales.b_sq * pattern, ntk)
         case MapPairs():
             fn = lambda array: step.fn(array.reshape(step.shape * 2))
-            return _on_each(fn, registers[step.source])
+            return registers[step.source].map(fn)
         case MapPixels():
-            fn = lambda array: step.map(step.map(array).T).T
-            return _on_each(fn, registers[step.source])
+            return registers[step.source].map(lambda a: step.map(step.map(a).T).T)
         case Combine():
             return _combined(program, step, registers, inputs)
         case Activate():
@@ -294,7 +250,7 @@ def _combined(
     nngp, ntk = None, None
     for source, coefficient in step.terms:
         square = coefficient**2
-        kernels = _on_each(lambda a, square=square: square * a, registers[source])
+        kernels = registers[source].map(lambda a, square=square: square * a)
         nngp = kernels.nngp if nngp is None else nngp + kernels.nngp
         if kernels.ntk is not None:
             ntk = kernels.ntk if ntk is None else ntk + kernels.ntk
@@ -315,7 +271,3 @@ def _pattern(step: Bias, dtype: Any) -> Array:
         )
         pattern = jnp.kron(pattern, factor)
     return pattern
-
-
-def _on_each(fn: Callable[[Array], Array], kernels: Kernels) -> Kernels:
-    return Kernels(fn(kernels.nngp), None if kernels.ntk is None else fn(kernels.ntk))

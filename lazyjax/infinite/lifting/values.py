@@ -31,13 +31,9 @@ class Operation(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Constant:
-    """An array that is known while tracing.
+    """An array that is known while tracing."""
 
-    Attributes:
-        values: The array for each of the two batches; None where its numbers are not
-            known.
-    """
-
+    # The array for each of the two batches; None where its numbers are not known.
     values: tuple[np.ndarray | None, np.ndarray | None]
 
     @property
@@ -71,55 +67,34 @@ class Known:
 
 @dataclasses.dataclass(frozen=True)
 class Weight:
-    """Entries of a leaf of the parameters, times a constant.
+    """Entries of a leaf of the parameters, times a constant."""
 
-    Attributes:
-        leaf: Number of the leaf.
-        entries: Which of its entries stand where.
-        scale: The constant.
-        is_trained: Whether it is differentiated by.
-    """
-
-    leaf: int
-    entries: np.ndarray
+    leaf: int  # number of the leaf
+    entries: np.ndarray  # which of its entries stand where
     scale: float
-    is_trained: bool
+    is_trained: bool  # whether it is differentiated by
 
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """A selection of pixels.
+    """A selection of pixels."""
 
-    Attributes:
-        parent: Register that they are selected from.
-        parent_axes: Axes of the value in it.
-        axis: Axis along which they are selected.
-        indices: Which pixels of that axis; -1 for zeros.
-    """
-
-    parent: int
-    parent_axes: Axes
-    axis: int
-    indices: np.ndarray
+    parent: int  # register that they are selected from
+    parent_axes: Axes  # axes of the value in it
+    axis: int  # axis along which they are selected
+    indices: np.ndarray  # which pixels of that axis; -1 for zeros
 
 
 @dataclasses.dataclass(frozen=True)
 class Hidden:
-    """A random value: units that are independent of each other and alike.
-
-    Attributes:
-        axes: Its axes.
-        terms: Registers and coefficients of which it is the sum; or
-        phi: the elementwise function of
-        source: this Gaussian register which it is.
-        view: What it is a selection of, if it is nothing more.
-    """
+    """A random value: units that are independent of each other and alike."""
 
     axes: Axes
+    # Registers and coefficients of which it is the sum, if it is not:
     terms: tuple[tuple[int, float], ...] = ()
-    phi: Elementwise | None = None
-    source: int = -1
-    view: View | None = None
+    phi: Elementwise | None = None  # an elementwise function
+    source: int = -1  # of this Gaussian register
+    view: View | None = None  # what it is a selection of, if it is nothing more
 
 
 Value: TypeAlias = Constant | Known | Weight | Hidden

@@ -13,7 +13,6 @@ from lazyjax.infinite.predict.grams import (
     check_grams,
     check_kernel,
     check_scalar,
-    dot,
     symmetric_part,
 )
 from lazyjax.linalg import (
@@ -24,6 +23,7 @@ from lazyjax.linalg import (
     share_of,
     warn_of_dropped,
 )
+from lazyjax.linalg.eigen import dot
 from lazyjax.typing import AnyArray
 
 

@@ -1,6 +1,8 @@
 """Kernels on training and test inputs, and the predictions made from them."""
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -76,11 +78,7 @@ def nngp_grams(
     Returns:
         The three Gram matrices.
     """
-    return Grams(
-        train=infinite_nngp(architecture, x_train),
-        cross=infinite_nngp(architecture, x_test, x_train),
-        test=infinite_nngp(architecture, x_test),
-    )
+    return _grams(partial(infinite_nngp, architecture), x_train, x_test)
 
 
 def ntk_grams(
@@ -101,16 +99,13 @@ def ntk_grams(
     Returns:
         The three Gram matrices.
     """
+    return _grams(partial(infinite_ntk, architecture, width=width), x_train, x_test)
+
+
+def _grams(kernel: Callable[..., Array], x_train: AnyArray, x_test: AnyArray) -> Grams:
     return Grams(
-        train=infinite_ntk(architecture, x_train, width=width),
-        cross=infinite_ntk(architecture, x_test, x_train, width=width),
-        test=infinite_ntk(architecture, x_test, width=width),
+        train=kernel(x_train), cross=kernel(x_test, x_train), test=kernel(x_test)
     )
-
-
-def dot(first: AnyArray, second: AnyArray) -> Array:
-    """Matrix product in full precision."""
-    return jnp.matmul(first, second, precision=jax.lax.Precision.HIGHEST)
 
 
 def symmetric_part(matrix: Array) -> Array:
@@ -119,12 +114,7 @@ def symmetric_part(matrix: Array) -> Array:
 
 
 def check_gram(name: str, gram: AnyArray, y: AnyArray) -> None:
-    """Check that a kernel is a square matrix that fits the targets.
-
-    Raises:
-        ValueError: If it is not, or a value is not finite.
-        TypeError: If an array is not floating point.
-    """
+    """Check that a kernel is a square matrix that fits the targets."""
     check_floating(name, gram)
     check_finite(name, gram)
     if gram.ndim != 2 or gram.shape[0] != gram.shape[1] or gram.size == 0:
@@ -133,12 +123,7 @@ def check_gram(name: str, gram: AnyArray, y: AnyArray) -> None:
 
 
 def check_grams(name: str, grams: object, y: AnyArray) -> None:
-    """Check the three kernels that predictions read.
-
-    Raises:
-        ValueError: If shapes do not fit, or a value is not finite.
-        TypeError: If `grams` is no `Grams`, or an array not floating point.
-    """
+    """Check the three kernels that predictions read."""
     if not isinstance(grams, Grams):
         raise TypeError(
             f"`{name}` must be Grams, as by `nngp_grams`; got {type(grams).__name__}."
@@ -157,11 +142,7 @@ def check_grams(name: str, grams: object, y: AnyArray) -> None:
 
 
 def check_kernel(name: str, gram: AnyArray, smallest: Array) -> None:
-    """Check that a kernel is symmetric and positive semidefinite to rounding.
-
-    Raises:
-        ValueError: If it clearly is not, where values are known.
-    """
+    """Check that a kernel is symmetric and positive semidefinite to rounding."""
     gram = jnp.asarray(gram)
     check_semidefinite(
         name,
@@ -172,11 +153,7 @@ def check_kernel(name: str, gram: AnyArray, smallest: Array) -> None:
 
 
 def check_scalar(name: str, value: float | AnyArray) -> None:
-    """Check that `value` is one number.
-
-    Raises:
-        ValueError: If it is an array of several.
-    """
+    """Check that `value` is one number."""
     if jnp.ndim(value) != 0:
         raise ValueError(
             f"`{name}` must be one number; got shape {jnp.shape(value)}. Map over "

@@ -1,6 +1,7 @@
 """Gaussian processes that infinitely wide networks are at initialization."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +15,17 @@ from lazyjax.infinite.predict.grams import (
     check_grams,
     check_kernel,
     check_scalar,
-    dot,
     symmetric_part,
 )
 from lazyjax.linalg import factorized, share_of, warn_of_dropped
+from lazyjax.linalg.eigen import dot
 from lazyjax.typing import AnyArray
 
-_REMEDY = "Use float64, or `noise_sq` for contradictory targets."
+_warn = partial(
+    warn_of_dropped,
+    remedy="Use float64, or `noise_sq` for contradictory targets.",
+    stacklevel=2,
+)
 
 
 def posterior(
@@ -63,13 +68,7 @@ def posterior(
     _check_noise(noise_sq, nngp.train)
     result, smallest = _posterior(nngp, jnp.asarray(y), noise_sq)
     check_kernel("nngp.train", nngp.train, smallest)
-    warn_of_dropped(
-        "nngp.train",
-        result.num_dropped,
-        result.dropped_share,
-        remedy=_REMEDY,
-        stacklevel=2,
-    )
+    _warn("nngp.train", result.num_dropped, result.dropped_share)
     return result
 
 
@@ -95,10 +94,8 @@ def log_marginal_likelihood(
         \sigma^2))$.
 
     Raises:
-        ValueError: If shapes do not fit, a value is not finite, `noise_sq` is negative,
-            or the kernel is clearly not symmetric or not positive semidefinite. Values
-            are not checked under `jit`.
-        TypeError: If an array is not floating point.
+        ValueError: As `posterior` does.
+        TypeError: As `posterior` does.
 
     Example:
         >>> import jax.numpy as jnp
@@ -112,13 +109,7 @@ def log_marginal_likelihood(
         nngp_train, jnp.asarray(y), noise_sq
     )
     check_kernel("nngp_train", nngp_train, smallest)
-    warn_of_dropped(
-        "nngp_train",
-        num_dropped,
-        share,
-        remedy=_REMEDY,
-        stacklevel=2,
-    )
+    _warn("nngp_train", num_dropped, share)
     return result
 
 

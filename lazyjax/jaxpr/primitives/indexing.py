@@ -1,13 +1,6 @@
 """Gathers and scatters."""
 
-from lazyjax.jaxpr.labels import (
-    FIXED,
-    EquationPair,
-    Rows,
-    paired,
-    same_except,
-    without,
-)
+from lazyjax.jaxpr.labels import FIXED, EquationPair, Rows, paired, same_except, without
 from lazyjax.jaxpr.registry import described_by_rows
 
 

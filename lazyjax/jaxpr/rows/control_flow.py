@@ -128,17 +128,8 @@ def _of_all(pair: EquationPair, single: jex.JaxprEqn, key: str) -> tuple[Any, An
 
 
 def _taken_along_axis(pair: EquationPair, single: jex.JaxprEqn) -> Label:
-    """Label of what `jnp.take_along_axis` takes, if this is what is called.
-
-    Its program is another one where an axis is of length 1.
-
-    Args:
-        pair: The call at both batch sizes.
-        single: The call for a single row.
-
-    Returns:
-        The label.
-    """
+    """Label of what `jnp.take_along_axis` takes, if this is what is called."""
+    # Its program is another one where an axis is of length 1.
     rows = pair.common
     eqns = (*pair.eqns, single)
     if rows is None or len(pair.labels) != 2 or FIXED in pair.labels:

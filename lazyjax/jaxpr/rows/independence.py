@@ -26,12 +26,7 @@ def rows_are_independent(
     Proven is, for batches as large as `x` (or 2, if larger) and one row larger: outputs
     at row r, and their derivatives by `params`, are those of a batch that holds row r
     of `x` alone. A network that asks in Python for the size of its batch may do
-    otherwise at other sizes.
-
-    Args:
-        apply_fn: Network.
-        params: Its parameters; only their shapes and dtypes are used.
-        x: Batch; only its shape and dtype are used.
+    otherwise at other sizes. Only shapes and dtypes are used.
 
     Returns:
         Whether rows are proven not to interact. False says nothing.

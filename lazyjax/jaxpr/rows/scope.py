@@ -18,11 +18,7 @@ class StructureMismatchError(Exception):
 
 
 def require(condition: bool) -> None:
-    """Raise `StructureMismatchError` unless a condition holds.
-
-    Raises:
-        StructureMismatchError: If it does not.
-    """
+    """Raise `StructureMismatchError` unless a condition holds."""
     if not condition:
         raise StructureMismatchError
 

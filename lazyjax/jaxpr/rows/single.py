@@ -20,16 +20,7 @@ def shape_of_row(label: Label, shape: Sequence[int], size: int) -> Shape:
 
 
 def keeps_core(eqn: jex.JaxprEqn, operand: Shape, result: Shape) -> bool:
-    """Whether an equation is known to change nothing but axes of length 1.
-
-    Args:
-        eqn: The equation.
-        operand: Shape of its only operand, for one row.
-        result: Shape of its result, for one row.
-
-    Returns:
-        Whether that is known.
-    """
+    """Whether an equation is known to change nothing but axes of length 1 of a row."""
     if primitive_of(eqn).entries not in ("permuted", "repeated"):
         return False
     if core(operand) != core(result):
@@ -59,19 +50,9 @@ def is_same_action(
     labels: tuple[Sequence[Label], Sequence[Label]],
     size: int,
 ) -> bool:
-    """Whether an equation does to each row of a batch what another does to one row.
-
-    Only shapes and the parameters of `compared_params` are compared.
-
-    Args:
-        eqns: Of the program of a batch, and of one row.
-        shapes: Shapes, for one row, of operands and results of the first.
-        labels: Labels of operands and results of the first.
-        size: Number of rows of the batch.
-
-    Returns:
-        Whether that is known.
-    """
+    """Whether an equation does to each row of a batch what another does to one row."""
+    # Only shapes and the parameters of `compared_params` are compared; shapes and
+    # labels are of operands and results of the first equation.
     record = primitive_of(eqns[0])
     operands, results = (
         [tuple(aval_of(v).shape) for v in some]

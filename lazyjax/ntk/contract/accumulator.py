@@ -30,23 +30,14 @@ _SMALL_PRODUCT = 1e8
 
 @dataclasses.dataclass(frozen=True)
 class Contraction:
-    """Which kernel is accumulated, and how.
+    """Which kernel is accumulated, and how."""
 
-    Attributes:
-        arrangement: That of the accumulator.
-        is_symmetric: Whether the second batch is the first.
-        precision: Precision of all products.
-        num_rows: Number of examples of the first batch.
-        num_columns: Number of examples of the second batch.
-        num_cotangents: Number of cotangents.
-    """
-
-    arrangement: Arrangement
-    is_symmetric: bool
-    precision: Precision
-    num_rows: int
-    num_columns: int
-    num_cotangents: int
+    arrangement: Arrangement  # that of the accumulator
+    is_symmetric: bool  # whether the second batch is the first
+    precision: Precision  # of all products
+    num_rows: int  # examples of the first batch
+    num_columns: int  # examples of the second batch
+    num_cotangents: int  # for each example
 
     @property
     def rows_per_example(self) -> int:
@@ -82,17 +73,8 @@ class Contraction:
     def add_gram(
         self, kernel: Array, first: Array, second: Array, weights: Array | None = None
     ) -> Array:
-        """An accumulator plus the kernel of gradients.
-
-        Args:
-            kernel: The accumulator.
-            first: Gradients `(n1, s, *p)`.
-            second: Gradients `(n2, s, *p)`.
-            weights: Of pairs of examples `(n1, n2)`, `None` for ones.
-
-        Returns:
-            The sum.
-        """
+        """An accumulator plus the kernel of gradients `(n, s, *p)` of both batches."""
+        # Weights are of pairs of examples `(n1, n2)`, `None` for ones.
         is_small = first.size * self.num_columns * self.num_cotangents < _SMALL_PRODUCT
         if self.num_blocks > 1 and not is_small:
             return _add_triangle(self, kernel, first, weights)

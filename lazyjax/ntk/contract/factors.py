@@ -18,22 +18,16 @@ from lazyjax.ntk.trace.windows import Windows
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Factor:
-    """Canonical cotangents `(n, s, g, p, o)` and operand `(n, g, p, i)` of a root.
-
-    Attributes:
-        shape: Sizes.
-        delta: Cotangents.
-        operand: Operand, or a function that returns it; `None` if it is one everywhere.
-        images: Images `(n, batch, *size, channels)` whose patches the operand is, with
-            `p` over batch and places and `i`, in any order, over taps and channels.
-        windows: Where these patches are.
-    """
+    """Canonical cotangents `(n, s, g, p, o)` and operand `(n, g, p, i)` of a root."""
 
     shape: Shape
-    delta: Array
+    delta: Array  # cotangents
+    # Operand, or a function that returns it; `None` if it is one everywhere.
     operand: Array | Callable[[], Array] | None
+    # Images `(n, batch, *size, channels)` whose patches the operand is, with `p` over
+    # batch and places and `i`, in any order, over taps and channels.
     images: Array | None = None
-    windows: Windows | None = None
+    windows: Windows | None = None  # where these patches are
 
     @functools.cached_property
     def act(self) -> Array:

@@ -70,17 +70,11 @@ def _by_slices(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Sliced:
-    """A factor whose gradients are formed for some of its inputs at a time.
+    """A factor whose gradients are formed for some of its inputs at a time."""
 
-    Attributes:
-        delta: Cotangents `(n, s * o, p)`.
-        starts: Where each slice starts.
-        operand: Operand `(n, p, i)` of a slice, by its start.
-    """
-
-    delta: Array
-    starts: np.ndarray
-    operand: Callable[[Array], Array]
+    delta: Array  # cotangents `(n, s * o, p)`
+    starts: np.ndarray  # where each slice starts
+    operand: Callable[[Array], Array]  # operand `(n, p, i)` of a slice, by its start
 
 
 def _sliced(factor: Factor, width: int) -> _Sliced:

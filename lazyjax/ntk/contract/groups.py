@@ -45,22 +45,16 @@ Kind: TypeAlias = Literal["direct", "embedding", "vjp"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SiteGroup:
-    """Roots that share parameters with one another, and with no other root.
+    """Roots that share parameters with one another, and with no other root."""
 
-    Attributes:
-        leaves: Numbers of the leaves that they depend on.
-        roots: Blocks of each root.
-        kind: "direct" if each root is, up to arrangement and scale, a piece of a leaf
-            that is disjoint from all others, so that its gradient is that of the leaf;
-            "embedding" if one root is a whole leaf whose rows are selected by an index,
-            and the others lie in a smaller box of it; "vjp" in all other cases.
-        origins: Where each root comes from, but for "vjp".
-    """
-
-    leaves: tuple[int, ...]
-    roots: Mapping[int, tuple[SiteBlock, ...]]
+    leaves: tuple[int, ...]  # numbers of the leaves that they depend on
+    roots: Mapping[int, tuple[SiteBlock, ...]]  # blocks of each root
+    # "direct" if each root is, up to arrangement and scale, a piece of a leaf that is
+    # disjoint from all others, so that its gradient is that of the leaf; "embedding" if
+    # one root is a whole leaf whose rows are selected by an index, and the others lie
+    # in a smaller box of it; "vjp" in all other cases.
     kind: Kind
-    origins: Mapping[int, Origin]
+    origins: Mapping[int, Origin]  # where each root comes from, but for "vjp"
 
 
 def group_sites(network: TracedNetwork, sizes: Sizes) -> list[SiteGroup]:

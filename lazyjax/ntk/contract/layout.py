@@ -25,25 +25,16 @@ from lazyjax.ntk.trace.windows import Windows
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """Sizes of a canonical factor.
+    """Sizes of a canonical factor."""
 
-    Attributes:
-        groups: Size of `g`.
-        positions: Size of `p`.
-        outputs: Size of `o`.
-        inputs: Size of `i`.
-        has_act: Whether there is an operand; if not, `p` and `i` have size 1.
-        is_index: Whether the operand is an index along `i`, of shape `(n, p)`; `g` is 1.
-        pooled: Number of positions over which the operand has been summed.
-    """
-
-    groups: int
-    positions: int
-    outputs: int
-    inputs: int
-    has_act: bool = True
+    groups: int  # size of `g`
+    positions: int  # size of `p`
+    outputs: int  # size of `o`
+    inputs: int  # size of `i`
+    has_act: bool = True  # whether there is an operand; if not, `p` and `i` have size 1
+    # Whether the operand is an index along `i`, of shape `(n, p)`; `g` is 1.
     is_index: bool = False
-    pooled: int = 1
+    pooled: int = 1  # number of positions over which the operand has been summed
 
     @property
     def size(self) -> int:
@@ -53,28 +44,17 @@ class Shape:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Layout:
-    """Roles of the axes of one site: what turns its operands into a canonical factor.
-
-    Attributes:
-        site: The site.
-        view: Its operand as a view of a root.
-        delta: Label of each axis of the cotangent.
-        delta_shape: Shape with these axes.
-        act: Label of each axis of the operand.
-        axes: Labels of `g`, `p`, `o` and `i`.
-        sizes: Size of each label.
-        is_index: Whether the operand stays an index.
-        pooled: Labels of positions and outputs, where positions are summed over first.
-    """
+    """Roles of the axes of one site: what turns its operands into a canonical factor."""
 
     site: Site
-    view: View
-    delta: Labels
-    delta_shape: tuple[int, ...]
-    act: Labels
-    axes: tuple[Labels, Labels, Labels, Labels]
-    sizes: Mapping[Any, int]
-    is_index: bool
+    view: View  # its operand as a view of a root
+    delta: Labels  # label of each axis of the cotangent
+    delta_shape: tuple[int, ...]  # shape with these axes
+    act: Labels  # label of each axis of the operand
+    axes: tuple[Labels, Labels, Labels, Labels]  # labels of `g`, `p`, `o` and `i`
+    sizes: Mapping[Any, int]  # size of each label
+    is_index: bool  # whether the operand stays an index
+    # Labels of positions and outputs, where positions are summed over first.
     pooled: tuple[Labels, Labels] | None = None
 
     @property
@@ -157,15 +137,10 @@ def layout_of(network: TracedNetwork, site: Site) -> Layout:
 
 
 def pool_positions(network: TracedNetwork, layout: Layout) -> Layout:
-    r"""The layout of a site before pooling, with its positions summed over.
-
-    With cotangents $\delta[p, o] = u[o] \, m[p, o]$, where only $u$ differs between
-    outputs of the network, the gradient is $u[o] \sum_p m[p, o] \, a[p, i]$, so that $o$
-    is an axis that cotangent and operand share.
-
-    Returns:
-        The new layout; the given one where positions are not pooled.
-    """
+    """The layout of a site before pooling, with its positions summed over if they are."""
+    # With cotangents delta[p, o] = u[o] m[p, o], where only u differs between outputs of
+    # the network, the gradient is u[o] sum_p m[p, o] a[p, i], so that o is an axis that
+    # cotangent and operand share.
     (_, p, o, i), pool = layout.axes, layout.site.pool
     if pool is None or layout.is_index or layout.shape.groups > 1 or not o or not i:
         return layout
@@ -206,12 +181,6 @@ def scale_to_leaf(layout: Layout, origin: Origin) -> Layout:
         sign=layout.view.sign * origin.sign,
     )
     return dataclasses.replace(layout, view=view)
-
-
-def restrict_rows(layout: Layout, start: int, end: int) -> Layout:
-    """The layout of an embedding, for rows `start` to `end` of its table only."""
-    (index,) = layout.axes[3]
-    return dataclasses.replace(layout, sizes={**layout.sizes, index: end - start})
 
 
 def merged(layouts: Sequence[Layout]) -> list[list[Layout]]:

@@ -17,23 +17,14 @@ _COLUMN_BLOCKS_EXCESS = 1.25
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """Sizes of a kernel block.
+    """Sizes of a kernel block."""
 
-    Attributes:
-        rows: Number of examples of the first batch.
-        columns: Number of examples of the second batch.
-        num_cotangents: Number of cotangents of the output.
-        is_full: Whether all pairs of cotangents are wanted, or equal ones only.
-        is_symmetric: Whether the batches are one and the same.
-        itemsize: Bytes of a number.
-    """
-
-    rows: int
-    columns: int
-    num_cotangents: int
-    is_full: bool
-    is_symmetric: bool
-    itemsize: int = 4
+    rows: int  # number of examples of the first batch
+    columns: int  # number of examples of the second batch
+    num_cotangents: int  # number of cotangents of the output
+    is_full: bool  # whether all pairs of cotangents are wanted, or equal ones only
+    is_symmetric: bool  # whether the batches are one and the same
+    itemsize: int = 4  # bytes of a number
 
     @property
     def examples(self) -> int:

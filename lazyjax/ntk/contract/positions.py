@@ -207,12 +207,8 @@ def _num_column_blocks(contraction: Contraction) -> int:
 def _num_chain_slices(contraction: Contraction, delta: Array) -> int:
     # Number of slices of the cotangents of a block of columns.
     size = delta.size * delta.dtype.itemsize // _num_column_blocks(contraction)
-    return _divisor(delta.shape[-1], size, platform_limit(_CHAIN_BYTES))
-
-
-def _divisor(number: int, size: int, limit: int) -> int:
-    # The least divisor of `number` into which pieces of `size` are within the limit.
-    divisors = [d for d in range(1, number + 1) if number % d == 0]
+    number, limit = delta.shape[-1], platform_limit(_CHAIN_BYTES)
+    divisors = (d for d in range(1, number + 1) if number % d == 0)
     return next((d for d in divisors if size <= d * limit), number)
 
 

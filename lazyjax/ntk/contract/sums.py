@@ -20,7 +20,7 @@ from lazyjax.ntk.contract.factors import (
 )
 from lazyjax.ntk.contract.gradients import embedding_gradients, gradients
 from lazyjax.ntk.contract.groups import SiteBlock, SiteGroup
-from lazyjax.ntk.contract.layout import merged_shape, restrict_rows
+from lazyjax.ntk.contract.layout import merged_shape
 from lazyjax.ntk.contract.positions import products_of_operands
 from lazyjax.ntk.trace.replay import param_values
 from lazyjax.ntk.trace.sites import TracedNetwork
@@ -31,14 +31,10 @@ _Sliceable = TypeVar("_Sliceable", Array, Factor)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SharedProducts:
-    """Products of cotangents that several roots need, with the weights of each kernel.
+    """Products of cotangents that several roots need, with the weights of each kernel."""
 
-    Attributes:
-        missing: Roots whose weights are still to come.
-        weights: Sum of the weights of the others, by the number of the kernel.
-    """
-
-    missing: set[int]
+    missing: set[int]  # roots whose weights are still to come
+    # Sum of the weights of the others, by the number of the kernel.
     weights: dict[int, Array] = dataclasses.field(default_factory=dict)
 
 
@@ -62,28 +58,18 @@ def _key(network: TracedNetwork, root: int, block: SiteBlock) -> tuple | None:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class KernelSums:
-    """Kernels, to which site groups are added one by one.
-
-    Attributes:
-        network: The network.
-        contraction: How gradients are contracted.
-        values: Parameters, and what is computed of these alone.
-        leaves: Parameters.
-        cotangents: By perturbation.
-        records: Operands, by number.
-        kernel_of_leaf: For each leaf, the number of the kernel that it counts for.
-        kernels: The kernels so far.
-        shared: Products of cotangents that several roots may need, by their keys.
-    """
+    """Kernels, to which site groups are added one by one."""
 
     network: TracedNetwork
-    contraction: Contraction
-    values: Mapping[int, Array]
-    leaves: Sequence[Array]
-    cotangents: Mapping[int, Array]
-    records: Mapping[int, Array]
+    contraction: Contraction  # how gradients are contracted
+    values: Mapping[int, Array]  # parameters, and what is computed of these alone
+    leaves: Sequence[Array]  # parameters
+    cotangents: Mapping[int, Array]  # by perturbation
+    records: Mapping[int, Array]  # operands, by number
+    # For each leaf, the number of the kernel that it counts for.
     kernel_of_leaf: Sequence[int]
-    kernels: list[Array]
+    kernels: list[Array]  # the kernels so far
+    # Products of cotangents that several roots may need, by their keys.
     shared: Mapping[tuple, SharedProducts]
 
     def accumulate(self, group: SiteGroup) -> None:
@@ -138,9 +124,10 @@ class KernelSums:
         first, second = self._by_batch(factor)
         box = bounding_box([group.origins[other].box for other in others])
         shape = list(self.network.avals[root].shape)
-        axis = layout.index_axis
+        axis, (index,) = layout.index_axis, layout.axes[3]
         shape[axis] = box[axis][1] - box[axis][0]
-        rows = restrict_rows(layout, *box[axis])
+        sizes = {**layout.sizes, index: shape[axis]}
+        rows = dataclasses.replace(layout, sizes=sizes)
         within = with_root_axes(rows, shape, embedding_gradients(factor, *box[axis]))
         cut = [slice(*bounds) for bounds in box]
         cut[axis] = slice(None)

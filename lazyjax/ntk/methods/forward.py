@@ -8,12 +8,13 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool
 
-from lazyjax.jaxpr.equations import primitives
+from lazyjax.jaxpr.equations import equations, primitives
+from lazyjax.jaxpr.registry import describe, primitive_of
 from lazyjax.typing import ApplyFn, Params
 
-# Primitives whose derivative is finite wherever their value is, unless it overflows. If a
-# network has no others and its value is finite, so is its forward derivative.
-_BOUNDED_NAMES = """
+# If a network has no other primitives and its value is finite, so is its forward
+# derivative.
+_HAVE_FINITE_DERIVATIVES = """
 abs add add_any and argmax argmin asinh atan broadcast_in_dim ceil clamp concatenate
 conv_general_dilated convert_element_type copy cos cosh cumlogsumexp cummax cummin cumsum
 div dot_general dynamic_slice dynamic_update_slice eq erf erfc exp exp2 expand_dims expm1
@@ -26,7 +27,7 @@ sub tan tanh transpose xor
 closed_call cond custom_jvp_call custom_vjp_call jit optimization_barrier pjit
 remat remat2 checkpoint scan while
 """
-_BOUNDED = frozenset(_BOUNDED_NAMES.split())
+describe(*_HAVE_FINITE_DERIVATIVES.split(), has_finite_derivative=True)
 # Primitive in place of the derivative that a `jax.custom_vjp` lacks; it cannot run.
 _FORBIDDEN = "custom_lin"
 
@@ -34,14 +35,7 @@ _FORBIDDEN = "custom_lin"
 def directional_derivative(
     fn: Callable[[Params], Array], params: Params, tangent: Params
 ) -> Array:
-    """Derivative of `fn` at `params` along `tangent`, in forward mode.
-
-    Returns:
-        The derivative, of the shape of what `fn` returns.
-
-    Raises:
-        TypeError: If `fn` contains a `jax.custom_vjp` whose backward pass is not linear.
-    """
+    """Derivative of `fn` at `params` along `tangent`, in forward mode."""
     program = _forward_program(fn, params, tangent)
     (derivative,) = jex.jaxpr_as_fun(program)(*jax.tree.leaves((params, tangent)))
     return derivative
@@ -50,24 +44,14 @@ def directional_derivative(
 def tangent_outputs(
     apply_fn: ApplyFn, params: Params, x: Array, tangent: Params
 ) -> Array:
-    r"""Derivative of the outputs along a direction of the parameters.
-
-    Taken in forward mode. Where a derivative inside the network is infinite and what
-    follows ignores it, as in $\sqrt{\operatorname{relu}(x)}$, forward mode gives NaN and
-    reverse mode a number: rows that are not finite are recomputed in reverse mode. A
-    network with infinite intermediate values may give NaN all the same.
-
-    Returns:
-        One row per row of `x`.
-
-    Raises:
-        TypeError: If the network contains a `jax.custom_vjp` whose backward pass is not
-            linear.
-    """
+    """Derivative of outputs along a direction of the parameters, in forward mode."""
+    # Where a derivative inside the network is infinite and what follows ignores it, as
+    # in sqrt(relu(x)), forward mode gives NaN and reverse mode a number: such rows are
+    # recomputed. A network with infinite intermediate values may give NaN all the same.
     of_params = lambda p: apply_fn(p, x)
     program = _forward_program(of_params, params, tangent)
     (tangents,) = jex.jaxpr_as_fun(program)(*jax.tree.leaves((params, tangent)))
-    if primitives(program) <= _BOUNDED:
+    if all(primitive_of(eqn).has_finite_derivative for eqn in equations(program)):
         return tangents
     return lax.cond(
         _is_any(~jnp.isfinite(tangents)),

@@ -21,8 +21,14 @@ def jacobian_ntk(request: KernelRequest) -> Array:
     """Kernel by contracting the Jacobians of all examples, leaf by leaf."""
     jacobian1 = _jacobian(request, request.x1)
     jacobian2 = jacobian1 if request.x2 is None else _jacobian(request, request.x2)
-    leaves = zip(*map(jax.tree.leaves, (jacobian1, jacobian2)), strict=True)
-    terms = [_contract(request, *pair).astype(request.f.dtype) for pair in leaves]
+
+    def contracted(*leaves: Array) -> Array:
+        rows = (leaf.reshape(*leaf.shape[:2], -1) for leaf in leaves)
+        subscripts = _SUBSCRIPTS[request.pairs]
+        term = jnp.einsum(subscripts, *rows, precision=request.precision)
+        return term.astype(request.f.dtype)
+
+    terms = jax.tree.leaves(jax.tree.map(contracted, jacobian1, jacobian2))
     return request.symmetrized(functools.reduce(operator.add, terms))
 
 
@@ -34,13 +40,3 @@ def _jacobian(request: KernelRequest, x: Array) -> PyTree[Float[Array, "n c ..."
         return jax.vmap(lambda c: vjp_fn(c)[0])(request.directions.cotangents)
 
     return jax.vmap(of_example)(x)
-
-
-def _contract(
-    request: KernelRequest,
-    leaf1: Float[Array, "n1 c *shape"],
-    leaf2: Float[Array, "n2 c *shape"],
-) -> Array:
-    subscripts = _SUBSCRIPTS[request.pairs]
-    rows1, rows2 = (leaf.reshape(*leaf.shape[:2], -1) for leaf in (leaf1, leaf2))
-    return jnp.einsum(subscripts, rows1, rows2, precision=request.precision)

@@ -10,11 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from lazyjax.ntk.requests.memory import (
-    Devices,
-    check_result_fits,
-    check_work_fits,
-)
+from lazyjax.ntk.requests.memory import Devices, check_result_fits, check_work_fits
 from lazyjax.ntk.requests.request import KernelRequest
 from lazyjax.trees import tree_size
 from lazyjax.typing import Method, Params
@@ -26,12 +22,9 @@ _CHUNK_BYTES = 2**24
 
 
 def outputs_at_a_time(request: KernelRequest, num_examples: int, method: Method) -> int:
-    """How many directions in output space are taken at a time.
-
-    Returns:
-        All that there are, unless their cotangents would take much memory and the form
-        of the kernel needs no pairs of different outputs.
-    """
+    """How many directions in output space are taken at a time."""
+    # All, unless their cotangents would take much memory and the form of the kernel
+    # needs no pairs of different outputs.
     outputs, num_outputs = request.outputs, request.f.shape[1]
     if outputs == "full":
         return num_outputs
@@ -54,19 +47,7 @@ def in_output_chunks(
     num_kernels: int = 1,
     num_at_once: int | None = None,
 ) -> Any:
-    """Kernels of a network, computed for some outputs at a time where memory asks for it.
-
-    Args:
-        kernels_of: Kernels of a request, one or a pytree of them, by `method`.
-        request: The kernels that are asked for.
-        method: Decides what must fit into memory.
-        devices: What is to hold the kernels.
-        num_kernels: How many there are.
-        num_at_once: Examples that are taken at a time; `None` means all.
-
-    Returns:
-        The kernels of all outputs.
-    """
+    """Kernels of a network, for some outputs at a time where memory asks for it."""
     outputs, num_outputs = request.outputs, request.f.shape[1]
     batches = [x for x in (request.x1, request.x2) if x is not None]
     num_at_once = num_at_once or sum(x.shape[0] for x in batches)

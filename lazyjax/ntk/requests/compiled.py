@@ -25,15 +25,10 @@ from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class KernelProgram(abc.ABC):
-    """What a verb computes, and what its program depends on beside arrays.
+    """What a verb computes, and what its program depends on beside arrays."""
 
-    Attributes:
-        outputs: Form of the kernels.
-        precision: Of matrix products, the network's own included where it sets none.
-    """
-
-    outputs: Outputs
-    precision: Any
+    outputs: Outputs  # form of the kernels
+    precision: Any  # of matrix products, the network's own included where it sets none
 
     @abc.abstractmethod
     def compute(self, request: KernelRequest, devices: Devices) -> Any:
@@ -49,14 +44,9 @@ def run_program(
     *,
     check_rows: bool,
 ) -> Any:
-    """Kernels of `program`, compiled once per function, shapes and options.
-
-    Returns before the device is done, unless the independence of rows cannot be proven:
-    then it waits, to compare them.
-
-    Returns:
-        What `program.compute` returns; NaN if rows interact and values are not known.
-    """
+    """Kernels of `program`, compiled once per function, shapes and options."""
+    # Returns before the device is done, unless the independence of rows cannot be proven:
+    # then it waits, to compare them. NaN if rows interact and values are not known.
     check_arguments(apply_fn, params, x1, x2)
     check_options(program.precision, check_rows)
     program = dataclasses.replace(program, outputs=checked_form(program.outputs))
@@ -74,14 +64,10 @@ def run_program(
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Kernels:
-    """Kernels, and what tracing told of rows: every call has it, at no cost.
+    """Kernels, and what tracing told of rows: every call has it, at no cost."""
 
-    Attributes:
-        kernels: A pytree of arrays.
-        is_proven: Whether rows need not be compared.
-    """
-
-    kernels: Any
+    kernels: Any  # a pytree of arrays
+    # Whether rows need not be compared.
     is_proven: bool = dataclasses.field(metadata={"static": True})
 
 

@@ -26,11 +26,7 @@ def devices_of(*trees: Params) -> Devices:
 
 
 def memory_of(devices: Devices) -> int | None:
-    """Bytes of memory of devices together, or `None` if that is not known.
-
-    Returns:
-        That of all accelerators; for processors, that of the machine, which they share.
-    """
+    """Bytes that devices have together (processors share theirs); `None` if unknown."""
     limits = []
     for device in devices:
         stats = device.memory_stats() if device.platform != "cpu" else None
@@ -48,11 +44,7 @@ def memory_of(devices: Devices) -> int | None:
 def check_result_fits(
     request: KernelRequest, devices: Devices, *, num_kernels: int = 1
 ) -> None:
-    """Check that devices can hold so many kernels at all.
-
-    Raises:
-        ValueError: If the kernels are larger than the memory of the devices.
-    """
+    """Check that devices can hold so many kernels at all."""
     n1, n2 = request.x1.shape[0], request.columns.shape[0]
     outputs, num_outputs = request.outputs, request.f.shape[1]
     num_pairs = {"full": num_outputs**2, "diagonal": num_outputs}.get(str(outputs), 1)
@@ -78,13 +70,9 @@ def check_work_fits(
     num_directions: int,
     devices: Devices,
 ) -> None:
-    """Check that devices can hold what a method needs beside the kernel.
-
-    Examples, of both batches, and directions in output space are those taken at a time.
-
-    Raises:
-        ValueError: If it is more than the memory of the devices.
-    """
+    """Check that devices can hold what a method needs beside the kernel."""
+    # Examples, of both batches, and directions in output space are those taken at a
+    # time.
     size = num_directions * jnp.dtype(request.f.dtype).itemsize
     if method == "jacobian":
         size *= num_examples * tree_size(request.params)

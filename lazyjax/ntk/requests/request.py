@@ -13,23 +13,14 @@ from lazyjax.typing import ApplyFn, Outputs, Params
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class KernelRequest:
-    """A kernel: of which network, between which batches, in which form.
+    """A kernel: of which network, between which batches, in which form."""
 
-    Attributes:
-        apply_fn: Network `(params, x) -> f`.
-        params: Point at which the network is linearized.
-        x1: First batch.
-        x2: Second batch; `None` means `x1`, and an exactly symmetric kernel.
-        outputs: Form of the kernel, as in `empirical_ntk`.
-        precision: Of all contractions.
-    """
-
-    apply_fn: ApplyFn
-    params: Params
-    x1: Any  # an array, or its shape and dtype where nothing is computed
-    x2: Any = None
-    outputs: Outputs = "full"
-    precision: Any = "highest"
+    apply_fn: ApplyFn  # network `(params, x) -> f`
+    params: Params  # point at which the network is linearized
+    x1: Any  # first batch, or its shape and dtype where nothing is computed
+    x2: Any = None  # second batch; `None` means `x1`, and an exactly symmetric kernel
+    outputs: Outputs = "full"  # form of the kernel, as in `empirical_ntk`
+    precision: Any = "highest"  # of all contractions
 
     @property
     def columns(self) -> Any:

@@ -33,19 +33,12 @@ _GRADIENT_NUMBERS = 2**25
 
 @dataclasses.dataclass(frozen=True)
 class _Level:
-    """How exactly rows are compared.
+    """How exactly rows are compared."""
 
-    Attributes:
-        dtype: Type of all floating-point numbers that would be in a narrower one.
-        tolerance: By how much of its size an entry may differ.
-        share: How much of the size of others like it is added to that of an entry.
-        is_conditioned: Whether it may also differ by what rounding of the parameters
-            changes it by.
-    """
-
-    dtype: Any
-    tolerance: float
-    share: float
+    dtype: Any  # type of all floating-point numbers that would be in a narrower one
+    tolerance: float  # by how much of its size an entry may differ
+    share: float  # how much of the size of others like it is added to that of an entry
+    # Whether it may also differ by what rounding of the parameters changes it by.
     is_conditioned: bool
 
 
@@ -70,20 +63,9 @@ def rows_are_proven(
     x1: Shaped[Array, "n1 *d"],
     x2: Shaped[Array, "n2 *d"] | None = None,
 ) -> bool:
-    """Whether it is proven that rows do not interact; no numbers are looked at.
-
-    Proofs are kept for each state of `apply_fn` and the shapes and dtypes of the other
-    arguments: a second call traces nothing.
-
-    Args:
-        apply_fn: Network; a `HashableCallable` spares a look at what it holds.
-        params: Its parameters.
-        x1: First batch.
-        x2: Second batch or `None`.
-
-    Returns:
-        As `rows_are_independent` says of each batch of two rows or more.
-    """
+    """Whether it is proven that rows do not interact; no numbers are looked at."""
+    # Proofs are kept for each state of `apply_fn` and the shapes and dtypes of the
+    # other arguments: a second call traces nothing.
     fn = HashableCallable(apply_fn)
     proofs = _proofs.setdefault(fn.identity, {})
     leaves, structure = jax.tree.flatten(params)
@@ -107,21 +89,11 @@ def check_row_independence(
     x1: Shaped[Array, "n1 *d"],
     x2: Shaped[Array, "n2 *d"] | None = None,
 ) -> Bool[Array, ""] | None:
-    """Check that rows do not interact, in a program of its own.
-
-    Args:
-        apply_fn: Network.
-        params: Its parameters.
-        x1: First batch.
-        x2: Second batch or `None`.
-
-    Returns:
-        `None` if rows are proven not to interact, else as `refuse_interaction`.
-    """
+    """Refuse a network whose rows interact, in a program of its own."""
     fn = HashableCallable(apply_fn)
     if rows_are_proven(fn, params, x1, x2):
         return None
-    level = _quick_level(fn, params, x1)
+    level = _QUICK_DOUBLE if _is_double(fn, params, x1) else _QUICK
     excess = _compiled_measured(fn, params, x1, x2, level)
     return refuse_interaction(excess, fn, params, x1, x2)
 
@@ -133,22 +105,9 @@ def refuse_interaction(
     x1: Shaped[Array, "n1 *d"],
     x2: Shaped[Array, "n2 *d"] | None,
 ) -> Bool[Array, ""] | None:
-    """Refuse a network whose rows interact, or say so where values are traced.
-
-    Args:
-        excess: A quick `measured_excess`. If it is above 1, rows are compared again: in
-            float64, or, where values are traced, with more allowance for rounding.
-        apply_fn: Network.
-        params: Its parameters.
-        x1: First batch.
-        x2: Second batch or `None`.
-
-    Returns:
-        `None` if rows do not interact; where values are traced, whether they do.
-
-    Raises:
-        ValueError: If they do.
-    """
+    """Refuse a network whose rows interact; where values are traced, whether they do."""
+    # If a quick excess is above 1, rows are compared again: in float64, or, where values
+    # are traced, with more allowance for rounding. `None` if they do not interact.
     is_double = _is_double(apply_fn, params, x1)
     try:
         is_suspect = float(excess) > 1
@@ -178,15 +137,7 @@ def refuse_interaction(
 
 
 def nan_if_interacting(tree: Any, interacts: Bool[Array, ""] | None) -> Any:
-    """`tree`, or NaN throughout if rows interact.
-
-    Args:
-        tree: Arrays.
-        interacts: From `refuse_interaction`.
-
-    Returns:
-        The arrays.
-    """
+    """`tree`, or NaN throughout if rows interact, by `refuse_interaction`."""
     if interacts is None:
         return tree
     return jax.tree.map(lambda leaf: jnp.where(interacts, jnp.nan, leaf), tree)
@@ -200,10 +151,6 @@ def _is_double(apply_fn: ApplyFn, params: Params, x: Array) -> bool:
     return jax.eval_shape(apply_fn, params, x).dtype == jnp.float64
 
 
-def _quick_level(apply_fn: ApplyFn, params: Params, x: Array) -> _Level:
-    return _QUICK_DOUBLE if _is_double(apply_fn, params, x) else _QUICK
-
-
 def measured_excess(
     apply_fn: ApplyFn,
     params: Params,
@@ -212,20 +159,10 @@ def measured_excess(
     level: _Level,
     is_x64: bool | None = None,
 ) -> Float[Array, ""]:
-    """How much outputs and derivatives of whole batches differ from those of rows alone.
-
-    Args:
-        apply_fn: Network.
-        params: Its parameters.
-        x1: First batch.
-        x2: Second batch or `None`.
-        level: How exactly they are compared.
-        is_x64: Whether `apply_fn` is traced with 64-bit types; `None` means as it is.
-
-    Returns:
-        The largest difference of an entry, over the one that rounding explains: rows
-        interact if it is above 1. Infinite if only one of two is finite.
-    """
+    """How much outputs and derivatives of whole batches differ from those of rows alone."""
+    # The largest difference of an entry, over the one that rounding explains: rows
+    # interact if it is above 1. Infinite if only one of two is finite. With `is_x64`,
+    # `apply_fn` is traced with 64-bit types, or without; `None` leaves that as it is.
     params, x1, x2 = lax.stop_gradient((params, x1, x2))
     excess = jnp.zeros((), jnp.float32)
     for x in (x1, x2):

@@ -43,20 +43,9 @@ def with_pools(
     perturb: Callable[[jax.ShapeDtypeStruct], int],
     new_record: Callable[[], int],
 ) -> tuple[Program, list[Site]]:
-    """The same network with the pools of its sites found.
-
-    Args:
-        program: The program, of which only the outermost level is looked at.
-        sites: Its sites.
-        starts: For the perturbation of each site, the example value that is its output.
-        uses: How often each example value is used.
-        aval_of_ref: Gives shape and dtype of a value inside the network.
-        perturb: Gives the number of a new perturbation of a shape and dtype.
-        new_record: Gives the number of a new record.
-
-    Returns:
-        The program and the sites.
-    """
+    """The same network with the pools of its sites found, at its outermost level."""
+    # `starts` has, for the perturbation of each site, the example value that is its
+    # output; `uses`, how often each example value is used.
     pools: dict[int, Pool] = {}
     ends: dict[int, list[Pool]] = {}
     at_ends: dict[int, int] = {}
@@ -135,9 +124,9 @@ def _path(
         if step.eqn.primitive.name == "reduce_sum":
             end = step
         elif (
-            _may_be_elementwise(step.eqn)
-            and aval_of_ref(ExampleRef(step.outputs[0])).shape == shape
-        ):
+            primitive_of(step.eqn).is_elementwise
+            or step.eqn.primitive.name in _CUSTOM_CALLS
+        ) and aval_of_ref(ExampleRef(step.outputs[0])).shape == shape:
             steps.append(step)
             counts[step.outputs[0]] = 0
         else:
@@ -152,10 +141,6 @@ def _path(
         return None
     found = tuple(steps)
     return (found, end) if _is_elementwise(found, start, aval_of_ref) else None
-
-
-def _may_be_elementwise(eqn: jex.JaxprEqn) -> bool:
-    return primitive_of(eqn).is_elementwise or eqn.primitive.name in _CUSTOM_CALLS
 
 
 def _is_elementwise(

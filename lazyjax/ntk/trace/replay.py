@@ -37,17 +37,7 @@ def factors(
     x: Shaped[Array, "n *d"],
     output_cotangents: Shaped[Array, "s 1 k"],
 ) -> tuple[dict[int, Array], dict[int, Array]]:
-    """Cotangents at all perturbations and recorded operands, for each example of a batch.
-
-    Args:
-        network: The network.
-        parameters: Its parameter values.
-        x: Batch of examples.
-        output_cotangents: Cotangents of the output of one example.
-
-    Returns:
-        Cotangents by perturbation, with axes `(n, s)` first, and records, with `n` first.
-    """
+    """Cotangents `(n, s, ...)` at all perturbations, and recorded operands `(n, ...)`."""
     zeros = {
         number: jnp.zeros(perturbation.shape, perturbation.dtype)
         for number, perturbation in enumerate(network.perturbations)

@@ -12,6 +12,7 @@ the gradient is then taken by JAX's own differentiation of that equation.
 
 import dataclasses
 from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Any, TypeAlias
 
 import jax.extend.core as jex
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from lazyjax.jaxpr.registry import describe, primitive_of, register_primitive
+from lazyjax.jaxpr.registry import described_by, primitive_of, register_primitive
 from lazyjax.ntk.trace.windows import Windows
 
 Labels: TypeAlias = tuple[Hashable, ...]
@@ -27,32 +28,26 @@ Labels: TypeAlias = tuple[Hashable, ...]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Form:
-    """The gradient by one operand of one equation, as an einsum over labelled axes.
+    """The gradient by one operand of one equation, as an einsum over labelled axes."""
 
-    Attributes:
-        delta: A label for each axis of the equation's output.
-        weight: For each axis of the operand the labels that make it up, in order: one,
-            or several where an axis is a product (channels of a grouped convolution).
-        act: A label for each axis of the other operand, once prepared; `None` if the
-            gradient does not depend on it (as in a sum).
-        act_position: Position of the other operand in the equation.
-        prepare: What is done to the other operand of one example first.
-        delta_shape: Shape that the output is given before its axes are labelled.
-        index_into: The label of `weight` that the other operand, an array of integers,
-            selects along: it stands for its one-hot encoding along that label, with
-            negative integers for none.
-        sign: Factor of the gradient, 1 or -1.
-        windows: Where the other operand is an image, what `prepare` reads of it.
-    """
-
-    delta: Labels
+    delta: Labels  # a label for each axis of the equation's output
+    # For each axis of the operand the labels that make it up, in order: one, or several
+    # where an axis is a product (channels of a grouped convolution).
     weight: tuple[Labels, ...]
+    # A label for each axis of the other operand, once prepared; `None` if the gradient
+    # does not depend on it (as in a sum).
     act: Labels | None = None
-    act_position: int | None = None
+    act_position: int | None = None  # position of the other operand in the equation
+    # What is done to the other operand of one example first.
     prepare: Callable[[Array], Array] | None = None
+    # Shape that the output is given before its axes are labelled.
     delta_shape: tuple[int, ...] | None = None
+    # The label of `weight` that the other operand, an array of integers, selects along:
+    # it stands for its one-hot encoding along that label, with negative integers for
+    # none.
     index_into: Hashable | None = None
-    sign: int = 1
+    sign: int = 1  # factor of the gradient, 1 or -1
+    # Where the other operand is an image, what `prepare` reads of it.
     windows: Windows | None = None
 
 
@@ -87,14 +82,7 @@ def register_rule(primitive_name: str) -> Callable[[Rule], Rule]:
     return register
 
 
-def _rule(*names: str) -> Callable[[Rule], Rule]:
-    """Decorator that makes a function the rule of primitives without one."""
-
-    def enter(rule: Rule) -> Rule:
-        describe(*names, gradient=rule)
-        return rule
-
-    return enter
+_rule = partial(described_by, "gradient")
 
 
 def form_of(eqn: jex.JaxprEqn, position: int) -> Form | None:

@@ -13,14 +13,9 @@ def with_shared(
     added_to: Mapping[int, int],
     uses: Mapping[int, int],
 ) -> tuple[Program, list[Site]]:
-    """The same network with one perturbation for a site and the bias added to its output.
-
-    Where the output of a site is only used in a sum, its cotangent and that of the sum
-    are one and the same, so they (and their products) are computed once.
-
-    Returns:
-        The program and the sites with fewer perturbations.
-    """
+    """The network with one perturbation for a site and the bias added to it."""
+    # Where the output of a site is only used in a sum, its cotangent and that of the
+    # sum are one and the same, so they (and their products) are computed once.
     same: dict[int, int] = {}
     sums = {
         site.perturbation: site.primitive

@@ -21,15 +21,11 @@ from lazyjax.ntk.trace.rules import Form
 
 @dataclasses.dataclass(frozen=True)
 class ParamRef:
-    """A reference to a parameter value.
+    """A reference to a parameter value."""
 
-    Attributes:
-        id: Which value; all parameter values of a network are numbered together.
-        stack: For each enclosing `scan`, outermost first, whether the value has a
-            leading axis that is scanned over.
-    """
-
-    id: int
+    id: int  # which value; all parameter values of a network are numbered together
+    # For each enclosing `scan`, outermost first, whether the value has a leading axis
+    # that is scanned over.
     stack: tuple[bool, ...] = ()
 
 
@@ -60,45 +56,31 @@ class Pool:
 
     The cotangent at $z$ is that of the sum times the derivatives $\phi_p'(z_p)$, which
     are the same for all outputs.
-
-    Attributes:
-        start: Number of the example value $z$.
-        steps: Elementwise steps that make $\phi(z)$ of it, the last being that value's.
-        axes: Axes of $z$ that are summed over.
-        perturbation: Perturbation at the sum.
-        record: Number of the record of derivatives.
     """
 
-    start: int
+    start: int  # number of the example value $z$
+    # Elementwise steps that make $\phi(z)$ of it, the last being that value's.
     steps: tuple["ExampleStep", ...]
-    axes: tuple[int, ...]
-    perturbation: int
-    record: int
+    axes: tuple[int, ...]  # axes of $z$ that are summed over
+    perturbation: int  # perturbation at the sum
+    record: int  # number of the record of derivatives
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ExampleStep:
-    """One equation that makes example values.
+    """One equation that makes example values."""
 
-    Attributes:
-        evaluate: The equation as a function.
-        inputs: Operands.
-        outputs: Numbers of the example values made.
-        perturbed: Perturbations whose perturbation is added to an operand, by position.
-        perturbation: Perturbation whose perturbation is added to the first output.
-        recorded: Positions of operands to be kept, with the number of each record.
-        eqn: The equation, if it is one of the network's own.
-        pools: What comes to its end in this step, a sum.
-    """
-
-    evaluate: Callable[..., tuple[Array, ...]]
-    inputs: tuple[Ref, ...]
-    outputs: tuple[int, ...]
+    evaluate: Callable[..., tuple[Array, ...]]  # the equation as a function
+    inputs: tuple[Ref, ...]  # operands
+    outputs: tuple[int, ...]  # numbers of the example values made
+    # Perturbations that are added to an operand, by position.
     perturbed: Mapping[int, int] = dataclasses.field(default_factory=dict)
+    # The one that is added to the first output.
     perturbation: int | None = None
+    # Positions of operands to be kept, with the number of each record.
     recorded: Mapping[int, int] = dataclasses.field(default_factory=dict)
-    eqn: jex.JaxprEqn | None = None
-    pools: tuple[Pool, ...] = ()
+    eqn: jex.JaxprEqn | None = None  # the equation, if it is one of the network's own
+    pools: tuple[Pool, ...] = ()  # what comes to its end in this step, a sum
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -136,56 +118,37 @@ class Perturbation:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Site:
-    """One use of a parameter value.
+    """One use of a parameter value."""
 
-    Attributes:
-        operand: The parameter value used.
-        perturbation: Where its cotangent is taken.
-        record: Number of the recorded operand that multiplies it, if any.
-        record_aval: Shape and dtype of that record, outside of all scans.
-        form: How the gradient is made of cotangent and record; `None` if the perturbation
-            is at the operand itself, so that the cotangent is the gradient.
-        depth: Number of enclosing scans.
-        primitive: Name of the equation's primitive.
-        pool: What becomes of the output, if that is an elementwise function and a sum.
-    """
-
-    operand: ParamRef
-    perturbation: int
-    record: int | None
+    operand: ParamRef  # the parameter value used
+    perturbation: int  # where its cotangent is taken
+    record: int | None  # number of the recorded operand that multiplies it, if any
+    # Shape and dtype of that record, outside of all scans.
     record_aval: jax.ShapeDtypeStruct | None
+    # How the gradient is made of cotangent and record; `None` if the perturbation is at
+    # the operand itself, so that the cotangent is the gradient.
     form: Form | None
-    depth: int
-    primitive: str
+    depth: int  # number of enclosing scans
+    primitive: str  # name of the equation's primitive
+    # What becomes of the output, if that is an elementwise function and a sum.
     pool: Pool | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TracedNetwork:
-    """A network of one example, `(leaves, x) -> f`, split and with its sites.
+    """A network of one example, `(leaves, x) -> f`, split and with its sites."""
 
-    Attributes:
-        param_steps: The parameter program, in order.
-        program: The example program; its one result is `f`, of shape `(1, k)`.
-        constants: Known parameter values.
-        leaves: Numbers of the parameter values that are the parameter leaves.
-        example: Number of the example value that is the input.
-        depends_on: For each parameter value, the leaves that it is differentiable in.
-        producers: For each computed parameter value, the step that makes it.
-        avals: Shape and dtype of each parameter value.
-        perturbations: Where perturbations are added.
-        sites: All uses of parameter values that depend on parameters.
-        result: Shape and dtype of `f`.
-    """
-
-    param_steps: tuple[ParamStep, ...]
-    program: Program
-    constants: Mapping[int, Any]
+    param_steps: tuple[ParamStep, ...]  # the parameter program, in order
+    program: Program  # the example program; its one result is `f`, of shape `(1, k)`
+    constants: Mapping[int, Any]  # known parameter values
+    # Numbers of the parameter values that are the parameter leaves.
     leaves: tuple[int, ...]
-    example: int
+    example: int  # number of the example value that is the input
+    # For each parameter value, the leaves that it is differentiable in.
     depends_on: tuple[frozenset[int], ...]
+    # For each computed parameter value, the step that makes it.
     producers: Mapping[int, ParamStep]
-    avals: tuple[Any, ...]
-    perturbations: tuple[Perturbation, ...]
-    sites: tuple[Site, ...]
-    result: jax.ShapeDtypeStruct
+    avals: tuple[Any, ...]  # shape and dtype of each parameter value
+    perturbations: tuple[Perturbation, ...]  # where perturbations are added
+    sites: tuple[Site, ...]  # all uses of parameter values that depend on parameters
+    result: jax.ShapeDtypeStruct  # shape and dtype of `f`

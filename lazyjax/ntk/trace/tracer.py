@@ -34,16 +34,7 @@ from lazyjax.ntk.trace.sites import (
 def trace_network(
     apply_fn: Callable[..., Array], params: Any, example: jax.ShapeDtypeStruct
 ) -> TracedNetwork:
-    """The network `apply_fn` at one example of shape `(1, *d)`, with its sites.
-
-    Args:
-        apply_fn: TracedNetwork `(params, x) -> f`.
-        params: Parameters; only their structure, shapes and dtypes are used.
-        example: Shape and dtype of one example.
-
-    Returns:
-        The network as programs to be replayed.
-    """
+    """The network `apply_fn` at one example of shape `(1, *d)`, with its sites."""
     leaves, structure = jax.tree.flatten(params)
 
     def of_leaves(leaves: list[Array], x: Array) -> Array:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import jax.extend.core as jex
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 
 from lazyjax.jaxpr.axes import core
 from lazyjax.jaxpr.labels import Shape
-from lazyjax.jaxpr.registry import describe, primitive_of
+from lazyjax.jaxpr.registry import described_by, primitive_of
 from lazyjax.ntk.trace.rules import Labels
 from lazyjax.ntk.trace.sites import ParamStep, TracedNetwork
 
@@ -18,39 +19,27 @@ Box: TypeAlias = tuple[tuple[int, int], ...]
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """A parameter value as a root whose axes are relabelled, scaled by constants.
+    """A parameter value as a root whose axes are relabelled, scaled by constants."""
 
-    Attributes:
-        root: Number of the parameter value that the view is of.
-        labels: For each axis of the root, the labels that make it up, in order.
-        scales: Numbers of the scalar parameter values that it is multiplied by, with the
-            power, 1 or -1.
-        sign: Further factor, 1 or -1.
-    """
-
-    root: int
+    root: int  # number of the parameter value that the view is of
+    # For each axis of the root, the labels that make it up, in order.
     labels: tuple[Labels, ...]
+    # Numbers of the scalar parameter values that it is multiplied by, with the power, 1
+    # or -1.
     scales: tuple[tuple[int, int], ...] = ()
-    sign: int = 1
+    sign: int = 1  # further factor, 1 or -1
 
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """A root as a rearranged, scaled box of one leaf.
+    """A root as a rearranged, scaled box of one leaf."""
 
-    Attributes:
-        leaf: Which leaf.
-        box: Start and end along each axis of the leaf.
-        scales: As in `View`.
-        sign: As in `View`.
-        steps: What makes the root of the box once it is cut out and scaled, in order:
-            these steps only rearrange.
-    """
-
-    leaf: int
-    box: Box
-    scales: tuple[tuple[int, int], ...]
-    sign: int
+    leaf: int  # which leaf
+    box: Box  # start and end along each axis of the leaf
+    scales: tuple[tuple[int, int], ...]  # as in `View`
+    sign: int  # as in `View`
+    # What makes the root of the box once it is cut out and scaled, in order: these
+    # steps only rearrange.
     steps: tuple[ParamStep, ...]
 
     def overlaps(self, other: "Origin") -> bool:
@@ -135,8 +124,10 @@ def _before(network: TracedNetwork, step: ParamStep, view: View) -> View | None:
 
 # How labels of a result's axes become those of its operand's, in equations that permute
 # or repeat entries; `None` if they do not.
+_relabels = partial(described_by, "relabel")
 
 
+@_relabels("transpose")
 def _transposed(
     eqn: jex.JaxprEqn, own: Sequence[Labels], before: Shape, after: Shape
 ) -> list[Labels]:
@@ -146,6 +137,7 @@ def _transposed(
     return labels
 
 
+@_relabels("broadcast_in_dim")
 def _broadcast(
     eqn: jex.JaxprEqn, own: Sequence[Labels], before: Shape, after: Shape
 ) -> list[Labels]:
@@ -153,6 +145,7 @@ def _broadcast(
     return [own[to] if after[to] == before[axis] else () for axis, to in places]
 
 
+@_relabels("reshape")
 def _reshaped(
     eqn: jex.JaxprEqn, own: Sequence[Labels], before: Shape, after: Shape
 ) -> list[Labels] | None:
@@ -162,18 +155,13 @@ def _reshaped(
     return [() if size == 1 else next(kept) for size in before]
 
 
+@_relabels("squeeze")
 def _squeezed(
     eqn: jex.JaxprEqn, own: Sequence[Labels], before: Shape, after: Shape
 ) -> list[Labels]:
     gone = {axis % len(before) for axis in eqn.params["dimensions"]}
     kept = iter(own)
     return [() if axis in gone else next(kept) for axis in range(len(before))]
-
-
-describe("broadcast_in_dim", relabel=_broadcast)
-describe("reshape", relabel=_reshaped)
-describe("squeeze", relabel=_squeezed)
-describe("transpose", relabel=_transposed)
 
 
 def _is_scaling(network: TracedNetwork, step: ParamStep) -> bool:

@@ -11,21 +11,14 @@ from jaxtyping import Array, Float, Int, Shaped
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Windows:
-    """Where the entries ("taps") of a kernel are put on an image.
+    """Where the entries ("taps") of a kernel are put on an image."""
 
-    Attributes:
-        lay_out: Brings the image of one example to `(batch, *size, channels)`, padded.
-        taps: Sizes of the kernel.
-        places: Numbers of its places in the image.
-        strides: Steps from one place to the next.
-        dilation: Steps from one tap to the next.
-    """
-
+    # Brings the image of one example to `(batch, *size, channels)`, padded.
     lay_out: Callable[[Array], Array]
-    taps: tuple[int, ...]
-    places: tuple[int, ...]
-    strides: tuple[int, ...]
-    dilation: tuple[int, ...]
+    taps: tuple[int, ...]  # sizes of the kernel
+    places: tuple[int, ...]  # numbers of its places in the image
+    strides: tuple[int, ...]  # steps from one place to the next
+    dilation: tuple[int, ...]  # steps from one tap to the next
 
     def patches(
         self, image: Shaped[Array, "batch *size channels"]
@@ -51,16 +44,7 @@ class Windows:
         start: Int[Array, " axes"],
         width: int,
     ) -> Float[Array, "n places width"]:
-        """What one tap is multiplied by in some channels.
-
-        Args:
-            images: Images, laid out.
-            start: For each axis of `images`, where the tap and the channels start.
-            width: Number of channels.
-
-        Returns:
-            The numbers at each place.
-        """
+        """Images where one tap meets them: `width` channels, all from `start` on."""
         extent = [
             (place - 1) * stride + 1
             for place, stride in zip(self.places, self.strides, strict=True)

@@ -1,7 +1,8 @@
 """What rules share while a network is lifted."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from functools import partial
+from typing import Any
 
 import jax.extend.core as jex
 import jax.numpy as jnp
@@ -9,9 +10,9 @@ import numpy as np
 from jaxtyping import Array
 
 from lazyjax.infinite.lifting.registers import Registers
-from lazyjax.infinite.lifting.values import Operation, RefusalError, Value
+from lazyjax.infinite.lifting.values import Operation, RefusalError
 from lazyjax.jaxpr.equations import aval_of
-from lazyjax.jaxpr.registry import describe
+from lazyjax.jaxpr.registry import described_by
 
 UNITS = (
     "combines the units of a hidden layer (a mean, a norm, a softmax, a normalization)"
@@ -29,11 +30,7 @@ class Leaves:
         self._used = [np.zeros(size, bool) for size in sizes]
 
     def claim(self, leaf: int, entries: np.ndarray) -> None:
-        """Use entries of a leaf, each once in the whole network.
-
-        Raises:
-            RefusalError: If one is used already.
-        """
+        """Use entries of a leaf; refused if one is used already in the network."""
         used = self._used[leaf]
         now = np.zeros_like(used)
         now[entries.ravel()] = True
@@ -64,17 +61,8 @@ class Context:
         self.operation: Operation | None = None
 
 
-LimitRule: TypeAlias = Callable[[Context, jex.JaxprEqn, Sequence[Any]], Value]
-
-
-def limit_of(*names: str) -> Callable[[LimitRule], LimitRule]:
-    """Decorator that makes a function the limit of primitives without one."""
-
-    def enter(rule: LimitRule) -> LimitRule:
-        describe(*names, limit=rule)
-        return rule
-
-    return enter
+# Decorator of functions of the context, an equation and its operands, to a value.
+limit_of = partial(described_by, "limit")
 
 
 def is_identity(eqn: jex.JaxprEqn) -> bool:
@@ -86,18 +74,7 @@ def is_identity(eqn: jex.JaxprEqn) -> bool:
 
 
 def factor_of(name: str, by: Any) -> Any:
-    """What a product with, or a division by, a constant multiplies by.
-
-    Args:
-        name: "mul" or "div".
-        by: The constant.
-
-    Returns:
-        The factor.
-
-    Raises:
-        RefusalError: If that is not finite.
-    """
+    """What a product with, or a division by, a finite constant multiplies by."""
     if not np.isfinite(by).all() or (name == "div" and (by == 0).any()):
         raise RefusalError("multiplies by a number that is not finite, or divides by 0")
     factor = by if name == "mul" else 1 / by

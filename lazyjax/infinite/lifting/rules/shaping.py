@@ -24,18 +24,7 @@ from lazyjax.jaxpr.equations import aval_of
 
 
 def pixel_of(axes: Axes, index: int) -> int:
-    """Number of the pixel atom that is the whole of an axis.
-
-    Args:
-        axes: Axes.
-        index: Which of them.
-
-    Returns:
-        The number, among all atoms of pixels.
-
-    Raises:
-        RefusalError: If there is no such atom.
-    """
+    """Number of the pixel atom that is the whole of an axis."""
     axis = axes[index]
     if has(axis, "units"):
         raise RefusalError("selects, pads or reorders hidden units")

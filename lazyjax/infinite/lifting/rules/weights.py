@@ -22,13 +22,7 @@ from lazyjax.infinite.lifting.rules.context import (
 )
 from lazyjax.infinite.lifting.rules.elementwise import elementwise
 from lazyjax.infinite.lifting.rules.shaping import chosen_along
-from lazyjax.infinite.lifting.steps import (
-    Bias,
-    MapPairs,
-    MapPixels,
-    Moments,
-    Weigh,
-)
+from lazyjax.infinite.lifting.steps import Bias, MapPairs, MapPixels, Moments, Weigh
 from lazyjax.infinite.lifting.values import (
     Constant,
     Hidden,
@@ -41,18 +35,7 @@ from lazyjax.jaxpr.equations import aval_of
 
 
 def rearranged(eqn: jex.JaxprEqn, operands: Sequence[Value]) -> Weight:
-    """A parameter reshaped, selected, or times a number.
-
-    Args:
-        eqn: The equation.
-        operands: One parameter, and constants.
-
-    Returns:
-        The parameter.
-
-    Raises:
-        RefusalError: If the equation does anything else.
-    """
+    """A parameter reshaped, selected, or times a number; anything else is refused."""
     name = eqn.primitive.name
     weight = next(operand for operand in operands if isinstance(operand, Weight))
     others = [operand for operand in operands if operand is not weight]
@@ -245,20 +228,7 @@ def _add_bias(context: Context, value: Hidden, weight: Weight, sign: float) -> H
 def _moments(
     context: Context, value: Any, contracted: Sequence[SupportsIndex]
 ) -> tuple[int, Axes, int]:
-    """Second moments summed over some axes.
-
-    Args:
-        context: What rules share.
-        value: A known or hidden value.
-        contracted: Axes to be summed over.
-
-    Returns:
-        The register, the axes left, and how many units each of its numbers stands
-        for.
-
-    Raises:
-        RefusalError: If sums over these axes have no limit.
-    """
+    """Moments summed over axes; axes left; how many units each number stands for."""
     registers, axes = context.registers, value.axes
     left = tuple(axis for i, axis in enumerate(axes) if i not in contracted)
     if isinstance(value, Known):
