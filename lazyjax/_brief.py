@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import reprlib
+import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,10 +21,12 @@ class Brief(reprlib.Repr):
 
     def repr1(self, x: Any, level: int) -> str:
         """Text of a value, with `level` more levels of what it holds."""
-        if isinstance(x, jax.Array | np.ndarray):
+        if isinstance(x, types.FunctionType):
+            return f"<function {x.__name__}>"
+        if isinstance(x, jax.Array | np.ndarray | jax.ShapeDtypeStruct):
             # What is traced, or deleted, has no value.
             with contextlib.suppress(Exception):
-                if x.ndim == 0:
+                if x.ndim == 0 and not isinstance(x, jax.ShapeDtypeStruct):
                     return str(np.asarray(x))
             return f"{x.dtype}[{','.join(map(str, x.shape))}]"
         if isinstance(x, Mapping):

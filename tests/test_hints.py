@@ -311,6 +311,16 @@ def test_options_are_told_apart_from_what_they_are_not():
         trained(LABELS, target_loss=float("nan"))
 
 
+def test_one_observer_and_losses_of_each_example_are_told_what_is_missing():
+    with pytest.raises(TypeError, match=r"got <function ntk>\. Put it in a list\."):
+        trained(LABELS, observe=lazyjax.dynamics.observers.ntk)
+    each = lambda f, y: jnp.sum((f - y) ** 2, axis=1)
+    with pytest.raises(
+        TypeError, match=r"scalar; got float32\[5\]\. Sum it over examp"
+    ):
+        trained(ROWS, loss_fn=each)
+
+
 # Values in a few words ----------------------------------------------------------------
 
 

@@ -31,9 +31,10 @@ def named_observers(
     elif isinstance(observe, Sequence):
         pairs = [(getattr(fn, "__name__", None), fn) for fn in observe]
     else:
+        hint = " Put it in a list." if callable(observe) else ""
         raise TypeError(
             "`observe` must be a sequence of observers or a mapping from names to "
-            f"them; got {brief(observe)}."
+            f"them; got {brief(observe)}.{hint}"
         )
     named: dict[str, Observer] = {}
     for name, fn in pairs:
@@ -87,8 +88,10 @@ def loss_dtype(
     loss = jax.eval_shape(loss_fn, f, y)
     is_number = getattr(loss, "shape", None) == ()
     if not is_number or not jnp.issubdtype(loss.dtype, jnp.floating):
+        hint = " Sum it over examples and outputs." if getattr(loss, "ndim", 0) else ""
         raise TypeError(
-            f"`loss_fn` must return a real floating-point scalar; got {brief(loss)}."
+            "`loss_fn` must return a real floating-point scalar; got "
+            f"{brief(loss)}.{hint}"
         )
     return loss.dtype
 
