@@ -25,7 +25,7 @@ class LinearOperator(Protocol):
     """A symmetric positive semidefinite matrix that is only multiplied with vectors."""
 
     @property
-    def shape(self) -> tuple[int, int]:
+    def shape(self) -> tuple[int, ...]:
         """Shape `(m, m)` of the matrix."""
         ...
 
