@@ -4,10 +4,12 @@ from lazyjax import (
     certify as certify,
     data as data,
     dynamics as dynamics,
+    forecast as forecast,
     infinite as infinite,
     laziness as laziness,
     linalg as linalg,
     nets as nets,
+    spectrum as spectrum,
     sweeps as sweeps,
 )
 from lazyjax.architecture import Architecture as Architecture

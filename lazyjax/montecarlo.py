@@ -5,15 +5,26 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, Shaped
+from jaxtyping import Array, Float, Shaped
 
-from lazyjax._checks import check_at_least, check_batch, check_choice
+from lazyjax._checks import (
+    check_at_least,
+    check_batch,
+    check_choice,
+    check_flag,
+    check_function,
+    check_key,
+    check_params,
+    check_same_features,
+)
 from lazyjax.callables.static import HashableCallable
 from lazyjax.files.results import Storable
 from lazyjax.jaxpr.convolutions import with_quick_convolutions
 from lazyjax.ntk import empirical_nngp, empirical_ntk
+from lazyjax.ntk.outputs import checked_form
 from lazyjax.ntk.requests.row_check import check_row_independence, nan_if_interacting
-from lazyjax.typing import AnyArray, ApplyFn, InitFn, Outputs
+from lazyjax.progress import Listener, Progress, program_listener, tell
+from lazyjax.typing import AnyArray, ApplyFn, InitFn, Outputs, RandomKey
 
 
 @jax.tree_util.register_dataclass
@@ -38,11 +49,12 @@ def monte_carlo_ntk(
     x1: Shaped[AnyArray, "n1 *d"],
     x2: Shaped[AnyArray, "n2 *d"] | None = None,
     *,
-    key: Key[Array, ""],
+    key: RandomKey,
     num_seeds: int,
     outputs: Outputs = "full",
     of: str = "ntk",
     check_rows: bool = True,
+    progress: bool | Progress = False,
 ) -> MonteCarloKernel:
     r"""Mean over initializations of the kernel of `apply_fn`, with standard errors.
 
@@ -62,6 +74,7 @@ def monte_carlo_ntk(
         of: "ntk", or "nngp" for products of outputs, as `lazyjax.empirical_nngp`.
         check_rows: As in `lazyjax.empirical_ntk`; rows that interact are refused at the
             first seed, and the result is NaN if they do at another.
+        progress: As in `lazyjax.train`.
 
     Returns:
         Mean and standard error of each entry, in the form `outputs`.
@@ -86,7 +99,15 @@ def monte_carlo_ntk(
     """
     check_at_least("num_seeds", num_seeds, 1)
     check_choice("of", of, ("ntk", "nngp"))
+    check_key("key", key)
+    check_function("apply_fn", apply_fn, "(params, x) -> f")
+    check_function("init_fn", init_fn, "(key, x) -> params")
+    check_flag("check_rows", check_rows)
+    outputs = checked_form(outputs)
     check_batch("x1", x1, wait=False)
+    if x2 is not None:
+        check_batch("x2", x2, wait=False)
+        check_same_features("x1", x1, "x2", x2)
     x1, x2 = jnp.asarray(x1), None if x2 is None else jnp.asarray(x2)
     draw = _Draw(
         apply_fn=HashableCallable(apply_fn),
@@ -99,8 +120,10 @@ def monte_carlo_ntk(
     interacts = None
     if check_rows:
         params = init_fn(jax.random.fold_in(key, 0), x1)
+        check_params("init_fn(key, x)", params)
         interacts = check_row_independence(apply_fn, params, x1, x2)
-    mean, sem = _mean_and_sem(draw, num_seeds, key, x1, x2)
+    with program_listener(progress, "kernels", num_seeds) as listener:
+        mean, sem = _mean_and_sem(draw, int(num_seeds), key, x1, x2, listener)
     mean, sem = nan_if_interacting((mean, sem), interacts)
     return MonteCarloKernel(mean=mean, sem=sem, num_seeds=num_seeds)
 
@@ -130,7 +153,12 @@ class _Draw:
 @functools.partial(jax.jit, static_argnums=(0, 1))
 @with_quick_convolutions
 def _mean_and_sem(
-    draw: _Draw, num_seeds: int, key: Array, x1: Array, x2: Array | None
+    draw: _Draw,
+    num_seeds: int,
+    key: Array,
+    x1: Array,
+    x2: Array | None,
+    listener: Listener | None,
 ) -> tuple[Array, Array]:
     """Mean and standard error, updated seed by seed (Welford)."""
 
@@ -141,6 +169,7 @@ def _mean_and_sem(
         drawn = draw(jax.random.fold_in(key, number), x1, x2)
         step = drawn - mean
         mean = mean + step / (number + 1).astype(mean.dtype)
+        tell(listener, number + 1, "seed")
         return (mean, scatter + step * (drawn - mean)), None
 
     shape = jax.eval_shape(draw, key, x1, x2)

@@ -5,12 +5,17 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Key, PyTree, Scalar, Shaped
+from jaxtyping import Array, Float, Int, Key, PyTree, Scalar, Shaped, UInt32
 
 # What public verbs accept; what they return is always a `jax.Array`.
 AnyArray: TypeAlias = jax.Array | np.ndarray
 
+# From `jax.random.key`, or of the older style.
+RandomKey: TypeAlias = Key[Array, ""] | UInt32[Array, "_"]
+
 Params: TypeAlias = PyTree
+# One row of targets per example; or, for losses of classes, integer labels.
+Targets: TypeAlias = Float[AnyArray, "n k"] | Int[AnyArray, "n"]
 Activation: TypeAlias = str | Callable[[Array], Array]
 LossFn: TypeAlias = Callable[[Float[Array, "n k"], Float[Array, "n k"]], Scalar]
 
@@ -41,6 +46,6 @@ class ApplyFn(Protocol):
 class InitFn(Protocol):
     """An initializer as a pure function of a key: `(key, x) -> params`."""
 
-    def __call__(self, key: Key[Array, ""], x: Float[AnyArray, "n *d"], /) -> Params:
+    def __call__(self, key: RandomKey, x: Float[AnyArray, "n *d"], /) -> Params:
         """Parameters for inputs shaped like `x`, whose values are not used."""
         ...

@@ -60,7 +60,7 @@ def test_bad_parameter_is_named_by_its_path():
     params = {"a": [jnp.ones(2), jnp.arange(3)]}
     with pytest.raises(TypeError, match=r"`params\['a'\]\[1\]` .*got dtype int32"):
         _checks.check_params("params", params)
-    with pytest.raises(TypeError, match="got float"):
+    with pytest.raises(TypeError, match="got a float"):
         _checks.check_params("params", {"a": 1.0})
     with pytest.raises(ValueError, match="at least one array"):
         _checks.check_params("params", {})

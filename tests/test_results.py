@@ -15,10 +15,13 @@ import numpy as np
 import pytest
 
 from lazyjax.certify import Certificate
+from lazyjax.certify.bounds.start import Start
 from lazyjax.dynamics import Run
 from lazyjax.files.archive import FileError, header
 from lazyjax.files.results import Storable
 from lazyjax.laziness import PredictedExponent, SlopeFit
+from lazyjax.nets import mlp
+from lazyjax.ntk import ntk_operator
 from lazyjax.sweeps import Sweep
 
 pytestmark = pytest.mark.once
@@ -231,7 +234,7 @@ RUN = Run(
 
 
 def test_a_run_is_shown_by_shapes_and_single_numbers():
-    start = "Run(params={'w': float32[2,3]}, loss=float32[4], observed_at=int32[2]"
+    start = "Run(last_loss=3.0, params={'w': float32[2,3]}, loss=float32[4], observ"
     with jax.enable_x64(False):
         run = jax.tree.map(lambda leaf: leaf.astype(leaf.dtype.name[:-2] + "32"), RUN)
     assert repr(run).startswith(start)
@@ -239,6 +242,26 @@ def test_a_run_is_shown_by_shapes_and_single_numbers():
     seen = []
     jax.jit(lambda run: seen.append(repr(run)))(run)  # has no numbers to show
     assert seen[0].endswith("stopped_at=int32[], diverged_at=int32[])")
+
+
+def test_many_arrays_are_counted_when_shown():
+    layers = {f"layer_{i}": {"kernel": np.ones((2, 3))} for i in range(10)}
+    run = dataclasses.replace(RUN, params=layers)
+    assert "params=<10 arrays of 60 numbers>, loss=" in repr(run)
+
+
+def test_what_is_no_result_is_shown_by_shapes_too():
+    net = mlp(width=16, depth=2)
+    x = np.ones((3, 4), np.float32)
+    params = net.init(jax.random.key(0), x)
+    described = "Architecture(kind='mlp', depth=2, activation='relu')"
+    assert repr(net) == f"Network(width=16, architecture={described})"
+    assert repr(net.architecture) == described
+    shown = repr(ntk_operator(net.apply, params, x))
+    assert shown.startswith("NTKOperator(shape=(3, 3), dtype='float32', params={'lay")
+    start = Start(net, params, x, (), x, x[:, :1], "float")
+    assert repr(start).startswith("Start(network=<Network>, params={'layer_1': {'ke")
+    assert repr(start).endswith(", x=float32[3,4])")
 
 
 def test_verdicts_are_shown_and_must_follow():

@@ -4,6 +4,7 @@ import functools
 
 import flax.linen as nn
 import jax
+import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import given, settings, strategies as st
 from jax import lax
 
 import lazyjax
-from lazyjax.jaxpr.equations import equations
+from lazyjax.jaxpr.equations import equations, primitives
+from lazyjax.jaxpr.rows.derivatives import derivatives_of
 from lazyjax.jaxpr.rows.independence import rows_are_independent
 from lazyjax.ntk.requests.row_check import (
     _QUICK_DOUBLE,
@@ -453,3 +455,61 @@ def test_parameters_closed_over_in_a_trace_are_fixed():
     found = []
     jax.jit(lambda frozen: found.append(is_proven(frozen)))(W)
     assert found == [True]
+
+
+def _scaled_in_its_rule(scale):
+    """The sine, whose rule multiplies by an array that it holds, and makes an iota."""
+
+    @jax.custom_jvp
+    def sine(u):
+        return jnp.sin(u)
+
+    @sine.defjvp
+    def rule(primals, tangents):
+        (u,), (t,) = primals, tangents
+        steps = lax.broadcasted_iota(u.dtype, u.shape, u.ndim - 1)
+        return jnp.sin(u), t * jnp.cos(u) * scale + 0 * steps
+
+    return sine
+
+
+def test_derivatives_traced_at_once_are_those_of_each_call():
+    sines = [_scaled_in_its_rule(np.float32([[s, s, s]])) for s in (1, 2, 3)]
+
+    def fn(x):
+        for sine in [*sines, sines[0]]:
+            x = sine(x)
+        return x
+
+    jaxpr = jax.make_jaxpr(fn)(X).jaxpr
+    calls = [e for e in jaxpr.eqns if e.primitive.name == "custom_jvp_call"]
+    assert len(calls) == 4
+    together = derivatives_of([(jaxpr.debug_info, e) for e in calls])
+    for scale, eqn, derivative in zip((1, 2, 3, 1), calls, together, strict=True):
+        (alone,) = derivatives_of([(jaxpr.debug_info, eqn)])
+        assert primitives(derivative) == primitives(alone)
+        for program in (derivative, alone):
+            values, tangents = jex.jaxpr_as_fun(program)(X, W)
+            np.testing.assert_allclose(values, jnp.sin(X), rtol=1e-6)
+            np.testing.assert_allclose(tangents, W * jnp.cos(X) * scale, rtol=1e-6)
+
+
+def test_derivatives_of_calls_at_each_depth_are_looked_at():
+    """The first calls are fine; the last one's rule mixes rows, within a jit."""
+
+    @jax.custom_jvp
+    def mixing(u):
+        return jnp.sin(u)
+
+    @mixing.defjvp
+    def rule(primals, tangents):
+        (u,), (t,) = primals, tangents
+        return jnp.sin(u), (t - t.mean(0)[None]) * jnp.cos(u)
+
+    fine = _scaled_in_its_rule(np.float32([[1, 2, 3]]))
+    networks = {
+        last: lambda w, x, last=last: jax.jit(lambda u: last(fine(u)))(fine(x @ w))
+        for last in (fine, mixing)
+    }
+    assert rows_are_independent(networks[fine], W, X)
+    assert not rows_are_independent(networks[mixing], W, X)

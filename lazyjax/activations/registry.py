@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from lazyjax._brief import brief
 from lazyjax._checks import check_choice
 from lazyjax.activations.moments import ClosedForm
 from lazyjax.typing import Activation
@@ -200,7 +201,7 @@ def check_activation(activation: Activation) -> None:
     elif not callable(activation):
         raise TypeError(
             "`activation` must be a name or an elementwise function; "
-            f"got {activation!r}."
+            f"got {brief(activation)}."
         )
 
 

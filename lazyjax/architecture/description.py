@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import get_args
 
+from lazyjax._brief import brief
 from lazyjax._checks import check_at_least, check_choice
 from lazyjax.activations import check_activation, unit_scale
 from lazyjax.architecture.kinds import FIELDS_OF_SOME, KINDS, ArchitectureKind
@@ -149,6 +150,17 @@ class Architecture:
     pixel_scaling: InputScaling = "fan_in"
     patch_size: int = 4
     num_heads: int = 4
+
+    def __repr__(self) -> str:
+        """Kind, depth and activation, and whatever else is not by default."""
+        always = ("kind", "depth", "activation")
+        shown = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        parts = [
+            f"{field.name}={shown[field.name]!r}"
+            for field in dataclasses.fields(self)
+            if field.name in always or shown[field.name] != field.default
+        ]
+        return f"Architecture({', '.join(parts)})"
 
     def __post_init__(self) -> None:
         check_choice("kind", self.kind, KINDS)
@@ -356,4 +368,4 @@ def _check_std(name: str, value: float, *, zero_allowed: bool) -> None:
     number = isinstance(value, int | float) and math.isfinite(value)
     if not number or value < 0 or (value == 0 and not zero_allowed):
         expected = "a finite number, zero or" if zero_allowed else "a finite number,"
-        raise ValueError(f"`{name}` must be {expected} positive; got {value!r}.")
+        raise ValueError(f"`{name}` must be {expected} positive; got {brief(value)}.")

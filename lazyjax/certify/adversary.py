@@ -19,11 +19,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Key, Shaped
+from jaxtyping import Array, Float, Shaped
 
+from lazyjax._brief import brief
 from lazyjax._checks import (
+    check_apply_fn,
     check_at_least,
     check_batch,
+    check_key,
     check_network_output,
     check_nonnegative,
     check_params,
@@ -35,7 +38,7 @@ from lazyjax.certify.certificate import Certificate
 from lazyjax.certify.statements import Assumption, Quantity
 from lazyjax.dynamics.losses import square_loss
 from lazyjax.files.results import Storable
-from lazyjax.typing import AnyArray, ApplyFn, Params
+from lazyjax.typing import AnyArray, ApplyFn, Params, RandomKey
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,7 +84,7 @@ class Attack(Storable):
             ValueError: If `radius` is negative.
         """
         if not radius >= 0:
-            raise ValueError(f"`radius` must be at least 0; got {radius!r}.")
+            raise ValueError(f"`radius` must be at least 0; got {brief(radius)}.")
         return float(np.min(self.ratio[self.radii <= radius]))
 
     @property
@@ -108,7 +111,7 @@ def attack(
     y: Float[AnyArray, "n k"],
     radii: Float[AnyArray, "radii"] | list[float],
     *,
-    key: Key[Array, ""],
+    key: RandomKey,
     num_steps: int = 100,
     num_starts: int = 4,
 ) -> Attack:
@@ -144,15 +147,17 @@ def attack(
     """
     check_at_least("num_steps", num_steps, 1)
     check_at_least("num_starts", num_starts, 2)
+    check_key("key", key)
+    check_apply_fn(apply_fn, params)
     check_batch("x", x)
     check_params("params", params)
     x = jnp.asarray(x)
     shape = jax.eval_shape(apply_fn, params, x)
-    check_network_output(shape, num_examples=x.shape[0])
+    check_network_output(shape, x.shape)
     check_targets("y", y, *shape.shape)
     sizes = np.unique(np.asarray(radii, np.float64))
     if sizes.size == 0 or not (sizes[0] > 0 and math.isfinite(sizes[-1])):
-        raise ValueError(f"`radii` must be positive and finite; got {radii!r}.")
+        raise ValueError(f"`radii` must be positive and finite; got {brief(radii)}.")
     loss, ratio = _attack(
         params,
         x,
@@ -177,7 +182,7 @@ def refute(
     y: Float[AnyArray, "n k"],
     *,
     radius: float | None = None,
-    key: Key[Array, ""],
+    key: RandomKey,
     num_steps: int = 100,
     num_radii: int = 24,
 ) -> Certificate:

@@ -9,6 +9,7 @@ import enum
 import math
 from typing import ClassVar, Literal, get_args
 
+from lazyjax._brief import brief
 from lazyjax._checks import check_choice
 from lazyjax.certify.statements import Assumption, Quantity
 from lazyjax.files.results import Storable
@@ -152,7 +153,7 @@ class Certificate(Storable):
             ValueError: If `time` is negative, or the certificate is about no dynamics.
         """
         if not time >= 0:
-            raise ValueError(f"`time` must be at least 0; got {time!r}.")
+            raise ValueError(f"`time` must be at least 0; got {brief(time)}.")
         if self.dynamics is None:
             raise ValueError(f"`loss_bound` has no meaning for {self.theorem}.")
         if not self.is_certified or self.rate is None:

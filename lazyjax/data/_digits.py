@@ -4,10 +4,11 @@ from typing import Literal
 
 import jax
 import numpy as np
-from jaxtyping import Key
 
+from lazyjax._brief import brief
 from lazyjax._checks import check_at_least
 from lazyjax.data._dataset import Dataset, split
+from lazyjax.typing import RandomKey
 
 
 def digits(
@@ -15,7 +16,7 @@ def digits(
     *,
     num_test: int = 100,
     classes: tuple[int, int] | Literal["parity"] | None = None,
-    key: Key[jax.Array, ""] | None = None,
+    key: RandomKey | None = None,
     dtype: jax.typing.DTypeLike | None = None,
 ) -> Dataset:
     r"""Real handwritten digits, 8 by 8 pixels, as rows of unit norm ($d = 64$).
@@ -93,7 +94,7 @@ def _check_classes(
     if not is_pair or any(digit not in range(10) for digit in classes):
         raise ValueError(
             "`classes` must be None for all ten, 'parity', or two different digits "
-            f"such as (0, 1); got {classes!r}."
+            f"such as (0, 1); got {brief(classes)}."
         )
     return classes
 

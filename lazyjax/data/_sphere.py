@@ -4,10 +4,10 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Key
 
 from lazyjax._checks import check_at_least, check_choice
 from lazyjax.data._dataset import Dataset, split
+from lazyjax.typing import RandomKey
 
 _Targets = Literal["sign", "normal"]
 
@@ -16,7 +16,7 @@ def sphere(
     num_train: int,
     num_features: int,
     *,
-    key: Key[jax.Array, ""],
+    key: RandomKey,
     num_test: int = 0,
     targets: _Targets = "sign",
     dtype: jax.typing.DTypeLike | None = None,

@@ -16,11 +16,12 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Int
 
 from lazyjax._checks import check_positive
 from lazyjax._renamed import deprecated_names
-from lazyjax.typing import LossFn
+from lazyjax.typing import AnyArray, LossFn
 
 
 def square_loss(f: Float[Array, "n k"], y: Float[Array, "n k"]) -> Float[Array, ""]:
@@ -46,23 +47,75 @@ def square_loss(f: Float[Array, "n k"], y: Float[Array, "n k"]) -> Float[Array, 
 
 
 def cross_entropy_loss(
-    f: Float[Array, "n k"], y: Float[Array, "n k"]
+    f: Float[Array, "n k"], y: Float[Array, "n k"] | Int[Array, "n"]
 ) -> Float[Array, ""]:
     r"""Cross-entropy $-\sum_{ia} y_{ia} \log \operatorname{softmax}(f_i)_a$.
 
     Args:
         f: Outputs, the logits of `k >= 2` classes.
-        y: Probabilities of the classes, such as one-hot rows.
+        y: Probabilities of the classes, such as one-hot rows; or the classes, as
+            integers from 0 to `k - 1`.
 
     Returns:
-        The loss, summed over examples.
+        The loss, summed over examples; NaN if a traced label is out of range.
+
+    Raises:
+        ValueError: If there is only one class, or a known label is out of range.
 
     Example:
         >>> import jax.numpy as jnp
         >>> round(cross_entropy_loss(jnp.zeros((1, 4)), jnp.eye(4)[:1]).item(), 4)
         1.3863
+        >>> round(cross_entropy_loss(jnp.zeros((2, 4)), jnp.array([3, 0])).item(), 4)
+        2.7726
     """
+    if f.shape[-1] < 2:
+        raise ValueError(
+            f"`f` must hold logits of two or more classes; got shape {f.shape}. For one "
+            "output and labels -1 and +1, take `logistic_loss`."
+        )
+    if y.ndim == 1 and jnp.issubdtype(y.dtype, jnp.integer):
+        y = one_hot_rows("y", y, f.shape[1], f.dtype)
     return -jnp.sum(y * jax.nn.log_softmax(f, axis=1))
+
+
+def one_hot_rows(
+    name: str, labels: AnyArray, num_classes: int, dtype: jnp.dtype
+) -> Float[Array, "n k"]:
+    """Class labels as one-hot rows.
+
+    Args:
+        name: Of the labels, for errors.
+        labels: Integers from 0.
+        num_classes: Number of classes.
+        dtype: Of the rows.
+
+    Returns:
+        One row per label, of NaN where a traced label is out of range.
+
+    Raises:
+        ValueError: If a known label is out of range.
+    """
+    try:
+        known = np.asarray(labels)
+    except jax.errors.TracerArrayConversionError:
+        labels = jnp.asarray(labels)
+        in_range = (labels >= 0) & (labels < num_classes)
+        rows = jax.nn.one_hot(labels, num_classes, dtype=dtype)
+        return jnp.where(in_range[:, None], rows, jnp.nan)
+    if known.size and not 0 <= known.min() <= known.max() < num_classes:
+        raise ValueError(
+            f"`{name}` must hold class labels from 0 to {num_classes - 1}, one less "
+            f"than the network's outputs; got {known.min()} to {known.max()}."
+        )
+    return jax.nn.one_hot(known, num_classes, dtype=dtype)
+
+
+def takes_labels(loss_fn: LossFn) -> bool:
+    """Whether a loss is of classes, so that targets may be their integer labels."""
+    if isinstance(loss_fn, _Scaled):
+        return takes_labels(loss_fn.loss_fn)
+    return loss_fn is cross_entropy_loss
 
 
 def logistic_loss(f: Float[Array, "n k"], y: Float[Array, "n k"]) -> Float[Array, ""]:

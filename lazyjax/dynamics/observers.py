@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, Shaped
 
+from lazyjax import spectrum
+from lazyjax._brief import brief
 from lazyjax._checks import check_batch
 from lazyjax.dynamics.snapshot import Observer as Observer, Snapshot as Snapshot
 from lazyjax.linalg import eigvalsh, frobenius_norm, singular_values
@@ -109,12 +111,8 @@ def target_alignment(snapshot: Snapshot) -> Float[Array, ""]:
         Cortes, Mohri and Rostamizadeh (2012), JMLR 13, Definition 4 (number not
         checked).
     """
-    kernel = _centred(jnp.trace(snapshot.ntk, axis1=2, axis2=3))
-    targets = jnp.asarray(snapshot.y)
-    targets = targets - jnp.mean(targets, axis=0, keepdims=True)
-    gram = jnp.matmul(targets, targets.T, precision="highest")
-    kernel, gram = (matrix / frobenius_norm(matrix) for matrix in (kernel, gram))
-    return jnp.sum(kernel * gram)
+    kernel = jnp.trace(snapshot.ntk, axis1=2, axis2=3)
+    return spectrum.target_alignment(kernel, jnp.asarray(snapshot.y))
 
 
 def neuron_distances(snapshot: Snapshot) -> dict[str, Float[Array, " units"]]:
@@ -203,7 +201,7 @@ def activation_stability(
     """
     if not callable(pre_activations_fn):
         raise TypeError(
-            f"`pre_activations_fn` must be callable; got {pre_activations_fn!r}."
+            f"`pre_activations_fn` must be callable; got {brief(pre_activations_fn)}."
         )
     return _ActivationStability(pre_activations_fn)
 
@@ -265,14 +263,9 @@ def on_inputs(
         [3.0, 4.0]
     """
     if not callable(observer):
-        raise TypeError(f"`observer` must be callable; got {observer!r}.")
+        raise TypeError(f"`observer` must be callable; got {brief(observer)}.")
     check_batch("x", x)
     return _OnInputs(observer, x, y)
-
-
-def _centred(matrix: Array) -> Array:
-    rows = matrix - jnp.mean(matrix, axis=0, keepdims=True)
-    return rows - jnp.mean(rows, axis=1, keepdims=True)
 
 
 def _matrices(params: Params) -> dict[str, Array]:

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from lazyjax._checks import check_positive
+from lazyjax._brief import brief
+from lazyjax._checks import check_positive, known_numbers
 
 SOLVED, TOO_MANY_STEPS, FAILED, NOT_FINITE = range(4)
 
@@ -93,12 +94,24 @@ def require_diffrax(verb: str) -> types.ModuleType:
     return diffrax
 
 
+def check_solver(solver: object) -> None:
+    """Check that `solver` is one of diffrax, or `None`."""
+    if solver is not None and not isinstance(
+        solver, require_diffrax("solver").AbstractSolver
+    ):
+        raise TypeError(
+            "`solver` must be a solver of diffrax, such as `diffrax.Kvaerno5()`; got "
+            f"{brief(solver)}."
+        )
+
+
 def checked_times(times: object, dtype: jnp.dtype) -> Array:
     """Times as an array, checked as far as their values are known."""
+    known_numbers("times", times)
     array = jnp.asarray(times, dtype)
     if array.ndim != 1 or array.size == 0:
         raise ValueError(
-            f"`times` must be one or more numbers in one dimension; got {times!r}."
+            f"`times` must be one or more numbers in one dimension; got {brief(times)}."
         )
     try:
         known = np.asarray(array)
@@ -108,7 +121,7 @@ def checked_times(times: object, dtype: jnp.dtype) -> Array:
     if not (np.all(np.isfinite(known)) and known[0] >= 0 and np.all(steps > 0)):
         raise ValueError(
             "`times` must be finite and increase strictly, from 0 or later, in "
-            f"{known.dtype}; got {times!r}."
+            f"{known.dtype}; got {brief(times)}."
         )
     return array
 
@@ -122,6 +135,8 @@ def checked_tolerances(
     values = {k: default if v is None else v for k, v in values.items()}
     for name, value in values.items():
         check_positive(name, value)
+        if np.ndim(value):
+            raise ValueError(f"`{name}` must be one number; got {brief(value)}.")
     return Tolerances(**{k: jnp.asarray(v, dtype) for k, v in values.items()})
 
 

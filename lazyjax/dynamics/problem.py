@@ -4,17 +4,22 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Shaped
 
+from lazyjax._brief import brief
 from lazyjax._checks import (
+    check_apply_fn,
+    check_array,
     check_batch,
+    check_function,
     check_network_output,
     check_params,
     check_targets,
 )
 from lazyjax.callables.static import HashableCallable
+from lazyjax.dynamics.losses import one_hot_rows, takes_labels
 from lazyjax.dynamics.snapshot import Observer
-from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params
+from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params, Targets
 
 
 def named_observers(
@@ -28,24 +33,24 @@ def named_observers(
     else:
         raise TypeError(
             "`observe` must be a sequence of observers or a mapping from names to "
-            f"them; got {observe!r}."
+            f"them; got {brief(observe)}."
         )
     named: dict[str, Observer] = {}
     for name, fn in pairs:
         if not callable(fn):
             raise TypeError(
                 "`observe` must hold functions of a snapshot, such as "
-                f"`observers.ntk_eig_min`; got {fn!r}."
+                f"`observers.ntk_eig_min`; got {brief(fn)}."
             )
         if not isinstance(name, str):
             raise TypeError(
-                f"`observe` must name every observer, and {fn!r} has no name of its "
-                "own; pass a mapping {name: observer}."
+                f"`observe` must name every observer, and {brief(fn)} has no name of "
+                "its own; pass a mapping {name: observer}."
             )
         if name in named:
             raise ValueError(
-                f"`observe` must not name two observers alike; got {name!r} twice. Pass "
-                "a mapping {name: observer}."
+                f"`observe` must not name two observers alike; got {brief(name)} "
+                "twice. Pass a mapping {name: observer}."
             )
         named[name] = fn
     return tuple((name, HashableCallable(fn)) for name, fn in named.items())
@@ -55,32 +60,55 @@ def checked_problem(
     apply_fn: ApplyFn,
     params: Params,
     x: Shaped[AnyArray, "n *d"],
-    y: Float[AnyArray, "n k"],
+    y: Targets,
     loss_fn: LossFn,
 ) -> tuple[Params, Array, Array, jnp.dtype]:
     """Parameters, inputs and targets, as arrays that keep their type in loops; loss dtype."""
-    for name, function in {"apply_fn": apply_fn, "loss_fn": loss_fn}.items():
-        if not callable(function):
-            raise TypeError(f"`{name}` must be callable; got {function!r}.")
+    check_apply_fn(apply_fn, params)
+    check_function("loss_fn", loss_fn, "(f, y) -> scalar")
     check_params("params", params)
     params = jax.tree.map(_strongly_typed, params)
-    x, y = _strongly_typed(x), _strongly_typed(y)
     check_batch("x", x)
+    x = _strongly_typed(x)
     f = jax.eval_shape(apply_fn, params, x)
-    check_network_output(f, num_examples=x.shape[0])
-    check_targets("y", y, *f.shape)
+    check_network_output(f, x.shape)
+    y = _strongly_typed(checked_targets(y, f.shape, f.dtype, loss_fn))
     if y.dtype != f.dtype:
         raise TypeError(
             f"`y` must have the dtype of the outputs, {f.dtype}; got {y.dtype}."
         )
+    return params, x, y, loss_dtype(loss_fn, f, y)
+
+
+def loss_dtype(
+    loss_fn: LossFn, f: jax.ShapeDtypeStruct, y: AnyArray | jax.ShapeDtypeStruct
+) -> jnp.dtype:
+    """Dtype of a loss, which is checked to be a number."""
     loss = jax.eval_shape(loss_fn, f, y)
-    if getattr(loss, "shape", None) != () or not jnp.issubdtype(
-        loss.dtype, jnp.floating
-    ):
+    is_number = getattr(loss, "shape", None) == ()
+    if not is_number or not jnp.issubdtype(loss.dtype, jnp.floating):
         raise TypeError(
-            f"`loss_fn` must return a real floating-point scalar; got {loss}."
+            f"`loss_fn` must return a real floating-point scalar; got {brief(loss)}."
         )
-    return params, x, y, loss.dtype
+    return loss.dtype
+
+
+def checked_targets(
+    y: AnyArray, shape: tuple[int, int], dtype: jnp.dtype, loss_fn: LossFn
+) -> AnyArray:
+    """Targets of outputs of a shape and dtype; class labels become one-hot rows."""
+    check_array("y", y)
+    is_labels = y.ndim == 1 and jnp.issubdtype(y.dtype, jnp.integer)
+    if is_labels and y.shape[0] == shape[0] and takes_labels(loss_fn):
+        return one_hot_rows("y", y, shape[1], dtype)
+    if is_labels and shape[1] > 1:
+        raise ValueError(
+            f"`y` must have shape {shape}; got integers of shape {y.shape}, as of class "
+            f"labels. Make them one-hot, `jax.nn.one_hot(y, {shape[1]})`; or choose "
+            "`lazyjax.dynamics.losses.cross_entropy_loss`, which takes labels."
+        )
+    check_targets("y", y, *shape)
+    return y
 
 
 def _strongly_typed(leaf: AnyArray) -> Array:

@@ -28,7 +28,7 @@ from lazyjax.experiments._du2019_result import Du2019Result, fitted_slope
 from lazyjax.experiments.registry import Experiment
 from lazyjax.infinite import infinite_ntk
 from lazyjax.laziness import relative_distance
-from lazyjax.progress import Progress
+from lazyjax.progress import Progress, progress_reporter
 from lazyjax.sweeps import sweep
 from lazyjax.typing import AnyArray
 
@@ -81,14 +81,14 @@ def run(
     *,
     size: str | Size = "quick",
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: bool | Progress = False,
 ) -> Du2019Result:
     """Outcome of the experiment at one size.
 
     Args:
         size: Name of a size in `SIZES`, or a `Size`.
         seed: Chooses examples and initializations.
-        progress: Called with the share that is done, and what comes next.
+        progress: As in `lazyjax.sweep`.
 
     Returns:
         The result.
@@ -105,28 +105,28 @@ def run(
         check_choice("size", size, SIZES)
         size = SIZES[size]
     check_at_least("seed", seed, 0)
-    progress = progress or (lambda share, message: None)
-    progress(0.0, "reading digits")
-    key = jax.random.key(seed)
-    data = digits(size.num_train, num_test=0, classes="parity", key=key)
-    x, y = data.x_train, data.y_train
-    ntk_infinite = infinite_ntk(du2019.ARCHITECTURE, x)
-    learning_rate = 1 / jnp.linalg.eigvalsh(ntk_infinite)[-1]
-    observed_at = _observed_steps(size)
-    runs = sweep(
-        du2019.ARCHITECTURE,
-        x,
-        y,
-        widths=size.widths,
-        num_seeds=size.num_seeds,
-        key=key,
-        learning_rates=[float(learning_rate)],
-        num_steps=size.num_steps,
-        observe=_OBSERVERS,
-        observe_at=observed_at,
-        progress=progress,
-    ).sel(alpha=1.0, learning_rate=float(learning_rate))
-    progress(1.0, "comparing")
+    with progress_reporter(progress, "du2019") as report:
+        report(0.0, "reading digits")
+        key = jax.random.key(seed)
+        data = digits(size.num_train, num_test=0, classes="parity", key=key)
+        x, y = data.x_train, data.y_train
+        ntk_infinite = infinite_ntk(du2019.ARCHITECTURE, x)
+        learning_rate = 1 / jnp.linalg.eigvalsh(ntk_infinite)[-1]
+        observed_at = _observed_steps(size)
+        runs = sweep(
+            du2019.ARCHITECTURE,
+            x,
+            y,
+            widths=size.widths,
+            num_seeds=size.num_seeds,
+            key=key,
+            learning_rates=[float(learning_rate)],
+            num_steps=size.num_steps,
+            observe=_OBSERVERS,
+            observe_at=observed_at,
+            progress=report,
+        ).sel(alpha=1.0, learning_rate=float(learning_rate))
+        report(1.0, "comparing")
     return _analysis(
         data,
         ntk_infinite,

@@ -6,12 +6,9 @@ layout, carry a checksum, and are there whole or not at all. Nothing is pickled.
 functions and networks cannot be written: a result that holds one says so.
 """
 
-import contextlib
 import dataclasses
 import enum
-import itertools
 import json
-import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -19,6 +16,7 @@ from typing import Any, ClassVar, TypeVar
 import jax
 import numpy as np
 
+from lazyjax._brief import Brief
 from lazyjax.files.archive import (
     RESERVED,
     Arrays,
@@ -66,8 +64,13 @@ class Storable:
 
     def __repr__(self) -> str:
         """The fields in one line: arrays by dtype and shape, what is long cut short."""
-        parts = (f"{k}={_BRIEF.repr(v)}" for k, v in self._items().items())
+        shown = self._headline() | self._items()
+        parts = (f"{name}={_shown(value)}" for name, value in shown.items())
         return f"{type(self).__name__}({', '.join(parts)})"
+
+    def _headline(self) -> dict[str, Any]:
+        """What is shown before the fields."""
+        return {}
 
     def _items(self) -> dict[str, Any]:
         """Derived properties, then fields."""
@@ -228,28 +231,18 @@ def _plain(value: object) -> Any:
     return value
 
 
-class _Brief(reprlib.Repr):
-    def repr1(self, x: Any, level: int) -> str:
-        if isinstance(x, jax.Array | np.ndarray):
-            # What is traced, or deleted, has no value.
-            with contextlib.suppress(Exception):
-                if x.ndim == 0:
-                    return str(np.asarray(x))
-            return f"{x.dtype}[{','.join(map(str, x.shape))}]"
-        if isinstance(x, Storable):
-            return repr(x)
-        if isinstance(x, Mapping):
-            return self.repr_dict(x, level)
-        return super().repr1(x, level)
+def _shown(value: object) -> str:
+    text = _BRIEF.repr(value)
+    leaves = jax.tree.leaves(value)
+    are_arrays = all(isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves)
+    if len(text) <= 100 or not (leaves and are_arrays):
+        return text
+    return f"<{len(leaves)} arrays of {sum(leaf.size for leaf in leaves)} numbers>"
 
-    def repr_dict(self, x: Any, level: int) -> str:
-        # Unlike that of the base class, in the order of the keys.
-        items = [
-            f"{self.repr1(key, level - 1)}: {self.repr1(item, level - 1)}"
-            for key, item in itertools.islice(x.items(), self.maxdict)
-        ]
-        return f"{{{', '.join(items + ['...'] * (len(x) > self.maxdict))}}}"
+
+class _Brief(Brief):
+    def repr1(self, x: Any, level: int) -> str:
+        return repr(x) if isinstance(x, Storable) else super().repr1(x, level)
 
 
 _BRIEF = _Brief()
-_BRIEF.maxstring = _BRIEF.maxother = 80

@@ -94,8 +94,9 @@ def check_folder(name: str, folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
+        shown = str(folder) if len(str(folder)) < 300 else f"{str(folder)[:300]}..."
         raise ValueError(
-            f"`{name}` must name a folder that can be made and written to; {folder}: "
+            f"`{name}` must name a folder that can be made and written to; {shown}: "
             f"{error.strerror}."
         ) from error
     finally:

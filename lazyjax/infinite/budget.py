@@ -2,6 +2,7 @@
 
 import math
 
+from lazyjax._brief import brief
 from lazyjax._checks import checked_bytes
 from lazyjax.architecture import KINDS, Architecture
 from lazyjax.infinite.duals.dual import is_closed_form
@@ -65,7 +66,7 @@ def block_size(
         raise ValueError(
             f"`memory` must be at least {needed(1)} bytes for the result, of "
             f"{num_rows} by {num_columns}, and kernels of one pair of examples, of "
-            f"{entries} entries; got {memory!r}. Compute fewer rows at a time, or "
+            f"{entries} entries; got {brief(memory)}. Compute fewer rows at a time, or "
             "smaller images."
         )
     return size

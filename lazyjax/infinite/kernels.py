@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from lazyjax._brief import brief
 from lazyjax._checks import (
     check_at_least,
     check_batch,
@@ -105,12 +106,12 @@ def infinite_ntk(
                 "`width` must be given: the kernel of a 'standard' network grows with "
                 "its width. For a limit, use parameterization 'ntk'."
             )
-        check_at_least("width", width, 1)
+        check_at_least("width", width, 1, 2**63)
     elif width is not None:
         raise ValueError(
             "`width` must not be given: the kernel of a "
             f"{architecture.parameterization!r} network does not depend on the width; "
-            f"got {width!r}."
+            f"got {brief(width)}."
         )
     size = _block_size(architecture, x1, x2, memory)
     kernel, stds = _ntk(architecture, x1, x2, width, size)
@@ -206,10 +207,9 @@ def _checked_batches(
             f"{reason}. `lazyjax.monte_carlo_ntk` averages the kernels "
             "of finite networks."
         )
-    for name, x in (("x1", x1), ("x2", x2)):
-        if x is not None:
-            check_floating(name, x)
-            check_batch(name, x)
+    for name, x in {"x1": x1, "x2": x1 if x2 is None else x2}.items():
+        check_floating(name, x)
+        check_batch(name, x)
     if x2 is not None:
         check_same_features("x1", x1, "x2", x2)
         x2 = jnp.asarray(x2)

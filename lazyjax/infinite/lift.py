@@ -2,6 +2,7 @@
 
 import functools
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -10,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from lazyjax._brief import brief
 from lazyjax._checks import (
+    check_apply_fn,
     check_batch,
     check_floating,
     check_params,
@@ -162,13 +165,11 @@ def _kernel(
     variances: PyTree,
     of: Literal["ntk", "nngp"],
 ) -> Array:
-    if not callable(apply_fn):
-        raise TypeError(f"`apply_fn` must be callable; got {apply_fn!r}.")
+    check_apply_fn(apply_fn, params)
     check_params("params", params)
-    for name, x in (("x1", x1), ("x2", x2)):
-        if x is not None:
-            check_floating(name, x)
-            check_batch(name, x)
+    for name, x in {"x1": x1, "x2": x1 if x2 is None else x2}.items():
+        check_floating(name, x)
+        check_batch(name, x)
     if x2 is not None:
         check_same_features("x1", x1, "x2", x2)
         x2 = jnp.asarray(x2)
@@ -255,13 +256,13 @@ def _leaf_variances(variances: PyTree, params: Params) -> tuple[float, ...]:
     except ValueError as error:
         raise ValueError(
             "`variances` must be a pytree of numbers like `params`, or a prefix of one; "
-            f"got {jax.tree.structure(variances)}."
+            f"got {brief(variances)}."
         ) from error
     for path, value in zip(leaf_paths(params), whole, strict=True):
         is_number = isinstance(value, int | float | np.floating)
-        if not is_number or not math.isfinite(value) or value < 0:
+        if not is_number or not 0 <= value < math.inf or value > sys.float_info.max:
             raise ValueError(
                 "`variances` must hold finite numbers, zero or positive; got "
-                f"{value!r} at {path!r}."
+                f"{brief(value)} at {brief(path)}."
             )
     return tuple(float(value) for value in whole)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
+from lazyjax._brief import brief
 from lazyjax._checks import check_params
 from lazyjax.interop._adapted import Adapted, freeze
 from lazyjax.typing import ApplyFn, Params
@@ -170,7 +171,7 @@ def from_nnx(
     if not jax.tree.leaves(params):
         raise ValueError(
             "`wrt` must select at least one floating-point variable of `model`; "
-            f"{wrt!r} selects none."
+            f"{brief(wrt)} selects none."
         )
     check_params("model", params)
     frozen = freeze(

@@ -6,11 +6,13 @@ import functools
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Key, Shaped
+from jaxtyping import Array, Float, Shaped
 
 from lazyjax._checks import (
+    check_apply_fn,
     check_at_least,
     check_batch,
+    check_key,
     check_network_output,
     check_params,
     check_positive,
@@ -24,7 +26,7 @@ from lazyjax.ntk import empirical_ntk
 from lazyjax.ntk.methods.forward import directional_derivative
 from lazyjax.ntk.requests.row_check import check_row_independence, nan_if_interacting
 from lazyjax.trees import tree_norm
-from lazyjax.typing import AnyArray, ApplyFn, Params
+from lazyjax.typing import AnyArray, ApplyFn, Params, RandomKey
 
 
 @jax.tree_util.register_dataclass
@@ -53,7 +55,7 @@ def kappa(
     x: Shaped[AnyArray, "n *d"],
     y: Float[AnyArray, "n k"],
     *,
-    key: Key[Array, ""],
+    key: RandomKey,
     alpha: float | Float[AnyArray, ""] = 1.0,
     num_rounds: int = 20,
     num_starts: int = 4,
@@ -103,10 +105,12 @@ def kappa(
     check_at_least("num_rounds", num_rounds, 1)
     check_at_least("num_starts", num_starts, 1)
     check_positive("alpha", alpha)
+    check_key("key", key)
+    check_apply_fn(apply_fn, params)
     check_params("params", params)
     check_batch("x", x)
     f = jax.eval_shape(apply_fn, params, jnp.asarray(x))
-    check_network_output(f, num_examples=x.shape[0])
+    check_network_output(f, x.shape)
     check_targets("y", y, *f.shape)
     x = jnp.asarray(x)
     interacts = check_row_independence(apply_fn, params, x) if check_rows else None

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from lazyjax._brief import brief
 from lazyjax._checks import check_floating
 from lazyjax.files.results import Storable
 from lazyjax.typing import AnyArray
@@ -112,7 +113,9 @@ def log_log_slope(
             f"`y` must hold at least three values at two `x`; got shape {y.shape}."
         )
     if not 0 < confidence < 1:
-        raise ValueError(f"`confidence` must be between 0 and 1; got {confidence!r}.")
+        raise ValueError(
+            f"`confidence` must be between 0 and 1; got {brief(confidence)}."
+        )
     y = jnp.asarray(y).reshape(y.shape[0], -1)
     log_x = jnp.broadcast_to(jnp.log(jnp.asarray(x, y.dtype))[:, None], y.shape)
     log_y = jnp.log(jnp.where(y > 0, y, jnp.nan))

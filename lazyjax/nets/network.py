@@ -3,17 +3,18 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
-from lazyjax._checks import check_batch, check_floating
+from lazyjax._brief import brief
+from lazyjax._checks import check_batch, check_floating, check_key
 from lazyjax.architecture import Architecture
-from lazyjax.typing import AnyArray, ApplyFn, InitFn, Params
+from lazyjax.typing import AnyArray, ApplyFn, InitFn, Params, RandomKey
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,9 @@ class Network:
     architecture: Architecture
     width: int
 
+    def __repr__(self) -> str:
+        return f"Network(width={self.width}, architecture={self.architecture!r})"
+
 
 @dataclasses.dataclass(frozen=True)
 class Init:
@@ -42,7 +46,7 @@ class Init:
 
     init_fn: Callable[[Array, Array], Params]
 
-    def __call__(self, key: Key[Array, ""], x: Float[AnyArray, "n *d"], /) -> Params:
+    def __call__(self, key: RandomKey, x: Float[AnyArray, "n *d"], /) -> Params:
         """Parameters for inputs shaped like `x`, in the dtype of `x`.
 
         Args:
@@ -53,9 +57,10 @@ class Init:
             The parameters as a pytree.
 
         Raises:
-            TypeError: If `x` is not floating point.
+            TypeError: If `key` is no random key, or `x` not floating point.
             ValueError: If `x` is not a non-empty batch.
         """
+        check_key("key", key)
         check_floating("x", x)
         check_batch("x", x)
         return _compiled_init(
@@ -197,17 +202,32 @@ class SymmetrizedApply:
 # Checks of inputs ---------------------------------------------------------------------
 
 
+def first_kernel(params: Params) -> Array:
+    """Weights of the first layer; parameters that have none are refused."""
+    try:
+        return params["layer_1"]["kernel"]
+    except (KeyError, TypeError, IndexError) as error:
+        hint = ""
+        if isinstance(params, Mapping) and "params" in params:
+            hint = " Pass `params['params']`."
+        raise ValueError(
+            "`params` must be those that the network's `init` returns, with layers "
+            f"'layer_1' and so on; got {brief(params)}.{hint}"
+        ) from error
+
+
 def check_num_features(params: Params, x: Array) -> None:
     """Check that flattened inputs have as many features as the first layer.
 
     Raises:
         ValueError: If they have not.
     """
-    expected = params["layer_1"]["kernel"].shape[0]
+    expected = first_kernel(params).shape[0]
     if x.ndim < 1 or math.prod(x.shape[1:]) != expected:
+        hint = " For one example: `x[None]`." if x.shape == (expected,) else ""
         raise ValueError(
             f"`x` must have {expected} features per example, as at initialization; "
-            f"got shape {x.shape}."
+            f"got shape {x.shape}.{hint}"
         )
 
 
@@ -217,7 +237,7 @@ def check_sequence(params: Params, x: Array) -> None:
     Raises:
         ValueError: If they are not.
     """
-    expected = params["layer_1"]["kernel"].shape[0]
+    expected = first_kernel(params).shape[0]
     if x.ndim != 3 or x.shape[-1] != expected:
         raise ValueError(
             f"`x` must be a batch of sequences (n, time, {expected}); got {x.shape}."
@@ -230,7 +250,7 @@ def check_image(params: Params, x: Array) -> None:
     Raises:
         ValueError: If they are not.
     """
-    *taps, channels, _ = params["layer_1"]["kernel"].shape
+    *taps, channels, _ = first_kernel(params).shape
     if x.ndim != len(taps) + 2 or x.shape[-1] != channels:
         raise ValueError(
             f"`x` must have {len(taps)} spatial axes and {channels} channels, (n, "

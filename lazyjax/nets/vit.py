@@ -14,7 +14,7 @@ from lazyjax.architecture import Architecture
 from lazyjax.architecture.kinds import complete
 from lazyjax.nets._layers import dense, normalize, projection, read_out
 from lazyjax.nets.build import build
-from lazyjax.nets.network import Network, from_module
+from lazyjax.nets.network import Network, first_kernel, from_module
 from lazyjax.typing import Params
 
 _MLP_FACTOR = 4  # hidden units of a block, as a multiple of the width
@@ -152,7 +152,7 @@ class _CheckPatches:
     architecture: Architecture
 
     def __call__(self, params: Params, x: Array) -> None:
-        features = params["layer_1"]["kernel"].shape[0]
+        features = first_kernel(params).shape[0]
         tokens = params["positions"]["kernel"].shape[0]
         came = jax.eval_shape(lambda x: _patches(self.architecture, x), x).shape[1:]
         if came != (tokens, features):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import jax
 from jaxtyping import Array, Float, Shaped
 
+from lazyjax._brief import brief
 from lazyjax._checks import check_choice
 from lazyjax.callables.static import HashableCallable
 from lazyjax.ntk.methods.auto import auto_ntk
@@ -98,6 +99,11 @@ def empirical_ntk(
         Bae and Sutherland (2023), arXiv:2206.12543 (equation numbers not checked).
     """
     check_choice("method", method, _METHODS)
+    if filter is not None and not callable(filter):
+        raise TypeError(
+            "`filter` must be a function of a parameter's path, such as "
+            f"`lambda path: path.endswith('kernel')`; got {brief(filter)}."
+        )
     program = _Empirical(
         outputs=outputs,
         precision=precision,

@@ -8,9 +8,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Shaped
 
-from lazyjax._checks import check_at_least
+from lazyjax._brief import summary
+from lazyjax._checks import check_at_least, check_flag
 from lazyjax.callables.static import HashableCallable
 from lazyjax.jaxpr.convolutions import with_quick_convolutions
+from lazyjax.linalg import gram_matrix
+from lazyjax.ntk.empirical import empirical_ntk
 from lazyjax.ntk.methods.forward import tangent_outputs
 from lazyjax.ntk.requests.row_check import check_row_independence, nan_if_interacting
 from lazyjax.ntk.requests.validate import check_arguments, checked_output
@@ -48,6 +51,11 @@ class NTKOperator:
     num_outputs: int
     dtype: jnp.dtype
     batch_size: int | None
+
+    def __repr__(self) -> str:
+        return summary(
+            self, shape=self.shape, dtype=self.dtype.name, params=self.params
+        )
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -97,6 +105,14 @@ class NTKOperator:
         if v.shape != self.shape[1:]:
             raise ValueError(f"`v` must have shape {self.shape[1:]}; got {v.shape}.")
         return self(v.reshape(-1, self.num_outputs)).ravel()
+
+    def as_matrix(self) -> Float[Array, "n1k n2k"]:
+        """The matrix, formed as `gram_matrix(empirical_ntk(...))`."""
+        x2 = None if self.x2 is self.x1 else self.x2
+        kernel = empirical_ntk(
+            self.apply_fn, self.params, self.x1, x2, check_rows=False
+        )
+        return gram_matrix(kernel)
 
     def __matmul__(self, right: Float[AnyArray, "n2k *m"]) -> Float[Array, "n1k *m"]:
         """Product of the matrix with a vector, or with columns one after the other."""
@@ -187,6 +203,7 @@ def ntk_operator(
         products; section numbers not checked).
     """
     check_arguments(apply_fn, params, x1, x2)
+    check_flag("check_rows", check_rows)
     if batch_size is not None:
         check_at_least("batch_size", batch_size, 1)
     x1, x2 = jnp.asarray(x1), None if x2 is None else jnp.asarray(x2)

@@ -8,9 +8,11 @@ over equal ones ("trace", and the single direction of "pseudo" or of one class).
 from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from lazyjax._brief import brief
 from lazyjax._checks import check_choice
 from lazyjax.typing import Outputs
 
@@ -24,20 +26,26 @@ class Directions(NamedTuple):
     pairs: Pairs
 
 
+def checked_form(outputs: object) -> Outputs:
+    """The form of a kernel that is asked for: a known name, or the index of a class."""
+    if isinstance(outputs, int | np.integer) and not isinstance(outputs, bool):
+        return int(outputs)
+    check_choice("outputs", outputs, ("full", "diagonal", "trace", "pseudo"))
+    return outputs  # pyright: ignore[reportReturnType]
+
+
 def check_outputs(outputs: Outputs, num_outputs: int) -> None:
     """Check that `outputs` names a form of the kernel or a class.
 
     Raises:
         ValueError: If it is an unknown name or a class out of range.
     """
-    if isinstance(outputs, int) and not isinstance(outputs, bool):
-        if not 0 <= outputs < num_outputs:
-            raise ValueError(
-                f"`outputs` as a class index must be in 0..{num_outputs - 1}, since "
-                f"the network has {num_outputs} outputs; got {outputs}."
-            )
-        return
-    check_choice("outputs", outputs, ("full", "diagonal", "trace", "pseudo"))
+    outputs = checked_form(outputs)
+    if isinstance(outputs, int) and not 0 <= outputs < num_outputs:
+        raise ValueError(
+            f"`outputs` as a class index must be in 0..{num_outputs - 1}, since "
+            f"the network has {num_outputs} outputs; got {brief(outputs)}."
+        )
 
 
 def directions(outputs: Outputs, num_outputs: int, dtype: jnp.dtype) -> Directions:

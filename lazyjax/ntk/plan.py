@@ -5,6 +5,7 @@ from jaxtyping import Shaped
 
 from lazyjax.ntk.methods.plan import Plan, build_plan
 from lazyjax.ntk.methods.structured import build_problem
+from lazyjax.ntk.outputs import checked_form
 from lazyjax.ntk.requests.request import KernelRequest
 from lazyjax.ntk.requests.validate import check_arguments, check_network
 from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
@@ -51,6 +52,7 @@ def ntk_plan(
         floor                                                    0.014
     """
     check_arguments(apply_fn, params, x1, x2)
+    outputs = checked_form(outputs)
     check_network(apply_fn, params, jnp.asarray(x1)[:1], outputs)
     request = KernelRequest(
         apply_fn=apply_fn, params=params, x1=x1, x2=x2, outputs=outputs

@@ -9,7 +9,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
-from lazyjax._checks import check_at_least, check_like, check_not_explicit, check_params
+from lazyjax._checks import (
+    check_apply_fn,
+    check_at_least,
+    check_like,
+    check_not_explicit,
+    check_params,
+)
 from lazyjax.ntk.methods.forward import tangent_outputs
 from lazyjax.typing import AnyArray, ApplyFn, Params
 
@@ -88,6 +94,7 @@ def taylor_expand(apply_fn: ApplyFn, params: Params, *, order: int) -> ApplyFn:
         >>> f(jnp.full((1, 1), 2.0), jnp.ones((1, 1))).item()
         7.0
     """
+    check_apply_fn(apply_fn, params)
     check_params("params", params)
     check_at_least("order", order, 0)
     return _Taylor(apply_fn, params, order)

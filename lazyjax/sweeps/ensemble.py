@@ -128,7 +128,7 @@ class Ensemble:
         widest = self.networks[self.axes["width"][-1]]
         params = self._shapes(widest.width)
         outputs = jax.eval_shape(widest.apply, params, self.x)
-        check_network_output(outputs, num_examples=self.x.shape[0])
+        check_network_output(outputs, self.x.shape)
         check_targets("y", self.y, *outputs.shape)
         functions = functions_of(
             widest.apply,

@@ -9,8 +9,10 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
+from lazyjax._brief import brief
 from lazyjax._checks import check_choice
 from lazyjax.files.results import Storable
+from lazyjax.files.tables import OBSERVED, STEP, Labelled, Tabular, observed
 from lazyjax.files.writing import check_file
 from lazyjax.sweeps.csv_files import Axes, Label, read_csv, write_csv
 from lazyjax.typing import Params
@@ -68,7 +70,7 @@ class OverSeeds(Storable):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sweep(Storable):
+class Sweep(Tabular, Storable):
     r"""Training runs over widths, seeds, output scales and learning rates.
 
     Arrays are NumPy's, on the host, and have the axes named in `axes` first.
@@ -112,6 +114,21 @@ class Sweep(Storable):
     observations: dict[str, np.ndarray]
     params: dict[int, Params] | None = None
 
+    def _headline(self) -> dict[str, Any]:
+        num_diverged = int(np.sum(self.diverged_at >= 0))
+        return {"shape": self.shape, "num_diverged": num_diverged}
+
+    def _labelled(self) -> Labelled:
+        axes, steps = tuple(self.axes), range(self.loss.shape[-1])
+        return Labelled(
+            labels={**self.axes, STEP: steps, OBSERVED: self.observed_at},
+            arrays={
+                "loss": ((*axes, STEP), self.loss),
+                **observed(self.observations, (*axes, OBSERVED)),
+                "diverged_at": (axes, self.diverged_at),
+            },
+        )
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Lengths of the labelled axes."""
@@ -144,10 +161,12 @@ class Sweep(Storable):
             if label not in known:
                 raise ValueError(
                     f"`{name}` must be among {', '.join(f'{k:g}' for k in known)}; got "
-                    f"{label!r}."
+                    f"{brief(label)}."
                 )
         if not chosen:
-            raise ValueError(f"`{name}` must name one label at least; got {wanted!r}.")
+            raise ValueError(
+                f"`{name}` must name one label at least; got {brief(wanted)}."
+            )
         indices = [known.index(label) for label in chosen]
 
         def take(array: np.ndarray, axes: Sequence[str] = tuple(self.axes)) -> Any:

@@ -6,23 +6,28 @@ from pathlib import Path
 from typing import TypeAlias
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, Key, Shaped
+from jaxtyping import Int, Shaped
 
+from lazyjax._brief import brief
 from lazyjax._checks import (
     check_at_least,
     check_batch,
-    check_finite,
-    check_floating,
+    check_flag,
+    check_function,
+    check_key,
     checked_bytes,
+    checked_path,
+    known_numbers,
 )
+from lazyjax._models import model_hint
 from lazyjax.architecture import Architecture
 from lazyjax.callables.static import HashableCallable
 from lazyjax.dynamics.losses import square_loss
 from lazyjax.dynamics.observers import Observer
-from lazyjax.dynamics.problem import named_observers
+from lazyjax.dynamics.problem import checked_targets, loss_dtype, named_observers
+from lazyjax.dynamics.training.train import checked_steps
 from lazyjax.nets import Network, build
 from lazyjax.progress import Progress, progress_reporter
 from lazyjax.sweeps.checkpoint import Checkpoint, check_checkpoint
@@ -30,7 +35,7 @@ from lazyjax.sweeps.ensemble import Ensemble
 from lazyjax.sweeps.program import OptimizerFactory, SweepSettings
 from lazyjax.sweeps.result import Sweep
 from lazyjax.sweeps.run import Execution
-from lazyjax.typing import AnyArray, LossFn
+from lazyjax.typing import AnyArray, LossFn, RandomKey, Targets
 
 Numbers: TypeAlias = Sequence[int | float] | Shaped[AnyArray, "num"]
 
@@ -38,11 +43,11 @@ Numbers: TypeAlias = Sequence[int | float] | Shaped[AnyArray, "num"]
 def sweep(
     network: Architecture | Network | Callable[..., Network],
     x: Shaped[AnyArray, "n *d"],
-    y: Float[AnyArray, "n k"],
+    y: Targets,
     *,
     widths: Sequence[int],
     num_seeds: int,
-    key: Key[Array, ""],
+    key: RandomKey,
     learning_rates: Numbers,
     num_steps: int,
     alphas: Numbers = (1.0,),
@@ -134,30 +139,38 @@ def sweep(
         Chizat, Oyallon and Bach (2019), arXiv:1812.07956, for the scale $\alpha$
         (section not checked).
     """
+    for name, flag in {
+        "center": center,
+        "keep_params": keep_params,
+        "resume": resume,
+    }.items():
+        check_flag(name, flag)
     if checkpoint is not None:
-        check_checkpoint(Path(checkpoint), resume=resume)
+        check_checkpoint(checked_path("checkpoint", checkpoint), resume=resume)
     elif resume:
         raise ValueError("`resume` needs `checkpoint`, the folder to go on with.")
     axes = _checked_axes(widths, num_seeds, alphas, learning_rates)
     networks = {width: _network_of(network, width) for width in axes["width"]}
     check_batch("x", x)
-    check_floating("y", y)
-    check_finite("y", y)
+    num_outputs = networks[axes["width"][-1]].architecture.num_outputs
+    f = jax.ShapeDtypeStruct((x.shape[0], num_outputs), x.dtype)
+    y = checked_targets(y, f.shape, f.dtype, loss_fn)
+    check_function("loss_fn", loss_fn, "(f, y) -> scalar")
+    loss_dtype(loss_fn, f, y)
     check_at_least("num_steps", num_steps, 0)
-    if not jnp.issubdtype(getattr(key, "dtype", object), jax.dtypes.prng_key):
-        raise TypeError(f"`key` must come from `jax.random.key`; got {key!r}.")
+    check_key("key", key)
     if not callable(optimizer):
         raise TypeError(
             "`optimizer` must be a function of the learning rate, such as `optax.sgd` "
-            f"or `functools.partial(optax.sgd, momentum=0.9)`; got {optimizer!r}."
+            f"or `functools.partial(optax.sgd, momentum=0.9)`; got {brief(optimizer)}."
         )
     if chunk_size is not None:
         check_at_least("chunk_size", chunk_size, 1)
     if observe_at is not None:
-        observe_at = tuple(np.asarray(observe_at).tolist())
+        observe_at = tuple(checked_steps(observe_at, num_steps).tolist())
     settings = SweepSettings(
         optimizer=HashableCallable(optimizer),
-        num_steps=num_steps,
+        num_steps=int(num_steps),
         loss_fn=HashableCallable(loss_fn),
         center=center,
         observers=named_observers(observe),
@@ -165,7 +178,7 @@ def sweep(
         keep_params=keep_params,
     )
     ensemble = Ensemble(networks, x, y, key, axes, settings)
-    devices = tuple(jax.local_devices() if devices is None else devices)
+    devices = _checked_devices(devices)
     execution = Execution(
         ensemble, devices, checked_bytes("memory", memory), chunk_size
     )
@@ -179,11 +192,16 @@ def sweep(
 def _checked_axes(
     widths: Sequence[int], num_seeds: int, alphas: Numbers, learning_rates: Numbers
 ) -> dict[str, tuple]:
+    if not isinstance(widths, Sequence | np.ndarray | jax.Array):
+        raise TypeError(
+            f"`widths` must be a sequence of widths, such as [64, 256]; got "
+            f"{brief(widths)}."
+        )
     for width in widths:
         check_at_least("widths", width, 1)
     if not len(widths) or any(a >= b for a, b in itertools.pairwise(widths)):
         raise ValueError(
-            f"`widths` must be one or more increasing widths; got {widths}."
+            f"`widths` must be one or more increasing widths; got {brief(widths)}."
         )
     check_at_least("num_seeds", num_seeds, 1)
     axes: dict[str, tuple] = {
@@ -194,16 +212,28 @@ def _checked_axes(
         ("alpha", "alphas", alphas),
         ("learning_rate", "learning_rates", learning_rates),
     ):
-        numbers = np.asarray(values, np.float64)
+        numbers = known_numbers(argument, values).astype(np.float64)
         are_positive = ((numbers > 0) & np.isfinite(numbers)).all()
         are_different = np.unique(numbers).size == numbers.size
         if numbers.ndim != 1 or not (numbers.size and are_positive and are_different):
             raise ValueError(
                 f"`{argument}` must be one or more different, positive numbers; got "
-                f"{values}."
+                f"{brief(values)}."
             )
         axes[name] = tuple(numbers.tolist())
     return axes
+
+
+def _checked_devices(devices: object) -> tuple[jax.Device, ...]:  # pyright: ignore[reportInvalidTypeForm]
+    if devices is None:
+        return tuple(jax.local_devices())
+    found = tuple(devices) if isinstance(devices, Sequence) else ()
+    if not found or not all(isinstance(device, jax.Device) for device in found):
+        raise TypeError(
+            "`devices` must be one or more devices, as of `jax.local_devices()`; got "
+            f"{brief(devices)}."
+        )
+    return found
 
 
 def _network_of(
@@ -213,14 +243,17 @@ def _network_of(
         network = network.architecture
     if isinstance(network, Architecture):
         return build(network, width=width)
-    if not callable(network):
+    is_model = bool(model_hint(network))
+    if not callable(network) or is_model:
+        hint = " Train models of other libraries one by one." if is_model else ""
         raise TypeError(
             "`network` must be an architecture, a network, or a function of `width`; "
-            f"got {network!r}."
+            f"got {brief(network)}.{hint}"
         )
     made = network(width=width)
     if not isinstance(made, Network) or made.width != width:
         raise TypeError(
-            f"`network` must return a `lazyjax.Network` of width {width}; got {made!r}."
+            f"`network` must return a `lazyjax.Network` of width {width}; got "
+            f"{brief(made)}."
         )
     return made

@@ -12,6 +12,7 @@ import math
 
 import numpy as np
 
+from lazyjax._brief import brief
 from lazyjax.certify.arithmetic.rounding import Interval, interval
 from lazyjax.certify.bounds.local import Lipschitz, LocalBounds
 from lazyjax.certify.statements import Assumption, Quantity, assume_less
@@ -125,7 +126,7 @@ def check_radius(radius: float | None) -> None:
         ValueError: If it is not.
     """
     if radius is not None and not radius > 0:
-        raise ValueError(f"`radius` must be positive; got {radius!r}.")
+        raise ValueError(f"`radius` must be positive; got {brief(radius)}.")
 
 
 def within(length: float, radius: float | None) -> tuple[Assumption, ...]:

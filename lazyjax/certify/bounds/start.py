@@ -7,6 +7,7 @@ from typing import get_args
 import numpy as np
 from jaxtyping import Float
 
+from lazyjax._brief import summary
 from lazyjax._checks import check_choice
 from lazyjax.activations import ACTIVATIONS
 from lazyjax.certify.arithmetic.activations import (
@@ -50,6 +51,9 @@ class Start:
     inputs: Float[np.ndarray, "n d"]
     targets: Float[np.ndarray, "n k"]
     rigor: Rigor
+
+    def __repr__(self) -> str:
+        return summary(self, network=self.network, params=self.params, x=self.x)
 
     @property
     def smooth(self) -> Assumption:

@@ -20,7 +20,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from lazyjax._checks import (
     check_at_least,
@@ -34,7 +34,7 @@ from lazyjax.certify.statements import Assumption
 from lazyjax.dynamics import losses
 from lazyjax.files.results import Storable
 from lazyjax.trees import tree_distance
-from lazyjax.typing import AnyArray, ApplyFn, Params
+from lazyjax.typing import AnyArray, ApplyFn, Params, RandomKey
 
 MarginLoss = Callable[[Array], Array]
 
@@ -229,7 +229,7 @@ def measure_radius(
     learning_rate: float,
     num_steps: int,
     batch_size: int | None = None,
-    key: Key[Array, ""] | None = None,
+    key: RandomKey | None = None,
     loss_fn: MarginLoss = logistic_loss,
 ) -> Radius:
     r"""Distance that a run of gradient descent, full or stochastic, puts behind it.

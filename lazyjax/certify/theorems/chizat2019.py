@@ -29,6 +29,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from lazyjax._brief import brief
 from lazyjax._checks import check_positive
 from lazyjax._renamed import deprecated_names
 from lazyjax.certify.arithmetic.rounding import Interval, interval
@@ -72,7 +73,7 @@ def lazy_theorem(bounds: LocalBounds, *, tolerance: float = 0.1) -> Certificate:
         others; the bound of the gap is ours).
     """
     if not tolerance > 0:
-        raise ValueError(f"`tolerance` must be positive; got {tolerance!r}.")
+        raise ValueError(f"`tolerance` must be positive; got {brief(tolerance)}.")
     flow = flow_theorem(bounds)
     limit = (interval(tolerance) * bounds.residual.low).low
     gap = flow["linearization_gap"]

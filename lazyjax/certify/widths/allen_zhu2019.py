@@ -9,17 +9,17 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from lazyjax._checks import check_at_least, check_batch, check_floating
 from lazyjax._renamed import deprecated_names
 from lazyjax.certify.widths.requirement import RequiredWidth, Requirement
 from lazyjax.certify.widths.separation import separation
-from lazyjax.typing import AnyArray, ApplyFn, Params
+from lazyjax.typing import AnyArray, ApplyFn, Params, RandomKey
 
 
 def network(
-    key: Key[Array, ""],
+    key: RandomKey,
     x: Float[AnyArray, "n d"],
     *,
     width: int,

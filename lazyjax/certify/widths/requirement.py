@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 
+from lazyjax._brief import brief
 from lazyjax._checks import check_at_least, check_nonnegative
 from lazyjax.certify.statements import Assumption
 from lazyjax.files.results import Storable
@@ -80,7 +81,7 @@ def check_probability(name: str, value: float) -> None:
         ValueError: If it is not.
     """
     if not 0 < value < 1:
-        raise ValueError(f"`{name}` must be between 0 and 1; got {value!r}.")
+        raise ValueError(f"`{name}` must be between 0 and 1; got {brief(value)}.")
 
 
 def num_parameters(
@@ -109,7 +110,7 @@ def num_parameters(
     check_at_least("num_features", num_features, 1)
     check_at_least("num_outputs", num_outputs, 1)
     if not width >= 0:
-        raise ValueError(f"`width` must be at least 0; got {width!r}.")
+        raise ValueError(f"`width` must be at least 0; got {brief(width)}.")
     # Squares of the largest widths overflow to infinity.
     hidden = (depth - 1) * width * width
     return float((num_features + num_outputs) * width + hidden)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Float
 
 from lazyjax._checks import check_at_least, check_batch, check_floating, check_targets
 from lazyjax.certify.bounds.start import local_bounds
@@ -29,7 +29,8 @@ from lazyjax.certify.widths.requirement import (
 from lazyjax.dynamics import train
 from lazyjax.files.results import Storable
 from lazyjax.nets import Network, mlp
-from lazyjax.typing import Activation, AnyArray, Params, Trained
+from lazyjax.progress import Progress, progress_reporter
+from lazyjax.typing import Activation, AnyArray, Params, RandomKey, Trained
 
 BYTES_PER_PARAMETER = 4
 """Memory of a parameter in single precision."""
@@ -199,7 +200,7 @@ def width_table(
     x: Float[AnyArray, "n d"],
     y: Float[AnyArray, "n k"],
     *,
-    key: Key[Array, ""],
+    key: RandomKey,
     depth: int = 1,
     activation: str = "softplus",
     failure: float = 0.1,
@@ -207,7 +208,7 @@ def width_table(
     num_steps: int = 2000,
     relative_loss: float = 1e-3,
     rigor: Rigor = "proof",
-    progress: Callable[[float, str], None] | None = None,
+    progress: bool | Progress = False,
 ) -> WidthTable:
     r"""Widths that theorems ask for on these data, beside those that do.
 
@@ -222,7 +223,7 @@ def width_table(
         num_steps: Steps of gradient descent, at $1/\lambda_{\max}$ of the first kernel.
         relative_loss: Loss, relative to that at the start, that counts as convergence.
         rigor: Of the certificate.
-        progress: Called with the share done and what comes next.
+        progress: As in `lazyjax.sweep`.
 
     Returns:
         The table. Whether a width is certified depends on the start: the smallest was
@@ -251,42 +252,42 @@ def width_table(
     check_at_least("max_width", max_width, 1)
     check_at_least("num_steps", num_steps, 1)
     check_probability("relative_loss", relative_loss)
-    progress = progress or (lambda share, message: None)
-    progress(0.0, "evaluating theorems")
-    needed = theorem_requirements(x, y, depth=depth, failure=failure)
-    x, y = jnp.asarray(x), jnp.asarray(y, x.dtype)
+    with progress_reporter(progress, "widths") as report:
+        report(0.0, "evaluating theorems")
+        needed = theorem_requirements(x, y, depth=depth, failure=failure)
+        x, y = jnp.asarray(x), jnp.asarray(y, x.dtype)
 
-    def start(width: int) -> tuple[Network, Params]:
-        network = network_at(width, depth=depth, activation=activation)
-        return network, network.init(jax.random.fold_in(key, width), x)
+        def start(width: int) -> tuple[Network, Params]:
+            network = network_at(width, depth=depth, activation=activation)
+            return network, network.init(jax.random.fold_in(key, width), x)
 
-    found: dict[int, Certificate] = {}
+        found: dict[int, Certificate] = {}
 
-    def is_certified(width: int) -> bool:
-        progress(0.1 + 0.5 * math.log1p(len(found)) / 4, f"certifying width {width}")
-        if width not in found:
-            found[width] = gradient_flow(*start(width), x, y, rigor=rigor)
-        return found[width].is_certified
+        def is_certified(width: int) -> bool:
+            report(0.1 + 0.5 * math.log1p(len(found)) / 4, f"certifying width {width}")
+            if width not in found:
+                found[width] = gradient_flow(*start(width), x, y, rigor=rigor)
+            return found[width].is_certified
 
-    def has_converged(width: int) -> bool:
-        progress(0.6, f"training width {width}")
-        network, params = start(width)
-        bounds = local_bounds(network, params, x, y, rigor="float")
-        if not bounds.jacobian_norm > 0:
-            return False
-        run = train(
-            network.apply,
-            params,
-            x,
-            y,
-            optimizer=optax.sgd(1 / bounds.jacobian_norm**2),
-            num_steps=num_steps,
-        )
-        return bool(run.loss[-1] <= relative_loss * run.loss[0])
+        def has_converged(width: int) -> bool:
+            report(0.6, f"training width {width}")
+            network, params = start(width)
+            bounds = local_bounds(network, params, x, y, rigor="float")
+            if not bounds.jacobian_norm > 0:
+                return False
+            run = train(
+                network.apply,
+                params,
+                x,
+                y,
+                optimizer=optax.sgd(1 / bounds.jacobian_norm**2),
+                num_steps=num_steps,
+            )
+            return bool(run.loss[-1] <= relative_loss * run.loss[0])
 
-    certified = _smallest(is_certified, max_width, is_fine=True)
-    converged = _smallest(has_converged, max_width, is_fine=False)
-    progress(1.0, "done")
+        certified = _smallest(is_certified, max_width, is_fine=True)
+        converged = _smallest(has_converged, max_width, is_fine=False)
+        report(1.0, "done")
     return WidthTable(
         requirements=needed,
         certified=certified,

@@ -16,6 +16,7 @@ from lazyjax.dynamics.losses import square_loss
 from lazyjax.dynamics.ode import (
     SolverStatus,
     Tolerances,
+    check_solver,
     checked_times,
     checked_tolerances,
     require_diffrax,
@@ -24,15 +25,16 @@ from lazyjax.dynamics.ode import (
 from lazyjax.dynamics.problem import checked_problem, named_observers
 from lazyjax.dynamics.snapshot import Observer, Snapshot
 from lazyjax.files.results import Storable
+from lazyjax.files.tables import Labelled, Tabular, observed, on_host, run_axes
 from lazyjax.jaxpr.convolutions import with_quick_convolutions
-from lazyjax.progress import Listener, Progress, program_listener, tell
+from lazyjax.progress import TIME, Listener, Progress, program_listener, tell
 from lazyjax.trees import tree_add
-from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params
+from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params, Targets
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Flow(SolverStatus, Storable):
+class Flow(SolverStatus, Tabular, Storable):
     """What came of gradient flow; under `jax.vmap`, every array has the mapped axes first.
 
     Where the solution was not reached it is NaN, and `is_solved` says so.
@@ -55,12 +57,31 @@ class Flow(SolverStatus, Storable):
     status: Int[Array, "*batch"]
     num_steps: Int[Array, "*batch"]
 
+    def _headline(self) -> dict[str, Any]:
+        return {"last_loss": self.loss[..., -1]}
+
+    def _labelled(self) -> Labelled:
+        runs = run_axes(self.loss.ndim - 1)
+        sizes = dict(zip(runs, map(range, self.loss.shape), strict=False))
+        times = on_host(self.times).reshape(-1, self.times.shape[-1])[0]
+        axes = (*runs, "time")
+        return Labelled(
+            labels={**sizes, "time": times},
+            arrays={
+                "loss": (axes, on_host(self.loss)),
+                **observed(self.observations, axes),
+                "is_solved": (axes, on_host(self.is_solved)),
+                "status": (runs, on_host(self.status)),
+                "num_steps": (runs, on_host(self.num_steps)),
+            },
+        )
+
 
 def gradient_flow(
     apply_fn: ApplyFn,
     params: Params,
     x: Shaped[AnyArray, "n *d"],
-    y: Float[AnyArray, "n k"],
+    y: Targets,
     times: Sequence[float] | Float[AnyArray, "num_times"],
     *,
     loss_fn: LossFn = square_loss,
@@ -110,6 +131,7 @@ def gradient_flow(
 
     Example:
         >>> import jax.numpy as jnp
+    import numpy as np
         >>> linear = lambda w, x: x @ w
         >>> x, y = jnp.array([[1.0, 0.0], [0.0, 2.0]]), jnp.ones((2, 1))
         >>> flow = gradient_flow(linear, jnp.zeros((2, 1)), x, y, jnp.array([0.0, 1.0]))
@@ -120,6 +142,7 @@ def gradient_flow(
     """
     require_diffrax("gradient_flow")
     check_at_least("max_steps", max_steps, 1)
+    check_solver(solver)
     observers = named_observers(observe)
     params, x, y, _ = checked_problem(apply_fn, params, x, y, loss_fn)
     dtypes = {leaf.dtype for leaf in jax.tree.leaves(params)}
@@ -185,9 +208,10 @@ def _compiled(
     inspect_all(initial)
 
     def inspect(displacement: Params, time: Array) -> tuple[Array, dict[str, Any]]:
-        tell(listener, time, "time")
+        loss = loss_at(displacement)
+        tell(listener, time, TIME, loss=loss)
         snapshot = initial.following(tree_add(params, displacement), time)
-        return loss_at(displacement), inspect_all(snapshot)
+        return loss, inspect_all(snapshot)
 
     solution = solve(
         field,

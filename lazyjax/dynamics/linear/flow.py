@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 from lazyjax._checks import (
     check_at_least,
     check_floating,
+    check_function,
     check_nonnegative,
     check_params,
 )
@@ -21,6 +22,7 @@ from lazyjax.dynamics.losses import square_loss
 from lazyjax.dynamics.ode import (
     SolverStatus,
     Tolerances,
+    check_solver,
     checked_times,
     checked_tolerances,
     require_diffrax,
@@ -122,9 +124,9 @@ def linearized_flow(
     require_diffrax("linearized_flow")
     check_kernel_problem(ntk, y, f0)
     check_at_least("max_steps", max_steps, 1)
+    check_solver(solver)
     check_nonnegative("ridge", ridge, infinity_allowed=False)
-    if not callable(loss_fn):
-        raise TypeError(f"`loss_fn` must be callable; got {loss_fn!r}.")
+    check_function("loss_fn", loss_fn, "(f, y) -> scalar")
     size = y.size if ntk.ndim == 4 else y.shape[0]
     test_points = check_test_points(ntk_test_train, f0_test, f0, gram_size=size)
     ntk, y, f0 = map(jnp.asarray, (ntk, y, f0))

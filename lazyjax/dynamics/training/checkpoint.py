@@ -21,9 +21,13 @@ from lazyjax.dynamics.training.loop import (
     Problem,
     Segment,
     Settings,
-    State,
     initial_state,
-    run_segment,
+)
+from lazyjax.dynamics.training.segments import (
+    Callback,
+    Record,
+    call_back,
+    segment_from,
 )
 from lazyjax.files import archive as _archive
 from lazyjax.files.writing import check_folder
@@ -46,6 +50,7 @@ def run_with_checkpoints(
     path: str | os.PathLike[str],
     every: int,
     listener: Listener | None = None,
+    callback: Callback | None = None,
 ) -> Segment:
     """A whole run, of which every segment is kept, and none computed that was kept.
 
@@ -58,6 +63,7 @@ def run_with_checkpoints(
         path: Folder of the checkpoints.
         every: Steps of a segment, a divisor of the number of steps.
         listener: Whom to report to.
+        callback: Called for the observed steps of each segment, once that is kept.
 
     Returns:
         The run.
@@ -69,8 +75,7 @@ def run_with_checkpoints(
     """
     num_steps = settings.num_steps
     file = Path(path) / _FILE
-    start, losses = 0, np.zeros(1)
-    seen: list[np.ndarray] = []
+    start, record = 0, Record(np.zeros(1), [])
     about, kept = {}, {}
     if os.path.exists(file):
         advice = "Delete it to start the run anew."
@@ -88,51 +93,27 @@ def run_with_checkpoints(
         leaves, tree = jax.tree.flatten(state)
         pairs = zip(_listed(kept, _STATE), leaves, strict=True)
         state = tree.unflatten([_as_jax(*pair) for pair in pairs])
-        losses, seen = kept["loss"], _listed(kept, _SEEN)
+        record = Record(kept["loss"], _listed(kept, _SEEN))
     while start < num_steps:
-        segment = _segment(problem, state, start, observed_at, settings, listener)
+        segment = segment_from(
+            problem, state, start, start + every, observed_at, settings, listener
+        )
         state, start = segment.state, start + every
-        loss = np.asarray(segment.loss)
-        losses = np.concatenate([losses[:-1].astype(loss.dtype), loss])
-        new = [np.asarray(leaf) for leaf in jax.tree.leaves(segment.observations)]
-        if new:
-            pairs = zip(seen or [leaf[:0] for leaf in new], new, strict=True)
-            seen = [np.concatenate(pair) for pair in pairs]
-        arrays = {"loss": losses} | _named(seen, _SEEN)
+        record.add(segment, every)
+        arrays = {"loss": record.loss} | _named(record.seen, _SEEN)
         arrays |= _named(map(_as_numpy, jax.tree.leaves(state)), _STATE)
         about = {"step": start, "fingerprint": fingerprint}
         _archive.write_npz(file, _KIND, about, arrays)
+        if callback is not None:
+            call_back(callback, segment, start - every, start, observed_at)
 
     one = np.zeros(1, np.int32)
     structure = jax.tree.structure(
-        jax.eval_shape(lambda: _segment(problem, state, 0, one, settings).observations)
+        jax.eval_shape(
+            lambda: segment_from(problem, state, 0, every, one, settings).observations
+        )
     )
-    observations = structure.unflatten([jnp.asarray(leaf) for leaf in seen])
-    return Segment(state, jnp.asarray(losses), observations)
-
-
-def _segment(
-    problem: Problem,
-    state: State,
-    start: int,
-    observed_at: np.ndarray,
-    settings: Settings,
-    listener: Listener | None = None,
-) -> Segment:
-    """The segment from `start`, to which observations at its end belong, not its start."""
-    stop = start + settings.num_steps
-    is_inside = (observed_at > start) & (observed_at <= stop)
-    inside = observed_at[is_inside | ((observed_at == 0) & (start == 0))]
-    return run_segment(
-        problem,
-        state,
-        jnp.asarray(start, jnp.int32),
-        jnp.asarray(inside, jnp.int32),
-        settings=settings,
-        sees_start=bool(np.any(inside == 0)),
-        sees_end=bool(np.any(inside == stop)),
-        listener=listener,
-    )
+    return record.whole(state, structure)
 
 
 def _fingerprint(

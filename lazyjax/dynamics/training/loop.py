@@ -133,9 +133,10 @@ def run_segment(
     settings: Settings,
     sees_start: bool,
     sees_end: bool,
+    length: Int[Array, ""] | None = None,
     listener: Listener | None = None,
 ) -> Segment:
-    """Run of `settings.num_steps` steps from `start`.
+    """Run of `settings.num_steps` steps from `start`, or fewer.
 
     Args:
         problem: Constants of the run.
@@ -145,6 +146,7 @@ def run_segment(
         settings: What is compiled.
         sees_start: Whether `start` is one of those steps; only allowed at step 0.
         sees_end: Whether the last step is.
+        length: Number of steps; `None` means all. Losses beyond are of no meaning.
         listener: Whom to report to, about a hundred times.
 
     Returns:
@@ -152,7 +154,7 @@ def run_segment(
     """
     before = initial_state(problem, settings=settings) if state is None else state
     num_steps = settings.num_steps
-    end = start + num_steps
+    end = start + (num_steps if length is None else length)
     optimizer = optax.with_extra_args_support(settings.optimizer)
     batches = _Batches(problem, settings)
 
@@ -191,10 +193,11 @@ def run_segment(
     def advance(first: Array, last: Array, carry: _Carry) -> _Carry:
         if listener is None:
             return advance_silently(first, last, carry)
+        size = jnp.maximum(1, listener.total.astype(jnp.int32) // 100)
 
         # Reports stand between loops, not in them, lest updates be compiled otherwise.
         def stretch(at: tuple[Array, _Carry]) -> tuple[Array, _Carry]:
-            stop = jnp.minimum(at[0] + max(1, num_steps // 100), last)
+            stop = jnp.minimum(at[0] + size, last)
             carry = advance_silently(at[0], stop, at[1])
             on_segment(stop, {"loss": carry.losses[stop - start - 1]})
             return stop, carry
@@ -212,7 +215,8 @@ def run_segment(
     carry = _Carry(before, losses, order)
     observations: dict[str, Any] = {}
     is_unobserved = not settings.observers or not observed_at.size
-    if is_unobserved and not settings.stops_early and listener is None:
+    is_silent = not settings.stops_early and listener is None
+    if is_unobserved and is_silent and length is None:
         # A known number of steps, through which gradients can be taken.
         bounds = np.int32(0), np.int32(num_steps)
         carry = jax.lax.fori_loop(*bounds, lambda i, c: update(start + i, c), carry)
@@ -251,7 +255,7 @@ def run_segment(
     state = state.after(problem, end, loss)
     steps = start + jnp.arange(num_steps + 1, dtype=jnp.int32)
     is_over = (state.stopped_at >= 0) & (steps > state.stopped_at)
-    losses = jnp.where(is_over, state.stopped_loss, losses.at[num_steps].set(loss))
+    losses = jnp.where(is_over, state.stopped_loss, losses.at[end - start].set(loss))
     return Segment(state, losses, observations)
 
 

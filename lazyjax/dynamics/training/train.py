@@ -9,9 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
+from jaxtyping import Array, Float, Int, PyTree, Shaped
 
-from lazyjax._checks import check_at_least, check_choice
+from lazyjax._brief import brief
+from lazyjax._checks import (
+    check_at_least,
+    check_choice,
+    check_function,
+    check_key,
+    checked_path,
+    known_numbers,
+)
 from lazyjax.callables.static import HashableCallable
 from lazyjax.dynamics.losses import square_loss
 from lazyjax.dynamics.problem import checked_problem, named_observers
@@ -23,14 +31,24 @@ from lazyjax.dynamics.training.loop import (
     Settings,
     run_segment,
 )
+from lazyjax.dynamics.training.segments import Callback, run_with_callback
 from lazyjax.files.results import Storable
+from lazyjax.files.tables import (
+    OBSERVED,
+    STEP,
+    Labelled,
+    Tabular,
+    observed,
+    on_host,
+    run_axes,
+)
 from lazyjax.progress import Progress, program_listener
-from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params
+from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params, RandomKey, Targets
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Run(Storable):
+class Run(Tabular, Storable):
     """What came of training; under `jax.vmap`, every array has the mapped axes first.
 
     Attributes:
@@ -51,6 +69,23 @@ class Run(Storable):
     observations: dict[str, PyTree[Any]]
     stopped_at: Int[Array, "*batch"]
     diverged_at: Int[Array, "*batch"]
+
+    def _headline(self) -> dict[str, Any]:
+        return {"last_loss": self.loss[..., -1]}
+
+    def _labelled(self) -> Labelled:
+        runs = run_axes(self.loss.ndim - 1)
+        sizes = dict(zip(runs, map(range, self.loss.shape), strict=False))
+        steps = on_host(self.observed_at).reshape(-1, self.observed_at.shape[-1])[0]
+        return Labelled(
+            labels={**sizes, STEP: range(self.loss.shape[-1]), OBSERVED: steps},
+            arrays={
+                "loss": ((*runs, STEP), on_host(self.loss)),
+                **observed(self.observations, (*runs, OBSERVED)),
+                "stopped_at": (runs, on_host(self.stopped_at)),
+                "diverged_at": (runs, on_host(self.diverged_at)),
+            },
+        )
 
     def explain(self) -> str:
         """How the run ended, in one sentence.
@@ -78,13 +113,13 @@ def train(
     apply_fn: ApplyFn,
     params: Params,
     x: Shaped[AnyArray, "n *d"],
-    y: Float[AnyArray, "n k"],
+    y: Targets,
     *,
     optimizer: optax.GradientTransformation,
     num_steps: int,
     loss_fn: LossFn = square_loss,
     batch_size: int | None = None,
-    key: Key[Array, ""] | None = None,
+    key: RandomKey | None = None,
     sampling: Sampling = "shuffle",
     target_loss: float | Float[AnyArray, ""] | None = None,
     max_loss: float | Float[AnyArray, ""] | None = None,
@@ -93,6 +128,7 @@ def train(
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int | None = None,
     progress: bool | Progress = False,
+    callback: Callback | None = None,
 ) -> Run:
     r"""Training of `apply_fn` from `params`, in one compiled program.
 
@@ -137,6 +173,10 @@ def train(
         checkpoint_every: Number of steps between checkpoints; must divide `num_steps`.
         progress: Whether to show a bar on standard error, if that is a terminal; or a
             function of the share done and a message. The call then waits for the end.
+        callback: Function `(step, metrics)`, called at the steps of `observe_at` while
+            the run goes on (with `checkpoint`, once their segment is kept). `metrics`
+            has the loss and all that observers saw as one number, by name, as Python
+            floats: `wandb.log(metrics, step=step)`. What it raises ends the run.
 
     Returns:
         The trained parameters, all losses and all observations. Divergence is a result
@@ -169,14 +209,15 @@ def train(
     if not isinstance(optimizer, optax.GradientTransformation):
         raise TypeError(
             "`optimizer` must be an optax gradient transformation, such as "
-            f"`optax.sgd(0.1)`; got {optimizer!r}."
+            f"`optax.sgd(0.1)`; got {brief(optimizer)}."
         )
     check_at_least("num_steps", num_steps, 0)
     check_choice("sampling", sampling, ("shuffle", "replacement"))
     observers = named_observers(observe)
-    steps = _checked_steps(observe_at, num_steps)
+    steps = checked_steps(observe_at, num_steps)
     params, x, y, loss_dtype = checked_problem(apply_fn, params, x, y, loss_fn)
     _check_batches(batch_size, key, x.shape[0])
+    num_steps = int(num_steps)
     settings = Settings(
         apply_fn=HashableCallable(apply_fn),
         optimizer=_static_optimizer(optimizer),
@@ -197,6 +238,8 @@ def train(
     )
     if checkpoint is not None or checkpoint_every is not None:
         _check_checkpoint(checkpoint, checkpoint_every, num_steps)
+    if callback is not None:
+        check_function("callback", callback, "(step, metrics) -> None")
     with program_listener(progress, "train", num_steps) as listener:
         # A run of no step has no segment to keep.
         if checkpoint is not None and num_steps > 0:
@@ -208,6 +251,11 @@ def train(
                 path=checkpoint,
                 every=checkpoint_every,
                 listener=listener,
+                callback=callback,
+            )
+        elif callback is not None:
+            segment = run_with_callback(
+                problem, steps, settings, callback, listener=listener
             )
         else:
             segment = run_segment(
@@ -238,6 +286,7 @@ def _check_batches(batch_size: int | None, key: object, num_examples: int) -> No
         )
     if batch_size is None:
         return
+    check_key("key", key)
     check_at_least("batch_size", batch_size, 1)
     if batch_size > num_examples:
         raise ValueError(
@@ -249,6 +298,8 @@ def _check_batches(batch_size: int | None, key: object, num_examples: int) -> No
 def _as_limit(
     name: str, value: float | AnyArray | None, default: float, dtype: jnp.dtype
 ) -> Array:
+    if np.isnan(known_numbers(name, default if value is None else value)).any():
+        raise ValueError(f"`{name}` must be a number or infinite; got {value}.")
     limit = jnp.asarray(default if value is None else value)
     if limit.ndim:
         raise ValueError(f"`{name}` must be one number; got shape {limit.shape}.")
@@ -262,6 +313,7 @@ def _check_checkpoint(path: object, every: int | None, num_steps: int) -> None:
             "`checkpoint` and `checkpoint_every` must be given together; "
             f"`{missing}` is missing."
         )
+    checked_path("checkpoint", path)
     check_at_least("checkpoint_every", every, 1)
     if num_steps % every:
         raise ValueError(
@@ -269,21 +321,22 @@ def _check_checkpoint(path: object, every: int | None, num_steps: int) -> None:
         )
 
 
-def _checked_steps(
+def checked_steps(
     observe_at: Sequence[int] | AnyArray | None, num_steps: int
 ) -> np.ndarray:
+    """Steps at which observers look, checked; by default the first and the last."""
     if observe_at is None:
         return np.unique([0, num_steps])
-    steps = np.asarray(observe_at)
+    steps = known_numbers("observe_at", observe_at)
     if steps.ndim != 1 or steps.size == 0 or not np.issubdtype(steps.dtype, np.integer):
         raise ValueError(
             "`observe_at` must be one or more integer steps in one dimension; got "
-            f"{observe_at!r}."
+            f"{brief(observe_at)}."
         )
     if steps[0] < 0 or steps[-1] > num_steps or np.any(np.diff(steps) <= 0):
         raise ValueError(
             f"`observe_at` must increase strictly, from 0 or later to `num_steps` = "
-            f"{num_steps} or earlier; got {observe_at!r}."
+            f"{num_steps} or earlier; got {brief(observe_at)}."
         )
     return steps
 

@@ -82,7 +82,8 @@ def lift(
     Raises:
         ValueError: If an operation has no limit, or rows interact.
     """
-    check_network_output(jax.eval_shape(apply_fn, params, _batch(example, 2)), 2)
+    batch = _batch(example, 2)
+    check_network_output(jax.eval_shape(apply_fn, params, batch), batch.shape)
     programs = [_traced(apply_fn, params, example, size) for size in BATCH_SIZES]
     return _Lifter(params, variances, example).program(programs)
 

@@ -1,7 +1,7 @@
 """Rules of equations that hold programs: calls, custom derivatives, branches and loops.
 
-Each is given the walk, the equation at both batch sizes, that of a single row and the
-debug infos of the three jaxprs, and returns the labels of the results.
+Each is given the walk, the equation at both batch sizes and that of a single row, and
+returns the labels of the results.
 """
 
 import functools
@@ -11,14 +11,11 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
-from jaxtyping import Array
 
 from lazyjax.jaxpr.equations import (
     aval_of,
     called,
     is_smooth,
-    of_smooth_operands,
-    operands_of,
     scan_counts,
 )
 from lazyjax.jaxpr.labels import FIXED, UNKNOWN, EquationPair, Label, Rows
@@ -33,24 +30,12 @@ def nested_rule(eqn: jex.JaxprEqn) -> Callable[..., list[Label]] | None:
     return _call if called(eqn) is not None else _RULES.get(eqn.primitive.name)
 
 
-def derivative_of(eqn: jex.JaxprEqn, debug_info: Any) -> Any:
-    """Results of an equation and their tangents, from its operands and theirs."""
-
-    def derivative(values: list[Array], tangents: list[Array]) -> Any:
-        run, chosen = of_smooth_operands(eqn, debug_info, values)
-        results, changes = jax.jvp(run, (chosen,), (tangents,))
-        moved = zip(eqn.outvars, changes, strict=True)
-        return results, [change for v, change in moved if is_smooth(v)]
-
-    operands = operands_of(eqn)
-    return jax.make_jaxpr(derivative)(
-        [aval_of(v) for v in operands], [aval_of(v) for v in operands if is_smooth(v)]
-    )
+def has_derivative_rule(eqn: jex.JaxprEqn) -> bool:
+    """Whether an equation is a call that has a rule for its derivative."""
+    return _RULES.get(eqn.primitive.name) is _custom
 
 
-def _call(
-    walk: "Walk", pair: EquationPair, single: jex.JaxprEqn, _: list
-) -> list[Label]:
+def _call(walk: "Walk", pair: EquationPair, single: jex.JaxprEqn) -> list[Label]:
     """Labels of the results of a mere call."""
     jaxprs = [called(e) for e in (*pair.eqns, single)]
     try:
@@ -61,15 +46,13 @@ def _call(
         return [_taken_along_axis(pair, single)]
 
 
-def _custom(
-    walk: "Walk", pair: EquationPair, single: jex.JaxprEqn, debug_infos: list
-) -> list[Label]:
+def _custom(walk: "Walk", pair: EquationPair, single: jex.JaxprEqn) -> list[Label]:
     """Labels of the results of a call that has a rule for its derivative."""
     eqns = (*pair.eqns, single)
     labels = walk.closed([e.params["call_jaxpr"] for e in eqns], pair.labels)
     if walk.is_derived:
         return labels
-    derivatives = list(map(walk.derivative, eqns, debug_infos))
+    derivatives = [walk.derivatives[id(eqn)] for eqn in eqns]
     operands = zip(pair.eqns[0].invars, pair.labels, strict=True)
     known = {
         atom: label for atom, label in operands if not isinstance(atom, jex.Literal)
@@ -83,9 +66,7 @@ def _custom(
     return labels
 
 
-def _cond(
-    walk: "Walk", pair: EquationPair, single: jex.JaxprEqn, _: list
-) -> list[Label]:
+def _cond(walk: "Walk", pair: EquationPair, single: jex.JaxprEqn) -> list[Label]:
     """Labels of what a branch gives that is chosen for all rows at once."""
     index, *operands = pair.labels
     require(index is FIXED)
@@ -95,9 +76,7 @@ def _cond(
     return labels
 
 
-def _scan(
-    walk: "Walk", pair: EquationPair, single: jex.JaxprEqn, _: list
-) -> list[Label]:
+def _scan(walk: "Walk", pair: EquationPair, single: jex.JaxprEqn) -> list[Label]:
     """Labels of the results of a loop, over rows or over anything else."""
     jaxprs = _of_all(pair, single, "jaxpr")
     keys = pair.params.keys() - {"jaxpr", "length", "linear", "_split_transpose"}
@@ -124,9 +103,7 @@ def _scan(
     return [*carry, *(_moved(label, 1) for label in results[num_carry:])]
 
 
-def _while_loop(
-    walk: "Walk", pair: EquationPair, single: jex.JaxprEqn, _: list
-) -> list[Label]:
+def _while_loop(walk: "Walk", pair: EquationPair, single: jex.JaxprEqn) -> list[Label]:
     """Labels of the results of a loop that goes on for all rows alike."""
     counts = []
     for key in ("cond_nconsts", "body_nconsts"):

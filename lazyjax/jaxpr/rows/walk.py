@@ -1,6 +1,6 @@
 """The programs of batches of two sizes and of a single row, walked together."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -10,7 +10,8 @@ import numpy as np
 from lazyjax.jaxpr.equations import aval_of, is_jaxpr, live_equations, opened
 from lazyjax.jaxpr.labels import FIXED, UNKNOWN, EquationPair, Label, fits
 from lazyjax.jaxpr.registry import primitive_of
-from lazyjax.jaxpr.rows.control_flow import derivative_of, nested_rule
+from lazyjax.jaxpr.rows.control_flow import has_derivative_rule, nested_rule
+from lazyjax.jaxpr.rows.derivatives import derivatives_of
 from lazyjax.jaxpr.rows.scope import (
     Scope,
     StructureMismatchError,
@@ -31,14 +32,8 @@ class Walk:
         self.sizes = sizes
         # In a derivative, calls with a rule for one are only evaluated.
         self.is_derived = is_derived
-        # Functions that are used again are so by the same equations.
+        # Of calls with a rule for one, by equation: a jaxpr may be walked again.
         self.derivatives: dict[int, Any] = {}
-
-    def derivative(self, eqn: jex.JaxprEqn, debug_info: Any) -> Any:
-        """Jaxpr of a custom call's results and their tangents."""
-        if id(eqn) not in self.derivatives:
-            self.derivatives[id(eqn)] = derivative_of(eqn, debug_info)
-        return self.derivatives[id(eqn)]
 
     def closed(self, programs: Sequence[Any], labels: Sequence[Label]) -> list[Label]:
         """Labels of the results of three jaxprs, from those of their arguments."""
@@ -57,26 +52,33 @@ class Walk:
         require(not any(jaxpr.effects for jaxpr in jaxprs))
         equations = [live_equations(jaxpr) for jaxpr in jaxprs]
         require(len(equations[0]) == len(equations[1]))
+        if not self.is_derived:
+            self.find_derivatives(
+                (jaxpr.debug_info, eqn)
+                for jaxpr, eqns in zip(jaxprs, equations, strict=True)
+                for eqn in filter(has_derivative_rule, eqns)
+            )
         rest = equations[2][::-1]
         for eqns in zip(*equations[:2], strict=True):
             require(eqns[0].primitive is eqns[1].primitive)
             require(len(eqns[0].invars) == len(eqns[1].invars))
             operands = zip(*(eqn.invars for eqn in eqns), strict=True)
             pair = EquationPair(eqns, self.sizes, [scope.read(*v) for v in operands])
-            debug_infos = [jaxpr.debug_info for jaxpr in jaxprs]
-            self.equation(pair, rest, scope, debug_infos)
+            self.equation(pair, rest, scope)
         _skip_views(rest, scope)
         require(not rest)
         results = list(map(scope.read, a.outvars, b.outvars))
         require(all(map(scope.is_single, a.outvars, c.outvars)))
         return results
 
+    def find_derivatives(self, eqns: Iterable[tuple[Any, jex.JaxprEqn]]) -> None:
+        """Trace derivatives of equations, given with the debug infos of their jaxprs."""
+        new = [(info, eqn) for info, eqn in eqns if id(eqn) not in self.derivatives]
+        for (_, eqn), derivative in zip(new, derivatives_of(new), strict=True):
+            self.derivatives[id(eqn)] = derivative
+
     def equation(
-        self,
-        pair: EquationPair,
-        rest: list[jex.JaxprEqn],
-        scope: Scope,
-        debug_infos: list,
+        self, pair: EquationPair, rest: list[jex.JaxprEqn], scope: Scope
     ) -> None:
         """Enter the results of one equation, and take its like for one row from `rest`."""
         first = pair.eqns[0]
@@ -101,7 +103,7 @@ class Walk:
         if nested is None:
             self.check_single(pair, single, scope)
         else:
-            labels = nested(self, pair, single, debug_infos)
+            labels = nested(self, pair, single)
             outvars = zip(*(e.outvars for e in pair.eqns), strict=True)
             for variables, label in zip(outvars, labels, strict=True):
                 scope.bind(variables, label)

@@ -11,6 +11,7 @@ from jaxtyping import Array, Shaped
 
 from lazyjax.callables.static import HashableCallable
 from lazyjax.jaxpr.convolutions import with_quick_convolutions
+from lazyjax.ntk.outputs import checked_form
 from lazyjax.ntk.requests.memory import Devices, devices_of
 from lazyjax.ntk.requests.request import KernelRequest
 from lazyjax.ntk.requests.row_check import (
@@ -18,7 +19,7 @@ from lazyjax.ntk.requests.row_check import (
     nan_if_interacting,
     rows_are_proven,
 )
-from lazyjax.ntk.requests.validate import check_arguments, check_network
+from lazyjax.ntk.requests.validate import check_arguments, check_network, check_options
 from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
 
 
@@ -57,6 +58,8 @@ def run_program(
         What `program.compute` returns; NaN if rows interact and values are not known.
     """
     check_arguments(apply_fn, params, x1, x2)
+    check_options(program.precision, check_rows)
+    program = dataclasses.replace(program, outputs=checked_form(program.outputs))
     apply_fn = HashableCallable(apply_fn)
     x1, x2 = jnp.asarray(x1), None if x2 is None else jnp.asarray(x2)
     devices = devices_of(params, x1, x2)

@@ -5,8 +5,11 @@ import functools
 import jax
 from jaxtyping import Array, Shaped
 
+from lazyjax._brief import brief
 from lazyjax._checks import (
+    check_apply_fn,
     check_batch,
+    check_flag,
     check_network_output,
     check_params,
     check_same_features,
@@ -26,13 +29,30 @@ def check_arguments(
         TypeError: If `apply_fn` is not callable or a parameter is not floating point.
         ValueError: If a batch is empty, not finite or of other features than the other.
     """
-    if not callable(apply_fn):
-        raise TypeError(f"`apply_fn` must be callable; got {apply_fn!r}.")
+    check_apply_fn(apply_fn, params)
     check_params("params", params)
     check_batch("x1", x1, wait=False)
     if x2 is not None:
         check_batch("x2", x2, wait=False)
         check_same_features("x1", x1, "x2", x2)
+
+
+def check_options(precision: object, check_rows: object) -> None:
+    """Check options that all kernels have.
+
+    Raises:
+        TypeError: If `check_rows` is no flag.
+        ValueError: If JAX knows no such precision.
+    """
+    check_flag("check_rows", check_rows)
+    try:
+        with jax.default_matmul_precision(precision):  # pyright: ignore[reportArgumentType]
+            pass
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "`precision` must be 'highest', 'high', 'default' or another name that "
+            f"`jax.default_matmul_precision` knows; got {brief(precision)}."
+        ) from error
 
 
 def check_network(
@@ -46,7 +66,7 @@ def check_network(
             or it does not depend on `params`.
     """
     f = jax.eval_shape(apply_fn, params, x)
-    check_network_output(f, num_examples=x.shape[0])
+    check_network_output(f, x.shape)
     check_outputs(outputs, f.shape[1])
     _check_single_row(apply_fn, params, x, f)
 

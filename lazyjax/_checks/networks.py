@@ -1,0 +1,129 @@
+"""Networks: functions, their parameters and their outputs."""
+
+import inspect
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from lazyjax._brief import brief
+from lazyjax._checks.arrays import check_not_explicit
+from lazyjax._models import model_hint
+from lazyjax.typing import Params
+
+
+def check_function(name: str, fn: object, form: str, hint: str = "") -> None:
+    """Check that `fn` can be called, and is no model but a function of two arguments.
+
+    Args:
+        name: The argument's.
+        fn: The function.
+        form: Its arguments and result, such as `(f, y) -> scalar`.
+        hint: What else may be wrong if it cannot be called.
+
+    Raises:
+        TypeError: If it cannot, or is a model of another library.
+    """
+    of_model = model_hint(fn)
+    if callable(fn) and not (of_model and _num_required(fn) != 2):
+        return
+    raise TypeError(
+        f"`{name}` must be callable, a function `{form}`; got {brief(fn)}."
+        f"{of_model or hint}"
+    )
+
+
+def check_apply_fn(apply_fn: object, params: object) -> None:
+    """Check that `apply_fn` is a function of `(params, x)`, not a model."""
+    hint = " Are `apply_fn` and `params` swapped?" if callable(params) else ""
+    check_function("apply_fn", apply_fn, "(params, x) -> f", hint)
+
+
+def _num_required(fn: Callable) -> int:
+    """Number of positional arguments without a default."""
+    try:
+        arguments = inspect.signature(fn).parameters.values()
+    except (TypeError, ValueError):
+        return 0
+    return sum(
+        a.kind in (a.POSITIONAL_ONLY, a.POSITIONAL_OR_KEYWORD) and a.default is a.empty
+        for a in arguments
+    )
+
+
+def check_params(name: str, params: Params) -> None:
+    """Check that every leaf of `params` is a real floating-point array."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    if not leaves:
+        raise ValueError(f"`{name}` must hold at least one array; got {brief(params)}.")
+    for path, leaf in leaves:
+        dtype = getattr(leaf, "dtype", None)
+        where = f"{name}{jax.tree_util.keystr(path)}"
+        where = where if len(where) < 120 else f"{where[:117]}..."
+        if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+            came = f"a {type(leaf).__name__}" if dtype is None else f"dtype {dtype}"
+            hint = model_hint(params)
+            if not hint and dtype is None and isinstance(leaf, float | int):
+                hint = " Make it an array, with `jnp.asarray`."
+            elif not hint and jnp.issubdtype(dtype, jnp.complexfloating):
+                hint = (
+                    " Split complex parameters into real and imaginary parts, and put "
+                    "them together inside `apply_fn`: "
+                    "`jax.lax.complex(params['real'], params['imag'])`."
+                )
+            elif not hint:
+                hint = " Close over what is not trained instead of passing it."
+            raise TypeError(
+                f"`{where}` must be a real floating-point array; got {came}.{hint}"
+            )
+        check_not_explicit(where, leaf)
+
+
+def check_like(name: str, params: Params, other_name: str, other: Params) -> None:
+    """Check that `params` has the structure of `other`, and leaves of its shapes."""
+    if jax.tree.structure(params) != jax.tree.structure(other):
+        raise ValueError(
+            f"`{name}` must have the structure of {other_name}, {brief(other)}; "
+            f"got {brief(params)}."
+        )
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    for (path, leaf), expected in zip(leaves, jax.tree.leaves(other), strict=True):
+        if jnp.shape(leaf) != jnp.shape(expected):
+            raise ValueError(
+                f"`{name}{jax.tree_util.keystr(path)}` must have shape "
+                f"{jnp.shape(expected)}, that of {other_name}; got {jnp.shape(leaf)}."
+            )
+
+
+def check_network_output(f: object, x_shape: tuple[int, ...]) -> None:
+    """Check that `f`, from `jax.eval_shape`, is one real array of shape `(n, k)`."""
+    if not isinstance(f, jax.ShapeDtypeStruct):
+        raise TypeError(
+            "`apply_fn` must return one array of shape (n, k); got a "
+            f"{type(f).__name__}. Concatenate several outputs along the last axis."
+        )
+    n = x_shape[0]
+    if f.ndim != 2 or f.shape[0] != n or f.shape[1] == 0:
+        hint = ""
+        if f.shape == (n,):
+            hint = " Add an axis: `f[:, None]`."
+        elif len(x_shape) == 1:
+            hint = (
+                f" Inputs of shape {x_shape} are read as {n} examples without "
+                "features: is one example meant, `x[None]`?"
+            )
+        elif f.ndim > 2 and f.shape[0] == n:
+            hint = (
+                " Flatten outputs of several positions or tokens, "
+                "`f.reshape(f.shape[0], -1)`; or choose one, `f[:, -1]`, or their "
+                "mean, `f.mean(axis=1)`."
+            )
+        raise ValueError(
+            f"`apply_fn` must return shape (n, k) with n = {n} and k >= 1; got "
+            f"{f.shape}.{hint}"
+        )
+    if not jnp.issubdtype(f.dtype, jnp.floating):
+        raise TypeError(
+            f"`apply_fn` must return real floating-point outputs; got dtype {f.dtype}."
+            " Stack real and imaginary parts of complex outputs."
+        )
