@@ -15,6 +15,7 @@ from lazyjax.dynamics import observers, square_loss, train
 from lazyjax.dynamics.training import (
     checkpoint as _checkpoint,
     fingerprint as _fingerprint,
+    segments as _segments,
 )
 from lazyjax.sweeps import run as sweep_run
 from tests.helpers import two_layer
@@ -145,7 +146,7 @@ CHANGES = {
 def test_another_run_is_refused_with_what_differs(tmp_path, monkeypatch, name):
     changes, before, message = CHANGES[name]
     # Nothing needs to be trained for that: the run is kept as if it were.
-    monkeypatch.setattr(_checkpoint, "run_segment", _untrained)
+    monkeypatch.setattr(_segments, "run_segment", _untrained)
     kept_run(tmp_path, **before)
     content = (tmp_path / "run.npz").read_bytes()
     with pytest.raises(ValueError, match="must be a folder of the same run") as caught:
@@ -163,7 +164,7 @@ def _untrained(problem, state, start, observed_at, *, settings, **_):
 
 
 def test_the_same_functions_written_anew_are_the_same_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(_checkpoint, "run_segment", _untrained)
+    monkeypatch.setattr(_segments, "run_segment", _untrained)
     kept_run(tmp_path, apply_fn=shifted(SHIFT), optimizer=optax.sgd(0.05))
     kept_run(tmp_path, apply_fn=shifted(SHIFT.copy()), optimizer=optax.sgd(0.05))
 
@@ -179,7 +180,7 @@ def test_observers_see_all_examples_while_minibatches_train(tmp_path):
 
 
 def test_another_version_of_jax_is_said_to_be_that(tmp_path, monkeypatch):
-    monkeypatch.setattr(_checkpoint, "run_segment", _untrained)
+    monkeypatch.setattr(_segments, "run_segment", _untrained)
     kept_run(tmp_path)
     now = _fingerprint.versions()
     later = now | {"JAX": "99.0"}

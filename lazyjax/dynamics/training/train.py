@@ -87,26 +87,61 @@ class Run(Tabular, Storable):
             },
         )
 
+    @property
+    def status(self) -> Int[Array, "*batch"]:
+        """0 if the run took all steps, 1 if it reached its target, 2 if it diverged."""
+        reached = jnp.where(self.stopped_at >= 0, 1, 0)
+        return jnp.where(self.diverged_at >= 0, 2, reached).astype(jnp.int32)
+
+    def raise_if_failed(self) -> None:
+        """Raise if the run diverged; not under `jax.jit`.
+
+        Raises:
+            RuntimeError: If it did; the message is that of `explain`.
+        """
+        if np.any(np.asarray(self.diverged_at) >= 0):
+            raise RuntimeError(self.explain())
+
     def explain(self) -> str:
-        """How the run ended, in one sentence.
+        """How the run ended, and what can be done about it if it diverged.
 
         Returns:
-            The sentence, with counts if there are several runs.
+            A sentence or two, with counts if there are several runs.
         """
         num_steps = self.loss.shape[-1] - 1
         diverged, stopped = np.ravel(self.diverged_at), np.ravel(self.stopped_at)
         if diverged.size > 1:
             reached = np.sum((stopped >= 0) & (diverged < 0))
+            have = diverged >= 0
+            first = f" (the first at step {diverged[have].min()})" if have.any() else ""
             return (
-                f"Of {diverged.size} runs of at most {num_steps} steps, "
-                f"{np.sum(diverged >= 0)} diverged and {reached} reached the target."
+                f"Of {diverged.size} runs of at most {num_steps} steps, {np.sum(have)} "
+                f"diverged{first} and {reached} reached the target."
             )
         if diverged[0] >= 0:
-            return f"The loss diverged at step {diverged[0]} of {num_steps}."
+            return (
+                f"The loss diverged at step {diverged[0]} of {num_steps}. "
+                f"{self._stable_rate()}"
+            )
         loss = float(np.ravel(self.loss)[-1])
         if stopped[0] >= 0:
             return f"The loss reached its target at step {stopped[0]}: {loss:.3g}."
-        return f"The run took all {num_steps} steps; the last loss is {loss:.3g}."
+        first = float(np.ravel(self.loss)[0])
+        grew = f", more than the first, {first:.3g}" if loss > first else ""
+        return f"The run took all {num_steps} steps; the last loss is {loss:.3g}{grew}."
+
+    def _stable_rate(self) -> str:
+        eigenvalues = self.observations.get("ntk_eig_max")
+        if eigenvalues is None or int(self.observed_at[0]) > 0:
+            return (
+                "Gradient descent needs a learning rate below that of "
+                "`dynamics.largest_stable_rate`."
+            )
+        rate = 2 / float(np.ravel(eigenvalues)[0])
+        return (
+            "Gradient descent on the square loss is stable at the start up to a learning "
+            f"rate of {rate:.3g} (2 over `ntk_eig_max`)."
+        )
 
 
 def train(
