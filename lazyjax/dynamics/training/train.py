@@ -11,19 +11,22 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree, Shaped
 
-from lazyjax._brief import brief
 from lazyjax._checks import (
     check_at_least,
     check_choice,
     check_function,
-    check_key,
-    checked_path,
-    known_numbers,
 )
 from lazyjax.callables.static import HashableCallable
 from lazyjax.dynamics.losses import square_loss
 from lazyjax.dynamics.problem import checked_problem, named_observers
 from lazyjax.dynamics.snapshot import Observer
+from lazyjax.dynamics.training.arguments import (
+    as_limit,
+    check_batches,
+    check_checkpoint,
+    checked_optimizer,
+    checked_steps,
+)
 from lazyjax.dynamics.training.checkpoint import run_with_checkpoints
 from lazyjax.dynamics.training.loop import (
     Problem,
@@ -241,21 +244,17 @@ def train(
         >>> run.observations["ntk_eig_min"].tolist(), run.diverged_at.item()
         ([1.0, 1.0], -1)
     """
-    if not isinstance(optimizer, optax.GradientTransformation):
-        raise TypeError(
-            "`optimizer` must be an optax gradient transformation, such as "
-            f"`optax.sgd(0.1)`; got {brief(optimizer)}."
-        )
+    optimizer = checked_optimizer(optimizer)
     check_at_least("num_steps", num_steps, 0)
     check_choice("sampling", sampling, ("shuffle", "replacement"))
     observers = named_observers(observe)
     steps = checked_steps(observe_at, num_steps)
     params, x, y, loss_dtype = checked_problem(apply_fn, params, x, y, loss_fn)
-    _check_batches(batch_size, key, x.shape[0])
+    check_batches(batch_size, key, x.shape[0])
     num_steps = int(num_steps)
     settings = Settings(
         apply_fn=HashableCallable(apply_fn),
-        optimizer=_static_optimizer(optimizer),
+        optimizer=optimizer,
         loss_fn=HashableCallable(loss_fn),
         observers=observers,
         num_steps=num_steps,
@@ -268,11 +267,11 @@ def train(
         x=x,
         y=y,
         key=key,
-        target_loss=_as_limit("target_loss", target_loss, -jnp.inf, loss_dtype),
-        max_loss=_as_limit("max_loss", max_loss, jnp.inf, loss_dtype),
+        target_loss=as_limit("target_loss", target_loss, -jnp.inf, loss_dtype),
+        max_loss=as_limit("max_loss", max_loss, jnp.inf, loss_dtype),
     )
     if checkpoint is not None or checkpoint_every is not None:
-        _check_checkpoint(checkpoint, checkpoint_every, num_steps)
+        check_checkpoint(checkpoint, checkpoint_every, num_steps)
     if callback is not None:
         check_function("callback", callback, "(step, metrics) -> None")
     with program_listener(progress, "train", num_steps) as listener:
@@ -311,72 +310,3 @@ def train(
         stopped_at=segment.state.stopped_at,
         diverged_at=segment.state.diverged_at,
     )
-
-
-def _check_batches(batch_size: int | None, key: object, num_examples: int) -> None:
-    if (batch_size is None) != (key is None):
-        missing = "key" if key is None else "batch_size"
-        raise ValueError(
-            f"`batch_size` and `key` must be given together; `{missing}` is missing."
-        )
-    if batch_size is None:
-        return
-    check_key("key", key)
-    check_at_least("batch_size", batch_size, 1)
-    if batch_size > num_examples:
-        raise ValueError(
-            f"`batch_size` must be at most the number of examples, {num_examples}; got "
-            f"{batch_size}."
-        )
-
-
-def _as_limit(
-    name: str, value: float | AnyArray | None, default: float, dtype: jnp.dtype
-) -> Array:
-    if np.isnan(known_numbers(name, default if value is None else value)).any():
-        raise ValueError(f"`{name}` must be a number or infinite; got {value}.")
-    limit = jnp.asarray(default if value is None else value)
-    if limit.ndim:
-        raise ValueError(f"`{name}` must be one number; got shape {limit.shape}.")
-    return limit.astype(dtype)
-
-
-def _check_checkpoint(path: object, every: int | None, num_steps: int) -> None:
-    if path is None or every is None:
-        missing = "checkpoint" if path is None else "checkpoint_every"
-        raise ValueError(
-            "`checkpoint` and `checkpoint_every` must be given together; "
-            f"`{missing}` is missing."
-        )
-    checked_path("checkpoint", path)
-    check_at_least("checkpoint_every", every, 1)
-    if num_steps % every:
-        raise ValueError(
-            f"`checkpoint_every` must divide `num_steps` = {num_steps}; got {every}."
-        )
-
-
-def checked_steps(
-    observe_at: Sequence[int] | AnyArray | None, num_steps: int
-) -> np.ndarray:
-    """Steps at which observers look, checked; by default the first and the last."""
-    if observe_at is None:
-        return np.unique([0, num_steps])
-    steps = known_numbers("observe_at", observe_at)
-    if steps.ndim != 1 or steps.size == 0 or not np.issubdtype(steps.dtype, np.integer):
-        raise ValueError(
-            "`observe_at` must be one or more integer steps in one dimension; got "
-            f"{brief(observe_at)}."
-        )
-    if steps[0] < 0 or steps[-1] > num_steps or np.any(np.diff(steps) <= 0):
-        raise ValueError(
-            f"`observe_at` must increase strictly, from 0 or later to `num_steps` = "
-            f"{num_steps} or earlier; got {brief(observe_at)}."
-        )
-    return steps
-
-
-def _static_optimizer(
-    optimizer: optax.GradientTransformation,
-) -> optax.GradientTransformation:
-    return type(optimizer)(*(HashableCallable(fn) for fn in optimizer))
