@@ -10,7 +10,8 @@ from jaxtyping import Array
 from lazyjax._brief import brief
 from lazyjax._checks import check_at_least, check_key, checked_path, known_numbers
 from lazyjax.callables.static import HashableCallable
-from lazyjax.typing import AnyArray
+from lazyjax.ntk.requests.row_check import check_row_independence
+from lazyjax.typing import AnyArray, ApplyFn, Params
 
 
 def checked_optimizer(
@@ -41,6 +42,16 @@ def check_batches(batch_size: int | None, key: object, num_examples: int) -> Non
             f"`batch_size` must be at most the number of examples, {num_examples}; got "
             f"{batch_size}."
         )
+
+
+def check_eval_batches(
+    eval_batch_size: int | None, apply_fn: ApplyFn, params: Params, x: Array
+) -> None:
+    """Check that a network can be evaluated on so many examples at a time."""
+    if eval_batch_size is not None:
+        check_at_least("eval_batch_size", eval_batch_size, 1)
+        # Else outputs would depend on the size; under `jax.jit` that is not known.
+        check_row_independence(apply_fn, params, x)
 
 
 def as_limit(

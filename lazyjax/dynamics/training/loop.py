@@ -31,6 +31,7 @@ class Settings:
         num_steps: Number of updates.
         batch_size: Examples of a minibatch; `None` for all of them.
         sampling: How minibatches are drawn.
+        eval_batch_size: Examples that observers evaluate at a time; `None` for all.
         stops_early: Whether the loop ends once every run that is mapped has stopped.
     """
 
@@ -41,6 +42,7 @@ class Settings:
     num_steps: int
     batch_size: int | None
     sampling: Sampling
+    eval_batch_size: int | None
     stops_early: bool
 
 
@@ -216,6 +218,7 @@ def run_segment(
             y=problem.y,
             step=jnp.zeros((), jnp.int32),
             loss_fn=settings.loss_fn,
+            batch_size=settings.eval_batch_size,
         )
         # Looking before the loop, even if step 0 is not asked for, evaluates what the
         # observers need of the start once and outside; what they do not, XLA drops.

@@ -18,6 +18,7 @@ from lazyjax.dynamics.problem import checked_problem, checked_targets, named_obs
 from lazyjax.dynamics.snapshot import Observer, Snapshot
 from lazyjax.dynamics.training.arguments import (
     as_limit,
+    check_eval_batches,
     checked_optimizer,
     checked_steps,
 )
@@ -48,6 +49,7 @@ def train_on_batches(
     max_loss: float | Float[AnyArray, ""] | None = None,
     observe: Sequence[Observer] | Mapping[str, Observer] = (),
     observe_at: Sequence[int] | Int[AnyArray, "num_observed"] | None = None,
+    eval_batch_size: int | None = None,
     progress: bool | Progress = False,
     callback: Callback | None = None,
 ) -> Run:
@@ -74,6 +76,7 @@ def train_on_batches(
         max_loss: A larger loss counts as divergence.
         observe: Observers, as in `train`.
         observe_at: Increasing steps, from 0 to `num_steps`, at which the observers look.
+        eval_batch_size: As in `train`.
         progress: As in `train`.
         callback: As in `train`.
 
@@ -107,6 +110,7 @@ def train_on_batches(
         check_function("callback", callback, "(step, metrics) -> None")
     reader = _Reader(apply_fn, params, loss_fn, batches)
     x, y = reader.first()
+    check_eval_batches(eval_batch_size, apply_fn, reader.params, x)
     settings = Settings(
         apply_fn=HashableCallable(apply_fn),
         optimizer=optimizer,
@@ -115,6 +119,7 @@ def train_on_batches(
         num_steps=1,
         batch_size=None,
         sampling="shuffle",
+        eval_batch_size=eval_batch_size,
         stops_early=target_loss is not None or max_loss is not None,
     )
     problem = Problem(
@@ -203,6 +208,7 @@ class _Looks:
             y=problem.y,
             step=jnp.int32(0),
             loss_fn=settings.loss_fn,
+            batch_size=settings.eval_batch_size,
         )
 
     def __call__(self, params: Params, step: int) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from lazyjax.dynamics.training.arguments import (
     as_limit,
     check_batches,
     check_checkpoint,
+    check_eval_batches,
     checked_optimizer,
     checked_steps,
 )
@@ -163,6 +164,7 @@ def train(
     max_loss: float | Float[AnyArray, ""] | None = None,
     observe: Sequence[Observer] | Mapping[str, Observer] = (),
     observe_at: Sequence[int] | Int[AnyArray, "num_observed"] | None = None,
+    eval_batch_size: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int | None = None,
     progress: bool | Progress = False,
@@ -205,6 +207,9 @@ def train(
             `lazyjax.dynamics.observers`.
         observe_at: Increasing steps, from 0 to `num_steps`, at which the observers
             look; `None` means the first and the last.
+        eval_batch_size: Number of examples that observers evaluate outputs of, and rows
+            and columns of a kernel that they form, at a time; `None` means all. Rows of
+            `apply_fn` must not interact then.
         checkpoint: Folder to keep the run in. A call with the same arguments goes on
             from what is there, with the same result to the bit; another run is refused.
             Functions are compared by what they compute, as JAX traces it.
@@ -251,6 +256,7 @@ def train(
     steps = checked_steps(observe_at, num_steps)
     params, x, y, loss_dtype = checked_problem(apply_fn, params, x, y, loss_fn)
     check_batches(batch_size, key, x.shape[0])
+    check_eval_batches(eval_batch_size, apply_fn, params, x)
     num_steps = int(num_steps)
     settings = Settings(
         apply_fn=HashableCallable(apply_fn),
@@ -260,6 +266,7 @@ def train(
         num_steps=num_steps,
         batch_size=batch_size,
         sampling=sampling,
+        eval_batch_size=eval_batch_size,
         stops_early=target_loss is not None or max_loss is not None,
     )
     problem = Problem(
