@@ -134,18 +134,19 @@ def train_on_batches(
     # Steps overwrite their state, which must not be the caller's parameters.
     state = jax.tree.map(jnp.copy, initial_state(problem, settings=settings))
     losses: list[Array] = []
+    observed = set(steps.tolist())
     with program_listener(progress, "train", num_steps) as listener:
         for step in range(num_steps + 1):
             if 0 < step < num_steps:
                 problem = problem._replace(**reader.next(step))
-            seen = look(state.params, step) if step in steps else None
+            seen = look(state.params, step) if step in observed else None
             take = _last if step == num_steps else _step
             problem = problem._replace(params=None)
-            state, loss = take(problem, state, jnp.int32(step), settings=settings)
+            state, loss = take(problem, state, np.int32(step), settings=settings)
             losses.append(loss)
             if callback is not None and seen is not None:
                 _call_back(callback, state, loss, seen, step)
-            if step and step % max(1, num_steps // 100) == 0:
+            if listener and step and step % max(1, num_steps // 100) == 0:
                 tell(listener, jnp.float32(step), "step", loss=losses[step - 1])
             if settings.stops_early and int(state.stopped_at) >= 0:
                 break
@@ -249,7 +250,7 @@ class _Reader:
         batch = self.next(0)
         return batch["x"], batch["y"]
 
-    def next(self, step: int) -> dict[str, Array]:
+    def next(self, step: int) -> dict[str, AnyArray]:
         """The batch of `step`, which is the next; `x` and `y`."""
         try:
             x, y = self._pair(step)
@@ -267,7 +268,7 @@ class _Reader:
         except (TypeError, ValueError) as error:
             error.add_note(f"It was raised by the batch of step {step}.")
             raise
-        return {"x": jnp.asarray(x), "y": jnp.asarray(y)}
+        return {"x": x, "y": y}
 
     def _pair(self, step: int) -> Sequence[AnyArray]:
         try:
