@@ -206,6 +206,7 @@ def sweep_methods() -> dict[str, Method]:
     """A sweep of convolutional networks over 4 widths and 4 seeds, and its loop."""
     widths, num_seeds, num_steps, rate = (8, 16, 32, 64), 4, 20, 1e-3
     x = np.random.default_rng(0).standard_normal((32, 16, 16, 3)).astype("f4")
+    x = jnp.asarray(x)
     y, key = x[:, 0, 0, :1], jax.random.key(0)
     build = functools.partial(lazyjax.nets.cnn, depth=3)
 

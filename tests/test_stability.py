@@ -1,6 +1,7 @@
 """The largest stable learning rate, and results that say what diverged."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +56,7 @@ def test_the_curvature_of_the_loss_counts():
 
 def test_outputs_of_one_example_share_the_curvature(x64):
     params, x, y = two_layer.problem(np.float64)
-    y = jax.nn.softmax(y)
+    x, y = jnp.asarray(x), jax.nn.softmax(y)
     loss_fn = losses.cross_entropy_loss
     rate = largest_stable_rate(two_layer.apply, params, x, y, loss_fn=loss_fn)
     jac = jax.jacobian(lambda p: two_layer.apply(p, x).ravel())(params)
@@ -127,6 +128,6 @@ def test_a_sweep_tells_which_rates_diverge():
 
 @pytest.mark.parametrize("argument", ["x", "y"])
 def test_arguments_are_checked(argument):
-    given = {"x": X, "y": Y} | {argument: jnp.full_like(X, jnp.nan)}
+    given: dict[str, Any] = {"x": X, "y": Y, argument: jnp.full_like(X, jnp.nan)}
     with pytest.raises(ValueError, match=f"`{argument}`"):
         largest_stable_rate(LINEAR, jnp.zeros((2, 1)), **given)

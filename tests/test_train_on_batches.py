@@ -1,6 +1,7 @@
 """Training on batches from an iterator: the run of `train`, batch by batch."""
 
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,15 +18,15 @@ OPTIMIZER = optax.sgd(0.05, momentum=0.9)
 
 
 def on_batches(batches, num_steps, **options):
-    options = {"optimizer": OPTIMIZER} | options
+    given: dict[str, Any] = {"optimizer": OPTIMIZER, **options}
     return train_on_batches(
-        two_layer.apply, PARAMS, batches, num_steps=num_steps, **options
+        two_layer.apply, PARAMS, batches, num_steps=num_steps, **given
     )
 
 
 def on_all(num_steps, **options):
-    options = {"optimizer": OPTIMIZER} | options
-    return train(two_layer.apply, PARAMS, X, Y, num_steps=num_steps, **options)
+    given: dict[str, Any] = {"optimizer": OPTIMIZER, **options}
+    return train(two_layer.apply, PARAMS, X, Y, num_steps=num_steps, **given)
 
 
 def endless():
@@ -66,6 +67,7 @@ def test_each_batch_takes_one_step_in_order():
         residual = x @ current - y
         expected.append((residual**2).sum() / 2)
         current = current - 0.1 * x.T @ residual
+    x, y = pairs[-1]
     expected.append(((x @ current - y) ** 2).sum() / 2)
     taken = []
     single = [tuple(part.astype("float32") for part in pair) for pair in pairs]

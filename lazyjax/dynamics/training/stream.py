@@ -248,7 +248,7 @@ class _Reader:
     def first(self) -> tuple[Array, Array]:
         """The first batch."""
         batch = self.next(0)
-        return batch["x"], batch["y"]
+        return jnp.asarray(batch["x"]), jnp.asarray(batch["y"])
 
     def next(self, step: int) -> dict[str, AnyArray]:
         """The batch of `step`, which is the next; `x` and `y`."""
