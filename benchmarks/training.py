@@ -65,7 +65,9 @@ class Case:
 
     @functools.cached_property
     def _step(self) -> Callable[..., Any]:
-        loss_fn = lambda params: square_loss(self.apply_fn(params, self.x), self.y)
+        loss_fn = lambda params: square_loss(
+            self.apply_fn(params, self.x), jnp.asarray(self.y)
+        )
         return _jitted_step(loss_fn, self.optimizer)
 
 
@@ -188,7 +190,7 @@ def batches_methods(num_steps: int) -> dict[str, Method]:
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def step(params: Any, state: Any, x: Any, y: Any) -> Any:
-        loss_fn = lambda params: square_loss(case.apply_fn(params, x), y)
+        loss_fn = lambda params: square_loss(case.apply_fn(params, x), jnp.asarray(y))
         return _updated(loss_fn, case.optimizer, params, state)
 
     def loop() -> np.ndarray:

@@ -15,6 +15,8 @@ from lazyjax.dynamics.blocks import in_batches, ntk_in_blocks
 from tests.helpers import two_layer
 from tests.helpers.compare import assert_close
 
+pytestmark = pytest.mark.once
+
 SIZES = (1, 2, 3, 4, 7, 8, 100)
 NETWORK = nets.cnn(width=3, depth=1, num_outputs=2)
 X = jnp.asarray(np.random.default_rng(0).normal(size=(7, 4, 4, 1)), jnp.float32)

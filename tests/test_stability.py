@@ -14,6 +14,8 @@ from lazyjax.dynamics import largest_stable_rate, losses, observers, train
 from tests.helpers import two_layer
 from tests.helpers.compare import assert_close
 
+pytestmark = pytest.mark.once
+
 LINEAR = lambda w, x: x @ w
 X = jnp.array([[1.0, 0.0], [1.0, 3.0], [0.5, -1.0]])
 Y = jnp.array([[1.0], [-1.0], [0.5]])

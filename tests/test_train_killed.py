@@ -19,6 +19,8 @@ from lazyjax.dynamics import observers, train
 from lazyjax.files import archive
 from tests.helpers.compare import assert_close
 
+pytestmark = pytest.mark.once
+
 NETWORKS = {
     "convolutional": (nets.cnn(width=3, depth=2, num_outputs=2), (12, 5, 5, 1)),
     "dense": (nets.mlp(width=16, depth=2, num_outputs=2), (12, 4)),
