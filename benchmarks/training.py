@@ -1,9 +1,9 @@
-"""`lazyjax.train` and `lazyjax.sweep` beside loops of jitted steps on the host.
+"""`train`, `train_on_batches` and `sweep` beside loops of jitted steps on the host.
 
     python -m benchmarks.training --out FILE.json
 
 Beside `train` is a Python loop of one jitted step with donated buffers, whose losses are
-not waited for; beside `sweep` a loop over widths, each of which compiles its step once
+not waited for, also beside `train_on_batches` ("batches"), of NumPy's arrays; beside `sweep` a loop over widths, each of which compiles its step once
 for all seeds, compilation included on both sides. Losses are compared before any time
 counts. Methods take turns; `ratio` is that of their fastest calls.
 """
@@ -11,6 +11,7 @@ counts. Methods take turns; `ratio` is that of their fastest calls.
 import argparse
 import dataclasses
 import functools
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -64,17 +65,23 @@ class Case:
 
     @functools.cached_property
     def _step(self) -> Callable[..., Any]:
-        loss_fn = lambda params: square_loss(self.apply_fn(params, self.x), self.y)
+        loss_fn = lambda params: square_loss(
+            self.apply_fn(params, self.x), jnp.asarray(self.y)
+        )
         return _jitted_step(loss_fn, self.optimizer)
 
 
 def _jitted_step(loss_fn: Any, optimizer: optax.GradientTransformation) -> Any:
-    def step(params: Any, state: Any) -> Any:
-        loss, grads = jax.value_and_grad(loss_fn)(params)
-        updates, state = optimizer.update(grads, state, params)
-        return optax.apply_updates(params, updates), state, loss
-
+    step = functools.partial(_updated, loss_fn, optimizer)
     return jax.jit(step, donate_argnums=(0, 1))
+
+
+def _updated(
+    loss_fn: Any, optimizer: optax.GradientTransformation, params: Any, state: Any
+) -> Any:
+    loss, grads = jax.value_and_grad(loss_fn)(params)
+    updates, state = optimizer.update(grads, state, params)
+    return optax.apply_updates(params, updates), state, loss
 
 
 def _host_loop(
@@ -166,10 +173,42 @@ CASES: dict[str, Callable[[], Case]] = {
 }
 
 
+def batches_methods(num_steps: int) -> dict[str, Method]:
+    """Training on batches of 32 digits, and its loop."""
+    case = _digits()
+    pairs = [(case.x[i : i + 32], case.y[i : i + 32]) for i in range(0, 288, 32)]
+
+    def ours() -> np.ndarray:
+        run = lazyjax.dynamics.train_on_batches(
+            case.apply_fn,
+            case.params,
+            itertools.cycle(pairs),
+            optimizer=case.optimizer,
+            num_steps=num_steps,
+        )
+        return np.asarray(run.loss)[:-1]
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(params: Any, state: Any, x: Any, y: Any) -> Any:
+        loss_fn = lambda params: square_loss(case.apply_fn(params, x), jnp.asarray(y))
+        return _updated(loss_fn, case.optimizer, params, state)
+
+    def loop() -> np.ndarray:
+        params = jax.tree.map(jnp.copy, case.params)
+        state, losses = case.optimizer.init(params), []
+        for x, y in itertools.islice(itertools.cycle(pairs), num_steps):
+            params, state, loss = step(params, state, x, y)
+            losses.append(loss)
+        return np.asarray(jnp.stack(losses))
+
+    return {"lazyjax": ours, "host loop": loop}
+
+
 def sweep_methods() -> dict[str, Method]:
     """A sweep of convolutional networks over 4 widths and 4 seeds, and its loop."""
     widths, num_seeds, num_steps, rate = (8, 16, 32, 64), 4, 20, 1e-3
     x = np.random.default_rng(0).standard_normal((32, 16, 16, 3)).astype("f4")
+    x = jnp.asarray(x)
     y, key = x[:, 0, 0, :1], jax.random.key(0)
     build = functools.partial(lazyjax.nets.cnn, depth=3)
 
@@ -211,6 +250,9 @@ def measure(name: str, num_calls: int) -> dict[str, Any]:
     """
     if name == "sweep":
         methods, num_steps = sweep_methods(), 1
+    elif name == "batches":
+        num_steps = 200
+        methods = batches_methods(num_steps)
     else:
         case = CASES[name]()
         methods = {"lazyjax": case.train, "host loop": case.host_loop}
@@ -241,7 +283,7 @@ def measure(name: str, num_calls: int) -> dict[str, Any]:
 def main() -> None:
     """Print one row for each case, and write them if asked to."""
     parser = argparse.ArgumentParser()
-    names = [*CASES, "sweep"]
+    names = [*CASES, "batches", "sweep"]
     parser.add_argument("--case", nargs="*", choices=names, default=names)
     parser.add_argument("--calls", type=int, default=7)
     parser.add_argument("--out", type=Path)

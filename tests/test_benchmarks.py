@@ -25,6 +25,7 @@ from benchmarks import (
     networks,
     oracle,
     roofline,
+    training,
 )
 from benchmarks.infinite_workloads import Entries, infinite_works
 from benchmarks.peers import infinite_runner, nt_bridge_runner, worker
@@ -498,3 +499,9 @@ def test_certificates_of_toy_cases_are_measured(case):
     assert row["case"] == case
     assert row["median_s"] > 0
     assert row["peak_bytes"] >= 0
+
+
+def test_training_is_that_of_the_host_loop():
+    row = training.measure("small mlp", 1)
+    assert row["rel_error"] <= training.TOLERANCE
+    assert row["ratio"] == row["lazyjax_s"] / row["host_loop_s"]

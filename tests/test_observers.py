@@ -138,7 +138,7 @@ def test_observers_share_one_kernel_per_program_point(monkeypatch):
         f = apply_fn(params, x)
         return f[:, None, :, None] * f[None, :, None, :]
 
-    monkeypatch.setattr("lazyjax.dynamics.snapshot.empirical_ntk", counted)
+    monkeypatch.setattr("lazyjax.dynamics.blocks.empirical_ntk", counted)
     params, x, y = two_layer.problem(np.float32)
     train(
         lambda p, x: two_layer.apply(p, x),

@@ -159,7 +159,8 @@ def test_members_of_a_batch_stop_each_by_itself(x64):
     assert together.stopped_at.tolist() == [5, 8, 0, 3]
     assert together.diverged_at.tolist() == [-1, -1, -1, 3]
     assert together.explain() == (
-        "Of 4 runs of at most 20 steps, 1 diverged and 3 reached the target."
+        "Of 4 runs of at most 20 steps, 1 diverged (the first at step 3) and 3 reached "
+        "the target."
     )
     alone = decay_run(8.0, 0.5, target_loss=1e-3, max_loss=1e3)
     assert_close(together.loss[1], alone.loss)
@@ -189,7 +190,13 @@ def test_divergence_keeps_the_parameters_that_diverged():
     assert run.stopped_at == first
     assert np.isfinite(run.params).all()  # whose square is not
     assert not np.isfinite(run.loss[first:]).any()
-    assert run.explain() == f"The loss diverged at step {first} of 10."
+    assert run.explain() == (
+        f"The loss diverged at step {first} of 10. Gradient descent needs a learning "
+        "rate below that of `dynamics.largest_stable_rate`."
+    )
+    assert run.status == 2
+    with pytest.raises(RuntimeError, match=f"diverged at step {first}"):
+        run.raise_if_failed()
 
 
 def test_a_finite_limit_counts_as_divergence(x64):

@@ -12,6 +12,8 @@ from lazyjax.dynamics.linear.flow import (
 )
 from lazyjax.dynamics.losses import scaled as scaled, square_loss as square_loss
 from lazyjax.dynamics.snapshot import Observer as Observer, Snapshot as Snapshot
+from lazyjax.dynamics.stability import largest_stable_rate as largest_stable_rate
+from lazyjax.dynamics.training.stream import train_on_batches as train_on_batches
 from lazyjax.dynamics.training.train import Run as Run, train as train
 
 __getattr__ = _deprecated_names(

@@ -13,9 +13,9 @@ from typing import Any, TypeAlias
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, Shaped
 
+from lazyjax.dynamics.blocks import in_batches, ntk_in_blocks
 from lazyjax.dynamics.losses import square_loss
 from lazyjax.linalg import eigvalsh, gram_matrix
-from lazyjax.ntk import empirical_ntk
 from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params
 
 
@@ -31,6 +31,8 @@ class Snapshot:
         step: Number of updates so far; under gradient flow, the time.
         start: Snapshot at step 0; `None` where this is it. Read it as `initial`.
         loss_fn: Loss that is trained on.
+        batch_size: Examples whose outputs and kernel are evaluated at a time; `None` for
+            all of them.
 
     Example:
         >>> import jax.numpy as jnp
@@ -54,6 +56,7 @@ class Snapshot:
     step: int | float | Shaped[Array, ""] = 0
     start: "Snapshot | None" = None
     loss_fn: LossFn = square_loss
+    batch_size: int | None = None
 
     @property
     def initial(self) -> "Snapshot":
@@ -63,12 +66,14 @@ class Snapshot:
     @functools.cached_property
     def outputs(self) -> Float[Array, "n k"]:
         """Outputs on the training inputs."""
-        return self.apply_fn(self.params, jnp.asarray(self.x))
+        outputs_fn = functools.partial(self.apply_fn, self.params)
+        return in_batches(outputs_fn, jnp.asarray(self.x), self.batch_size)
 
     @functools.cached_property
     def ntk(self) -> Float[Array, "n n k k"]:
         """Kernel on the training inputs, unnormalized; NaN if rows interact."""
-        return empirical_ntk(self.apply_fn, self.params, self.x)
+        x = jnp.asarray(self.x)
+        return ntk_in_blocks(self.apply_fn, self.params, x, self.batch_size)
 
     @functools.cached_property
     def gram(self) -> Float[Array, "nk nk"]:

@@ -100,6 +100,9 @@ class Sweep(Tabular, Storable):
         [1.0, 3.0]
         >>> result.mean().mean[:, -1].tolist(), result.mean().count.tolist()
         ([2.0, 5.0], [2, 1])
+        >>> print(result.explain())
+        1 of 4 members diverged; their losses are not finite:
+          width 8: 1 of 2, the first at step 0
         >>> print(result.mean().explain())
         loss: 1 of 4 members are left out:
           width 8, seed 1: diverged at step 0
@@ -257,6 +260,37 @@ class Sweep(Tabular, Storable):
     def diverged(self) -> tuple[LeftOut, ...]:
         """The members whose loss ceased to be finite."""
         return self._members(self.diverged_at >= 0)
+
+    def explain(self) -> str:
+        """How many members diverged, when, and up to which learning rates none did.
+
+        Returns:
+            A line for each width at which some did.
+        """
+        total, count = self.diverged_at.size, len(self.diverged)
+        if not count:
+            return f"None of {total} members diverged."
+        lines = [f"{count} of {total} members diverged; their losses are not finite:"]
+        for width in self.axes.get("width", (None,)):
+            part = self if width is None else self.sel(width=width)
+            steps = [member.diverged_at for member in part.diverged]
+            if steps:
+                where = "" if width is None else f"width {width}: "
+                lines.append(
+                    f"  {where}{len(steps)} of {part.diverged_at.size}, the first at "
+                    f"step {min(steps)}{part._stable_rates()}"
+                )
+        return "\n".join(lines)
+
+    def _stable_rates(self) -> str:
+        """The learning rates up to which no member diverged, if there are several."""
+        rates = sorted(self.axes.get("learning_rate", ()))
+        if len(rates) < 2:
+            return ""
+        diverged = [bool(self.sel(learning_rate=rate).diverged) for rate in rates]
+        if diverged[0]:
+            return f"; some at the lowest learning rate, {rates[0]:g}"
+        return f"; none at learning rates up to {rates[diverged.index(True) - 1]:g}"
 
     def _members(self, which: np.ndarray) -> tuple[LeftOut, ...]:
         return tuple(

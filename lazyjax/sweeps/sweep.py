@@ -28,7 +28,7 @@ from lazyjax.callables.static import HashableCallable
 from lazyjax.dynamics.losses import square_loss
 from lazyjax.dynamics.observers import Observer
 from lazyjax.dynamics.problem import checked_targets, loss_dtype, named_observers
-from lazyjax.dynamics.training.train import checked_steps
+from lazyjax.dynamics.training.arguments import checked_steps
 from lazyjax.nets import Network, build
 from lazyjax.progress import Progress, progress_reporter
 from lazyjax.sweeps.checkpoint import Checkpoint, check_checkpoint

@@ -31,6 +31,7 @@ class Settings:
         num_steps: Number of updates.
         batch_size: Examples of a minibatch; `None` for all of them.
         sampling: How minibatches are drawn.
+        eval_batch_size: Examples that observers evaluate at a time; `None` for all.
         stops_early: Whether the loop ends once every run that is mapped has stopped.
     """
 
@@ -41,6 +42,7 @@ class Settings:
     num_steps: int
     batch_size: int | None
     sampling: Sampling
+    eval_batch_size: int | None
     stops_early: bool
 
 
@@ -155,27 +157,13 @@ def run_segment(
     before = initial_state(problem, settings=settings) if state is None else state
     num_steps = settings.num_steps
     end = start + (num_steps if length is None else length)
-    optimizer = optax.with_extra_args_support(settings.optimizer)
     batches = _Batches(problem, settings)
 
     def update(step: Array, carry: _Carry) -> _Carry:
         state, losses, order = carry
-        params, opt_state = state.params, state.opt_state
         order = batches.order_at(step, order)
         loss_at = batches.loss_fn(step, order)
-        loss, grads = jax.value_and_grad(loss_at)(params)
-        updates, new_opt_state = optimizer.update(
-            grads, opt_state, params, value=loss, grad=grads, value_fn=loss_at
-        )
-        state = state.after(problem, step, loss)
-        has_stopped = state.stopped_at >= 0
-        # Updates are dropped, not undone: that costs no copy of the parameters.
-        updates = jax.tree.map(lambda u: jnp.where(has_stopped, 0, u), updates)
-        keep = functools.partial(jnp.where, has_stopped)
-        state = state._replace(
-            params=optax.apply_updates(params, updates),
-            opt_state=jax.tree.map(keep, opt_state, new_opt_state),
-        )
+        state, loss = updated(problem, state, step, loss_at, settings.optimizer)
         losses = jax.lax.dynamic_update_index_in_dim(losses, loss, step - start, 0)
         return _Carry(state, losses, order)
 
@@ -230,6 +218,7 @@ def run_segment(
             y=problem.y,
             step=jnp.zeros((), jnp.int32),
             loss_fn=settings.loss_fn,
+            batch_size=settings.eval_batch_size,
         )
         # Looking before the loop, even if step 0 is not asked for, evaluates what the
         # observers need of the start once and outside; what they do not, XLA drops.
@@ -257,6 +246,31 @@ def run_segment(
     is_over = (state.stopped_at >= 0) & (steps > state.stopped_at)
     losses = jnp.where(is_over, state.stopped_loss, losses.at[end - start].set(loss))
     return Segment(state, losses, observations)
+
+
+def updated(
+    problem: Problem,
+    state: State,
+    step: Array,
+    loss_at: Callable[[Params], Array],
+    optimizer: optax.GradientTransformation,
+) -> tuple[State, Array]:
+    """State after one update, unless the run has stopped, and the loss before it."""
+    params, opt_state = state.params, state.opt_state
+    loss, grads = jax.value_and_grad(loss_at)(params)
+    updates, new_opt_state = optax.with_extra_args_support(optimizer).update(
+        grads, opt_state, params, value=loss, grad=grads, value_fn=loss_at
+    )
+    state = state.after(problem, step, loss)
+    has_stopped = state.stopped_at >= 0
+    # Updates are dropped, not undone: that costs no copy of the parameters.
+    updates = jax.tree.map(lambda u: jnp.where(has_stopped, 0, u), updates)
+    keep = functools.partial(jnp.where, has_stopped)
+    state = state._replace(
+        params=optax.apply_updates(params, updates),
+        opt_state=jax.tree.map(keep, opt_state, new_opt_state),
+    )
+    return state, loss
 
 
 class _Batches:

@@ -11,19 +11,23 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree, Shaped
 
-from lazyjax._brief import brief
 from lazyjax._checks import (
     check_at_least,
     check_choice,
     check_function,
-    check_key,
-    checked_path,
-    known_numbers,
 )
 from lazyjax.callables.static import HashableCallable
 from lazyjax.dynamics.losses import square_loss
 from lazyjax.dynamics.problem import checked_problem, named_observers
 from lazyjax.dynamics.snapshot import Observer
+from lazyjax.dynamics.training.arguments import (
+    as_limit,
+    check_batches,
+    check_checkpoint,
+    check_eval_batches,
+    checked_optimizer,
+    checked_steps,
+)
 from lazyjax.dynamics.training.checkpoint import run_with_checkpoints
 from lazyjax.dynamics.training.loop import (
     Problem,
@@ -87,26 +91,61 @@ class Run(Tabular, Storable):
             },
         )
 
+    @property
+    def status(self) -> Int[Array, "*batch"]:
+        """0 if the run took all steps, 1 if it reached its target, 2 if it diverged."""
+        reached = jnp.where(self.stopped_at >= 0, 1, 0)
+        return jnp.where(self.diverged_at >= 0, 2, reached).astype(jnp.int32)
+
+    def raise_if_failed(self) -> None:
+        """Raise if the run diverged; not under `jax.jit`.
+
+        Raises:
+            RuntimeError: If it did; the message is that of `explain`.
+        """
+        if np.any(np.asarray(self.diverged_at) >= 0):
+            raise RuntimeError(self.explain())
+
     def explain(self) -> str:
-        """How the run ended, in one sentence.
+        """How the run ended, and what can be done about it if it diverged.
 
         Returns:
-            The sentence, with counts if there are several runs.
+            A sentence or two, with counts if there are several runs.
         """
         num_steps = self.loss.shape[-1] - 1
         diverged, stopped = np.ravel(self.diverged_at), np.ravel(self.stopped_at)
         if diverged.size > 1:
             reached = np.sum((stopped >= 0) & (diverged < 0))
+            have = diverged >= 0
+            first = f" (the first at step {diverged[have].min()})" if have.any() else ""
             return (
-                f"Of {diverged.size} runs of at most {num_steps} steps, "
-                f"{np.sum(diverged >= 0)} diverged and {reached} reached the target."
+                f"Of {diverged.size} runs of at most {num_steps} steps, {np.sum(have)} "
+                f"diverged{first} and {reached} reached the target."
             )
         if diverged[0] >= 0:
-            return f"The loss diverged at step {diverged[0]} of {num_steps}."
+            return (
+                f"The loss diverged at step {diverged[0]} of {num_steps}. "
+                f"{self._stable_rate()}"
+            )
         loss = float(np.ravel(self.loss)[-1])
         if stopped[0] >= 0:
             return f"The loss reached its target at step {stopped[0]}: {loss:.3g}."
-        return f"The run took all {num_steps} steps; the last loss is {loss:.3g}."
+        first = float(np.ravel(self.loss)[0])
+        grew = f", more than the first, {first:.3g}" if loss > first else ""
+        return f"The run took all {num_steps} steps; the last loss is {loss:.3g}{grew}."
+
+    def _stable_rate(self) -> str:
+        eigenvalues = self.observations.get("ntk_eig_max")
+        if eigenvalues is None or int(self.observed_at[0]) > 0:
+            return (
+                "Gradient descent needs a learning rate below that of "
+                "`dynamics.largest_stable_rate`."
+            )
+        rate = 2 / float(np.ravel(eigenvalues)[0])
+        return (
+            "Gradient descent on the square loss is stable at the start up to a learning "
+            f"rate of {rate:.3g} (2 over `ntk_eig_max`)."
+        )
 
 
 def train(
@@ -125,6 +164,7 @@ def train(
     max_loss: float | Float[AnyArray, ""] | None = None,
     observe: Sequence[Observer] | Mapping[str, Observer] = (),
     observe_at: Sequence[int] | Int[AnyArray, "num_observed"] | None = None,
+    eval_batch_size: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int | None = None,
     progress: bool | Progress = False,
@@ -167,6 +207,9 @@ def train(
             `lazyjax.dynamics.observers`.
         observe_at: Increasing steps, from 0 to `num_steps`, at which the observers
             look; `None` means the first and the last.
+        eval_batch_size: Number of examples that observers evaluate outputs of, and rows
+            and columns of a kernel that they form, at a time; `None` means all. Rows of
+            `apply_fn` must not interact then.
         checkpoint: Folder to keep the run in. A call with the same arguments goes on
             from what is there, with the same result to the bit; another run is refused.
             Functions are compared by what they compute, as JAX traces it.
@@ -206,26 +249,24 @@ def train(
         >>> run.observations["ntk_eig_min"].tolist(), run.diverged_at.item()
         ([1.0, 1.0], -1)
     """
-    if not isinstance(optimizer, optax.GradientTransformation):
-        raise TypeError(
-            "`optimizer` must be an optax gradient transformation, such as "
-            f"`optax.sgd(0.1)`; got {brief(optimizer)}."
-        )
+    optimizer = checked_optimizer(optimizer)
     check_at_least("num_steps", num_steps, 0)
     check_choice("sampling", sampling, ("shuffle", "replacement"))
     observers = named_observers(observe)
     steps = checked_steps(observe_at, num_steps)
     params, x, y, loss_dtype = checked_problem(apply_fn, params, x, y, loss_fn)
-    _check_batches(batch_size, key, x.shape[0])
+    check_batches(batch_size, key, x.shape[0])
+    check_eval_batches(eval_batch_size, apply_fn, params, x)
     num_steps = int(num_steps)
     settings = Settings(
         apply_fn=HashableCallable(apply_fn),
-        optimizer=_static_optimizer(optimizer),
+        optimizer=optimizer,
         loss_fn=HashableCallable(loss_fn),
         observers=observers,
         num_steps=num_steps,
         batch_size=batch_size,
         sampling=sampling,
+        eval_batch_size=eval_batch_size,
         stops_early=target_loss is not None or max_loss is not None,
     )
     problem = Problem(
@@ -233,11 +274,11 @@ def train(
         x=x,
         y=y,
         key=key,
-        target_loss=_as_limit("target_loss", target_loss, -jnp.inf, loss_dtype),
-        max_loss=_as_limit("max_loss", max_loss, jnp.inf, loss_dtype),
+        target_loss=as_limit("target_loss", target_loss, -jnp.inf, loss_dtype),
+        max_loss=as_limit("max_loss", max_loss, jnp.inf, loss_dtype),
     )
     if checkpoint is not None or checkpoint_every is not None:
-        _check_checkpoint(checkpoint, checkpoint_every, num_steps)
+        check_checkpoint(checkpoint, checkpoint_every, num_steps)
     if callback is not None:
         check_function("callback", callback, "(step, metrics) -> None")
     with program_listener(progress, "train", num_steps) as listener:
@@ -276,72 +317,3 @@ def train(
         stopped_at=segment.state.stopped_at,
         diverged_at=segment.state.diverged_at,
     )
-
-
-def _check_batches(batch_size: int | None, key: object, num_examples: int) -> None:
-    if (batch_size is None) != (key is None):
-        missing = "key" if key is None else "batch_size"
-        raise ValueError(
-            f"`batch_size` and `key` must be given together; `{missing}` is missing."
-        )
-    if batch_size is None:
-        return
-    check_key("key", key)
-    check_at_least("batch_size", batch_size, 1)
-    if batch_size > num_examples:
-        raise ValueError(
-            f"`batch_size` must be at most the number of examples, {num_examples}; got "
-            f"{batch_size}."
-        )
-
-
-def _as_limit(
-    name: str, value: float | AnyArray | None, default: float, dtype: jnp.dtype
-) -> Array:
-    if np.isnan(known_numbers(name, default if value is None else value)).any():
-        raise ValueError(f"`{name}` must be a number or infinite; got {value}.")
-    limit = jnp.asarray(default if value is None else value)
-    if limit.ndim:
-        raise ValueError(f"`{name}` must be one number; got shape {limit.shape}.")
-    return limit.astype(dtype)
-
-
-def _check_checkpoint(path: object, every: int | None, num_steps: int) -> None:
-    if path is None or every is None:
-        missing = "checkpoint" if path is None else "checkpoint_every"
-        raise ValueError(
-            "`checkpoint` and `checkpoint_every` must be given together; "
-            f"`{missing}` is missing."
-        )
-    checked_path("checkpoint", path)
-    check_at_least("checkpoint_every", every, 1)
-    if num_steps % every:
-        raise ValueError(
-            f"`checkpoint_every` must divide `num_steps` = {num_steps}; got {every}."
-        )
-
-
-def checked_steps(
-    observe_at: Sequence[int] | AnyArray | None, num_steps: int
-) -> np.ndarray:
-    """Steps at which observers look, checked; by default the first and the last."""
-    if observe_at is None:
-        return np.unique([0, num_steps])
-    steps = known_numbers("observe_at", observe_at)
-    if steps.ndim != 1 or steps.size == 0 or not np.issubdtype(steps.dtype, np.integer):
-        raise ValueError(
-            "`observe_at` must be one or more integer steps in one dimension; got "
-            f"{brief(observe_at)}."
-        )
-    if steps[0] < 0 or steps[-1] > num_steps or np.any(np.diff(steps) <= 0):
-        raise ValueError(
-            f"`observe_at` must increase strictly, from 0 or later to `num_steps` = "
-            f"{num_steps} or earlier; got {brief(observe_at)}."
-        )
-    return steps
-
-
-def _static_optimizer(
-    optimizer: optax.GradientTransformation,
-) -> optax.GradientTransformation:
-    return type(optimizer)(*(HashableCallable(fn) for fn in optimizer))
