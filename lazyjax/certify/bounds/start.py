@@ -16,6 +16,7 @@ from lazyjax.certify.arithmetic.activations import (
 from lazyjax.certify.arithmetic.rounding import UNIT_ROUNDOFF
 from lazyjax.certify.bounds.agreement import check_agreement
 from lazyjax.certify.bounds.branches import evaluations_of
+from lazyjax.certify.bounds.conflict import conflict_of
 from lazyjax.certify.bounds.evaluation import Evaluation
 from lazyjax.certify.bounds.flips import FlipBounds, flip_bounds
 from lazyjax.certify.bounds.layers import Layers, check_features, data_of, layers_of
@@ -104,19 +105,10 @@ class Start:
 
         As that refutes, it is about networks that were compared with `network.apply`.
         """
-        seen: dict[bytes, int] = {}
-        for i, row in enumerate(self.inputs + 0.0):  # -0.0 equals 0.0
-            j = seen.setdefault(row.tobytes(), i)
-            if not np.array_equal(self.targets[i], self.targets[j]):
-                _ = self.evaluations
-                return Assumption(
-                    name="conflict",
-                    statement="two equal inputs have different targets, which no "
-                    "parameters fit",
-                    holds=True,
-                    detail=f"examples {j} and {i}",
-                )
-        return None
+        found = conflict_of(self.inputs, self.targets)
+        if found is not None:
+            _ = self.evaluations
+        return found
 
     @functools.cached_property
     def local(self) -> LocalBounds:

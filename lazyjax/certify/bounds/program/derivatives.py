@@ -1,0 +1,496 @@
+r"""Bounds of first and second derivatives in a ball, equation by equation.
+
+For each value $z$ of an example, in the ball of radius $R$ about the parameters $w_0$,
+and for changes $u, v$ of the leaves $u_a$ of parameters,
+
+$$\lVert Dz[u] \rVert \le \sum_a \ell_a \lVert u_a \rVert, \qquad
+\lVert D^2 z[u, v] \rVert \le \sum_{ab} M_{ab} \lVert u_a \rVert \lVert v_b \rVert,$$
+
+in Euclidean norms of all entries. So $z$ is within $R \lVert \ell \rVert$ of its value at
+$w_0$, which bounds the sizes that the rules need. Proofs of the rules are in
+`docs/theory/program_bounds.md`.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax.extend.core as jex
+import numpy as np
+
+from lazyjax.activations import ActivationSpec
+from lazyjax.certify.arithmetic.activations import ROUNDING, values_of
+from lazyjax.certify.bounds.program.enclosures import (
+    UnsupportedError,
+    exact,
+    fixed_exponent,
+)
+from lazyjax.certify.bounds.program.scalar_functions import (
+    ScalarFunction,
+    power,
+    scalar_function,
+)
+from lazyjax.certify.bounds.program.spans import Span
+from lazyjax.jaxpr.equations import is_smooth
+
+# Each rule has fewer roundings than this makes up for.
+_UP = 1 + 2.0**-36
+
+
+class Growth(NamedTuple):
+    r"""Bounds of the derivatives of a value, for each example.
+
+    Attributes:
+        first: $\ell$.
+        second: $M$.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+
+
+class Operand(NamedTuple):
+    """An operand of an equation.
+
+    Attributes:
+        span: What is known of it at the centre; `None` if it is a truth value.
+        growth: Of its derivatives; `None` if it does not depend on trained parameters.
+        radius: Of the ball.
+    """
+
+    span: Span
+    growth: Growth | None
+    radius: float
+
+    @property
+    def drift(self) -> np.ndarray:
+        """How far it gets from the centre, for each example."""
+        if self.growth is None:
+            return np.zeros(1)
+        return self.radius * np.sqrt(np.sum(self.growth.first**2, axis=1)) * _UP
+
+    @property
+    def largest(self) -> np.ndarray:
+        """Largest absolute value of an entry in the ball."""
+        return self.span.largest + self.drift
+
+    @property
+    def norm(self) -> np.ndarray:
+        """Largest norm in the ball."""
+        return self.span.norm + self.drift
+
+    @property
+    def smallest(self) -> np.ndarray:
+        """Smallest absolute value of an entry in the ball, or less."""
+        return self.span.smallest - self.drift * _UP
+
+
+Rule = Callable[[jex.JaxprEqn, Sequence[Operand]], Growth | None]
+
+
+def scaled(growth: Growth, factor: np.ndarray | float) -> Growth:
+    """Bounds of a linear map of a value, from a bound of the norm of the map."""
+    factor = np.reshape(factor, -1) * _UP
+    return Growth(
+        _times(growth.first, factor[:, None]),
+        _times(growth.second, factor[:, None, None]),
+    )
+
+
+def added(*growths: Growth | None) -> Growth | None:
+    """Bounds of a sum."""
+    moving = [growth for growth in growths if growth is not None]
+    if not moving:
+        return None
+    return Growth(
+        sum(growth.first for growth in moving) * _UP,
+        sum(growth.second for growth in moving) * _UP,
+    )
+
+
+def joined(*growths: Growth | None) -> Growth | None:
+    """Bounds of values side by side."""
+    moving = [growth for growth in growths if growth is not None]
+    if len(moving) < 2:
+        return moving[0] if moving else None
+    return Growth(
+        np.sqrt(sum(growth.first**2 for growth in moving)) * _UP,
+        np.sqrt(sum(growth.second**2 for growth in moving)) * _UP,
+    )
+
+
+def outer(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Products of bounds of first derivatives, in both orders."""
+    product = a[:, :, None] * b[:, None, :]
+    return product + product.swapaxes(1, 2)
+
+
+def of_scalar_function(
+    growth: Growth, slope: np.ndarray, curvature: np.ndarray
+) -> Growth:
+    """Bounds of a function of each entry."""
+    bent = growth.first[:, :, None] * growth.first[:, None, :]
+    first = _times(growth.first, slope[:, None])
+    second = _times(growth.second, slope[:, None, None]) + _times(
+        bent, curvature[:, None, None]
+    )
+    return Growth(first * _UP, second * _UP)
+
+
+def _times(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Products, of which those with 0 are 0: what does not move is not bent."""
+    with np.errstate(invalid="ignore"):
+        return np.where(a == 0, 0.0, a * b)
+
+
+def bilinear(
+    a: Growth | None,
+    b: Growth | None,
+    norm_a: np.ndarray,
+    norm_b: np.ndarray,
+    norm: float = 1.0,
+) -> Growth | None:
+    """Bounds of a product, from norms of the maps that each operand makes of the other."""
+    parts = []
+    if a is not None:
+        parts.append(scaled(a, norm_b))
+    if b is not None:
+        parts.append(scaled(b, norm_a))
+    total = added(*parts)
+    if a is None or b is None or total is None:
+        return total
+    second = total.second + norm * outer(*np.broadcast_arrays(a.first, b.first))
+    return Growth(total.first, second * _UP)
+
+
+def activated(spec: ActivationSpec, operand: Operand) -> Growth | None:
+    """Bounds of an activation with known bounds, from its slopes at the centre."""
+    growth, phi = operand.growth, spec.float64
+    if growth is None or phi is None:
+        return None
+    known = operand.span.known
+    _, derivative = values_of(phi, known.value)
+    off = ROUNDING + phi.curvature * known.radius
+    size = np.abs(derivative) + np.broadcast_to(off, derivative.shape)
+    here = np.max(size.reshape(len(size), -1), axis=1, initial=0.0)
+    slope = np.minimum(phi.slope, (here + phi.curvature * operand.drift) * _UP)
+    return of_scalar_function(growth, slope, np.full(slope.shape, phi.curvature))
+
+
+def _of_scalar(function: ScalarFunction, operand: Operand) -> Growth | None:
+    if operand.growth is None:
+        return None
+    low = np.nextafter(operand.span.low - operand.drift * _UP, -math.inf)
+    high = np.nextafter(operand.span.high + operand.drift * _UP, math.inf)
+    slope, curvature = function.slope(low, high), function.curvature(low, high)
+    return of_scalar_function(operand.growth, _proper(slope), _proper(curvature))
+
+
+def _proper(bound: np.ndarray) -> np.ndarray:
+    """Bounds of which nothing is known if they are not numbers."""
+    return np.where(np.isnan(bound), math.inf, bound)
+
+
+def infinite(growth: Growth) -> Growth:
+    """Bounds that say nothing."""
+    return Growth(
+        np.full(growth.first.shape, math.inf), np.full(growth.second.shape, math.inf)
+    )
+
+
+def without_kinks(growth: Growth, gap: np.ndarray, drift: np.ndarray) -> Growth:
+    """Bounds where no entry reaches a kink, `gap` away; else they say nothing."""
+    is_smooth = gap > drift * _UP
+    still = np.all(growth.first == 0, axis=1)
+    holds = np.reshape(is_smooth | still, (-1, 1))
+    return Growth(
+        np.where(holds, growth.first, math.inf),
+        np.where(holds[:, :, None], growth.second, math.inf),
+    )
+
+
+# Rules of equations.
+
+
+def _add(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
+    parts, size = [], eqn.outvars[0].aval.size
+    for operand in operands:
+        if operand.growth is not None:
+            # It may be a number that is added to every entry.
+            repeats = size / max(math.prod(operand.span.shape), 1)
+            parts.append(scaled(operand.growth, math.sqrt(repeats)))
+    return added(*parts)
+
+
+def _isometry(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
+    _only_first(eqn, operands)
+    return operands[0].growth
+
+
+def _convert(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
+    (operand,) = operands
+    is_cut = operand.span.known.is_float and not is_smooth(eqn.outvars[0])
+    if is_cut and operand.growth is not None:
+        raise UnsupportedError(describe(eqn) + ", to integers")
+    return operand.growth
+
+
+def _only_first(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> None:
+    if any(operand.growth is not None for operand in operands[1:]):
+        raise UnsupportedError(f"{eqn.primitive.name} at places that depend on parameters")
+
+
+def _averaged(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
+    """Sums of as many entries each, or entries repeated as often."""
+    (growth,) = (operand.growth for operand in operands)
+    before, after = (v.aval.size for v in (eqn.invars[0], eqn.outvars[0]))
+    if growth is None or not before or not after:
+        return None
+    return scaled(growth, math.sqrt(max(before / after, after / before)))
+
+
+def _gather(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
+    _only_first(eqn, operands)
+    # No entry is read more often than there are windows.
+    windows = math.prod(eqn.invars[1].aval.shape[:-1])
+    growth = operands[0].growth
+    return None if growth is None else scaled(growth, math.sqrt(windows))
+
+
+def _side_by_side(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
+    return joined(*(operand.growth for operand in operands))
+
+
+def _pad(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
+    _only_first(eqn, operands)
+    return operands[0].growth
+
+
+def _update(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
+    first, second, *places = operands
+    if eqn.primitive.name == "scatter":
+        first, places, second = first, [second], places[0]
+    if any(place.growth is not None for place in places):
+        raise UnsupportedError(f"{eqn.primitive.name} at places that depend on parameters")
+    return joined(first.growth, second.growth)
+
+
+def _cumulated(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
+    (growth,) = (operand.growth for operand in operands)
+    length = eqn.invars[0].aval.shape[eqn.params["axis"]]
+    return None if growth is None else scaled(growth, float(length))
+
+
+def _window_sum(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
+    (growth,) = (operand.growth for operand in operands)
+    params = eqn.params
+    window, strides = params["window_dimensions"], params["window_strides"]
+    is_plain = all(
+        n == 1 for n in (*params["base_dilation"], *params["window_dilation"])
+    )
+    # As many entries add up; as many sums read one entry.
+    repeats = [
+        math.ceil(w / s) if is_plain else w for w, s in zip(window, strides, strict=True)
+    ]
+    norm = math.sqrt(math.prod(window) * math.prod(repeats))
+    return None if growth is None else scaled(growth, norm)
+
+
+def _mul(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
+    a, b = operands
+    return bilinear(a.growth, b.growth, _beside(a, b), _beside(b, a))
+
+
+def _beside(a: Operand, b: Operand) -> np.ndarray:
+    """Norm of the product with `a`, as a map of `b`, which may be a single number."""
+    return a.largest if a.span.shape == b.span.shape else a.norm
+
+
+def _div(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
+    a, b = operands
+    with np.errstate(divide="ignore"):
+        inverse = np.where(b.smallest > 0, 1 / b.smallest, math.inf) * _UP
+    of_inverse = None
+    if b.growth is not None:
+        of_inverse = of_scalar_function(b.growth, inverse**2 * _UP, 2 * inverse**3 * _UP)
+    repeats = eqn.outvars[0].aval.size / max(math.prod(a.span.shape), 1)
+    return bilinear(
+        a.growth, of_inverse, _beside(a, b), inverse * math.sqrt(repeats) * _UP
+    )
+
+
+def _dot(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
+    contracted, batched = eqn.params["dimension_numbers"]
+    norms = [
+        operand.span.operator_norm(tuple(batch), tuple(rows)) + operand.drift
+        for operand, rows, batch in zip(operands, contracted, batched, strict=True)
+    ]
+    a, b = operands
+    return bilinear(a.growth, b.growth, *norms)
+
+
+def _convolution(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
+    params, (images, filters) = eqn.params, operands
+    if params["batch_group_count"] != 1:
+        raise UnsupportedError("conv_general_dilated with batch groups")
+    spec = params["dimension_numbers"].rhs_spec
+    shape = eqn.invars[1].aval.shape
+    is_plain = all(n == 1 for n in (*params["lhs_dilation"], *params["rhs_dilation"]))
+    # No pixel is read by more windows than this.
+    repeats = math.prod(
+        math.ceil(shape[axis] / stride) if is_plain else shape[axis]
+        for axis, stride in zip(spec[2:], params["window_strides"], strict=True)
+    )
+    overlap = math.sqrt(repeats) * _UP
+    of_images = images.norm * overlap
+    of_filters = filters.span.operator_norm((), (spec[0],)) + filters.drift
+    return bilinear(
+        images.growth, filters.growth, of_images, of_filters * overlap, overlap
+    )
+
+
+def _compare(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
+    """Whether an inequality holds does not change as long as no entry is at its edge."""
+    a, b = operands
+    if eqn.invars[0] is eqn.invars[1]:
+        return None
+    if not (a.span.known.is_float and b.span.known.is_float):
+        return _without_change(eqn, operands)
+    gap, moved = a.span.distance(b.span), added(a.growth, b.growth)
+    if moved is None or np.all(gap > (a.drift + b.drift) * _UP):
+        return None
+    return infinite(moved)
+
+
+def _without_change(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
+    """What does not change where its operands do not."""
+    return added(*(operand.growth for operand in operands))
+
+
+def _select(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
+    which, *cases = operands
+    if which.growth is not None:  # it may change
+        return infinite(which.growth)
+    return joined(*(case.growth for case in cases))
+
+
+def _abs(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
+    (a,) = operands
+    if a.growth is None:
+        return None
+    return without_kinks(a.growth, a.span.smallest, a.drift)
+
+
+def _sign(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
+    (a,) = operands
+    if a.growth is None or np.all(a.smallest > 0):
+        return None
+    return infinite(a.growth)
+
+
+def _clamp(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
+    low, a, high = operands
+    if a.growth is None or low.growth is not None or high.growth is not None:
+        raise UnsupportedError("clamp between bounds that depend on parameters")
+    gap = np.minimum(a.span.distance(low.span), a.span.distance(high.span))
+    return without_kinks(a.growth, gap, a.drift)
+
+
+def _pow(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
+    base, exponent = operands
+    if exponent.growth is not None:
+        raise UnsupportedError("pow with an exponent that depends on parameters")
+    return _of_scalar(power(fixed_exponent(exponent.span.known)), base)
+
+
+def _custom(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
+    name = eqn.params.get("name")
+    if name == "logaddexp":
+        moved = added(*(operand.growth for operand in operands))
+        ones = np.ones(1)
+        return None if moved is None else of_scalar_function(moved, ones, ones / 4)
+    (a,) = operands
+    if a.growth is None:
+        return None
+    gap = a.span.smallest
+    if name == "relu6":
+        gap = np.minimum(gap, a.span.distance(Span(exact(np.full(1, 6.0)), True)))
+    return without_kinks(a.growth, gap, a.drift)
+
+
+def softmax(operand: Operand) -> Growth | None:
+    """Bounds of a softmax, along any axes."""
+    if operand.growth is None:
+        return None
+    ones = np.ones(1)
+    return of_scalar_function(operand.growth, ones / 2, ones * 1.25)
+
+
+_RULES: dict[str, Rule] = {
+    **dict.fromkeys(("add", "add_any", "sub"), _add),
+    **dict.fromkeys(
+        (
+            "neg",
+            "reshape",
+            "transpose",
+            "squeeze",
+            "expand_dims",
+            "rev",
+            "slice",
+            "dynamic_slice",
+            "copy",
+            "copy_p",
+            "name",
+        ),
+        _isometry,
+    ),
+    "convert_element_type": _convert,
+    **dict.fromkeys(("broadcast_in_dim", "reduce_sum"), _averaged),
+    "gather": _gather,
+    "concatenate": _side_by_side,
+    "pad": _pad,
+    **dict.fromkeys(("dynamic_update_slice", "scatter"), _update),
+    "cumsum": _cumulated,
+    "reduce_window_sum": _window_sum,
+    "mul": _mul,
+    "div": _div,
+    "dot_general": _dot,
+    "conv_general_dilated": _convolution,
+    **dict.fromkeys(("gt", "ge", "lt", "le", "eq", "ne"), _compare),
+    **dict.fromkeys(("and", "or", "not", "xor"), _without_change),
+    "is_finite": lambda eqn, operands: None,
+    "select_n": _select,
+    "abs": _abs,
+    "sign": _sign,
+    "clamp": _clamp,
+    "pow": _pow,
+    "custom_jvp_call": _custom,
+}
+
+
+def growth_of(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
+    """Bounds of the derivatives of an equation's result.
+
+    Args:
+        eqn: The equation.
+        operands: Its operands.
+
+    Returns:
+        The bounds, or `None` if the result does not move.
+
+    Raises:
+        UnsupportedError: If there is no rule for the primitive.
+    """
+    function = scalar_function(eqn.primitive.name, eqn.params)
+    if function is not None:
+        return _of_scalar(function, operands[0])
+    rule = _RULES.get(eqn.primitive.name)
+    if rule is None:
+        raise UnsupportedError(describe(eqn))
+    return rule(eqn, operands)
+
+
+def describe(eqn: jex.JaxprEqn) -> str:
+    """A primitive by name, where its operands depend on parameters."""
+    name: Any = eqn.primitive.name
+    return f"{name} of what depends on parameters"
