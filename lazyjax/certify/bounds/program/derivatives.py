@@ -403,8 +403,16 @@ def _pow(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
     return _of_scalar(power(fixed_exponent(exponent.span.known)), base)
 
 
-def _custom(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
-    name = eqn.params.get("name")
+def of_known_function(name: str, operands: Sequence[Operand]) -> Growth | None:
+    """Bounds of a function of JAX that is called by name.
+
+    Args:
+        name: "relu", "relu6" or "logaddexp".
+        operands: Its operands.
+
+    Returns:
+        The bounds, or `None` if the result does not move.
+    """
     if name == "logaddexp":
         moved = added(*(operand.growth for operand in operands))
         ones = np.ones(1)
@@ -464,7 +472,6 @@ _RULES: dict[str, Rule] = {
     "sign": _sign,
     "clamp": _clamp,
     "pow": _pow,
-    "custom_jvp_call": _custom,
 }
 
 

@@ -6,7 +6,6 @@ the program of the function and that of its derivative are, letter by letter, th
 function of JAX.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,11 +19,12 @@ from lazyjax.jaxpr.equations import aval_of, called, equations, evaluate
 _CUSTOM = "custom_jvp_call"
 
 # Functions of JAX with custom rules, each the derivative of its function.
-_JAX_FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "relu": jax.nn.relu,
-    "relu6": jax.nn.relu6,
-    "logaddexp": jnp.logaddexp,
+_JAX_FUNCTIONS: dict[str, tuple[Callable[..., Any], int]] = {
+    "relu": (jax.nn.relu, 1),
+    "relu6": (jax.nn.relu6, 1),
+    "logaddexp": (jnp.logaddexp, 2),
 }
+"""By name: the function, and its number of operands."""
 
 
 def is_call(eqn: jex.JaxprEqn) -> bool:
@@ -60,47 +60,47 @@ def activation_of(eqn: jex.JaxprEqn, debug_info: Any) -> ActivationSpec | None:
     return None
 
 
-def has_known_rule(eqn: jex.JaxprEqn, debug_info: Any) -> bool:
-    """Whether a function with a custom rule, and that rule, are those of JAX.
+def known_function(eqn: jex.JaxprEqn, debug_info: Any) -> str | None:
+    """Name of the function of JAX that a call with a custom rule is, if it is one.
 
     Args:
         eqn: Equation that calls the function.
         debug_info: That of the jaxpr which the equation is of.
 
     Returns:
-        Whether they are.
+        The name, or `None`.
     """
+    if eqn.primitive.name != _CUSTOM:
+        return None
     avals = [aval_of(v) for v in eqn.invars if not isinstance(v, jex.Literal)]
-    fn = _JAX_FUNCTIONS.get(eqn.params.get("name", ""))
-    if eqn.primitive.name != _CUSTOM or fn is None:
-        return False
-    values = [v.val if isinstance(v, jex.Literal) else None for v in eqn.invars]
-
-    def of_variables(*operands: Any) -> Any:
-        rest = iter(operands)
-        return fn(*(next(rest) if value is None else value for value in values))
-
-    reference = [
-        e
-        for e in equations(jax.make_jaxpr(of_variables)(*avals))
-        if e.primitive.name == _CUSTOM
-    ]
-    if len(reference) != 1:
-        return False
     found = _texts(_function(eqn, debug_info), avals)
-    return bool(found) and found == _texts(_function(reference[0], debug_info), avals)
+    for name, (fn, num_operands) in _JAX_FUNCTIONS.items():
+        if num_operands == len(eqn.invars) and found:
+            (reference,) = (
+                e
+                for e in equations(jax.make_jaxpr(_filled(fn, eqn))(*avals))
+                if e.primitive.name == _CUSTOM
+            )
+            if found == _texts(_function(reference, debug_info), avals):
+                return name
+    return None
+
+
+def _filled(fn: Callable[..., Any], eqn: jex.JaxprEqn) -> Callable[..., Any]:
+    """A function of those operands of an equation that are variables."""
+
+    def run(*operands: Any) -> Any:
+        rest = iter(operands)
+        return fn(
+            *(v.val if isinstance(v, jex.Literal) else next(rest) for v in eqn.invars)
+        )
+
+    return run
 
 
 def _function(eqn: jex.JaxprEqn, debug_info: Any) -> Callable[..., Any]:
     """An equation as a function of those of its operands that are variables."""
-
-    def run(*operands: Any) -> Any:
-        rest = iter(operands)
-        values = (v.val if isinstance(v, jex.Literal) else next(rest) for v in eqn.invars)
-        (result,) = evaluate(eqn, debug_info, *values)
-        return result
-
-    return run
+    return _filled(lambda *values: evaluate(eqn, debug_info, *values)[0], eqn)
 
 
 def _texts(fn: Callable[..., Any], avals: Sequence[Any]) -> tuple[str, ...]:
@@ -117,9 +117,3 @@ def _texts(fn: Callable[..., Any], avals: Sequence[Any]) -> tuple[str, ...]:
 def _jvp(fn: Callable[..., Any], values: Sequence[Any]) -> Any:
     half = len(values) // 2
     return jax.jvp(fn, tuple(values[:half]), tuple(values[half:]))
-
-
-@functools.cache
-def known_names() -> str:
-    """Names of functions with custom rules that are known."""
-    return ", ".join(_JAX_FUNCTIONS)

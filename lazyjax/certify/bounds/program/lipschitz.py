@@ -10,6 +10,7 @@ import jax
 import jax.extend.core as jex
 import numpy as np
 
+from lazyjax.activations import ActivationSpec
 from lazyjax.certify.arithmetic.matrices import perron_upper
 from lazyjax.certify.arithmetic.rounding import UNIT_ROUNDOFF
 from lazyjax.certify.bounds.program.derivatives import (
@@ -17,10 +18,11 @@ from lazyjax.certify.bounds.program.derivatives import (
     Operand,
     activated,
     growth_of,
+    of_known_function,
     softmax,
 )
 from lazyjax.certify.bounds.program.enclosures import Enclosure, enclosures, exact
-from lazyjax.certify.bounds.program.known_calls import activation_of
+from lazyjax.certify.bounds.program.known_calls import activation_of, known_function
 from lazyjax.certify.bounds.program.reading import ExampleProgram, inputs_of, variables
 from lazyjax.certify.bounds.program.spans import Span
 from lazyjax.jaxpr.equations import evaluate, opened
@@ -100,21 +102,25 @@ class ProgramLipschitz:
     def _of_equation(self, eqn: jex.JaxprEqn, operands: list[Operand]) -> Growth | None:
         if eqn.outvars[0] in self.program.softmaxes:
             return softmax(operands[0])
-        spec = self._activations.get(eqn.outvars[0])
-        if spec is not None:
-            moving = [part for part in operands if part.growth is not None]
-            return activated(spec, moving[0]) if moving else None
-        return growth_of(eqn, operands)
+        found = self._calls.get(eqn.outvars[0])
+        if found is None:
+            return growth_of(eqn, operands)
+        if isinstance(found, str):
+            return of_known_function(found, operands)
+        moving = [part for part in operands if part.growth is not None]
+        return activated(found, moving[0]) if moving else None
 
     @functools.cached_property
-    def _activations(self) -> dict[Any, Any]:
+    def _calls(self) -> dict[Any, ActivationSpec | str]:
+        """What calls compute: an activation, or a function of JAX, by name."""
         jaxpr, _ = opened(self.program.closed)
         with jax.enable_x64(True):
-            return {
-                eqn.outvars[0]: spec
+            named = {
+                eqn.outvars[0]: activation_of(eqn, jaxpr.debug_info)
+                or known_function(eqn, jaxpr.debug_info)
                 for eqn in self.program.steps
-                if (spec := activation_of(eqn, jaxpr.debug_info)) is not None
             }
+        return {variable: found for variable, found in named.items() if found}
 
 
 def spans_of(

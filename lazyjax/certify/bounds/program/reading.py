@@ -14,7 +14,7 @@ from jaxtyping import Array
 from lazyjax.certify.bounds.program.enclosures import UnsupportedError
 from lazyjax.certify.bounds.program.known_calls import (
     activation_of,
-    has_known_rule,
+    known_function,
 )
 from lazyjax.jaxpr.equations import (
     called,
@@ -127,10 +127,10 @@ def _flat_equation(
     name = eqn.primitive.name
     if name in ("custom_jvp_call", "custom_vjp_call"):
         # Kept as it is, so that its rule is that of the derivative.
-        if not has_known_rule(eqn, debug_info):
+        if known_function(eqn, debug_info) is None:
             raise UnsupportedError(
-                f"{name} of {eqn.params.get('name', 'a function')!r}, whose rule for "
-                "the derivative is not known to be one"
+                f"{name} of {_name(eqn)}, and its own rule for the derivative is not "
+                "known to be right"
             )
         return evaluate(eqn, debug_info, *values)
     if activation_of(eqn, debug_info) is not None:
@@ -145,6 +145,12 @@ def _flat_equation(
     if name == "min":
         return [_chosen(values[0] < values[1], values[1], values[0], eqn)]
     return evaluate(eqn, debug_info, *values)
+
+
+def _name(eqn: jex.JaxprEqn) -> str:
+    """Name of the function that an equation calls, as far as it has one."""
+    inner, _ = opened(eqn.params["call_jaxpr"])
+    return getattr(inner.debug_info, "func_name", None) or "a function"
 
 
 def _chosen(which: Array, otherwise: Any, then: Any, eqn: jex.JaxprEqn) -> Array:

@@ -66,6 +66,25 @@ class ProgramStart:
             detail="read from its program",
         )
 
+    @property
+    def first_layer(self) -> Assumption:
+        """The assumption that flips can be counted, which needs a description."""
+        return Assumption(
+            name="first layer",
+            statement="one hidden layer of ReLU units or the like, the first layer "
+            "trained",
+            holds=False,
+            detail="read from its program",
+        )
+
+    @property
+    def outputs(self) -> tuple[Float[np.ndarray, "n k"], float]:
+        """What the function computes, and the norm of its error."""
+        known = self.lipschitz.spans[self.program.result].known
+        radius = np.broadcast_to(known.radius, self.targets.shape)
+        error = frobenius_upper(radius.reshape(-1), UNIT_ROUNDOFF)
+        return np.broadcast_to(known.value, self.targets.shape), error
+
     @functools.cached_property
     def _leaves(self) -> list[np.ndarray]:
         return jax.tree.leaves(self.params)
@@ -95,11 +114,7 @@ class ProgramStart:
     @functools.cached_property
     def residual(self) -> Residual:
         """Outputs minus targets."""
-        known = self.lipschitz.spans[self.program.result].known
-        value = np.broadcast_to(known.value, self.targets.shape)
-        radius = np.broadcast_to(known.radius, self.targets.shape)
-        error = frobenius_upper(radius.reshape(-1), UNIT_ROUNDOFF)
-        return residual_from(value, error, self.targets, UNIT_ROUNDOFF)
+        return residual_from(*self.outputs, self.targets, UNIT_ROUNDOFF)
 
     @functools.cached_property
     def jacobian(self) -> Jacobian:
@@ -146,7 +161,7 @@ def _named() -> Iterator[None]:
     try:
         yield
     except UnsupportedError as error:
-        raise ValueError(
+        raise UnsupportedError(
             "`apply_fn` must be a smooth function that bounds are known of, to be "
             f"certified; its program has {error}."
         ) from error
