@@ -302,8 +302,11 @@ def _mul(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
 
 
 def _beside(a: Operand, b: Operand) -> np.ndarray:
-    """Norm of the product with `a`, as a map of `b`, which may be a single number."""
-    return a.largest if a.span.shape == b.span.shape else a.norm
+    """Norm of the product with `a`, as a map of `b`, which may be broadcast."""
+    if not b.span.shape:
+        return a.norm
+    axes = tuple(axis for axis, size in enumerate(b.span.shape) if size == 1)
+    return a.span.norm_along(axes if a.span.shape else ()) + a.drift
 
 
 def _div(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
@@ -455,7 +458,7 @@ _RULES: dict[str, Rule] = {
     "convert_element_type": _convert,
     **dict.fromkeys(("broadcast_in_dim", "reduce_sum"), _averaged),
     "gather": _gather,
-    "concatenate": _side_by_side,
+    **dict.fromkeys(("concatenate", "stack"), _side_by_side),
     "pad": _pad,
     **dict.fromkeys(("dynamic_update_slice", "scatter"), _update),
     "cumsum": _cumulated,

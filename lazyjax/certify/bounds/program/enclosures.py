@@ -472,7 +472,7 @@ _RULES: dict[str, Callable[..., list[Enclosure]]] = {
         _moved,
     ),
     **dict.fromkeys(
-        ("concatenate", "pad", "dynamic_update_slice", "scatter"), _linear(_one)
+        ("concatenate", "stack", "pad", "dynamic_update_slice", "scatter"), _linear(_one)
     ),
     "reduce_sum": _linear(_reduced),
     "cumsum": _linear(_along),

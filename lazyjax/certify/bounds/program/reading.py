@@ -184,7 +184,13 @@ def _unrolled(eqn: jex.JaxprEqn, values: list[Any]) -> list[Any]:
         collected.reverse()
     if not collected:
         raise UnsupportedError("scan of no steps")
-    return [*carry, *(jnp.stack(parts) for parts in zip(*collected, strict=True))]
+    return [
+        *carry,
+        *(
+            jnp.concatenate([part[None] for part in parts])
+            for parts in zip(*collected, strict=True)
+        ),
+    ]
 
 
 def _analyzed(closed: jex.ClosedJaxpr, num_leaves: int) -> ExampleProgram:
@@ -278,22 +284,17 @@ def _softmax(eqn: jex.JaxprEqn, made_by: dict[Any, jex.JaxprEqn]) -> Softmax | N
     top, bottom = (_source(v, made_by) for v in eqn.invars)
     if top is None or bottom is None or top.primitive.name != "exp":
         return None
-    if bottom.primitive.name != "broadcast_in_dim":
-        return None
     total = _source(bottom.invars[0], made_by, through=("reshape",))
     if total is None or total.primitive.name != "reduce_sum":
         return None
     axes = tuple(total.params["axes"])
     shape = top.outvars[0].aval.shape
-    if total.invars[0] is not eqn.invars[0]:
-        return None
-    if not _is_spread(bottom, total, axes, shape):
+    if total.invars[0] is not eqn.invars[0] or not _is_spread(bottom, axes, shape):
         return None
     exponent = top.invars[0]
     shifted = _source(exponent, made_by)
     if shifted is not None and shifted.primitive.name == "sub":
-        shift = _source(shifted.invars[1], made_by, through=("stop_gradient",))
-        if shift is not None and _is_constant_along(shift, axes):
+        if _is_constant_along(shifted.invars[1], axes, made_by):
             exponent = shifted.invars[0]
     if isinstance(exponent, jex.Literal) or exponent.aval.shape != shape:
         return None
@@ -311,32 +312,39 @@ def _source(
     return eqn
 
 
-def _is_constant_along(eqn: jex.JaxprEqn, axes: tuple[int, ...]) -> bool:
-    """Whether a broadcast repeats the same numbers along axes."""
-    if eqn.primitive.name != "broadcast_in_dim":
+def _is_constant_along(
+    atom: Any, axes: tuple[int, ...], made_by: dict[Any, jex.JaxprEqn]
+) -> bool:
+    """Whether a value is the same along axes, as it is broadcast along them."""
+    shape = atom.aval.shape
+    if not shape or all(shape[axis] == 1 for axis in axes):
+        return True
+    eqn = _source(atom, made_by, through=("stop_gradient",))
+    if eqn is None or eqn.primitive.name != "broadcast_in_dim":
         return False
-    shape = eqn.invars[0].aval.shape
-    kept = dict(zip(eqn.params["broadcast_dimensions"], shape, strict=True))
+    kept = dict(
+        zip(eqn.params["broadcast_dimensions"], eqn.invars[0].aval.shape, strict=True)
+    )
     return all(kept.get(axis, 1) == 1 for axis in axes)
 
 
 def _is_spread(
-    spread: jex.JaxprEqn, total: jex.JaxprEqn, axes: tuple[int, ...], shape: Any
+    spread: jex.JaxprEqn, axes: tuple[int, ...], shape: tuple[int, ...]
 ) -> bool:
     """Whether sums along axes are put back where their terms were."""
-    others = [axis for axis in range(len(shape)) if axis not in axes]
-    wide = [axis for axis in others if shape[axis] != 1]
-    kept = [
-        axis
-        for axis, size in zip(
-            spread.params["broadcast_dimensions"],
-            spread.invars[0].aval.shape,
-            strict=True,
-        )
-        if size != 1
-    ]
+    before, after = (v.aval.shape for v in (spread.invars[0], spread.outvars[0]))
+    if len(after) != len(shape):
+        return False
+    wide = [a for a, size in enumerate(shape) if a not in axes and size != 1]
+    if spread.primitive.name == "broadcast_in_dim":
+        numbers = spread.params["broadcast_dimensions"]
+        kept = [a for a, size in zip(numbers, before, strict=True) if size != 1]
+    elif spread.primitive.name in ("reshape", "expand_dims"):
+        kept = [a for a, size in enumerate(after) if size != 1]
+    else:
+        return False
     # Axes of more than one entry stay in order, through any reshaping by ones.
-    return spread.outvars[0].aval.shape == shape and kept == wide
+    return kept == wide and all(after[a] == shape[a] for a in wide)
 
 
 def variables(program: ExampleProgram) -> Iterator[Any]:

@@ -82,6 +82,19 @@ class Span:
         slack = 1 + gamma(size.shape[1] + 4, UNIT_ROUNDOFF)
         return np.sqrt(np.sum(size * size, axis=1)) * slack
 
+    def norm_along(self, axes: tuple[int, ...]) -> np.ndarray:
+        """Largest Euclidean norm of entries along axes of one example."""
+        key = "along", axes
+        if key not in self._operator_norms:
+            along = tuple(axis + 1 for axis in axes)
+            size = np.broadcast_to(self.known.size, self.known.value.shape)
+            number = math.prod(self.shape[axis] for axis in axes)
+            slack = 1 + gamma(number + 4, UNIT_ROUNDOFF)
+            norms = np.sqrt(np.sum(size * size, axis=along)) * slack
+            norms = norms.reshape(len(size), -1)
+            self._operator_norms[key] = np.max(norms, axis=1, initial=0.0)
+        return self._operator_norms[key]
+
     @functools.cached_property
     def _operator_norms(self) -> dict[tuple, np.ndarray]:
         return {}
