@@ -437,6 +437,25 @@ def softmax(operand: Operand) -> Growth | None:
     return of_scalar_function(operand.growth, ones / 2, ones * 1.25)
 
 
+def normalized(operand: Operand, scale: Span, divisor: float) -> Growth | None:
+    """Bounds of a normalization.
+
+    Args:
+        operand: What is normalized.
+        scale: The reciprocal of its size, at the centre.
+        divisor: That of the sum of its squares.
+
+    Returns:
+        The bounds, or `None` if the result does not move.
+    """
+    if operand.growth is None:
+        return None
+    root = math.sqrt(divisor) / _UP
+    size = 1 / scale.largest / _UP - operand.drift / root * _UP
+    slope = np.where(size > 0, 1 / size, math.inf) * _UP
+    return of_scalar_function(operand.growth, slope, 1.54 / root * slope**2)
+
+
 _RULES: dict[str, Rule] = {
     **dict.fromkeys(("add", "add_any", "sub"), _add),
     **dict.fromkeys(

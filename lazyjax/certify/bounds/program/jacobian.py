@@ -28,7 +28,7 @@ class Jacobian:
         error: Upper bound of the Frobenius norm of its error.
     """
 
-    leaves: tuple[Float[np.ndarray, "nk p"], ...]
+    leaves: tuple[Float[np.ndarray, "nk _"], ...]
     error: float
 
     def kernel(self) -> Kernel:

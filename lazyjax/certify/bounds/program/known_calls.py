@@ -74,16 +74,32 @@ def known_function(eqn: jex.JaxprEqn, debug_info: Any) -> str | None:
         return None
     avals = [aval_of(v) for v in eqn.invars if not isinstance(v, jex.Literal)]
     found = _texts(_function(eqn, debug_info), avals)
+    num_axes = min((len(aval.shape) for aval in avals), default=0)
     for name, (fn, num_operands) in _JAX_FUNCTIONS.items():
-        if num_operands == len(eqn.invars) and found:
-            (reference,) = (
-                e
-                for e in equations(jax.make_jaxpr(_filled(fn, eqn))(*avals))
-                if e.primitive.name == _CUSTOM
-            )
-            if found == _texts(_function(reference, debug_info), avals):
+        if num_operands != len(eqn.invars) or not found:
+            continue
+        # Under `vmap` the program of a rule says so, if only in its shapes.
+        for _ in range(num_axes + 1):
+            if found == _reference(_filled(fn, eqn), avals, debug_info):
                 return name
+            fn = _mapped(fn, eqn)
     return None
+
+
+def _mapped(fn: Callable[..., Any], eqn: jex.JaxprEqn) -> Callable[..., Any]:
+    """A function under `vmap`, along the first axis of operands that are variables."""
+    axes = [None if isinstance(v, jex.Literal) else 0 for v in eqn.invars]
+    return jax.vmap(fn, in_axes=axes)
+
+
+def _reference(
+    fn: Callable[..., Any], avals: Sequence[Any], debug_info: Any
+) -> tuple[str, ...]:
+    """Programs of the one call with a custom rule that a function makes."""
+    (call,) = (
+        e for e in equations(jax.make_jaxpr(fn)(*avals)) if e.primitive.name == _CUSTOM
+    )
+    return _texts(_function(call, debug_info), avals)
 
 
 def _filled(fn: Callable[..., Any], eqn: jex.JaxprEqn) -> Callable[..., Any]:

@@ -18,11 +18,13 @@ from lazyjax.certify.bounds.program.derivatives import (
     Operand,
     activated,
     growth_of,
+    normalized,
     of_known_function,
     softmax,
 )
 from lazyjax.certify.bounds.program.enclosures import Enclosure, enclosures, exact
 from lazyjax.certify.bounds.program.known_calls import activation_of, known_function
+from lazyjax.certify.bounds.program.patterns import Centering, Normalization, Softmax
 from lazyjax.certify.bounds.program.reading import ExampleProgram, inputs_of, variables
 from lazyjax.certify.bounds.program.spans import Span
 from lazyjax.jaxpr.equations import evaluate, opened
@@ -93,15 +95,20 @@ class ProgramLipschitz:
 
         with np.errstate(all="ignore"):
             for eqn in program.steps:
-                operands = [operand(v) for v in inputs_of(eqn, program.softmaxes)]
+                operands = [operand(v) for v in inputs_of(eqn, program.patterns)]
                 growth = self._of_equation(eqn, operands)
                 if growth is not None:
                     found.update(dict.fromkeys(eqn.outvars, growth))
         return found
 
     def _of_equation(self, eqn: jex.JaxprEqn, operands: list[Operand]) -> Growth | None:
-        if eqn.outvars[0] in self.program.softmaxes:
+        pattern = self.program.patterns.get(eqn.outvars[0])
+        if isinstance(pattern, Softmax):
             return softmax(operands[0])
+        if isinstance(pattern, Centering):  # a projection
+            return operands[0].growth
+        if isinstance(pattern, Normalization):
+            return normalized(operands[0], self.spans[pattern.scale], pattern.divisor)
         found = self._calls.get(eqn.outvars[0])
         if found is None:
             return growth_of(eqn, operands)

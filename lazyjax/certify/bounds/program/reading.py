@@ -16,6 +16,7 @@ from lazyjax.certify.bounds.program.known_calls import (
     activation_of,
     known_function,
 )
+from lazyjax.certify.bounds.program.patterns import Pattern, pattern_of
 from lazyjax.jaxpr.equations import (
     called,
     evaluate,
@@ -31,20 +32,6 @@ _MOST_EQUATIONS = 20_000
 
 
 @dataclasses.dataclass(frozen=True)
-class Softmax:
-    """Where a program divides exponentials by their sum along axes.
-
-    Attributes:
-        operand: What the exponentials are of, up to a number for each sum, which does
-            not matter.
-        axes: The axes.
-    """
-
-    operand: Any
-    axes: tuple[int, ...]
-
-
-@dataclasses.dataclass(frozen=True)
 class ExampleProgram:
     """The network of one example: leaves of parameters and an example to outputs.
 
@@ -53,7 +40,7 @@ class ExampleProgram:
         num_leaves: Number of leaves, the first arguments.
         trained: Leaves that the outputs have derivatives by.
         steps: Equations through which outputs depend on trained leaves, in order.
-        softmaxes: By the last variable of each.
+        patterns: What several equations compute together, by the last variable of each.
         moving: Variables that depend on trained leaves.
         of_example: Variables that depend on the example.
     """
@@ -62,7 +49,7 @@ class ExampleProgram:
     num_leaves: int
     trained: tuple[int, ...]
     steps: tuple[jex.JaxprEqn, ...]
-    softmaxes: dict[Any, Softmax]
+    patterns: dict[Any, Pattern]
     moving: frozenset[Any]
     of_example: frozenset[Any]
 
@@ -198,13 +185,13 @@ def _analyzed(closed: jex.ClosedJaxpr, num_leaves: int) -> ExampleProgram:
     made_by = {var: eqn for eqn in jaxpr.eqns for var in eqn.outvars}
     leaves = jaxpr.invars[:num_leaves]
     example = jaxpr.invars[num_leaves]
-    softmaxes = {
+    patterns = {
         eqn.outvars[0]: found
         for eqn in jaxpr.eqns
-        if (found := _softmax(eqn, made_by)) is not None
+        if (found := pattern_of(eqn, made_by)) is not None
     }
     # Leaves with no derivative do not move in training.
-    by = _depends_on(jaxpr, softmaxes, {v: {v} for v in leaves if _is_float(v)})
+    by = _depends_on(jaxpr, patterns, {v: {v} for v in leaves if _is_float(v)})
     trained = [i for i, v in enumerate(leaves) if v in by.get(jaxpr.outvars[0], ())]
     moving = _depends_on(
         jaxpr, {}, {leaves[i]: {i} for i in trained}, is_through_flat=True
@@ -217,7 +204,7 @@ def _analyzed(closed: jex.ClosedJaxpr, num_leaves: int) -> ExampleProgram:
         steps.append(eqn)
         wanted.update(
             v
-            for v in inputs_of(eqn, softmaxes)
+            for v in inputs_of(eqn, patterns)
             if not isinstance(v, jex.Literal) and v in moving
         )
     return ExampleProgram(
@@ -225,24 +212,24 @@ def _analyzed(closed: jex.ClosedJaxpr, num_leaves: int) -> ExampleProgram:
         num_leaves=num_leaves,
         trained=tuple(trained),
         steps=tuple(reversed(steps)),
-        softmaxes=softmaxes,
+        patterns=patterns,
         moving=frozenset(moving),
         of_example=frozenset(of_example),
     )
 
 
-def inputs_of(eqn: jex.JaxprEqn, softmaxes: dict[Any, Softmax]) -> Sequence[Any]:
-    """Operands that a result is bounded by: those of an equation, or of a softmax.
+def inputs_of(eqn: jex.JaxprEqn, patterns: dict[Any, Pattern]) -> Sequence[Any]:
+    """Operands that a result is bounded by: those of an equation, or of a pattern.
 
     Args:
         eqn: The equation.
-        softmaxes: Of the program.
+        patterns: Of the program.
 
     Returns:
         The operands.
     """
-    softmax = softmaxes.get(eqn.outvars[0])
-    return eqn.invars if softmax is None else [softmax.operand]
+    pattern = patterns.get(eqn.outvars[0])
+    return eqn.invars if pattern is None else [pattern.operand]
 
 
 def _is_float(atom: Any) -> bool:
@@ -251,7 +238,7 @@ def _is_float(atom: Any) -> bool:
 
 def _depends_on(
     jaxpr: jex.Jaxpr,
-    softmaxes: dict[Any, Softmax],
+    patterns: dict[Any, Pattern],
     start: dict[Any, set[Any]],
     *,
     is_through_flat: bool = False,
@@ -264,7 +251,7 @@ def _depends_on(
         depends = set().union(
             *(
                 found.get(v, ())
-                for v in inputs_of(eqn, softmaxes)
+                for v in inputs_of(eqn, patterns)
                 if not isinstance(v, jex.Literal)
             )
         )
@@ -274,84 +261,13 @@ def _depends_on(
     return found
 
 
-def _softmax(eqn: jex.JaxprEqn, made_by: dict[Any, jex.JaxprEqn]) -> Softmax | None:
-    """The softmax that a quotient is, if it is exp(a - c) over its sum along axes.
-
-    It does not depend on c if that is constant along the axes.
-    """
-    if eqn.primitive.name != "div":
-        return None
-    top, bottom = (_source(v, made_by) for v in eqn.invars)
-    if top is None or bottom is None or top.primitive.name != "exp":
-        return None
-    total = _source(bottom.invars[0], made_by, through=("reshape",))
-    if total is None or total.primitive.name != "reduce_sum":
-        return None
-    axes = tuple(total.params["axes"])
-    shape = top.outvars[0].aval.shape
-    if total.invars[0] is not eqn.invars[0] or not _is_spread(bottom, axes, shape):
-        return None
-    exponent = top.invars[0]
-    shifted = _source(exponent, made_by)
-    if shifted is not None and shifted.primitive.name == "sub":
-        if _is_constant_along(shifted.invars[1], axes, made_by):
-            exponent = shifted.invars[0]
-    if isinstance(exponent, jex.Literal) or exponent.aval.shape != shape:
-        return None
-    return Softmax(exponent, axes)
-
-
-def _source(
-    atom: Any, made_by: dict[Any, jex.JaxprEqn], through: tuple[str, ...] = ()
-) -> jex.JaxprEqn | None:
-    """The equation that makes a value, behind those that are looked through."""
-    eqn = None if isinstance(atom, jex.Literal) else made_by.get(atom)
-    while eqn is not None and eqn.primitive.name in through:
-        atom = eqn.invars[0]
-        eqn = None if isinstance(atom, jex.Literal) else made_by.get(atom)
-    return eqn
-
-
-def _is_constant_along(
-    atom: Any, axes: tuple[int, ...], made_by: dict[Any, jex.JaxprEqn]
-) -> bool:
-    """Whether a value is the same along axes, as it is broadcast along them."""
-    shape = atom.aval.shape
-    if not shape or all(shape[axis] == 1 for axis in axes):
-        return True
-    eqn = _source(atom, made_by, through=("stop_gradient",))
-    if eqn is None or eqn.primitive.name != "broadcast_in_dim":
-        return False
-    kept = dict(
-        zip(eqn.params["broadcast_dimensions"], eqn.invars[0].aval.shape, strict=True)
-    )
-    return all(kept.get(axis, 1) == 1 for axis in axes)
-
-
-def _is_spread(
-    spread: jex.JaxprEqn, axes: tuple[int, ...], shape: tuple[int, ...]
-) -> bool:
-    """Whether sums along axes are put back where their terms were."""
-    before, after = (v.aval.shape for v in (spread.invars[0], spread.outvars[0]))
-    if len(after) != len(shape):
-        return False
-    wide = [a for a, size in enumerate(shape) if a not in axes and size != 1]
-    if spread.primitive.name == "broadcast_in_dim":
-        numbers = spread.params["broadcast_dimensions"]
-        kept = [a for a, size in zip(numbers, before, strict=True) if size != 1]
-    elif spread.primitive.name in ("reshape", "expand_dims"):
-        kept = [a for a, size in enumerate(after) if size != 1]
-    else:
-        return False
-    # Axes of more than one entry stay in order, through any reshaping by ones.
-    return kept == wide and all(after[a] == shape[a] for a in wide)
-
-
 def variables(program: ExampleProgram) -> Iterator[Any]:
     """Variables whose values bounds are read from: operands and results of steps."""
     seen = set()
     for eqn in program.steps:
-        for atom in (*inputs_of(eqn, program.softmaxes), *eqn.invars, *eqn.outvars):
+        pattern = program.patterns.get(eqn.outvars[0])
+        read = [] if pattern is None else pattern.variables
+        for atom in (*inputs_of(eqn, program.patterns), *read, *eqn.outvars):
             if not isinstance(atom, jex.Literal) and atom not in seen:
                 seen.add(atom)
                 yield atom

@@ -22,6 +22,7 @@ from lazyjax.certify.arithmetic.rounding import UNIT_ROUNDOFF
 from lazyjax.certify.bounds.branches import Residual, residual_from
 from lazyjax.certify.bounds.conflict import conflict_of
 from lazyjax.certify.bounds.local import JacobianBlock, LocalBounds, premises_of
+from lazyjax.certify.bounds.program.agreement import check_gradient, check_outputs
 from lazyjax.certify.bounds.program.enclosures import UnsupportedError
 from lazyjax.certify.bounds.program.jacobian import Jacobian, jacobian_of
 from lazyjax.certify.bounds.program.lipschitz import ProgramLipschitz, spans_of
@@ -45,6 +46,7 @@ class ProgramStart:
         apply_fn: The function.
         params: The point, in float64.
         x: Inputs.
+        given: The point and inputs in the precision in which they came.
         targets: Targets.
         rigor: "proof" or "float"; rounding is accounted for in either.
     """
@@ -54,6 +56,7 @@ class ProgramStart:
     x: AnyArray
     targets: Float[np.ndarray, "n k"]
     rigor: Rigor
+    given: tuple[Params, AnyArray]
 
     @property
     def smooth(self) -> Assumption:
@@ -93,7 +96,7 @@ class ProgramStart:
     def program(self) -> ExampleProgram:
         """The program of one example, of rows that do not interact."""
         with jax.enable_x64(True):
-            if not rows_are_independent(self.apply_fn, self.params, self.x):
+            if not rows_are_independent(self.apply_fn, self.params, jnp.asarray(self.x)):
                 raise ValueError(
                     "`apply_fn` must be proven by its program to treat the rows of `x` "
                     "apart, to be certified; it is not."
@@ -109,6 +112,10 @@ class ProgramStart:
             spans = spans_of(self.program, self._leaves, self.x)
             constant = ProgramLipschitz(self.program, spans)
             constant(0.0)  # refuses what has no rule
+        known = spans[self.program.result].known
+        enclosed = [np.broadcast_to(part, self.targets.shape) for part in known]
+        for point in ((self.params, self.x), self.given):
+            check_outputs(self.apply_fn, *point, *enclosed)
         return constant
 
     @functools.cached_property
@@ -120,7 +127,11 @@ class ProgramStart:
     def jacobian(self) -> Jacobian:
         """The Jacobian on all examples."""
         with _named():
-            return jacobian_of(self.program, self._leaves, self.x)
+            found = jacobian_of(self.program, self._leaves, self.x)
+        check_gradient(
+            self.apply_fn, self.params, self.x, self.program.trained, found
+        )
+        return found
 
     @functools.cached_property
     def conflict(self) -> Assumption | None:
@@ -202,7 +213,7 @@ def program_start(
         )
     check_targets("y", y, len(inputs), outputs.shape[1])
     return ProgramStart(
-        apply_fn, wide, inputs, np.asarray(y, np.float64), rigor
+        apply_fn, wide, inputs, np.asarray(y, np.float64), rigor, (params, x)
     )
 
 
