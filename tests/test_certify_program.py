@@ -80,7 +80,9 @@ FUNCTIONS = {
     "maximum": lambda p, x: jnp.maximum(_row(p) * x, p["v"][None] * x),
     "minimum": lambda p, x: jnp.minimum(_row(p) * x, p["v"][None] * x),
     "clip": _entrywise(
-        lambda z: jax.lax.clamp(np.full((), -0.3, z.dtype), z, np.full((), 0.4, z.dtype))
+        lambda z: jax.lax.clamp(
+            np.full((), -0.3, z.dtype), z, np.full((), 0.4, z.dtype)
+        )
     ),
     "where": _entrywise(lambda z: jnp.where(z > 0, z * z, 2 * z)),
     "logaddexp": lambda p, x: jnp.logaddexp(_row(p) * x, p["v"][None] * x),
@@ -88,16 +90,22 @@ FUNCTIONS = {
     "mul by itself": lambda p, x: (_row(p) * _row(p)) * x,
     "mul broadcast": lambda p, x: (x * _row(p)) * jnp.sum(p["v"]).reshape(1, 1),
     "div": lambda p, x: _row(p) * x / (3.0 + p["v"][None]),
-    "div by a sum": lambda p, x: _row(p) / (9.0 + jnp.sum(p["v"][None] * x, 1)[:, None]),
+    "div by a sum": lambda p, x: (
+        _row(p) / (9.0 + jnp.sum(p["v"][None] * x, 1)[:, None])
+    ),
     "sum": lambda p, x: jnp.sum(_row(p) * x * p["v"][None], axis=1, keepdims=True),
     "cumsum": lambda p, x: jnp.cumsum(_row(p) * x * p["v"][None], axis=1),
     "pooled": _pooled,
     "dot": lambda p, x: (x @ p["m"]) * p["v"][None, :3],
     "low rank": lambda p, x: (x @ p["m"]) @ p["m"].T,
     "batched dot": lambda p, x: jnp.einsum(
-        "nij,njk->nik", (_row(p) * x).reshape(-1, 2, 2), (x * p["v"][None]).reshape(-1, 2, 2)
+        "nij,njk->nik",
+        (_row(p) * x).reshape(-1, 2, 2),
+        (x * p["v"][None]).reshape(-1, 2, 2),
     ).reshape(-1, 4),
-    "concatenate": lambda p, x: jnp.concatenate([x * _row(p), x * p["v"][None]], 1) ** 2,
+    "concatenate": lambda p, x: (
+        jnp.concatenate([x * _row(p), x * p["v"][None]], 1) ** 2
+    ),
     "slice and pad": lambda p, x: jnp.pad((x * _row(p))[:, 1:3] ** 2, ((0, 0), (1, 0))),
     "gather": lambda p, x: (p["u"][jnp.array([0, 0, 0, 1])][None] * x) ** 2,
     "transpose": lambda p, x: (x.T * p["u"][:, None]).T ** 2,
@@ -113,10 +121,7 @@ FUNCTIONS = {
 }
 # A weaker rule of which one of these functions must tell.
 WEAKENED = {
-    **{
-        name: ("scalar", name)
-        for name in scalar_functions.SCALAR_FUNCTIONS
-    },
+    **{name: ("scalar", name) for name in scalar_functions.SCALAR_FUNCTIONS},
     **{
         name: ("rule", rule)
         for name, rule in {
@@ -202,12 +207,18 @@ def violations(name, num_points=12):
                 pick = min(i, len(growth.first) - 1)
                 for a, key in enumerate(names):
                     j = np.asarray(first[key])[i].reshape(at_centre.shape[1], -1)
-                    if np.linalg.norm(j, 2) > growth.first[pick, a] * (1 + 1e-9) + 1e-12:
+                    if (
+                        np.linalg.norm(j, 2)
+                        > growth.first[pick, a] * (1 + 1e-9) + 1e-12
+                    ):
                         found.add("first")
                     for b, other in enumerate(names):
                         h = np.asarray(second[key][other])[i]
                         h = h.reshape(at_centre.shape[1], centre[key].size, -1)
-                        if _bilinear_norm(h) > growth.second[pick, a, b] * (1 + 1e-9) + 1e-12:
+                        if (
+                            _bilinear_norm(h)
+                            > growth.second[pick, a, b] * (1 + 1e-9) + 1e-12
+                        ):
                             found.add("second")
     return found
 
@@ -369,7 +380,9 @@ REFUSED = {
     "treat the rows": lambda p, x: (x - jnp.mean(x, 0, keepdims=True)) @ p["w"],
     "stop_gradient": lambda p, x: jax.lax.stop_gradient(x @ p["w"]) * (x @ p["w"]),
     "floor": lambda p, x: jnp.floor(x @ p["w"]) + x @ p["w"],
-    "to integers": lambda p, x: (x @ p["w"]).astype(jnp.int32).astype(x.dtype) + x @ p["w"],
+    "to integers": lambda p, x: (
+        (x @ p["w"]).astype(jnp.int32).astype(x.dtype) + x @ p["w"]
+    ),
     "sort": lambda p, x: jnp.sort(x * p["w"][:, 0][None], axis=1),
     "while": lambda p, x: jax.lax.while_loop(
         lambda s: s[0] < 3, lambda s: (s[0] + 1, s[1] * 0.5), (0, x @ p["w"])
@@ -403,14 +416,16 @@ def test_leaves_that_never_move_are_constants():
 
     one = certify.gradient_flow(frozen, {"a": a, "b": b, "unused": b}, x, y)
     other = certify.gradient_flow(alone, {"b": b}, x, y)
-    assert one.rate == other.rate and one.is_certified
+    assert one.is_certified
+    assert one.rate == other.rate
 
 
 def test_linear_models_have_no_curvature():
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((3, 4)), rng.standard_normal((3, 1))
     found = certify.gradient_flow(lambda p, x: x @ p, rng.standard_normal((4, 1)), x, y)
-    assert found.is_certified and found["lipschitz"] < 1e-290
+    assert found.is_certified
+    assert found["lipschitz"] < 1e-290
     exact = np.linalg.svd(x)[1]
     assert found["sigma_min"] == pytest.approx(exact[-1], rel=1e-9)
     assert found["sigma_min"] <= exact[-1] * (1 + 1e-15)

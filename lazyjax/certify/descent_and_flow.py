@@ -187,7 +187,9 @@ def existence(
     return _no_theorem("existence of zero loss", start, start.smooth)
 
 
-def _no_theorem(what: str, start: Start | ProgramStart, *needs: Assumption) -> Certificate:
+def _no_theorem(
+    what: str, start: Start | ProgramStart, *needs: Assumption
+) -> Certificate:
     """Nothing follows for a network that is of neither kind, but by a conflict."""
     return Certificate(
         theorem=f"{what}: no theorem for this network",

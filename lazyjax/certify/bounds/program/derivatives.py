@@ -237,7 +237,9 @@ def _convert(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
 
 def _only_first(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> None:
     if any(operand.growth is not None for operand in operands[1:]):
-        raise UnsupportedError(f"{eqn.primitive.name} at places that depend on parameters")
+        raise UnsupportedError(
+            f"{eqn.primitive.name} at places that depend on parameters"
+        )
 
 
 def _averaged(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
@@ -271,7 +273,9 @@ def _update(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
     if eqn.primitive.name == "scatter":
         first, places, second = first, [second], places[0]
     if any(place.growth is not None for place in places):
-        raise UnsupportedError(f"{eqn.primitive.name} at places that depend on parameters")
+        raise UnsupportedError(
+            f"{eqn.primitive.name} at places that depend on parameters"
+        )
     return joined(first.growth, second.growth)
 
 
@@ -290,7 +294,8 @@ def _window_sum(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None
     )
     # As many entries add up; as many sums read one entry.
     repeats = [
-        math.ceil(w / s) if is_plain else w for w, s in zip(window, strides, strict=True)
+        math.ceil(w / s) if is_plain else w
+        for w, s in zip(window, strides, strict=True)
     ]
     norm = math.sqrt(math.prod(window) * math.prod(repeats))
     return None if growth is None else scaled(growth, norm)
@@ -315,7 +320,9 @@ def _div(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
         inverse = np.where(b.smallest > 0, 1 / b.smallest, math.inf) * _UP
     of_inverse = None
     if b.growth is not None:
-        of_inverse = of_scalar_function(b.growth, inverse**2 * _UP, 2 * inverse**3 * _UP)
+        of_inverse = of_scalar_function(
+            b.growth, inverse**2 * _UP, 2 * inverse**3 * _UP
+        )
     repeats = eqn.outvars[0].aval.size / max(math.prod(a.span.shape), 1)
     return bilinear(
         a.growth, of_inverse, _beside(a, b), inverse * math.sqrt(repeats) * _UP

@@ -53,17 +53,17 @@ class Enclosure(NamedTuple):
     @property
     def size(self) -> np.ndarray:
         """Upper bounds of absolute values."""
-        return (np.abs(self.value) + self.radius) * _UP
+        return np.asarray((np.abs(self.value) + self.radius) * _UP)
 
     @property
     def low(self) -> np.ndarray:
         """Lower bounds."""
-        return np.nextafter(self.value - self.radius, -math.inf)
+        return np.asarray(np.nextafter(self.value - self.radius, -math.inf))
 
     @property
     def high(self) -> np.ndarray:
         """Upper bounds."""
-        return np.nextafter(self.value + self.radius, math.inf)
+        return np.asarray(np.nextafter(self.value + self.radius, math.inf))
 
 
 class UnsupportedError(ValueError):
@@ -294,7 +294,8 @@ def _extreme(eqn: jex.JaxprEqn, a: Enclosure, b: Enclosure) -> list[Enclosure]:
     larger = np.maximum if eqn.primitive.name == "max" else np.minimum
     # Neither changes by more than the larger change of its operands.
     radius = np.broadcast_to(
-        np.maximum(a.radius, b.radius), np.broadcast_shapes(a.value.shape, b.value.shape)
+        np.maximum(a.radius, b.radius),
+        np.broadcast_shapes(a.value.shape, b.value.shape),
     )
     return [Enclosure(larger(a.value, b.value), radius)]
 
@@ -360,9 +361,7 @@ def _is_finite(eqn: jex.JaxprEqn, a: Enclosure) -> list[Enclosure]:
     return [exact(np.ones(a.value.shape, bool))]
 
 
-def _select(
-    eqn: jex.JaxprEqn, which: Enclosure, *cases: Enclosure
-) -> list[Enclosure]:
+def _select(eqn: jex.JaxprEqn, which: Enclosure, *cases: Enclosure) -> list[Enclosure]:
     if not cases[0].is_float:
         return _of_others(eqn, which, *cases)
     (value,) = bind(eqn, which.value, *(case.value for case in cases))
@@ -472,7 +471,8 @@ _RULES: dict[str, Callable[..., list[Enclosure]]] = {
         _moved,
     ),
     **dict.fromkeys(
-        ("concatenate", "stack", "pad", "dynamic_update_slice", "scatter"), _linear(_one)
+        ("concatenate", "stack", "pad", "dynamic_update_slice", "scatter"),
+        _linear(_one),
     ),
     "reduce_sum": _linear(_reduced),
     "cumsum": _linear(_along),

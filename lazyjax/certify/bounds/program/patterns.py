@@ -125,10 +125,8 @@ def _centering(eqn: jex.JaxprEqn, made_by: MadeBy) -> Centering | None:
 def _mean(
     atom: Any, made_by: MadeBy, shape: tuple[int, ...]
 ) -> tuple[Any, tuple[int, ...], float] | None:
-    """What a value is the mean of, along which axes, and the divisor.
-
-    Sums are put back in place once along the way, and divided once.
-    """
+    """What a value is the mean of, along which axes, and the divisor."""
+    # Sums are put back in place once along the way, and divided once.
     divisor, spread, eqn = None, None, _source(atom, made_by)
     while eqn is not None and eqn.primitive.name != "reduce_sum":
         if eqn.primitive.name == "div" and divisor is None:
@@ -168,10 +166,8 @@ def _is_square(eqn: jex.JaxprEqn, c: Any) -> bool:
 
 
 def _softmax(eqn: jex.JaxprEqn, made_by: MadeBy) -> Softmax | None:
-    """The softmax that a quotient is, if it is exp(a - c) over its sum along axes.
-
-    It does not depend on c if that is constant along the axes.
-    """
+    """The softmax that a quotient is, if it is exp(a - c) over its sum along axes."""
+    # It does not depend on c if that is constant along the axes.
     if eqn.primitive.name != "div":
         return None
     top, bottom = (_source(v, made_by) for v in eqn.invars)
@@ -186,9 +182,9 @@ def _softmax(eqn: jex.JaxprEqn, made_by: MadeBy) -> Softmax | None:
         return None
     exponent = top.invars[0]
     shifted = _source(exponent, made_by)
-    if shifted is not None and shifted.primitive.name == "sub":
-        if _is_constant_along(shifted.invars[1], axes, made_by):
-            exponent = shifted.invars[0]
+    is_shifted = shifted is not None and shifted.primitive.name == "sub"
+    if is_shifted and _is_constant_along(shifted.invars[1], axes, made_by):
+        exponent = shifted.invars[0]
     if isinstance(exponent, jex.Literal) or exponent.aval.shape != shape:
         return None
     return Softmax(exponent)
@@ -205,9 +201,7 @@ def _source(
     return eqn
 
 
-def _is_constant_along(
-    atom: Any, axes: tuple[int, ...], made_by: MadeBy
-) -> bool:
+def _is_constant_along(atom: Any, axes: tuple[int, ...], made_by: MadeBy) -> bool:
     """Whether a value is the same along axes, as it is broadcast along them."""
     shape = atom.aval.shape
     if not shape or all(shape[axis] == 1 for axis in axes):
@@ -238,5 +232,3 @@ def _is_spread(
         return False
     # Axes of more than one entry stay in order, through any reshaping by ones.
     return kept == wide and all(after[a] == shape[a] for a in wide)
-
-

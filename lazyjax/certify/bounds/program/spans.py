@@ -99,7 +99,9 @@ class Span:
     def _operator_norms(self) -> dict[tuple, np.ndarray]:
         return {}
 
-    def operator_norm(self, batch: tuple[int, ...], rows: tuple[int, ...]) -> np.ndarray:
+    def operator_norm(
+        self, batch: tuple[int, ...], rows: tuple[int, ...]
+    ) -> np.ndarray:
         """Largest spectral norm of the matrices that a value is a batch of.
 
         Args:
@@ -119,7 +121,9 @@ class Span:
     ) -> np.ndarray:
         others = [a for a in range(len(self.shape)) if a not in (*batch, *rows)]
         order = (0, *(a + 1 for a in (*batch, *rows, *others)))
-        sizes = [math.prod(self.shape[a] for a in axes) for axes in (batch, rows, others)]
+        sizes = [
+            math.prod(self.shape[a] for a in axes) for axes in (batch, rows, others)
+        ]
 
         def arranged(array: np.ndarray) -> np.ndarray:
             whole = np.broadcast_to(array, self.known.value.shape)

@@ -96,7 +96,9 @@ class ProgramStart:
     def program(self) -> ExampleProgram:
         """The program of one example, of rows that do not interact."""
         with jax.enable_x64(True):
-            if not rows_are_independent(self.apply_fn, self.params, jnp.asarray(self.x)):
+            if not rows_are_independent(
+                self.apply_fn, self.params, jnp.asarray(self.x)
+            ):
                 raise ValueError(
                     "`apply_fn` must be proven by its program to treat the rows of `x` "
                     "apart, to be certified; it is not."
@@ -128,9 +130,7 @@ class ProgramStart:
         """The Jacobian on all examples."""
         with _named():
             found = jacobian_of(self.program, self._leaves, self.x)
-        check_gradient(
-            self.apply_fn, self.params, self.x, self.program.trained, found
-        )
+        check_gradient(self.apply_fn, self.params, self.x, self.program.trained, found)
         return found
 
     @functools.cached_property
@@ -220,4 +220,6 @@ def program_start(
 def _widened(leaf: AnyArray) -> np.ndarray:
     """Floating-point numbers in float64, others as they are."""
     array = np.asarray(leaf)
-    return array.astype(np.float64) if jnp.issubdtype(array.dtype, jnp.floating) else array
+    return (
+        array.astype(np.float64) if jnp.issubdtype(array.dtype, jnp.floating) else array
+    )
