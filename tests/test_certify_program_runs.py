@@ -79,10 +79,10 @@ def check_kind(kind, seeds):
     count = 0
     for seed in seeds:
         condition = CONDITIONS[seed % len(CONDITIONS)]
-        *problem, found = certificates(kind, seed, condition)
+        fn, params, x, y, found = certificates(kind, seed, condition)
         for certificate, is_flow in zip(found, (True, False), strict=True):
             if certificate.is_certified:
-                check_run(*problem, certificate, is_flow)
+                check_run(fn, params, x, y, certificate, is_flow)
                 count += 1
             elif is_flow:
                 assert condition > 0.98

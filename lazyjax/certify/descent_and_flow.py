@@ -67,7 +67,7 @@ def gradient_flow(
     start = bounds_at(network, params, x, y, rigor=rigor)
     if start.smooth.holds:
         return residual.flow_theorem(start.local, radius=radius)
-    if start.first_layer.holds:
+    if isinstance(start, Start) and start.first_layer.holds:
         return relu.flow_theorem(start.flips, radius=radius)
     return _no_theorem("gradient flow", start, start.smooth, start.first_layer)
 
@@ -129,7 +129,7 @@ def gradient_descent(
             gradient_error=gradient_error,
             radius=radius,
         )
-    if not start.first_layer.holds:
+    if not (isinstance(start, Start) and start.first_layer.holds):
         return _no_theorem("gradient descent", start, start.smooth, start.first_layer)
     if gradient_error:
         raise ValueError(

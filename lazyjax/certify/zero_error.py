@@ -97,7 +97,7 @@ def zero_training_error(
             Quantity.upper("time", time, "time from which on no example is wrong"),
         ),
         dynamics="flow",
-        radius=0.0 if is_there else ball.length.high,
+        radius=None if is_there else ball.length.high,
         rigor=rigor,
         premises=bounds.premises,
     )
@@ -105,6 +105,9 @@ def zero_training_error(
 
 def _least_margin(targets: Float[np.ndarray, "n k"]) -> float:
     """Lower bound of the least margin of an example.
+
+    Returns:
+        The bound.
 
     Raises:
         ValueError: If an example has none.

@@ -28,7 +28,7 @@ from lazyjax.certify.bounds.layers import (
     layers_of,
 )
 from lazyjax.certify.bounds.local import LocalBounds, smooth_bounds
-from lazyjax.certify.bounds.program.enclosures import UnsupportedError
+from lazyjax.certify.bounds.program.enclosing.enclosure import UnsupportedError
 from lazyjax.certify.bounds.program.start import ProgramStart, program_start
 from lazyjax.certify.certificate import Rigor
 from lazyjax.certify.statements import Assumption

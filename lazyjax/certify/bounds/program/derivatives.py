@@ -1,29 +1,27 @@
-r"""Bounds of first and second derivatives in a ball, equation by equation.
-
-For each value $z$ of an example, in the ball of radius $R$ about the parameters $w_0$,
-and for changes $u, v$ of the leaves $u_a$ of parameters,
-
-$$\lVert Dz[u] \rVert \le \sum_a \ell_a \lVert u_a \rVert, \qquad
-\lVert D^2 z[u, v] \rVert \le \sum_{ab} M_{ab} \lVert u_a \rVert \lVert v_b \rVert,$$
-
-in Euclidean norms of all entries. So $z$ is within $R \lVert \ell \rVert$ of its value at
-$w_0$, which bounds the sizes that the rules need. Proofs of the rules are in
-`docs/theory/program_bounds.md`.
-"""
+"""Rules of primitives for bounds of derivatives, see `growth` beside this file."""
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.extend.core as jex
 import numpy as np
 
 from lazyjax.activations import ActivationSpec
 from lazyjax.certify.arithmetic.activations import ROUNDING, values_of
-from lazyjax.certify.bounds.program.enclosures import (
-    UnsupportedError,
-    exact,
-    fixed_exponent,
+from lazyjax.certify.bounds.program.enclosing.enclosure import UnsupportedError, exact
+from lazyjax.certify.bounds.program.enclosing.rules import fixed_exponent
+from lazyjax.certify.bounds.program.growth import (
+    UP,
+    Growth,
+    Operand,
+    added,
+    bilinear,
+    infinite,
+    joined,
+    of_scalar_function,
+    scaled,
+    without_kinks,
 )
 from lazyjax.certify.bounds.program.scalar_functions import (
     ScalarFunction,
@@ -31,136 +29,9 @@ from lazyjax.certify.bounds.program.scalar_functions import (
     scalar_function,
 )
 from lazyjax.certify.bounds.program.spans import Span
-from lazyjax.jaxpr.equations import is_smooth
-
-# Each rule has fewer roundings than this makes up for.
-_UP = 1 + 2.0**-36
-
-
-class Growth(NamedTuple):
-    r"""Bounds of the derivatives of a value, for each example.
-
-    Attributes:
-        first: $\ell$.
-        second: $M$.
-    """
-
-    first: np.ndarray
-    second: np.ndarray
-
-
-class Operand(NamedTuple):
-    """An operand of an equation.
-
-    Attributes:
-        span: What is known of it at the centre; `None` if it is a truth value.
-        growth: Of its derivatives; `None` if it does not depend on trained parameters.
-        radius: Of the ball.
-    """
-
-    span: Span
-    growth: Growth | None
-    radius: float
-
-    @property
-    def drift(self) -> np.ndarray:
-        """How far it gets from the centre, for each example."""
-        if self.growth is None:
-            return np.zeros(1)
-        return self.radius * np.sqrt(np.sum(self.growth.first**2, axis=1)) * _UP
-
-    @property
-    def largest(self) -> np.ndarray:
-        """Largest absolute value of an entry in the ball."""
-        return self.span.largest + self.drift
-
-    @property
-    def norm(self) -> np.ndarray:
-        """Largest norm in the ball."""
-        return self.span.norm + self.drift
-
-    @property
-    def smallest(self) -> np.ndarray:
-        """Smallest absolute value of an entry in the ball, or less."""
-        return self.span.smallest - self.drift * _UP
-
+from lazyjax.jaxpr.equations import aval_of, is_smooth
 
 Rule = Callable[[jex.JaxprEqn, Sequence[Operand]], Growth | None]
-
-
-def scaled(growth: Growth, factor: np.ndarray | float) -> Growth:
-    """Bounds of a linear map of a value, from a bound of the norm of the map."""
-    factor = np.reshape(factor, -1) * _UP
-    return Growth(
-        _times(growth.first, factor[:, None]),
-        _times(growth.second, factor[:, None, None]),
-    )
-
-
-def added(*growths: Growth | None) -> Growth | None:
-    """Bounds of a sum."""
-    moving = [growth for growth in growths if growth is not None]
-    if not moving:
-        return None
-    return Growth(
-        sum(growth.first for growth in moving) * _UP,
-        sum(growth.second for growth in moving) * _UP,
-    )
-
-
-def joined(*growths: Growth | None) -> Growth | None:
-    """Bounds of values side by side."""
-    moving = [growth for growth in growths if growth is not None]
-    if len(moving) < 2:
-        return moving[0] if moving else None
-    return Growth(
-        np.sqrt(sum(growth.first**2 for growth in moving)) * _UP,
-        np.sqrt(sum(growth.second**2 for growth in moving)) * _UP,
-    )
-
-
-def outer(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Products of bounds of first derivatives, in both orders."""
-    product = a[:, :, None] * b[:, None, :]
-    return product + product.swapaxes(1, 2)
-
-
-def of_scalar_function(
-    growth: Growth, slope: np.ndarray, curvature: np.ndarray
-) -> Growth:
-    """Bounds of a function of each entry."""
-    bent = growth.first[:, :, None] * growth.first[:, None, :]
-    first = _times(growth.first, slope[:, None])
-    second = _times(growth.second, slope[:, None, None]) + _times(
-        bent, curvature[:, None, None]
-    )
-    return Growth(first * _UP, second * _UP)
-
-
-def _times(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Products, of which those with 0 are 0: what does not move is not bent."""
-    with np.errstate(invalid="ignore"):
-        return np.where(a == 0, 0.0, a * b)
-
-
-def bilinear(
-    a: Growth | None,
-    b: Growth | None,
-    norm_a: np.ndarray,
-    norm_b: np.ndarray,
-    norm: float = 1.0,
-) -> Growth | None:
-    """Bounds of a product, from norms of the maps that each operand makes of the other."""
-    parts = []
-    if a is not None:
-        parts.append(scaled(a, norm_b))
-    if b is not None:
-        parts.append(scaled(b, norm_a))
-    total = added(*parts)
-    if a is None or b is None or total is None:
-        return total
-    second = total.second + norm * outer(*np.broadcast_arrays(a.first, b.first))
-    return Growth(total.first, second * _UP)
 
 
 def activated(spec: ActivationSpec, operand: Operand) -> Growth | None:
@@ -173,15 +44,15 @@ def activated(spec: ActivationSpec, operand: Operand) -> Growth | None:
     off = ROUNDING + phi.curvature * known.radius
     size = np.abs(derivative) + np.broadcast_to(off, derivative.shape)
     here = np.max(size.reshape(len(size), -1), axis=1, initial=0.0)
-    slope = np.minimum(phi.slope, (here + phi.curvature * operand.drift) * _UP)
+    slope = np.minimum(phi.slope, (here + phi.curvature * operand.drift) * UP)
     return of_scalar_function(growth, slope, np.full(slope.shape, phi.curvature))
 
 
 def _of_scalar(function: ScalarFunction, operand: Operand) -> Growth | None:
     if operand.growth is None:
         return None
-    low = np.nextafter(operand.span.low - operand.drift * _UP, -math.inf)
-    high = np.nextafter(operand.span.high + operand.drift * _UP, math.inf)
+    low = np.nextafter(operand.span.low - operand.drift * UP, -math.inf)
+    high = np.nextafter(operand.span.high + operand.drift * UP, math.inf)
     slope, curvature = function.slope(low, high), function.curvature(low, high)
     return of_scalar_function(operand.growth, _proper(slope), _proper(curvature))
 
@@ -191,29 +62,8 @@ def _proper(bound: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(bound), math.inf, bound)
 
 
-def infinite(growth: Growth) -> Growth:
-    """Bounds that say nothing."""
-    return Growth(
-        np.full(growth.first.shape, math.inf), np.full(growth.second.shape, math.inf)
-    )
-
-
-def without_kinks(growth: Growth, gap: np.ndarray, drift: np.ndarray) -> Growth:
-    """Bounds where no entry reaches a kink, `gap` away; else they say nothing."""
-    is_smooth = gap > drift * _UP
-    still = np.all(growth.first == 0, axis=1)
-    holds = np.reshape(is_smooth | still, (-1, 1))
-    return Growth(
-        np.where(holds, growth.first, math.inf),
-        np.where(holds[:, :, None], growth.second, math.inf),
-    )
-
-
-# Rules of equations.
-
-
 def _add(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
-    parts, size = [], eqn.outvars[0].aval.size
+    parts, size = [], aval_of(eqn.outvars[0]).size
     for operand in operands:
         if operand.growth is not None:
             # It may be a number that is added to every entry.
@@ -245,7 +95,7 @@ def _only_first(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> None:
 def _averaged(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
     """Sums of as many entries each, or entries repeated as often."""
     (growth,) = (operand.growth for operand in operands)
-    before, after = (v.aval.size for v in (eqn.invars[0], eqn.outvars[0]))
+    before, after = (aval_of(v).size for v in (eqn.invars[0], eqn.outvars[0]))
     if growth is None or not before or not after:
         return None
     return scaled(growth, math.sqrt(max(before / after, after / before)))
@@ -254,7 +104,7 @@ def _averaged(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
 def _gather(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
     _only_first(eqn, operands)
     # No entry is read more often than there are windows.
-    windows = math.prod(eqn.invars[1].aval.shape[:-1])
+    windows = math.prod(aval_of(eqn.invars[1]).shape[:-1])
     growth = operands[0].growth
     return None if growth is None else scaled(growth, math.sqrt(windows))
 
@@ -281,7 +131,7 @@ def _update(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
 
 def _cumulated(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
     (growth,) = (operand.growth for operand in operands)
-    length = eqn.invars[0].aval.shape[eqn.params["axis"]]
+    length = aval_of(eqn.invars[0]).shape[eqn.params["axis"]]
     return None if growth is None else scaled(growth, float(length))
 
 
@@ -317,15 +167,13 @@ def _beside(a: Operand, b: Operand) -> np.ndarray:
 def _div(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
     a, b = operands
     with np.errstate(divide="ignore"):
-        inverse = np.where(b.smallest > 0, 1 / b.smallest, math.inf) * _UP
+        inverse = np.where(b.smallest > 0, 1 / b.smallest, math.inf) * UP
     of_inverse = None
     if b.growth is not None:
-        of_inverse = of_scalar_function(
-            b.growth, inverse**2 * _UP, 2 * inverse**3 * _UP
-        )
-    repeats = eqn.outvars[0].aval.size / max(math.prod(a.span.shape), 1)
+        of_inverse = of_scalar_function(b.growth, inverse**2 * UP, 2 * inverse**3 * UP)
+    repeats = aval_of(eqn.outvars[0]).size / max(math.prod(a.span.shape), 1)
     return bilinear(
-        a.growth, of_inverse, _beside(a, b), inverse * math.sqrt(repeats) * _UP
+        a.growth, of_inverse, _beside(a, b), inverse * math.sqrt(repeats) * UP
     )
 
 
@@ -344,14 +192,14 @@ def _convolution(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | Non
     if params["batch_group_count"] != 1:
         raise UnsupportedError("conv_general_dilated with batch groups")
     spec = params["dimension_numbers"].rhs_spec
-    shape = eqn.invars[1].aval.shape
+    shape = aval_of(eqn.invars[1]).shape
     is_plain = all(n == 1 for n in (*params["lhs_dilation"], *params["rhs_dilation"]))
     # No pixel is read by more windows than this.
     repeats = math.prod(
         math.ceil(shape[axis] / stride) if is_plain else shape[axis]
         for axis, stride in zip(spec[2:], params["window_strides"], strict=True)
     )
-    overlap = math.sqrt(repeats) * _UP
+    overlap = math.sqrt(repeats) * UP
     of_images = images.norm * overlap
     of_filters = filters.span.operator_norm((), (spec[0],)) + filters.drift
     return bilinear(
@@ -367,7 +215,7 @@ def _compare(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
     if not (a.span.known.is_float and b.span.known.is_float):
         return _without_change(eqn, operands)
     gap, moved = a.span.distance(b.span), added(a.growth, b.growth)
-    if moved is None or np.all(gap > (a.drift + b.drift) * _UP):
+    if moved is None or np.all(gap > (a.drift + b.drift) * UP):
         return None
     return infinite(moved)
 
@@ -457,9 +305,9 @@ def normalized(operand: Operand, scale: Span, divisor: float) -> Growth | None:
     """
     if operand.growth is None:
         return None
-    root = math.sqrt(divisor) / _UP
-    size = 1 / scale.largest / _UP - operand.drift / root * _UP
-    slope = np.where(size > 0, 1 / size, math.inf) * _UP
+    root = math.sqrt(divisor) / UP
+    size = 1 / scale.largest / UP - operand.drift / root * UP
+    slope = np.where(size > 0, 1 / size, math.inf) * UP
     return of_scalar_function(operand.growth, slope, 1.54 / root * slope**2)
 
 

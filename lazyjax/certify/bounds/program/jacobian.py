@@ -12,8 +12,10 @@ from jaxtyping import Float
 from lazyjax.certify.arithmetic.matrices import frobenius_upper, gram_and_error
 from lazyjax.certify.arithmetic.rounding import UNIT_ROUNDOFF, gamma, round_up
 from lazyjax.certify.bounds.evaluation import Kernel
-from lazyjax.certify.bounds.program.enclosures import enclosures, exact
+from lazyjax.certify.bounds.program.enclosing.enclosure import exact
+from lazyjax.certify.bounds.program.enclosing.interpreter import enclosures
 from lazyjax.certify.bounds.program.reading import ExampleProgram
+from lazyjax.jaxpr.equations import aval_of
 
 # Numbers of derivatives that are enclosed at a time.
 _MOST_NUMBERS = 2**23
@@ -63,7 +65,7 @@ def jacobian_of(
 
     Cost: All of it is held: examples times outputs times parameters.
     """
-    num_outputs = program.result.aval.shape[0]
+    num_outputs = aval_of(program.result).shape[0]
     sizes = [leaves[number].size for number in program.trained]
     rows = max(1, _MOST_NUMBERS // max(1, num_outputs * sum(sizes)))
     rows = math.ceil(len(x) / math.ceil(len(x) / rows))
@@ -91,9 +93,8 @@ def jacobian_of(
         found = enclosures(traced, [*known, exact(x[begin : begin + rows])])
         for part, enclosed in zip(parts, found, strict=True):
             part[begin : begin + rows] = enclosed.value.reshape(rows, num_outputs, -1)
-            radius = np.broadcast_to(enclosed.radius, enclosed.value.shape)
             with np.errstate(all="ignore"):
-                square += frobenius_upper(radius.reshape(-1), UNIT_ROUNDOFF) ** 2
+                square += enclosed.error**2
     error = math.sqrt(square) * (1 + 2.0**-40)
     return Jacobian(
         leaves=tuple(part.reshape(len(x) * num_outputs, -1) for part in parts),

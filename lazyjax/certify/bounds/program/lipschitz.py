@@ -22,7 +22,8 @@ from lazyjax.certify.bounds.program.derivatives import (
     of_known_function,
     softmax,
 )
-from lazyjax.certify.bounds.program.enclosures import Enclosure, enclosures, exact
+from lazyjax.certify.bounds.program.enclosing.enclosure import Enclosure, exact
+from lazyjax.certify.bounds.program.enclosing.interpreter import enclosures
 from lazyjax.certify.bounds.program.known_calls import activation_of, known_function
 from lazyjax.certify.bounds.program.patterns import Centering, Normalization, Softmax
 from lazyjax.certify.bounds.program.reading import ExampleProgram, inputs_of, variables

@@ -6,6 +6,8 @@ from typing import Any, TypeAlias
 
 import jax.extend.core as jex
 
+from lazyjax.jaxpr.equations import aval_of
+
 MadeBy: TypeAlias = dict[Any, jex.JaxprEqn]
 """By variable: the equation that makes it."""
 
@@ -87,7 +89,7 @@ def pattern_of(eqn: jex.JaxprEqn, made_by: MadeBy) -> Pattern | None:
 def _normalization(c: Any, scale: Any, made_by: MadeBy) -> Normalization | None:
     if isinstance(c, jex.Literal):
         return None
-    shape = c.aval.shape
+    shape = aval_of(c).shape
     root = _source(scale, made_by)
     if root is not None and _is_repeated(root):
         root = _source(root.invars[0], made_by)
@@ -113,7 +115,7 @@ def _centering(eqn: jex.JaxprEqn, made_by: MadeBy) -> Centering | None:
     operand, mean = eqn.invars
     if isinstance(operand, jex.Literal):
         return None
-    shape = operand.aval.shape
+    shape = aval_of(operand).shape
     found = _mean(mean, made_by, shape)
     if found is None or found[0] is not operand:
         return None
@@ -141,7 +143,7 @@ def _mean(
     if eqn is None or spread is None or divisor is None or not divisor > 0:
         return None
     axes, summand = tuple(eqn.params["axes"]), eqn.invars[0]
-    if summand.aval.shape != shape or not _is_spread(spread, axes, shape):
+    if aval_of(summand).shape != shape or not _is_spread(spread, axes, shape):
         return None
     return summand, axes, divisor
 
@@ -154,7 +156,7 @@ def _is_repeated(eqn: jex.JaxprEqn) -> bool:
     if eqn.primitive.name != "broadcast_in_dim":
         return False
     axes = tuple(eqn.params["broadcast_dimensions"])
-    return axes == tuple(range(len(eqn.outvars[0].aval.shape)))
+    return axes == tuple(range(len(aval_of(eqn.outvars[0]).shape)))
 
 
 def _is_square(eqn: jex.JaxprEqn, c: Any) -> bool:
@@ -177,15 +179,15 @@ def _softmax(eqn: jex.JaxprEqn, made_by: MadeBy) -> Softmax | None:
     if total is None or total.primitive.name != "reduce_sum":
         return None
     axes = tuple(total.params["axes"])
-    shape = top.outvars[0].aval.shape
+    shape = aval_of(top.outvars[0]).shape
     if total.invars[0] is not eqn.invars[0] or not _is_spread(bottom, axes, shape):
         return None
     exponent = top.invars[0]
     shifted = _source(exponent, made_by)
-    is_shifted = shifted is not None and shifted.primitive.name == "sub"
-    if is_shifted and _is_constant_along(shifted.invars[1], axes, made_by):
-        exponent = shifted.invars[0]
-    if isinstance(exponent, jex.Literal) or exponent.aval.shape != shape:
+    if shifted is not None and shifted.primitive.name == "sub":
+        before, shift = shifted.invars
+        exponent = before if _is_constant_along(shift, axes, made_by) else exponent
+    if isinstance(exponent, jex.Literal) or aval_of(exponent).shape != shape:
         return None
     return Softmax(exponent)
 
@@ -203,14 +205,18 @@ def _source(
 
 def _is_constant_along(atom: Any, axes: tuple[int, ...], made_by: MadeBy) -> bool:
     """Whether a value is the same along axes, as it is broadcast along them."""
-    shape = atom.aval.shape
+    shape = aval_of(atom).shape
     if not shape or all(shape[axis] == 1 for axis in axes):
         return True
     eqn = _source(atom, made_by, through=("stop_gradient",))
     if eqn is None or eqn.primitive.name != "broadcast_in_dim":
         return False
     kept = dict(
-        zip(eqn.params["broadcast_dimensions"], eqn.invars[0].aval.shape, strict=True)
+        zip(
+            eqn.params["broadcast_dimensions"],
+            aval_of(eqn.invars[0]).shape,
+            strict=True,
+        )
     )
     return all(kept.get(axis, 1) == 1 for axis in axes)
 
@@ -219,7 +225,7 @@ def _is_spread(
     spread: jex.JaxprEqn, axes: tuple[int, ...], shape: tuple[int, ...]
 ) -> bool:
     """Whether sums along axes are put back where their terms were."""
-    before, after = (v.aval.shape for v in (spread.invars[0], spread.outvars[0]))
+    before, after = (aval_of(v).shape for v in (spread.invars[0], spread.outvars[0]))
     if len(after) != len(shape):
         return False
     wide = [a for a, size in enumerate(shape) if a not in axes and size != 1]

@@ -11,13 +11,14 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from lazyjax.certify.bounds.program.enclosures import UnsupportedError
+from lazyjax.certify.bounds.program.enclosing.enclosure import UnsupportedError
 from lazyjax.certify.bounds.program.known_calls import (
     activation_of,
     known_function,
 )
 from lazyjax.certify.bounds.program.patterns import Pattern, pattern_of
 from lazyjax.jaxpr.equations import (
+    aval_of,
     called,
     evaluate,
     live_equations,
@@ -141,7 +142,7 @@ def _name(eqn: jex.JaxprEqn) -> str:
 
 
 def _chosen(which: Array, otherwise: Any, then: Any, eqn: jex.JaxprEqn) -> Array:
-    aval = eqn.outvars[0].aval
+    aval = aval_of(eqn.outvars[0])
     cases = [
         jnp.broadcast_to(jnp.asarray(case, aval.dtype), aval.shape)
         for case in (otherwise, then)
@@ -233,7 +234,7 @@ def inputs_of(eqn: jex.JaxprEqn, patterns: dict[Any, Pattern]) -> Sequence[Any]:
 
 
 def _is_float(atom: Any) -> bool:
-    return bool(jnp.issubdtype(atom.aval.dtype, jnp.inexact))
+    return bool(jnp.issubdtype(aval_of(atom).dtype, jnp.inexact))
 
 
 def _depends_on(

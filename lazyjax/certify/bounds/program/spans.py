@@ -8,7 +8,10 @@ import numpy as np
 
 from lazyjax.certify.arithmetic.matrices import spectral_norm_upper
 from lazyjax.certify.arithmetic.rounding import UNIT_ROUNDOFF, gamma
-from lazyjax.certify.bounds.program.enclosures import Enclosure
+from lazyjax.certify.bounds.program.enclosing.enclosure import Enclosure
+
+# Spectral norms are found of matrices with no more rows, or columns, than this.
+_MOST_ROWS = 4096
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,7 +73,7 @@ class Span:
 
     def _padded(self, num_axes: int) -> tuple[np.ndarray, np.ndarray]:
         """Values and radii, with as many axes beside that of examples."""
-        value, radius = self.known
+        value, radius = self.known.value, self.known.radius
         ones = (1,) * (num_axes - len(self.shape))
         shape = (len(value), *ones, *self.shape)
         return value.reshape(shape), np.broadcast_to(radius, value.shape).reshape(shape)
@@ -137,12 +140,10 @@ class Span:
             * np.max(np.sum(size, axis=3), axis=2, initial=0.0)
         )
         bound = np.max(np.minimum(by_entries, by_sums) * slack, axis=1, initial=0.0)
-        if self.is_shared and min(sizes[1:]) > 1:
+        few = sizes[0] == 1 and 1 < min(sizes[1:]) <= _MOST_ROWS
+        if self.is_shared and few:
             value, radius = arranged(self.known.value), arranged(self.known.radius)
-            by_spectrum = max(
-                spectral_norm_upper(value[0, i], UNIT_ROUNDOFF)
-                + float(np.sqrt(np.sum(radius[0, i] ** 2))) * slack
-                for i in range(sizes[0])
-            )
+            by_spectrum = spectral_norm_upper(value[0, 0], UNIT_ROUNDOFF)
+            by_spectrum += float(np.sqrt(np.sum(radius[0, 0] ** 2))) * slack
             bound = np.minimum(bound, by_spectrum * (1 + 2.0**-50))
         return bound

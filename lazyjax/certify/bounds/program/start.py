@@ -3,12 +3,13 @@
 import contextlib
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 from lazyjax._checks import (
     check_batch,
@@ -17,13 +18,12 @@ from lazyjax._checks import (
     check_params,
     check_targets,
 )
-from lazyjax.certify.arithmetic.matrices import frobenius_upper
 from lazyjax.certify.arithmetic.rounding import UNIT_ROUNDOFF
 from lazyjax.certify.bounds.branches import Residual, residual_from
 from lazyjax.certify.bounds.conflict import conflict_of
 from lazyjax.certify.bounds.local import JacobianBlock, LocalBounds, premises_of
 from lazyjax.certify.bounds.program.agreement import check_gradient, check_outputs
-from lazyjax.certify.bounds.program.enclosures import UnsupportedError
+from lazyjax.certify.bounds.program.enclosing.enclosure import UnsupportedError
 from lazyjax.certify.bounds.program.jacobian import Jacobian, jacobian_of
 from lazyjax.certify.bounds.program.lipschitz import ProgramLipschitz, spans_of
 from lazyjax.certify.bounds.program.reading import ExampleProgram, read_program
@@ -53,7 +53,7 @@ class ProgramStart:
 
     apply_fn: ApplyFn
     params: Params
-    x: AnyArray
+    x: Shaped[np.ndarray, "n *d"]
     targets: Float[np.ndarray, "n k"]
     rigor: Rigor
     given: tuple[Params, AnyArray]
@@ -84,8 +84,8 @@ class ProgramStart:
     def outputs(self) -> tuple[Float[np.ndarray, "n k"], float]:
         """What the function computes, and the norm of its error."""
         known = self.lipschitz.spans[self.program.result].known
-        radius = np.broadcast_to(known.radius, self.targets.shape)
-        error = frobenius_upper(radius.reshape(-1), UNIT_ROUNDOFF)
+        repeats = math.sqrt(self.targets.size / known.value.size)
+        error = known.error * repeats * (1 + 2.0**-40)
         return np.broadcast_to(known.value, self.targets.shape), error
 
     @functools.cached_property
@@ -115,7 +115,7 @@ class ProgramStart:
             constant = ProgramLipschitz(self.program, spans)
             constant(0.0)  # refuses what has no rule
         known = spans[self.program.result].known
-        enclosed = [np.broadcast_to(part, self.targets.shape) for part in known]
+        enclosed = [np.broadcast_to(part, self.targets.shape) for part in known[:2]]
         for point in ((self.params, self.x), self.given):
             check_outputs(self.apply_fn, *point, *enclosed)
         return constant

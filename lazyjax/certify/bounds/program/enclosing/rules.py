@@ -1,174 +1,53 @@
-r"""Programs evaluated on sets of numbers: each entry is known up to a radius.
-
-The program is that of real numbers. An entry of it lies within `radius` of the computed
-`value`, whatever rounding did. Sums of products are off by $\gamma_k$ times the sum of
-the sizes of their terms (Higham 2002), functions of one number by their slope times the
-radius of their argument, and a few units of rounding.
-"""
+"""Rules of primitives for numbers that are known up to radii."""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
 
-import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 
 from lazyjax.certify.arithmetic.rounding import UNIT_ROUNDOFF, gamma
+from lazyjax.certify.bounds.program.enclosing.enclosure import (
+    UP,
+    Enclosure,
+    UnsupportedError,
+    bind,
+    enclosed,
+    exact,
+    norm_of,
+)
 from lazyjax.certify.bounds.program.scalar_functions import (
     VALUE_ERROR,
+    ScalarFunction,
     power,
-    scalar_function,
 )
-from lazyjax.jaxpr.equations import called, opened
-
-# Radii are larger than computed by this much, which a few roundings are within.
-_UP = 1 + 2.0**-40
-_EXACT = np.zeros(())
+from lazyjax.certify.bounds.program.spans import Span
+from lazyjax.jaxpr.equations import aval_of
 
 
-class Enclosure(NamedTuple):
-    """Numbers and how far off they may be.
-
-    Attributes:
-        value: The computed numbers.
-        radius: Of floats, how far away the exact numbers may be; of others, whether
-            they may be different ones. A single zero says that all are exact.
-    """
-
-    value: np.ndarray
-    radius: np.ndarray
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether the numbers are what they are, without a radius."""
-        return self.radius.ndim == 0 and not self.radius
-
-    @property
-    def is_float(self) -> bool:
-        """Whether these are floating-point numbers."""
-        return self.value.dtype == np.float64
-
-    @property
-    def size(self) -> np.ndarray:
-        """Upper bounds of absolute values."""
-        return np.asarray((np.abs(self.value) + self.radius) * _UP)
-
-    @property
-    def low(self) -> np.ndarray:
-        """Lower bounds."""
-        return np.asarray(np.nextafter(self.value - self.radius, -math.inf))
-
-    @property
-    def high(self) -> np.ndarray:
-        """Upper bounds."""
-        return np.asarray(np.nextafter(self.value + self.radius, math.inf))
-
-
-class UnsupportedError(ValueError):
-    """A program that no bounds are known of."""
-
-
-def exact(value: Any) -> Enclosure:
-    """Numbers as they are; floating-point ones in float64."""
-    array = np.asarray(value)
-    if jnp.issubdtype(array.dtype, jnp.floating):
-        array = array.astype(np.float64)
-    return Enclosure(array, _EXACT)
-
-
-def bind(eqn: jex.JaxprEqn, *operands: np.ndarray) -> list[np.ndarray]:
-    """Results of an equation, computed by JAX in 64 bits on the CPU.
+def of_scalar_function(function: ScalarFunction, u: Enclosure) -> list[Enclosure]:
+    """A function of each number.
 
     Args:
-        eqn: The equation.
-        *operands: Values of its operands.
+        function: The function.
+        u: The numbers.
 
     Returns:
-        The results.
+        The one result.
     """
-    params = dict(eqn.params)
-    if params.get("preferred_element_type") is not None:
-        params["preferred_element_type"] = np.dtype(np.float64)
-        params["precision"] = None
-    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
-        results = eqn.primitive.bind(*map(jnp.asarray, operands), **params)
-    several = eqn.primitive.multiple_results
-    return [np.asarray(result) for result in (results if several else [results])]
+    value = function.value(u.value)
+    rounded = VALUE_ERROR * np.abs(value)
+    if u.is_exact:
+        return [Enclosure(value, rounded * UP)]
+    slope = function.slope(u.low, u.high)
+    norm = float(np.max(slope, initial=0.0)) * u.error + norm_of(rounded)
+    return [enclosed(value, (rounded + slope * u.radius) * UP, norm)]
 
 
-def enclosures(
-    closed: jex.ClosedJaxpr, arguments: Sequence[Enclosure]
-) -> list[Enclosure]:
-    """Results of a program, whose arguments are known up to radii.
-
-    Args:
-        closed: The program.
-        arguments: Its arguments.
-
-    Returns:
-        Its results; radii are infinite or NaN where nothing is known.
-
-    Raises:
-        UnsupportedError: If there is no rule for one of its primitives.
-    """
-    with np.errstate(all="ignore"):
-        return _run(*opened(closed), arguments)
-
-
-def _run(
-    jaxpr: jex.Jaxpr, consts: Sequence[Any], arguments: Sequence[Enclosure]
-) -> list[Enclosure]:
-    known: dict[Any, Enclosure] = dict(zip(jaxpr.invars, arguments, strict=True))
-    known.update(zip(jaxpr.constvars, map(exact, consts), strict=True))
-
-    def read(atom: Any) -> Enclosure:
-        return exact(atom.val) if isinstance(atom, jex.Literal) else known[atom]
-
-    last_use = {
-        atom: number
-        for number, eqn in enumerate(jaxpr.eqns)
-        for atom in eqn.invars
-        if not isinstance(atom, jex.Literal)
-    }
-    kept = {atom for atom in jaxpr.outvars if not isinstance(atom, jex.Literal)}
-    for number, eqn in enumerate(jaxpr.eqns):
-        results = _results(eqn, [read(atom) for atom in eqn.invars])
-        known.update(zip(eqn.outvars, results, strict=True))
-        for atom in {a for a in eqn.invars if not isinstance(a, jex.Literal)} - kept:
-            if last_use[atom] == number:
-                del known[atom]
-    return [read(atom) for atom in jaxpr.outvars]
-
-
-def inlined(eqn: jex.JaxprEqn) -> Any | None:
-    """The jaxpr whose values are those of an equation, custom derivatives or not."""
-    if eqn.primitive.name in ("custom_jvp_call", "custom_vjp_call"):
-        return eqn.params["call_jaxpr"]
-    return called(eqn)
-
-
-def _results(eqn: jex.JaxprEqn, operands: list[Enclosure]) -> list[Enclosure]:
-    inner = inlined(eqn)
-    if inner is not None:
-        return _run(*opened(inner), operands)
-    # Of integers and truth values nothing is rounded.
-    if all(part.is_exact and not part.is_float for part in operands):
-        return [exact(value) for value in bind(eqn, *(p.value for p in operands))]
-    name = eqn.primitive.name
-    scalar = scalar_function(name, eqn.params)
-    if scalar is not None:
-        (u,) = operands
-        value = scalar.value(u.value)
-        radius = VALUE_ERROR * np.abs(value)
-        if not u.is_exact:
-            radius = radius + scalar.slope(u.low, u.high) * u.radius
-        return [Enclosure(value, radius * _UP)]
-    rule = _RULES.get(name)
-    if rule is None:
-        raise UnsupportedError(name)
-    return rule(eqn, *operands)
+def _repeats(value: np.ndarray, *operands: Enclosure) -> list[float]:
+    """Bounds of how an operation that broadcasts stretches errors of its operands."""
+    return [math.sqrt(value.size / max(part.value.size, 1)) for part in operands]
 
 
 def _linear(
@@ -189,16 +68,22 @@ def _linear(
             eqn,
             *(
                 np.broadcast_to(
-                    (part.radius + slack * np.abs(part.value)) * _UP, part.value.shape
+                    (part.radius + slack * np.abs(part.value)) * UP, part.value.shape
                 )
                 if part.is_float
                 else part.value
                 for part in operands
             ),
         )
-        grown = _UP + 2 * slack
+        grown, norm, name = UP + 2 * slack, math.inf, eqn.primitive.name
+        if name == "reduce_sum":
+            (part,) = operands
+            norm = part.error + slack * norm_of(part.value)
+            norm *= math.sqrt(part.value.size / max(values[0].size, 1)) * grown
+        elif name in ("concatenate", "stack", "pad"):
+            norm = math.hypot(*(part.error for part in operands)) * grown
         return [
-            Enclosure(value, radius * grown)
+            enclosed(value, radius * grown, norm)
             for value, radius in zip(values, radii, strict=True)
         ]
 
@@ -216,7 +101,10 @@ def _moved(eqn: jex.JaxprEqn, *operands: Enclosure) -> list[Enclosure]:
         return [exact(value) for value in values]
     spread = np.broadcast_to(first.radius, first.value.shape)
     radii = bind(eqn, spread, *places)
-    return [Enclosure(*pair) for pair in zip(values, radii, strict=True)]
+    norm = math.inf  # entries may be read more than once
+    if eqn.primitive.name != "gather":
+        norm = first.error * max(1.0, *_repeats(values[0], first))
+    return [enclosed(*pair, norm) for pair in zip(values, radii, strict=True)]
 
 
 def _product(eqn: jex.JaxprEqn, a: Enclosure, b: Enclosure) -> list[Enclosure]:
@@ -225,19 +113,47 @@ def _product(eqn: jex.JaxprEqn, a: Enclosure, b: Enclosure) -> list[Enclosure]:
     if not (a.is_float and b.is_float):
         raise UnsupportedError(f"{eqn.primitive.name} of integers and floats")
     slack = gamma(num_terms(eqn) + 2, UNIT_ROUNDOFF)
-    (radius,) = bind(eqn, np.abs(a.value), (b.radius + slack * np.abs(b.value)) * _UP)
+    if a.is_exact and b.is_exact:
+        (radius,) = bind(eqn, np.abs(a.value), slack * np.abs(b.value) * UP)
+        return [Enclosure(value, radius * (UP + 2 * slack))]
+    (rounded,) = bind(eqn, np.abs(a.value), slack * np.abs(b.value) * UP)
+    radius, norm = rounded, norm_of(rounded)
+    if not b.is_exact:
+        spread = np.broadcast_to(b.radius, b.value.shape)
+        radius = radius + bind(eqn, np.abs(a.value), spread)[0]
+        norm += _norm_of_map(eqn, 0, a) * b.error
     if not a.is_exact:
         spread = np.broadcast_to(a.radius, a.value.shape)
         radius = radius + bind(eqn, spread, b.size)[0]
-    return [Enclosure(value, radius * (_UP + 2 * slack))]
+        norm += (_norm_of_map(eqn, 1, b) + b.error) * a.error
+    return [enclosed(value, radius * (UP + 2 * slack), norm * (UP + 2 * slack))]
+
+
+def _norm_of_map(eqn: jex.JaxprEqn, position: int, known: Enclosure) -> float:
+    """Norm of a product as a map of the other operand, errors left out."""
+    whole = Enclosure(known.value[None], np.zeros(()))
+    span = Span(whole, is_shared=True)
+    if eqn.primitive.name == "dot_general":
+        contracted, batched = eqn.params["dimension_numbers"]
+        rows, batch = tuple(contracted[position]), tuple(batched[position])
+        return float(span.operator_norm(batch, rows)[0])
+    params, spec = eqn.params, eqn.params["dimension_numbers"].rhs_spec
+    if params["batch_group_count"] != 1:
+        return math.inf
+    # No pixel is read by more windows than a filter has.
+    overlap = math.sqrt(
+        math.prod(aval_of(eqn.invars[1]).shape[axis] for axis in spec[2:])
+    )
+    norm = span.norm if position == 0 else span.operator_norm((), (spec[0],))
+    return float(norm[0]) * overlap * UP
 
 
 def num_terms(eqn: jex.JaxprEqn) -> int:
     """Number of products that each entry of a matrix product or convolution adds up."""
     if eqn.primitive.name == "dot_general":
         (contracted, _), _ = eqn.params["dimension_numbers"]
-        return math.prod(eqn.invars[0].aval.shape[axis] for axis in contracted)
-    shape = eqn.invars[1].aval.shape
+        return math.prod(aval_of(eqn.invars[0]).shape[axis] for axis in contracted)
+    shape = aval_of(eqn.invars[1]).shape
     return math.prod(shape) // shape[eqn.params["dimension_numbers"].rhs_spec[0]]
 
 
@@ -246,7 +162,9 @@ def _add(eqn: jex.JaxprEqn, a: Enclosure, b: Enclosure) -> list[Enclosure]:
         return _of_others(eqn, a, b)
     value = a.value - b.value if eqn.primitive.name == "sub" else a.value + b.value
     radius = a.radius + b.radius + UNIT_ROUNDOFF * np.abs(value)
-    return [Enclosure(value, radius * _UP)]
+    of_a, of_b = _repeats(value, a, b)
+    norm = of_a * a.error + of_b * b.error + UNIT_ROUNDOFF * norm_of(value)
+    return [enclosed(value, radius * UP, norm)]
 
 
 def _mul(eqn: jex.JaxprEqn, a: Enclosure, b: Enclosure) -> list[Enclosure]:
@@ -254,7 +172,12 @@ def _mul(eqn: jex.JaxprEqn, a: Enclosure, b: Enclosure) -> list[Enclosure]:
         return _of_others(eqn, a, b)
     value = a.value * b.value
     radius = np.abs(a.value) * b.radius + a.radius * b.size
-    return [Enclosure(value, (radius + UNIT_ROUNDOFF * np.abs(value)) * _UP)]
+    radius = (radius + UNIT_ROUNDOFF * np.abs(value)) * UP
+    of_a, of_b = _repeats(value, a, b)
+    norm = UNIT_ROUNDOFF * norm_of(value)
+    norm += of_a * a.error * float(np.max(b.size, initial=0.0))
+    norm += of_b * b.error * float(np.max(np.abs(a.value), initial=0.0))
+    return [enclosed(value, radius, norm)]
 
 
 def _div(eqn: jex.JaxprEqn, a: Enclosure, b: Enclosure) -> list[Enclosure]:
@@ -262,17 +185,24 @@ def _div(eqn: jex.JaxprEqn, a: Enclosure, b: Enclosure) -> list[Enclosure]:
         return _of_others(eqn, a, b)
     value = a.value / b.value
     least = np.abs(b.value) - b.radius
-    radius = (a.radius + np.abs(value) * b.radius * _UP) / (least / _UP)
-    radius = (radius + 2 * UNIT_ROUNDOFF * np.abs(value)) * _UP
-    return [Enclosure(value, np.where(least > 0, radius, math.inf))]
+    radius = (a.radius + np.abs(value) * b.radius * UP) / (least / UP)
+    radius = (radius + 2 * UNIT_ROUNDOFF * np.abs(value)) * UP
+    smallest = float(np.min(least, initial=math.inf))
+    if not smallest > 0:
+        return [Enclosure(value, np.where(least > 0, radius, math.inf))]
+    of_a, of_b = _repeats(value, a, b)
+    largest = float(np.max(np.abs(value), initial=0.0))
+    norm = (of_a * a.error + of_b * b.error * largest) / smallest
+    norm += 2 * UNIT_ROUNDOFF * norm_of(value)
+    return [enclosed(value, radius, norm)]
 
 
 def _neg(eqn: jex.JaxprEqn, a: Enclosure) -> list[Enclosure]:
-    return [Enclosure(-a.value, a.radius)]
+    return [a._replace(value=-a.value)]
 
 
 def _abs(eqn: jex.JaxprEqn, a: Enclosure) -> list[Enclosure]:
-    return [Enclosure(np.abs(a.value), a.radius)]
+    return [a._replace(value=np.abs(a.value))]
 
 
 def _same(eqn: jex.JaxprEqn, *operands: Enclosure) -> list[Enclosure]:
@@ -338,7 +268,7 @@ def _compare(eqn: jex.JaxprEqn, a: Enclosure, b: Enclosure) -> list[Enclosure]:
         return [exact(value)]
     if not (a.is_float and b.is_float):
         return _of_others(eqn, a, b)
-    radius = (a.radius + b.radius) * _UP
+    radius = (a.radius + b.radius) * UP
     gap = np.abs(a.value - b.value)
     is_unsure = ~(gap > radius) & ~((radius == 0) & (gap == gap))
     return [Enclosure(value, np.asarray(is_unsure))]
@@ -369,9 +299,10 @@ def _select(eqn: jex.JaxprEqn, which: Enclosure, *cases: Enclosure) -> list[Encl
     (radius,) = bind(eqn, which.value, *spreads)
     if not which.is_exact:
         away = [np.abs(c.value - value) + c.radius for c in cases]
-        farthest = np.max(np.stack(away), axis=0) * _UP
+        farthest = np.max(np.stack(away), axis=0) * UP
         radius = np.where(which.radius != 0, farthest, radius)
-    return [Enclosure(value, radius)]
+        return [Enclosure(value, radius)]
+    return [enclosed(value, radius, sum(case.error for case in cases))]
 
 
 def _convert(eqn: jex.JaxprEqn, a: Enclosure) -> list[Enclosure]:
@@ -388,12 +319,7 @@ def _convert(eqn: jex.JaxprEqn, a: Enclosure) -> list[Enclosure]:
 
 
 def _pow(eqn: jex.JaxprEqn, a: Enclosure, b: Enclosure) -> list[Enclosure]:
-    exponent = fixed_exponent(b)
-    scalar, value = power(exponent), np.power(a.value, exponent)
-    radius = VALUE_ERROR * np.abs(value)
-    if not a.is_exact:
-        radius = radius + scalar.slope(a.low, a.high) * a.radius
-    return [Enclosure(value, radius * _UP)]
+    return of_scalar_function(power(fixed_exponent(b)), a)
 
 
 def fixed_exponent(exponent: Enclosure) -> float:
@@ -419,7 +345,7 @@ def _one(eqn: jex.JaxprEqn, operands: list[Enclosure]) -> int:
 
 
 def _reduced(eqn: jex.JaxprEqn, operands: list[Enclosure]) -> int:
-    before, after = operands[0].value.size, math.prod(eqn.outvars[0].aval.shape)
+    before, after = operands[0].value.size, math.prod(aval_of(eqn.outvars[0]).shape)
     return before // max(after, 1) + 1
 
 
@@ -435,7 +361,7 @@ def _scattered(eqn: jex.JaxprEqn, operands: list[Enclosure]) -> int:
     return math.prod(operands[1].value.shape[:-1]) + 2
 
 
-_RULES: dict[str, Callable[..., list[Enclosure]]] = {
+RULES: dict[str, Callable[..., list[Enclosure]]] = {
     **dict.fromkeys(("add", "add_any", "sub"), _add),
     "mul": _mul,
     "div": _div,
