@@ -216,8 +216,8 @@ def bounds_at(
     # Deeper networks with kinks, or activations without known constants.
     with contextlib.suppress(UnsupportedError):
         read = program_start(network.apply, params, x, y, rigor)
-        if read.smooth.holds:
-            return read
+        _ = read.lipschitz
+        return read
     return start
 
 

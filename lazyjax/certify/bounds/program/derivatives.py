@@ -184,7 +184,7 @@ def _dot(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
         for operand, rows, batch in zip(operands, contracted, batched, strict=True)
     ]
     a, b = operands
-    return bilinear(a.growth, b.growth, *norms)
+    return bilinear(a.growth, b.growth, norms[0], norms[1])
 
 
 def _convolution(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:

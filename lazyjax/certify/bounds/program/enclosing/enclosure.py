@@ -30,7 +30,7 @@ def norm_of(array: np.ndarray) -> float:
     return norm * (1 + gamma(flat.size + 4, UNIT_ROUNDOFF))
 
 
-def enclosed(value: Any, radius: np.ndarray, norm: float = math.inf) -> "Enclosure":
+def enclosed(value: Any, radius: Any, norm: float = math.inf) -> "Enclosure":
     """Numbers, of which no error is larger than all of them together.
 
     Args:
