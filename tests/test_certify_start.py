@@ -50,7 +50,8 @@ def test_nothing_is_computed_of_a_network_that_no_theorem_is_about(verb, monkeyp
 def test_a_conflict_refutes_only_what_the_network_computes(verb):
     x, y = np.concatenate([X, X[:1]]), np.concatenate([Y, Y[:1] + 1])
     assert verb(DEEP, PARAMS, x, y).verdict is certify.Verdict.REFUTED
-    other = dataclasses.replace(DEEP, apply=lambda p, x: 2 * DEEP.apply(p, x))
+    smooth = mlp(width=5, depth=2, activation="tanh")
+    other = dataclasses.replace(smooth, apply=lambda p, x: 2 * smooth.apply(p, x))
     with pytest.raises(ValueError, match=r"`network.apply` must compute"):
         verb(other, PARAMS, x, y)
 

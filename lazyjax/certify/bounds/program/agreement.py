@@ -38,7 +38,11 @@ def check_outputs(
     """
     dtypes = [jnp.dtype(leaf.dtype) for leaf in (*jax.tree.leaves(params), x)]
     floats = [dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)]
-    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+    with (
+        jax.enable_x64(True),
+        jax.default_matmul_precision("highest"),
+        jax.numpy_dtype_promotion("standard"),  # parameters and inputs may differ
+    ):
         found = apply_fn(*jax.tree.map(jnp.asarray, (params, x)))
         coarsest = max(
             float(jnp.finfo(dtype).eps) / 2 for dtype in (*floats, found.dtype)
