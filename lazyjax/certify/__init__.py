@@ -54,6 +54,7 @@ from lazyjax.certify.widths import (
     separation as separation,
     zou2018 as zou2018,
 )
+from lazyjax.certify.zero_error import zero_training_error as zero_training_error
 
 __getattr__ = _deprecated_names(
     __name__,

@@ -12,14 +12,14 @@ inequality says less than any: not that the loss goes to zero.
 import dataclasses
 from collections.abc import Iterator, Mapping
 
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 from lazyjax.certify.bounds.start import bounds_at
 from lazyjax.certify.certificate import Certificate, Rigor
 from lazyjax.certify.theorems import THEOREMS
 from lazyjax.files.results import Storable
 from lazyjax.nets import Network
-from lazyjax.typing import AnyArray, Params
+from lazyjax.typing import AnyArray, ApplyFn, Params
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,9 +50,9 @@ class TheoremComparison(Storable):
 
 
 def compare(
-    network: Network,
+    network: Network | ApplyFn,
     params: Params,
-    x: Float[AnyArray, "n *d"],
+    x: Shaped[AnyArray, "n *d"],
     y: Float[AnyArray, "n k"],
     *,
     rigor: Rigor = "proof",
@@ -60,7 +60,7 @@ def compare(
     r"""Verdicts of all registered theorems that are about such a network, on one start.
 
     Args:
-        network: Fully connected.
+        network: Network, or a function `apply_fn(params, x)`.
         params: The start.
         x: Training inputs.
         y: Training targets.
@@ -105,8 +105,7 @@ def compare(
     }
     if not found:
         raise ValueError(
-            "`network` must be one that a theorem of `certify.theorems` is about; got "
-            f"activation {start.branches[0].activation!r}, {start.branches[0].depth} "
-            "hidden layers."
+            "`network` must be one that a theorem of `certify.theorems` is about: "
+            f"{start.smooth.statement} ({start.smooth.detail})."
         )
     return TheoremComparison(certificates=found)

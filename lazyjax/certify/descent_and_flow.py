@@ -2,20 +2,21 @@
 
 import math
 
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
+from lazyjax.certify.bounds.program.start import ProgramStart
 from lazyjax.certify.bounds.start import Start, bounds_at
 from lazyjax.certify.certificate import Certificate, Rigor
 from lazyjax.certify.statements import Assumption
 from lazyjax.certify.theorems import relu, residual
 from lazyjax.nets import Network
-from lazyjax.typing import AnyArray, Params
+from lazyjax.typing import AnyArray, ApplyFn, Params
 
 
 def gradient_flow(
-    network: Network,
+    network: Network | ApplyFn,
     params: Params,
-    x: Float[AnyArray, "n *d"],
+    x: Shaped[AnyArray, "n *d"],
     y: Float[AnyArray, "n k"],
     *,
     rigor: Rigor = "proof",
@@ -25,12 +26,15 @@ def gradient_flow(
 
     The flow is $w' = -\nabla L$, $L = \tfrac12\lVert f - y\rVert^2$ summed over examples
     and outputs. For $c L$ the verdict is the same and the rate $c$ times as large.
-    Smooth activations are certified by the Jacobian's Lipschitz constant, at any
-    depth; ReLU and its like by counting the units that may flip, for networks with one
-    hidden layer of which only the first layer is trained.
+    Smooth networks are certified by the Lipschitz constant of their Jacobian, which is
+    read from the program of the function, and for fully connected ones from their
+    description. A kink must be out of reach: from trained parameters, ReLU networks
+    stay on one side of all of them. Those with one hidden layer, of which only the first
+    layer is trained, are certified by counting the units that may flip.
 
     Args:
-        network: From `lazyjax.nets.mlp`.
+        network: Network of any kind, or a pure function `apply_fn(params, x)` of
+            which the program proves that it treats the rows of `x` apart.
         params: The start; initial or trained.
         x: Training inputs.
         y: Training targets.
@@ -42,7 +46,8 @@ def gradient_flow(
         converge all the same.
 
     Raises:
-        ValueError: If the network is of another kind, or arguments do not fit.
+        ValueError: If no bounds are known of the network, which names what of its
+            program has none, or arguments do not fit.
         TypeError: If an array is not floating point.
 
     Example:
@@ -62,15 +67,15 @@ def gradient_flow(
     start = bounds_at(network, params, x, y, rigor=rigor)
     if start.smooth.holds:
         return residual.flow_theorem(start.local, radius=radius)
-    if start.first_layer.holds:
+    if isinstance(start, Start) and start.first_layer.holds:
         return relu.flow_theorem(start.flips, radius=radius)
     return _no_theorem("gradient flow", start, start.smooth, start.first_layer)
 
 
 def gradient_descent(
-    network: Network,
+    network: Network | ApplyFn,
     params: Params,
-    x: Float[AnyArray, "n *d"],
+    x: Shaped[AnyArray, "n *d"],
     y: Float[AnyArray, "n k"],
     *,
     learning_rate: float | None = None,
@@ -84,7 +89,7 @@ def gradient_descent(
     verdict is that of $\eta c$ here. Momentum, Adam and random batches are not covered.
 
     Args:
-        network: From `lazyjax.nets.mlp`; as for `gradient_flow`.
+        network: As for `gradient_flow`.
         params: The start; initial or trained.
         x: Training inputs.
         y: Training targets.
@@ -98,7 +103,8 @@ def gradient_descent(
         The certificate, with the learning rate as `step_size`.
 
     Raises:
-        ValueError: If the network is of another kind, or arguments do not fit.
+        ValueError: If no bounds are known of the network, which names what of its
+            program has none, or arguments do not fit.
         TypeError: If an array is not floating point.
 
     Example:
@@ -123,7 +129,7 @@ def gradient_descent(
             gradient_error=gradient_error,
             radius=radius,
         )
-    if not start.first_layer.holds:
+    if not (isinstance(start, Start) and start.first_layer.holds):
         return _no_theorem("gradient descent", start, start.smooth, start.first_layer)
     if gradient_error:
         raise ValueError(
@@ -134,9 +140,9 @@ def gradient_descent(
 
 
 def existence(
-    network: Network,
+    network: Network | ApplyFn,
     params: Params,
-    x: Float[AnyArray, "n *d"],
+    x: Shaped[AnyArray, "n *d"],
     y: Float[AnyArray, "n k"],
     *,
     rigor: Rigor = "proof",
@@ -148,7 +154,7 @@ def existence(
     before; it does not say that training finds them.
 
     Args:
-        network: From `lazyjax.nets.mlp`, with a smooth activation.
+        network: As for `gradient_flow`; smooth.
         params: The centre.
         x: Training inputs.
         y: Training targets.
@@ -160,7 +166,8 @@ def existence(
         The certificate.
 
     Raises:
-        ValueError: If the network is of another kind, or arguments do not fit.
+        ValueError: If no bounds are known of the network, which names what of its
+            program has none, or arguments do not fit.
         TypeError: If an array is not floating point.
 
     Example:
@@ -180,7 +187,9 @@ def existence(
     return _no_theorem("existence of zero loss", start, start.smooth)
 
 
-def _no_theorem(what: str, start: Start, *needs: Assumption) -> Certificate:
+def _no_theorem(
+    what: str, start: Start | ProgramStart, *needs: Assumption
+) -> Certificate:
     """Nothing follows for a network that is of neither kind, but by a conflict."""
     return Certificate(
         theorem=f"{what}: no theorem for this network",

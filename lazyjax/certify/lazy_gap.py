@@ -38,7 +38,7 @@ from lazyjax.certify.bounds.branches import (
 from lazyjax.certify.bounds.evaluation import concatenated, evaluate, example_of
 from lazyjax.certify.bounds.layers import check_features
 from lazyjax.certify.bounds.local import LocalBounds
-from lazyjax.certify.bounds.start import bounds_at
+from lazyjax.certify.bounds.start import described_start
 from lazyjax.certify.certificate import Certificate, Rigor
 from lazyjax.certify.theorems.residual import flow_theorem
 from lazyjax.files.results import Storable
@@ -98,7 +98,7 @@ def lazy_gap(
         >>> bool(gap.train < 1e-9), bool((gap.test < 1e-9).all())
         (True, True)
     """
-    start = bounds_at(network, params, x, y, rigor=rigor)
+    start = described_start(network, params, x, y, rigor=rigor)
     certificate = flow_theorem(start.local)
     check_floating("x_test", x_test)
     check_batch("x_test", x_test)

@@ -13,7 +13,7 @@ This is the condition of `lazyjax.certify.bounds.ball` with $C$ in place of the 
 import math
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 from lazyjax._checks import check_positive
 from lazyjax.certify.arithmetic.activations import ROUNDING
@@ -25,18 +25,17 @@ from lazyjax.certify.arithmetic.rounding import (
     upper_or_infinity,
 )
 from lazyjax.certify.bounds.ball import ball_assumptions, ball_quantities, smallest_ball
-from lazyjax.certify.bounds.branches import at_rigor, output_of
 from lazyjax.certify.bounds.start import bounds_at
 from lazyjax.certify.certificate import Certificate, Rigor
 from lazyjax.certify.statements import Quantity
 from lazyjax.nets import Network
-from lazyjax.typing import AnyArray, Params
+from lazyjax.typing import AnyArray, ApplyFn, Params
 
 
 def logistic_flow(
-    network: Network,
+    network: Network | ApplyFn,
     params: Params,
-    x: Float[AnyArray, "n *d"],
+    x: Shaped[AnyArray, "n *d"],
     y: Float[AnyArray, "n k"],
     *,
     target_loss: float,
@@ -45,7 +44,7 @@ def logistic_flow(
     r"""Whether gradient flow on the mean logistic loss is certain to reach a loss.
 
     Args:
-        network: From `lazyjax.nets.mlp`, with a smooth activation and one output.
+        network: Network with one output, or a function `apply_fn(params, x)`; smooth.
         params: The start.
         x: Training inputs.
         y: Labels, $-1$ or $1$.
@@ -75,7 +74,7 @@ def logistic_flow(
     if labels.shape[1] != 1 or not np.all(np.abs(labels) == 1):
         raise ValueError("`y` must have one column of -1 and 1.")
     bounds, unit = start.local, unit_roundoff(rigor)
-    output, error = output_of(at_rigor(start.evaluations, rigor))
+    output, error = start.outputs
     with np.errstate(all="ignore"):  # what overflows certifies nothing
         total = total_loss_upper(output, labels, error, unit)
     target = (interval(target_loss) * len(labels)).low

@@ -10,18 +10,20 @@ trained ones reaches such; how the trained ones were found does not matter.
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float, Shaped
 
 from lazyjax._checks import check_at_least
-from lazyjax.certify.bounds.evaluation import Evaluation, LayerNorms, evaluate, kernel
-from lazyjax.certify.bounds.layers import SYMMETRIZED_SCALE, Layers
+from lazyjax.callables.static import HashableCallable
 from lazyjax.certify.bounds.start import bounds_at
 from lazyjax.certify.certificate import Certificate, Rigor
 from lazyjax.certify.descent_and_flow import gradient_flow
 from lazyjax.files.results import Storable
 from lazyjax.nets import Network
-from lazyjax.typing import AnyArray, Params
+from lazyjax.ntk import empirical_ntk
+from lazyjax.trees import tree_distance
+from lazyjax.typing import AnyArray, ApplyFn, Params
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,9 +44,9 @@ class WarmStart(Storable):
 
 
 def warm_start(
-    network: Network,
+    network: Network | ApplyFn,
     params: Params,
-    x: Float[AnyArray, "n *d"],
+    x: Shaped[AnyArray, "n *d"],
     y: Float[AnyArray, "n k"],
     *,
     num_steps: int = 100,
@@ -56,7 +58,7 @@ def warm_start(
     $-J^\top (K + \lambda I)^{-1} r$, for which the kernel $K$ is enough.
 
     Args:
-        network: From `lazyjax.nets.mlp`.
+        network: Network, or function `apply_fn(params, x)`, as for `gradient_flow`.
         params: Where training starts.
         x: Training inputs.
         y: Training targets.
@@ -67,8 +69,7 @@ def warm_start(
         The parameters and the certificate of gradient flow from them.
 
     Raises:
-        ValueError: If the network is of another kind or has no certificates, or
-            arguments do not fit.
+        ValueError: If no bounds are known of the network, or arguments do not fit.
         TypeError: If an array is not floating point.
 
     Cost: Each step forms the kernel and solves with it, $(nk)^3$.
@@ -87,115 +88,73 @@ def warm_start(
     """
     check_at_least("num_steps", num_steps, 0)
     start = bounds_at(network, params, x, y, rigor=rigor)
-    branches = start.branches
     if not (start.smooth.holds or start.first_layer.holds):
         raise ValueError(
-            "`network` must be one that `gradient_flow` has a theorem for; got "
-            f"activation {branches[0].activation!r}, {branches[0].depth} hidden layers."
+            "`network` must be one that `gradient_flow` has a theorem for: "
+            f"{start.smooth.statement} ({start.smooth.detail})."
         )
-    with np.errstate(all="ignore"):  # a step that overflows is not taken
-        trained, residuals = _trained(branches, start.inputs, start.targets, num_steps)
-    result = _params(params, trained, network.architecture.symmetrized)
+    apply_fn = network.apply if isinstance(network, Network) else network
+    with jax.enable_x64(True):
+        before = jax.tree.map(_widened, params)
+        result, residuals = _trained(
+            HashableCallable(apply_fn), before, _widened(x), np.asarray(y), num_steps
+        )
+        moved = float(tree_distance(result, before))
+        result = jax.tree.map(np.asarray, result)
     return WarmStart(
         params=result,
         certificate=gradient_flow(network, result, x, y, rigor=rigor),
         residual=np.asarray(residuals),
-        moved=_distance(branches, trained),
+        moved=moved,
     )
 
 
+def _widened(leaf: AnyArray) -> Array:
+    """Floating-point numbers in float64, others as they are."""
+    is_float = jnp.issubdtype(leaf.dtype, jnp.floating)
+    return jnp.asarray(leaf, jnp.float64 if is_float else None)
+
+
 def _trained(
-    branches: tuple[Layers, ...], x: np.ndarray, y: np.ndarray, num_steps: int
-) -> tuple[tuple[Layers, ...], list[float]]:
-    evaluations, residual = _evaluated(branches, x, y)
+    apply_fn: HashableCallable, params: Params, x: Array, y: np.ndarray, num_steps: int
+) -> tuple[Params, list[float]]:
+    """Parameters after training, and the norm of the residual after each step."""
+    residual = np.asarray(_outputs(apply_fn, params, x)) - y
     residuals = [float(np.linalg.norm(residual))]
-    damping = 1e-3
+    damping, size = 1e-3, residual.size
     for _ in range(num_steps):
-        factor = len(branches) ** -0.5
-        gram = sum(kernel(e).value for e in evaluations) * factor**2
-        scale = np.trace(gram) / len(gram)
+        kernel = np.asarray(empirical_ntk(apply_fn, params, x))
+        gram = kernel.transpose(0, 2, 1, 3).reshape(size, size)
+        scale = np.trace(gram) / size
         if not np.isfinite(scale) or scale == 0 or residuals[-1] == 0:
             break
         for _ in range(12):
-            damped = gram + damping * scale * np.eye(len(gram))
+            damped = gram + damping * scale * np.eye(size)
             weights = np.linalg.solve(damped, residual.reshape(-1))
-            weights = weights.reshape(residual.shape)
-            trial = tuple(
-                _stepped(e, sign * factor * weights)
-                for e, sign in zip(evaluations, (1, -1), strict=False)
-            )
-            after, new_residual = _evaluated(trial, x, y)
-            if np.linalg.norm(new_residual) < residuals[-1]:
+            trial = _stepped(apply_fn, params, x, weights.reshape(residual.shape))
+            trial_residual = np.asarray(_outputs(apply_fn, trial, x)) - y
+            if np.linalg.norm(trial_residual) < residuals[-1]:
                 break
             damping = max(damping, 1e-16) * 10
         else:
             break  # no step gets further: rounding, or a critical point
-        branches, evaluations, residual = trial, after, new_residual
+        params, residual = trial, trial_residual
         residuals.append(float(np.linalg.norm(residual)))
         damping = max(damping / 10, 1e-16)
-    return branches, residuals
+    return params, residuals
 
 
-def _evaluated(
-    branches: tuple[Layers, ...], x: np.ndarray, y: np.ndarray
-) -> tuple[tuple[Evaluation, ...], np.ndarray]:
-    # No errors are bounded while training, so norms of weights are not needed.
-    evaluations = tuple(
-        evaluate(
-            branch, x, 0.0, norms=(LayerNorms(0.0, 0.0, 0.0),) * len(branch.layers)
-        )
-        for branch in branches
-    )
-    if len(branches) == 1:
-        return evaluations, evaluations[0].output.value - y
-    plus, minus = evaluations
-    output = (plus.output.value - minus.output.value) * SYMMETRIZED_SCALE
-    return evaluations, output - y
+def _output_fn(apply_fn: HashableCallable, params: Params, x: Array) -> Array:
+    return apply_fn(params, x)
 
 
-def _stepped(evaluation: Evaluation, weights: Float[np.ndarray, "n k"]) -> Layers:
-    """The branch after the step $-J^T$ `weights`."""
-    layers = []
-    for layer, rows, cotangents in zip(
-        evaluation.network.layers, evaluation.inputs, evaluation.cotangents, strict=True
-    ):
-        if not layer.is_trained:
-            layers.append(layer)
-            continue
-        pulled = np.einsum("ik,ikm->im", weights, cotangents.value)
-        layers.append(
-            dataclasses.replace(
-                layer,
-                weight=layer.weight - layer.scale * (rows.value.T @ pulled),
-                bias=layer.bias - layer.bias_scale * np.sum(pulled, axis=0),
-            )
-        )
-    return dataclasses.replace(evaluation.network, layers=tuple(layers))
-
-
-def _params(
-    params: Params, trained: tuple[Layers, ...], is_symmetrized: bool
+def _step_fn(
+    apply_fn: HashableCallable, params: Params, x: Array, weights: Array
 ) -> Params:
-    """The pytree of `params` with the trained arrays, in float64."""
-    result = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
-    entries = (result["plus"], result["minus"]) if is_symmetrized else (result,)
-    copied = []
-    for entry, branch in zip(entries, trained, strict=True):
-        entry = {name: dict(arrays) for name, arrays in entry.items()}
-        for number, layer in enumerate(branch.layers, start=1):
-            arrays = entry[f"layer_{number}"]
-            arrays["kernel"] = layer.weight
-            if "bias" in arrays:
-                arrays["bias"] = layer.bias
-        copied.append(entry)
-    if is_symmetrized:
-        return {"minus": copied[1], "plus": copied[0]}
-    return copied[0]
+    """Parameters after the step $-J^T$ `weights`."""
+    _, pull = jax.vjp(lambda params: apply_fn(params, x), params)
+    return jax.tree.map(jnp.subtract, params, pull(weights)[0])
 
 
-def _distance(start: tuple[Layers, ...], end: tuple[Layers, ...]) -> float:
-    total = 0.0
-    for one, other in zip(start, end, strict=True):
-        for a, b in zip(one.layers, other.layers, strict=True):
-            total += np.sum((a.weight - b.weight) ** 2) + np.sum((a.bias - b.bias) ** 2)
-    return float(np.sqrt(total))
+_outputs = jax.jit(_output_fn, static_argnums=0)
+_stepped = jax.jit(_step_fn, static_argnums=0)

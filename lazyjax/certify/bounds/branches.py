@@ -105,8 +105,26 @@ def residual_of(
     evaluations: tuple[Evaluation, ...], targets: Float[np.ndarray, "n k"]
 ) -> Residual:
     """Residual of a network, symmetrized or not."""
-    unit = evaluations[0].unit
-    output, error = output_of(evaluations)
+    return residual_from(*output_of(evaluations), targets, evaluations[0].unit)
+
+
+def residual_from(
+    output: Float[np.ndarray, "n k"],
+    error: float,
+    targets: Float[np.ndarray, "n k"],
+    unit: float,
+) -> Residual:
+    """Residual of outputs that were computed.
+
+    Args:
+        output: Outputs.
+        error: Upper bound of the norm of their error.
+        targets: Targets.
+        unit: Unit roundoff that is accounted for.
+
+    Returns:
+        The residual.
+    """
     value = output - targets
     rounded = gamma(1, unit) * float(np.linalg.norm(value))
     error = float(round_up(error + rounded, value.size + 4, unit))

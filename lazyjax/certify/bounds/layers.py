@@ -96,6 +96,14 @@ class Layers:
         return len(self.layers) - 1
 
 
+def is_described(architecture: Architecture) -> bool:
+    """Whether bounds take account of all that a description of a network says."""
+    return all(
+        field.name in HANDLED or getattr(architecture, field.name) == field.default
+        for field in dataclasses.fields(architecture)
+    )
+
+
 def check_architecture(architecture: Architecture) -> None:
     """Check that there are bounds for networks of this description.
 

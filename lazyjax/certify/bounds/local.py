@@ -25,6 +25,7 @@ from lazyjax.certify.bounds.branches import (
 )
 from lazyjax.certify.bounds.evaluation import Evaluation
 from lazyjax.certify.bounds.lipschitz import TwoLayer
+from lazyjax.certify.bounds.program.lipschitz import ProgramLipschitz
 from lazyjax.certify.bounds.singular_values import (
     newton_norm_upper,
     sigma_min_lower,
@@ -82,7 +83,7 @@ class CheckedLipschitz:
 
 def _checked(fn: Lipschitz) -> Lipschitz:
     """The constant with its checks; those of networks need none."""
-    if isinstance(fn, NetworkLipschitz | CheckedLipschitz):
+    if isinstance(fn, NetworkLipschitz | ProgramLipschitz | CheckedLipschitz):
         return fn
     checked = CheckedLipschitz(fn)
     checked(0.0)

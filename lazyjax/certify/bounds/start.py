@@ -1,11 +1,12 @@
 """The start of training: a network, parameters and data, and all bounds of them."""
 
+import contextlib
 import dataclasses
 import functools
 from typing import get_args
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 from lazyjax._brief import summary
 from lazyjax._checks import check_choice
@@ -16,15 +17,24 @@ from lazyjax.certify.arithmetic.activations import (
 )
 from lazyjax.certify.arithmetic.rounding import UNIT_ROUNDOFF
 from lazyjax.certify.bounds.agreement import check_agreement
-from lazyjax.certify.bounds.branches import evaluations_of
+from lazyjax.certify.bounds.branches import at_rigor, evaluations_of, output_of
+from lazyjax.certify.bounds.conflict import conflict_of
 from lazyjax.certify.bounds.evaluation import Evaluation
 from lazyjax.certify.bounds.flips import FlipBounds, flip_bounds
-from lazyjax.certify.bounds.layers import Layers, check_features, data_of, layers_of
+from lazyjax.certify.bounds.layers import (
+    Layers,
+    check_features,
+    data_of,
+    is_described,
+    layers_of,
+)
 from lazyjax.certify.bounds.local import LocalBounds, smooth_bounds
+from lazyjax.certify.bounds.program.enclosing.enclosure import UnsupportedError
+from lazyjax.certify.bounds.program.start import ProgramStart, program_start
 from lazyjax.certify.certificate import Rigor
 from lazyjax.certify.statements import Assumption
 from lazyjax.nets import Network
-from lazyjax.typing import AnyArray, Params
+from lazyjax.typing import AnyArray, ApplyFn, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,25 +112,21 @@ class Start:
             check_agreement(self.network, self.params, self.x, evaluations)
         return evaluations
 
+    @property
+    def outputs(self) -> tuple[Float[np.ndarray, "n k"], float]:
+        """What the network computes, and the norm of its error."""
+        return output_of(at_rigor(self.evaluations, self.rigor))
+
     @functools.cached_property
     def conflict(self) -> Assumption | None:
         """The first two equal inputs with different targets, if there are any.
 
         As that refutes, it is about networks that were compared with `network.apply`.
         """
-        seen: dict[bytes, int] = {}
-        for i, row in enumerate(self.inputs + 0.0):  # -0.0 equals 0.0
-            j = seen.setdefault(row.tobytes(), i)
-            if not np.array_equal(self.targets[i], self.targets[j]):
-                _ = self.evaluations
-                return Assumption(
-                    name="conflict",
-                    statement="two equal inputs have different targets, which no "
-                    "parameters fit",
-                    holds=True,
-                    detail=f"examples {j} and {i}",
-                )
-        return None
+        found = conflict_of(self.inputs, self.targets)
+        if found is not None:
+            _ = self.evaluations
+        return found
 
     @functools.cached_property
     def local(self) -> LocalBounds:
@@ -144,7 +150,7 @@ class Start:
             )
 
 
-def bounds_at(
+def described_start(
     network: Network,
     params: Params,
     x: Float[AnyArray, "n *d"],
@@ -152,21 +158,21 @@ def bounds_at(
     *,
     rigor: Rigor = "proof",
 ) -> Start:
-    """A network at a point with its data, checked, and the bounds that theorems read.
+    """A fully connected network at a point with its data, checked.
 
     Args:
-        network: Fully connected network, from `lazyjax.nets.mlp`.
+        network: From `lazyjax.nets.mlp`.
         params: Its parameters.
         x: Training inputs.
         y: Training targets.
         rigor: "proof" to account for rounding, "float" to save time.
 
     Returns:
-        The start. Its bounds are computed when they are asked for.
+        The start, whose bounds are those of its description.
 
     Raises:
-        ValueError: If bounds do not cover the network, parameters or data do not fit,
-            or a number is not finite.
+        ValueError: If the description has no bounds, parameters or data do not fit, or
+            a number is not finite.
         TypeError: If an array is not floating point.
     """
     check_choice("rigor", rigor, get_args(Rigor))
@@ -174,6 +180,49 @@ def bounds_at(
     inputs, targets = data_of(network, x, y)
     check_features(branches, "x", inputs)
     return Start(network, params, x, branches, inputs, targets, rigor)
+
+
+def bounds_at(
+    network: Network | ApplyFn,
+    params: Params,
+    x: Shaped[AnyArray, "n *d"],
+    y: Float[AnyArray, "n k"],
+    *,
+    rigor: Rigor = "proof",
+) -> Start | ProgramStart:
+    """A network at a point with its data, checked, and the bounds that theorems read.
+
+    Args:
+        network: Network of any kind, or a pure function `apply_fn(params, x)`.
+        params: Its parameters.
+        x: Training inputs.
+        y: Training targets.
+        rigor: "proof" to account for rounding, "float" to save time.
+
+    Returns:
+        The start: of fully connected networks that are covered by their description, a
+        `Start`; of all others, what is read from the program. Bounds are computed when
+        they are asked for.
+
+    Raises:
+        ValueError: If bounds do not cover the network, parameters or data do not fit,
+            or a number is not finite.
+        TypeError: If an array is not floating point.
+    """
+    check_choice("rigor", rigor, get_args(Rigor))
+    if not isinstance(network, Network):
+        return program_start(network, params, x, y, rigor)
+    if not is_described(network.architecture):
+        return program_start(network.apply, params, x, y, rigor)
+    start = described_start(network, params, x, y, rigor=rigor)
+    if start.smooth.holds or start.first_layer.holds:
+        return start
+    # Deeper networks with kinks, or activations without known constants.
+    with contextlib.suppress(UnsupportedError):
+        read = program_start(network.apply, params, x, y, rigor)
+        _ = read.lipschitz
+        return read
+    return start
 
 
 def local_bounds(
@@ -213,4 +262,4 @@ def local_bounds(
         >>> round(bounds.residual.high, 6), round(bounds.blocks[0].sigma_min, 6)
         (5.0, 1.414214)
     """
-    return bounds_at(network, params, x, y, rigor=rigor).local
+    return described_start(network, params, x, y, rigor=rigor).local

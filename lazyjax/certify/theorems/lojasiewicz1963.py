@@ -5,7 +5,7 @@ import math
 from lazyjax.certify.bounds.start import Start
 from lazyjax.certify.certificate import Certificate
 from lazyjax.certify.statements import Assumption
-from lazyjax.certify.theorems.theorem import Theorem
+from lazyjax.certify.theorems.theorem import Theorem, smooth_description
 
 _ANALYTIC = ("cos", "erf", "gaussian", "gelu", "identity", "sigmoid", "silu", "sin")
 _ANALYTIC = (*_ANALYTIC, "softplus", "tanh")
@@ -59,4 +59,9 @@ def flow_theorem(start: Start) -> Certificate:
     )
 
 
-THEOREM = Theorem(name="lojasiewicz", source="Lojasiewicz (1963)", certify=flow_theorem)
+THEOREM = Theorem(
+    name="lojasiewicz",
+    source="Lojasiewicz (1963)",
+    certify=flow_theorem,
+    needs=smooth_description,
+)

@@ -10,11 +10,11 @@ import jax
 import numpy as np
 
 from lazyjax.certify.bounds.branches import kernel_of, residual_of
-from lazyjax.certify.bounds.start import Start, bounds_at
+from lazyjax.certify.bounds.start import Start, described_start
 from lazyjax.certify.bounds.vanishing import gradient_vanishes
 from lazyjax.certify.certificate import Certificate
 from lazyjax.certify.statements import Assumption, Quantity, assume_less
-from lazyjax.certify.theorems.theorem import Theorem
+from lazyjax.certify.theorems.theorem import Theorem, smooth_description
 from lazyjax.typing import AnyArray
 
 
@@ -89,11 +89,12 @@ def _at_zero(start: Start) -> Start:
         return np.zeros_like(value) if keys & trained else value
 
     zero = jax.tree_util.tree_map_with_path(zeroed, start.params)
-    return bounds_at(start.network, zero, start.x, start.targets)
+    return described_start(start.network, zero, start.x, start.targets)
 
 
 THEOREM = Theorem(
     name="polyak",
     source="Polyak (1963); Lojasiewicz (1963)",
     certify=for_all_parameters,
+    needs=smooth_description,
 )

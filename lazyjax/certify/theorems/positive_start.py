@@ -46,7 +46,7 @@ from lazyjax.certify.arithmetic.matrices import (
 from lazyjax.certify.arithmetic.rounding import UNIT_ROUNDOFF, Interval, interval
 from lazyjax.certify.bounds.lipschitz import deep
 from lazyjax.certify.bounds.local import JacobianBlock, Lipschitz
-from lazyjax.certify.bounds.start import Start, bounds_at
+from lazyjax.certify.bounds.start import Start, described_start
 from lazyjax.certify.certificate import Certificate, Dynamics
 from lazyjax.certify.statements import Assumption, assume_less
 from lazyjax.certify.theorems import chatterjee2022
@@ -296,7 +296,7 @@ def _certificates(
     sigma = reach.sigma_min(output_weight)
     if checks[1].holds is not True:
         return _failed(checks, "flow"), _failed(checks, "descent")
-    start = bounds_at(network, params, x, y)
+    start = described_start(network, params, x, y)
     block = JacobianBlock(
         name="first layer of a positive start",
         sigma_min=sigma,

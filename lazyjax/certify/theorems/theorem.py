@@ -2,18 +2,28 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
+from lazyjax.certify.bounds.program.start import ProgramStart
 from lazyjax.certify.bounds.start import Start
 from lazyjax.certify.certificate import Certificate
 from lazyjax.certify.statements import Assumption
 
 
-def smooth_activation(start: Start) -> Assumption:
-    """The activation is smooth, so that `start.local` has bounds."""
+def smooth_function(start: Start | ProgramStart) -> Assumption:
+    """The network is smooth, so that `start.local` has bounds."""
     return start.smooth
 
 
-def first_layer_of_kinks(start: Start) -> Assumption:
+def smooth_description(start: Start | ProgramStart) -> Assumption:
+    """The network is fully connected, and its activation smooth."""
+    if isinstance(start, Start):
+        return start.smooth
+    statement = "the network is fully connected, as its description says"
+    return Assumption(name="described", statement=statement, holds=False)
+
+
+def first_layer_of_kinks(start: Start | ProgramStart) -> Assumption:
     """One hidden layer of kinks is trained alone, so that `start.flips` has bounds."""
     return start.first_layer
 
@@ -32,5 +42,5 @@ class Theorem:
 
     name: str
     source: str
-    certify: Callable[[Start], Certificate]
-    needs: Callable[[Start], Assumption] = smooth_activation
+    certify: Callable[[Any], Certificate]
+    needs: Callable[[Start | ProgramStart], Assumption] = smooth_function

@@ -1,0 +1,1 @@
+"""Programs evaluated on numbers that are known up to radii."""

@@ -1,0 +1,91 @@
+r"""Programs evaluated on sets of numbers: each entry is known up to a radius.
+
+The program is that of real numbers. An entry of it lies within `radius` of the computed
+`value`, whatever rounding did. Sums of products are off by $\gamma_k$ times the sum of
+the sizes of their terms (Higham 2002), functions of one number by their slope times the
+radius of their argument, and a few units of rounding.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.extend.core as jex
+import numpy as np
+
+from lazyjax.certify.bounds.program.enclosing.enclosure import (
+    Enclosure,
+    UnsupportedError,
+    bind,
+    exact,
+)
+from lazyjax.certify.bounds.program.enclosing.rules import RULES, of_scalar_function
+from lazyjax.certify.bounds.program.scalar_functions import scalar_function
+from lazyjax.jaxpr.equations import called, opened
+
+
+def enclosures(
+    closed: jex.ClosedJaxpr, arguments: Sequence[Enclosure]
+) -> list[Enclosure]:
+    """Results of a program, whose arguments are known up to radii.
+
+    Args:
+        closed: The program.
+        arguments: Its arguments.
+
+    Returns:
+        Its results; radii are infinite or NaN where nothing is known.
+
+    Raises:
+        UnsupportedError: If there is no rule for one of its primitives.
+    """
+    with np.errstate(all="ignore"):
+        return _run(*opened(closed), arguments)
+
+
+def _run(
+    jaxpr: jex.Jaxpr, consts: Sequence[Any], arguments: Sequence[Enclosure]
+) -> list[Enclosure]:
+    known: dict[Any, Enclosure] = dict(zip(jaxpr.invars, arguments, strict=True))
+    known.update(zip(jaxpr.constvars, map(exact, consts), strict=True))
+
+    def read(atom: Any) -> Enclosure:
+        return exact(atom.val) if isinstance(atom, jex.Literal) else known[atom]
+
+    last_use = {
+        atom: number
+        for number, eqn in enumerate(jaxpr.eqns)
+        for atom in eqn.invars
+        if not isinstance(atom, jex.Literal)
+    }
+    kept = {atom for atom in jaxpr.outvars if not isinstance(atom, jex.Literal)}
+    for number, eqn in enumerate(jaxpr.eqns):
+        results = _results(eqn, [read(atom) for atom in eqn.invars])
+        known.update(zip(eqn.outvars, results, strict=True))
+        for atom in {a for a in eqn.invars if not isinstance(a, jex.Literal)} - kept:
+            if last_use[atom] == number:
+                del known[atom]
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def inlined(eqn: jex.JaxprEqn) -> Any | None:
+    """The jaxpr whose values are those of an equation, custom derivatives or not."""
+    if eqn.primitive.name in ("custom_jvp_call", "custom_vjp_call"):
+        return eqn.params["call_jaxpr"]
+    return called(eqn)
+
+
+def _results(eqn: jex.JaxprEqn, operands: list[Enclosure]) -> list[Enclosure]:
+    inner = inlined(eqn)
+    if inner is not None:
+        return _run(*opened(inner), operands)
+    # Of integers and truth values nothing is rounded.
+    if all(part.is_exact and not part.is_float for part in operands):
+        return [exact(value) for value in bind(eqn, *(p.value for p in operands))]
+    name = eqn.primitive.name
+    scalar = scalar_function(name, eqn.params)
+    if scalar is not None:
+        return of_scalar_function(scalar, *operands)
+    rule = RULES.get(name)
+    if rule is None:
+        raise UnsupportedError(name)
+    return rule(eqn, *operands)

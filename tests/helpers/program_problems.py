@@ -1,0 +1,92 @@
+"""Small networks of all kinds as plain functions, with random parameters and data."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def _mlp(p: Any, x: Any) -> Any:
+    return jax.nn.softplus(jnp.tanh(x @ p["a"]) @ p["b"]) @ p["c"]
+
+
+def _relu(p: Any, x: Any) -> Any:
+    return jax.nn.relu(x @ p["a"]) @ p["b"] @ p["c"]
+
+
+def _gated(p: Any, x: Any) -> Any:
+    return (jax.nn.sigmoid(x @ p["a"]) * jnp.sin(x @ p["a2"])) @ p["b"] @ p["c"]
+
+
+def _residual(p: Any, x: Any) -> Any:
+    h = x @ p["a"]
+    h = h + jax.nn.gelu(h @ p["b"], approximate=False)
+    return (h + jnp.tanh(h @ p["b"])) @ p["c"]
+
+
+def _norm(h: Any, eps: float) -> Any:
+    h = h - jnp.mean(h, axis=-1, keepdims=True)
+    return h * jax.lax.rsqrt(jnp.mean(jnp.square(h), axis=-1, keepdims=True) + eps)
+
+
+def _layer_norm(p: Any, x: Any) -> Any:
+    return jnp.tanh(_norm(x @ p["a"], 0.1) @ p["b"]) @ p["c"]
+
+
+def _attention(p: Any, x: Any) -> Any:
+    tokens = x.reshape(x.shape[0], 3, 2)
+    h = tokens @ p["a"][:2]
+    logits = jnp.einsum("nqd,nkd->nqk", h @ p["b"], h)
+    h = h + jax.nn.softmax(logits, axis=-1) @ h
+    return jnp.mean(h, axis=1) @ p["c"]
+
+
+def _recurrent(p: Any, x: Any) -> Any:
+    steps = x.reshape(x.shape[0], 3, 2).swapaxes(0, 1)
+
+    def step(h: Any, row: Any) -> Any:
+        return jnp.tanh(h @ p["b"] + row @ p["a"][:2]), None
+
+    start = jnp.zeros((x.shape[0], p["b"].shape[0]), x.dtype)
+    return jax.lax.scan(step, start, steps)[0] @ p["c"]
+
+
+def _convolutional(p: Any, x: Any) -> Any:
+    image = x.reshape(x.shape[0], 6, 1)
+    filters = p["a"][:3, None, :]
+    h = jax.lax.conv_general_dilated(
+        image, filters, (1,), "SAME", dimension_numbers=("NHC", "HIO", "NHC")
+    )
+    h = jnp.tanh(h)
+    h = jax.lax.reduce_window(
+        h, np.zeros((), h.dtype), jax.lax.add, (1, 2, 1), (1, 2, 1), "VALID"
+    )
+    return jnp.mean(h / 2, axis=1) @ p["b"] @ p["c"]
+
+
+KINDS: dict[str, Callable[[Any, Any], Any]] = {
+    "mlp": _mlp,
+    "relu": _relu,
+    "gated": _gated,
+    "residual": _residual,
+    "layer norm": _layer_norm,
+    "attention": _attention,
+    "recurrent": _recurrent,
+    "convolutional": _convolutional,
+}
+
+
+def start(kind: str, seed: int, n: int = 2) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Parameters and inputs, in float64."""
+    rng = np.random.default_rng(seed)
+    width, scale = 5, 10.0 ** rng.uniform(-0.3, 0.2)
+    shapes = {"a": (6, width), "b": (width, width), "c": (width, 1)}
+    if kind == "gated":
+        shapes["a2"] = (6, width)
+    params = {
+        name: scale * rng.standard_normal(shape) / shape[0] ** 0.5
+        for name, shape in shapes.items()
+    }
+    return params, rng.standard_normal((n, 6))
