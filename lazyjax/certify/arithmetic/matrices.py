@@ -11,8 +11,8 @@ from jaxtyping import Float
 
 from lazyjax.certify.arithmetic.rounding import gamma, root_up, round_down, round_up
 
-# Above this size the largest eigenvalue is guessed by power iteration, not computed.
-_LARGE = 1500
+# Above this size an eigenvalue that is large is guessed by Lanczos' method.
+_LARGE = 256
 
 # Shifts are at least this, so that zero has a Cholesky factor as well.
 _LEAST_SLACK = 1e-280
@@ -173,11 +173,16 @@ def _eig_min_by_factor(
 
 
 def _eig_min_guess(matrix: np.ndarray) -> float:
-    """Smallest eigenvalue in floating point; below it for large matrices."""
+    """Smallest eigenvalue in floating point, or some number near it or below."""
     if len(matrix) <= _LARGE or np.min(np.diagonal(matrix)) > 0:
         return float(np.linalg.eigvalsh(matrix)[0])
-    vector = np.random.default_rng(0).standard_normal(len(matrix))
-    for _ in range(60):
-        vector /= np.linalg.norm(vector)
-        vector = matrix @ vector
-    return -1.01 * float(np.linalg.norm(vector))
+    from scipy.sparse.linalg import ArpackError, eigsh  # takes a while to import
+
+    first = np.random.default_rng(0).standard_normal(len(matrix))
+    try:
+        found = eigsh(
+            matrix, k=1, which="SA", v0=first, maxiter=100, return_eigenvectors=False
+        )
+    except ArpackError:  # as of a matrix of zeros
+        return -float(np.max(np.sum(np.abs(matrix), axis=1)))
+    return float(found[0])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import math
 
 import numpy as np
@@ -12,6 +13,11 @@ from lazyjax.certify.bounds.program.enclosing.enclosure import Enclosure
 
 # Spectral norms are found of matrices with no more rows, or columns, than this.
 _MOST_ROWS = 4096
+
+# Spectral norms that were found last, by a digest of the matrix. Weights meet in many
+# products, once for each chunk of examples.
+_MOST_NORMS = 1024
+_spectral_norms: dict[tuple, float] = {}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -143,7 +149,18 @@ class Span:
         few = sizes[0] == 1 and 1 < min(sizes[1:]) <= _MOST_ROWS
         if self.is_shared and few:
             value, radius = arranged(self.known.value), arranged(self.known.radius)
-            by_spectrum = spectral_norm_upper(value[0, 0], UNIT_ROUNDOFF)
+            by_spectrum = _spectral_norm(value[0, 0])
             by_spectrum += float(np.sqrt(np.sum(radius[0, 0] ** 2))) * slack
             bound = np.minimum(bound, by_spectrum * (1 + 2.0**-50))
         return bound
+
+
+def _spectral_norm(matrix: np.ndarray) -> float:
+    """Upper bound of the spectral norm, kept for the next time."""
+    digest = hashlib.blake2b(np.ascontiguousarray(matrix)).digest()
+    key = matrix.shape, digest
+    if key not in _spectral_norms:
+        while len(_spectral_norms) >= _MOST_NORMS:
+            _spectral_norms.pop(next(iter(_spectral_norms)))
+        _spectral_norms[key] = spectral_norm_upper(matrix, UNIT_ROUNDOFF)
+    return _spectral_norms[key]
