@@ -1,5 +1,6 @@
 """No certificate read from a program promises what the run does not keep."""
 
+import functools
 import math
 
 import jax
@@ -24,7 +25,7 @@ def certificates(kind, seed, condition):
     params, x = start(kind, seed)
     fn, rng = KINDS[kind], np.random.default_rng(seed)
     with jax.enable_x64(True):
-        f = np.asarray(jax.jit(fn)(params, x))
+        f = np.asarray(fn(params, x))
     bounds = program_start(fn, params, x, f, "proof").local
     sigma = bounds.blocks[0].sigma_min
     direction = rng.standard_normal(f.shape)
@@ -35,38 +36,50 @@ def certificates(kind, seed, condition):
     y = f + size * direction / np.linalg.norm(direction)
     local = program_start(fn, params, x, y, "proof").local
     found = residual.flow_theorem(local), residual.descent_theorem(local)
-    return fn, params, x, y, found
+    return params, x, y, found
 
 
-def check_run(fn, params, x, y, certificate, is_flow):
-    """Run flow by short steps of Runge and Kutta, or descent by the certified step."""
-    step = certificate.step_size
-    if is_flow:
-        step = 0.2 / certificate["jacobian_norm"] ** 2
+@functools.cache
+def run_of(kind, is_flow):
+    """Losses and distances along flow, by short steps of Runge and Kutta, or descent.
 
-    def loss_fn(p):
-        return jnp.sum((fn(p, x) - y) ** 2) / 2
+    One compiled program for all problems of a kind.
+    """
+    fn = KINDS[kind]
 
     def moved(p, g, size):
         return jax.tree.map(lambda a, b: a - size * b, p, g)
 
-    def advance(p, _):
-        loss, k1 = jax.value_and_grad(loss_fn)(p)
-        squares = jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), p, params)
-        distance = jnp.sqrt(sum(jax.tree.leaves(squares)))
-        if not is_flow:
-            return moved(p, k1, step), (loss, distance)
-        k2 = jax.grad(loss_fn)(moved(p, k1, step / 2))
-        k3 = jax.grad(loss_fn)(moved(p, k2, step / 2))
-        k4 = jax.grad(loss_fn)(moved(p, k3, step))
-        for k, weight in ((k1, 1), (k2, 2), (k3, 2), (k4, 1)):
-            p = moved(p, k, weight * step / 6)
-        return p, (loss, distance)
+    def run(start, x, y, step):
+        def loss_fn(p):
+            return jnp.sum((fn(p, x) - y) ** 2) / 2
 
+        def advance(p, _):
+            loss, k1 = jax.value_and_grad(loss_fn)(p)
+            squares = jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), p, start)
+            distance = jnp.sqrt(sum(jax.tree.leaves(squares)))
+            if not is_flow:
+                return moved(p, k1, step), (loss, distance)
+            k2 = jax.grad(loss_fn)(moved(p, k1, step / 2))
+            k3 = jax.grad(loss_fn)(moved(p, k2, step / 2))
+            k4 = jax.grad(loss_fn)(moved(p, k3, step))
+            for k, weight in ((k1, 1), (k2, 2), (k3, 2), (k4, 1)):
+                p = moved(p, k, weight * step / 6)
+            return p, (loss, distance)
+
+        return jax.lax.scan(advance, start, None, NUM_STEPS)[1]
+
+    return jax.jit(run)
+
+
+def check_run(kind, params, x, y, certificate, is_flow):
+    """Check loss and distance along flow, or descent by the certified step."""
+    step = certificate.step_size
+    if is_flow:
+        step = 0.2 / certificate["jacobian_norm"] ** 2
     with jax.enable_x64(True):
         tree = jax.tree.map(jnp.asarray, params)
-        run = jax.jit(lambda p: jax.lax.scan(advance, p, None, NUM_STEPS)[1])
-        losses, distances = map(np.asarray, run(tree))
+        losses, distances = map(np.asarray, run_of(kind, is_flow)(tree, x, y, step))
     times = np.arange(NUM_STEPS) * (step if is_flow else 1)
     allowed = losses[0] * np.array([certificate.loss_bound(float(t)) for t in times])
     floor = 1e-26 * (1 + np.sum(y**2))
@@ -79,10 +92,10 @@ def check_kind(kind, seeds):
     count = 0
     for seed in seeds:
         condition = CONDITIONS[seed % len(CONDITIONS)]
-        fn, params, x, y, found = certificates(kind, seed, condition)
+        params, x, y, found = certificates(kind, seed, condition)
         for certificate, is_flow in zip(found, (True, False), strict=True):
             if certificate.is_certified:
-                check_run(fn, params, x, y, certificate, is_flow)
+                check_run(kind, params, x, y, certificate, is_flow)
                 count += 1
             elif is_flow:  # or all units of an example are dead
                 assert condition > 0.98 or certificate["sigma_min"] == 0

@@ -13,6 +13,7 @@ from lazyjax import certify
 from lazyjax.certify import Verdict
 from lazyjax.certify.arithmetic import activations as activation_bounds
 from lazyjax.certify.bounds import layers as dense_layers
+from lazyjax.certify.bounds.start import described_start
 from lazyjax.certify.theorems import relu, residual as theorems
 from lazyjax.nets import mlp
 from tests.helpers import certified_runs, random_problems
@@ -71,7 +72,7 @@ def certificates_of(network, problems) -> tuple[list[Any], list[Any]]:
     for p in problems:
         if network.architecture.activation == "relu":
             theorem = relu
-            bounds = certify.bounds_at(network, p.params, p.x, p.y).flips
+            bounds = described_start(network, p.params, p.x, p.y).flips
         else:
             theorem = theorems
             bounds = certify.local_bounds(network, p.params, p.x, p.y)

@@ -215,7 +215,7 @@ class SymmetrizedApply:
 # Checks of inputs ---------------------------------------------------------------------
 
 
-def first_kernel(params: Params) -> Array:
+def first_kernel(params: Params) -> AnyArray:
     """Weights of the first layer; parameters that have none are refused."""
     try:
         return params["layer_1"]["kernel"]

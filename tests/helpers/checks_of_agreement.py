@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lazyjax.certify import LocalBounds, bounds_at
+from lazyjax.certify import LocalBounds
 from lazyjax.certify.bounds import (
     branches,
     evaluation,
@@ -18,6 +18,7 @@ from lazyjax.certify.bounds import (
     singular_values,
 )
 from lazyjax.certify.bounds.evaluation import Kernel
+from lazyjax.certify.bounds.start import described_start
 from lazyjax.nets import mlp
 from tests.helpers import exact
 from tests.helpers.checks_of_matrices import U, matrices
@@ -99,7 +100,7 @@ def check_agreement():
 
     def of(apply_fn):
         network = dataclasses.replace(NETWORK, apply=apply_fn)
-        return lambda: bounds_at(network, params, X, Y).evaluations
+        return lambda: described_start(network, params, X, Y).evaluations
 
     assert not is_refused(of(outputs))
     assert not is_refused(of(lambda p, x: outputs(p, x)))
