@@ -183,7 +183,7 @@ def test_noise_and_ridges_are_forecast_from_a_sample():
         r: _held_out(kernel, y, 200, r, num_draws=20)[0]
         for r in (ridge / 10, ridge, ridge * 10, 1e3)
     }
-    assert min(errors, key=errors.get) == ridge
+    assert min(errors, key=lambda r: errors[r]) == ridge
     assert curve.test_error[0, 0] == pytest.approx(errors[ridge], rel=0.05)
     for other in errors:
         found = forecast.learning_curve(kernel, y, sizes=[200], ridge=other)
@@ -292,7 +292,7 @@ ONES = np.ones((4, 1))
             "`sizes` must not be empty",
         ),
         (
-            lambda: forecast.learning_curve(np.eye(4), ONES, sizes=[1.5]),
+            lambda: forecast.learning_curve(np.eye(4), ONES, sizes=[1.5]),  # pyright: ignore[reportArgumentType]
             TypeError,
             "`sizes` must be an integer",
         ),

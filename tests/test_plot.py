@@ -98,7 +98,7 @@ def test_pyplot_is_not_imported_and_missing_matplotlib_says_how_to_get_it():
 def test_learning_curves_show_forecast_and_means():
     kernel, y = np.eye(50) + 1, np.ones((50, 2))
     curve = forecast.learning_curve(kernel, y, sizes=[5, 20])
-    axes = plot.figure().subplots()
+    axes: Any = plot.figure().subplots()
     measured = np.array([[1.0, 3.0], [2.0, 2.0]])
     assert plot.learning_curve(axes, curve, {"measured": measured}) is axes
     assert texts(axes) == ["forecast", "measured"]
@@ -111,7 +111,7 @@ def test_weight_spectra_show_bulk_and_spikes():
     matrix = np.random.default_rng(0).normal(size=(200, 100))
     matrix += 5 * np.ones((200, 100)) / 10
     found = spectrum.weights({"w": matrix})["w"]
-    axes = plot.weight_spectrum(plot.figure().subplots(), found)
+    axes: Any = plot.weight_spectrum(plot.figure().subplots(), found)
     assert texts(axes) == ["measured", "independent entries", "1 beyond the bulk"]
     area = sum(bar.get_height() * bar.get_width() for bar in axes.patches)
     assert area == pytest.approx(1)
@@ -120,7 +120,7 @@ def test_weight_spectra_show_bulk_and_spikes():
 def test_kernels_are_sorted_by_class():
     labels = np.array([1, 0, 1, 0, 2])
     kernel = (labels[:, None] == labels).astype(float)
-    axes = plot.kernel(plot.figure().subplots(), kernel, labels)
+    axes: Any = plot.kernel(plot.figure().subplots(), kernel, labels)
     image = np.asarray(axes.images[0].get_array())
     ordered = np.sort(labels)
     np.testing.assert_array_equal(image, ordered[:, None] == ordered)
@@ -129,7 +129,9 @@ def test_kernels_are_sorted_by_class():
 
 
 def test_eigenvalues_and_alignments_are_labelled():
-    axes = plot.eigenvalues(plot.figure().subplots(), {"a": np.array([0.0, 1.0, 4.0])})
+    axes: Any = plot.eigenvalues(
+        plot.figure().subplots(), {"a": np.array([0.0, 1.0, 4.0])}
+    )
     assert axes.lines[0].get_ydata().tolist() == [4, 1]
     axes = plot.alignment(
         plot.figure().subplots(), np.arange(2), {"layer 1": np.arange(2) / 2}

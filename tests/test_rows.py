@@ -474,7 +474,7 @@ def _scaled_in_its_rule(scale):
 
 
 def test_derivatives_traced_at_once_are_those_of_each_call():
-    sines = [_scaled_in_its_rule(np.float32([[s, s, s]])) for s in (1, 2, 3)]
+    sines = [_scaled_in_its_rule(np.full((1, 3), s, np.float32)) for s in (1, 2, 3)]
 
     def fn(x):
         for sine in [*sines, sines[0]]:
@@ -506,7 +506,7 @@ def test_derivatives_of_calls_at_each_depth_are_looked_at():
         (u,), (t,) = primals, tangents
         return jnp.sin(u), (t - t.mean(0)[None]) * jnp.cos(u)
 
-    fine = _scaled_in_its_rule(np.float32([[1, 2, 3]]))
+    fine = _scaled_in_its_rule(np.array([[1, 2, 3]], np.float32))
     networks = {
         last: lambda w, x, last=last: jax.jit(lambda u: last(fine(u)))(fine(x @ w))
         for last in (fine, mixing)

@@ -21,12 +21,12 @@ TINY = simon2023.Size(
 
 
 @pytest.fixture(scope="module")
-def result():
+def result() -> simon2023.Simon2023Result:
     return simon2023.run(size=TINY, seed=1)
 
 
-def test_forecasts_are_reproduced(result):
-    assert isinstance(result, Result)
+def test_forecasts_are_reproduced(result: simon2023.Simon2023Result):
+    assert isinstance(result, Result)  # as the registry has it
     assert EXPERIMENTS["simon2023"].run is simon2023.run
     assert result.verdict.startswith("reproduced: ")
     # Networks come near, and fit what they are trained on.
