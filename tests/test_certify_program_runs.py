@@ -40,8 +40,8 @@ def certificates(kind, seed, condition):
         )
         return residual.flow_theorem(bounds).is_certified
 
-    low, high = 1e-8, 1e3
-    while high > (1 + 1e-6) * low:
+    low, high = 1e-6, 10.0
+    while high > (1 + 1e-4) * low:
         middle = math.sqrt(low * high)
         low, high = (middle, high) if is_certified(middle) else (low, middle)
     y = f + condition * low * direction
@@ -115,7 +115,7 @@ def check_kind(kind, seeds):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_certified_is_kept(kind):
-    assert check_kind(kind, range(1, 3)) >= 1
+    assert check_kind(kind, range(1, 2)) >= 1
 
 
 @pytest.mark.slow

@@ -97,9 +97,9 @@ def check_gradient(
         off, allowed = np.asarray(gradient).reshape(-1), 0.0
         if number in trained:
             rows = jacobian.leaves[trained.index(number)]
-            off = off - weights.reshape(-1) @ rows
-            norm = float(np.linalg.norm(rows))
-            rounded = gamma(len(rows) + 8, UNIT_ROUNDOFF) * norm
+            off = off - rows.weighted(weights.reshape(-1))
+            norm = float(np.linalg.norm(rows.norms))
+            rounded = gamma(weights.size + 8, UNIT_ROUNDOFF) * norm
             allowed = _LIBRARY_FACTOR * size * (jacobian.error + rounded)
         distance = float(np.linalg.norm(off))
         if not distance <= allowed and np.isfinite(allowed):

@@ -24,26 +24,32 @@ from lazyjax.jaxpr.equations import called, opened
 
 
 def enclosures(
-    closed: jex.ClosedJaxpr, arguments: Sequence[Enclosure]
+    closed: jex.ClosedJaxpr,
+    arguments: Sequence[Enclosure],
+    wanted: Sequence[Any] | None = None,
 ) -> list[Enclosure]:
     """Results of a program, whose arguments are known up to radii.
 
     Args:
         closed: The program.
         arguments: Its arguments.
+        wanted: Variables of the program, by default its results.
 
     Returns:
-        Its results; radii are infinite or NaN where nothing is known.
+        What is wanted; radii are infinite or NaN where nothing is known.
 
     Raises:
         UnsupportedError: If there is no rule for one of its primitives.
     """
     with np.errstate(all="ignore"):
-        return _run(*opened(closed), arguments)
+        return _run(*opened(closed), arguments, wanted)
 
 
 def _run(
-    jaxpr: jex.Jaxpr, consts: Sequence[Any], arguments: Sequence[Enclosure]
+    jaxpr: jex.Jaxpr,
+    consts: Sequence[Any],
+    arguments: Sequence[Enclosure],
+    wanted: Sequence[Any] | None = None,
 ) -> list[Enclosure]:
     known: dict[Any, Enclosure] = dict(zip(jaxpr.invars, arguments, strict=True))
     known.update(zip(jaxpr.constvars, map(exact, consts), strict=True))
@@ -51,20 +57,27 @@ def _run(
     def read(atom: Any) -> Enclosure:
         return exact(atom.val) if isinstance(atom, jex.Literal) else known[atom]
 
+    wanted = jaxpr.outvars if wanted is None else wanted
+    kept = {atom for atom in wanted if not isinstance(atom, jex.Literal)}
+    needed, eqns = set(kept), []
+    for eqn in reversed(jaxpr.eqns):
+        if needed.intersection(eqn.outvars):
+            eqns.append(eqn)
+            needed.update(v for v in eqn.invars if not isinstance(v, jex.Literal))
+    eqns.reverse()
     last_use = {
         atom: number
-        for number, eqn in enumerate(jaxpr.eqns)
+        for number, eqn in enumerate(eqns)
         for atom in eqn.invars
         if not isinstance(atom, jex.Literal)
     }
-    kept = {atom for atom in jaxpr.outvars if not isinstance(atom, jex.Literal)}
-    for number, eqn in enumerate(jaxpr.eqns):
+    for number, eqn in enumerate(eqns):
         results = _results(eqn, [read(atom) for atom in eqn.invars])
         known.update(zip(eqn.outvars, results, strict=True))
         for atom in {a for a in eqn.invars if not isinstance(a, jex.Literal)} - kept:
             if last_use[atom] == number:
                 del known[atom]
-    return [read(atom) for atom in jaxpr.outvars]
+    return [read(atom) for atom in wanted]
 
 
 def inlined(eqn: jex.JaxprEqn) -> Any | None:
