@@ -355,7 +355,7 @@ def without(tree: dict, *path: str) -> dict:
         (
             jax.tree.map(lambda v: v.astype(int), PARAMS),
             TypeError,
-            r"must be a floating-point array; got dtype int64",
+            r"must be a real floating-point array; got dtype int64",
         ),
         (jax.tree.map(lambda v: v[None], PARAMS), ValueError, r"must have shape"),
         (jax.tree.map(lambda v: v * np.inf, PARAMS), ValueError, "must be finite"),

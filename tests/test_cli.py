@@ -39,6 +39,14 @@ def failing(monkeypatch):
     return error
 
 
+@pytest.fixture(autouse=True)
+def precision():
+    """Commands choose the precision of their process, which is that of all tests here."""
+    before = jax.config.jax_enable_x64
+    yield
+    jax.config.update("jax_enable_x64", before)
+
+
 def call(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 

@@ -150,10 +150,10 @@ def _held_out(kernel, y, size, ridge, num_draws, seed=0):
 @pytest.mark.parametrize("ridge", [0.0, pytest.param(3.0, marks=pytest.mark.slow)])
 def test_errors_on_digits_are_forecast_within_a_tenth(x64, ridge):
     kernel, y = _digits()
-    sizes = [20, 50, 100, 200, 400, 1000]
+    sizes = [20, 100, 1000]
     curve = forecast.learning_curve(kernel, y, sizes=sizes, ridge=ridge)
     measured = [
-        _held_out(kernel, y, size, ridge, num_draws=max(2, 1000 // size))
+        _held_out(kernel, y, size, ridge, num_draws=max(2, 600 // size))
         for size in sizes
     ]
     found = forecast.score(curve, np.sum(measured, axis=1))

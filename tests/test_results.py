@@ -56,6 +56,7 @@ NO_RESULTS = {
     "Form",
     "Network",
     "NTKOperator",
+    "ProgramStart",
     "Start",
 }
 

@@ -8,7 +8,7 @@ import pytest
 from lazyjax import plot, report
 from lazyjax.experiments import EXPERIMENTS, Result, simon2023
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.slow]
 
 TINY = simon2023.Size(
     train_sizes=(20, 100),

@@ -88,7 +88,7 @@ def test_extremes_of_few_steps_do_not_claim_more_than_they_know():
     """The largest eigenvalue is one of 2,000 and hides from three products."""
     eigenvalues = np.append(np.linspace(0.9, 1.0, 1999), 1.5)
     operator = Operator(np.diag(eigenvalues).astype(np.float32))
-    for seed in range(6):
+    for seed in range(3):
         found = spectrum.extremes(
             operator, key=jax.random.key(seed), num_steps=3, max_dense=0
         )
@@ -107,7 +107,10 @@ def test_zero_kernels_have_answers():
         assert spectrum.trace(kernel, key=KEY, max_dense=0).value == 0
         assert spectrum.frobenius(kernel, key=KEY, max_dense=0).value == 0
         assert np.isnan(spectrum.effective_rank(kernel, key=KEY, max_dense=0).value)
-        assert np.isnan(spectrum.entropy(kernel, key=KEY, max_dense=0).value)
+        found = spectrum.entropy(
+            kernel, key=KEY, num_samples=2, num_steps=3, max_dense=0
+        )
+        assert np.isnan(found.value)
 
 
 def test_matrices_are_measured_exactly():
@@ -180,10 +183,11 @@ def test_estimates_are_within_their_errors(name):
     eigenvalues = np.arange(1, 301) ** -1.0
     matrix = _matrix(eigenvalues)
     keywords = {"ridge": 0.1} if name == "logdet" else {}
+    fewer = {} if name in VERBS else {"num_samples": 6, "num_steps": 25}
     verb = getattr(spectrum, name)
     operator = Operator(matrix)
-    found = verb(operator, key=KEY, max_dense=0, **keywords)
-    assert operator.num_products <= 1024
+    found = verb(operator, key=KEY, max_dense=0, **keywords, **fewer)
+    assert operator.num_products <= 150
     exact = verb(matrix, **keywords)
     assert exact.standard_error == 0
     assert 0 < found.standard_error < 0.2 * abs(exact.value)
@@ -198,7 +202,7 @@ def test_a_networks_kernel_is_measured_without_being_formed(n):
     operator = lazyjax.ntk_operator(net.apply, net.init(KEY, x), x)
     assert operator.shape == (10 * n, 10 * n)
     for name in VERBS:
-        found = getattr(spectrum, name)(operator, key=KEY, max_dense=0)
+        found = getattr(spectrum, name)(operator, key=KEY, num_samples=24, max_dense=0)
         exact = getattr(spectrum, name)(operator)
         assert found.num_samples > 0 == exact.num_samples
         assert abs(found.value - exact.value) < 4 * found.standard_error

@@ -131,7 +131,6 @@ def gradient_flow(
 
     Example:
         >>> import jax.numpy as jnp
-    import numpy as np
         >>> linear = lambda w, x: x @ w
         >>> x, y = jnp.array([[1.0, 0.0], [0.0, 2.0]]), jnp.ones((2, 1))
         >>> flow = gradient_flow(linear, jnp.zeros((2, 1)), x, y, jnp.array([0.0, 1.0]))
