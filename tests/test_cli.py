@@ -42,7 +42,7 @@ def failing(monkeypatch):
 @pytest.fixture(autouse=True)
 def precision():
     """Commands choose the precision of their process, which is that of all tests here."""
-    before = jax.config.jax_enable_x64
+    before = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
     yield
     jax.config.update("jax_enable_x64", before)
 
