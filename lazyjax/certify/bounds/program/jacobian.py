@@ -147,7 +147,9 @@ def _rows(
     part: tuple[np.ndarray, ...], product: OuterProduct | None
 ) -> DenseRows | OuterRows:
     flat = [array.reshape(-1, array.shape[2]) for array in part]
-    return DenseRows(*flat) if product is None else OuterRows(*flat, *product.of_row())
+    if product is None:
+        return DenseRows(flat[0])
+    return OuterRows(flat[0], flat[1], *product.of_row())
 
 
 def _rows_at_a_time(
