@@ -322,6 +322,7 @@ _RULES: dict[str, Rule] = {
             "expand_dims",
             "rev",
             "slice",
+            "split",
             "dynamic_slice",
             "copy",
             "copy_p",

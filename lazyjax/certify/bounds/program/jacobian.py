@@ -148,9 +148,8 @@ def _rows(
 ) -> DenseRows | OuterRows:
     flat = [array.reshape(-1, array.shape[2]) for array in part]
     if product is None:
-        return DenseRows(*flat)
-    first, second = flat
-    return OuterRows(first, second, *product.of_row())
+        return DenseRows(flat[0])
+    return OuterRows(flat[0], flat[1], *product.of_row())
 
 
 def _rows_at_a_time(

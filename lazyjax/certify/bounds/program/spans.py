@@ -157,7 +157,7 @@ class Span:
 
 def _spectral_norm(matrix: np.ndarray) -> float:
     """Upper bound of the spectral norm, kept for the next time."""
-    digest = hashlib.blake2b(np.ascontiguousarray(matrix).data).digest()
+    digest = hashlib.blake2b(matrix.tobytes()).digest()
     key = matrix.shape, digest
     if key not in _spectral_norms:
         while len(_spectral_norms) >= _MOST_NORMS:
