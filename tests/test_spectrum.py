@@ -321,6 +321,17 @@ def test_exponents_of_pareto_samples_are_recovered(exponent):
 
 
 @pytest.mark.once
+@pytest.mark.parametrize("mu", [1.0, 1.5])
+def test_exponents_of_heavy_tailed_matrices_are_recovered(mu):
+    """Entries with tails mu below 2 give eigenvalues the density exponent 1 + mu / 2."""
+    generator = np.random.default_rng(0)
+    shape = 1200, 600
+    matrix = (1 + generator.pareto(mu, shape)) * generator.choice([-1, 1], shape)
+    tail = spectrum.weights({"w": matrix})["w"].tail
+    assert tail.exponent == pytest.approx(1 + mu / 2, abs=0.2)
+
+
+@pytest.mark.once
 def test_the_body_of_a_sample_is_not_its_tail():
     generator = np.random.default_rng(0)
     body = generator.uniform(0.1, 5, size=2000)
