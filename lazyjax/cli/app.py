@@ -5,13 +5,13 @@ from typing import Annotated
 import typer
 
 import lazyjax
-from lazyjax.cli.certify import certify_app
-from lazyjax.cli.experiments import experiments
-from lazyjax.cli.forecast import forecast
-from lazyjax.cli.quickstart import quickstart
-from lazyjax.cli.reproduce import reproduce
-from lazyjax.cli.spectrum import spectrum
-from lazyjax.cli.sweep import sweep
+from lazyjax.cli.commands.certify import certify_app
+from lazyjax.cli.commands.experiments import experiments
+from lazyjax.cli.commands.forecast import forecast
+from lazyjax.cli.commands.quickstart import quickstart
+from lazyjax.cli.commands.reproduce import reproduce
+from lazyjax.cli.commands.spectrum import spectrum
+from lazyjax.cli.commands.sweep import sweep
 
 app = typer.Typer(
     name="lazyjax",

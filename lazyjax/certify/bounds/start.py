@@ -18,7 +18,6 @@ from lazyjax.certify.arithmetic.activations import (
 from lazyjax.certify.arithmetic.rounding import UNIT_ROUNDOFF
 from lazyjax.certify.bounds.agreement import check_agreement
 from lazyjax.certify.bounds.branches import at_rigor, evaluations_of, output_of
-from lazyjax.certify.bounds.conflict import conflict_of
 from lazyjax.certify.bounds.evaluation import Evaluation
 from lazyjax.certify.bounds.flips import FlipBounds, flip_bounds
 from lazyjax.certify.bounds.layers import (
@@ -32,7 +31,7 @@ from lazyjax.certify.bounds.local import LocalBounds, smooth_bounds
 from lazyjax.certify.bounds.program.enclosing.enclosure import UnsupportedError
 from lazyjax.certify.bounds.program.start import ProgramStart, program_start
 from lazyjax.certify.certificate import Rigor
-from lazyjax.certify.statements import Assumption
+from lazyjax.certify.statements import Assumption, conflict_of
 from lazyjax.nets import Network
 from lazyjax.typing import AnyArray, ApplyFn, Params
 

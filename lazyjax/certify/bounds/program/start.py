@@ -20,7 +20,6 @@ from lazyjax._checks import (
 )
 from lazyjax.certify.arithmetic.rounding import UNIT_ROUNDOFF
 from lazyjax.certify.bounds.branches import Residual, residual_from
-from lazyjax.certify.bounds.conflict import conflict_of
 from lazyjax.certify.bounds.local import JacobianBlock, LocalBounds, premises_of
 from lazyjax.certify.bounds.program.agreement import check_gradient, check_outputs
 from lazyjax.certify.bounds.program.enclosing.enclosure import UnsupportedError
@@ -33,7 +32,7 @@ from lazyjax.certify.bounds.singular_values import (
     sigma_min_lower,
 )
 from lazyjax.certify.certificate import Rigor
-from lazyjax.certify.statements import Assumption
+from lazyjax.certify.statements import Assumption, conflict_of
 from lazyjax.jaxpr.rows.independence import rows_are_independent
 from lazyjax.typing import AnyArray, ApplyFn, Params
 

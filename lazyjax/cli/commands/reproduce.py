@@ -10,13 +10,13 @@ import jax
 import typer
 
 from lazyjax.cli import interrupts
+from lazyjax.cli.commands.experiments import experiments
 from lazyjax.cli.console import (
     bad_usage,
     one_line_errors,
     progress_shown,
     table_console,
 )
-from lazyjax.cli.experiments import experiments
 from lazyjax.cli.extras import require
 from lazyjax.files.writing import check_file, write_files
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import jax
 import typer
 
-from lazyjax.cli.reproduce import X64, Seed, run_and_write
+from lazyjax.cli.commands.reproduce import X64, Seed, run_and_write
 
 
 def quickstart(
