@@ -113,7 +113,14 @@ def check_kind(kind, seeds):
     return count
 
 
-@pytest.mark.parametrize("kind", KINDS)
+# One of each sort: smooth, with kinks, with shared weights.
+QUICK = ("attention", "relu", "recurrent")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(k, marks=[pytest.mark.slow] * (k not in QUICK)) for k in KINDS],
+)
 def test_what_is_certified_is_kept(kind):
     assert check_kind(kind, range(1, 2)) >= 1
 

@@ -135,7 +135,7 @@ def test_what_runs_is_the_network_that_users_have(family):
 
 
 # Random networks, below, have several outputs and copies too.
-LONGER = {*FAMILIES} - {"relu, first layer", "tanh, depth 3, standard"}
+LONGER = {*FAMILIES} - {"tanh, depth 3, standard"}
 
 
 @pytest.mark.parametrize(
@@ -241,12 +241,12 @@ def check_random_problems(first_seed: int, num_networks: int, per_network: int) 
 
 
 def test_random_networks_keep_what_is_certified_of_them():
-    counts = check_random_problems(10**4, num_networks=6, per_network=10)
-    assert counts["flow", "CERTIFIED"] >= 10
-    assert counts["descent", "CERTIFIED"] >= 10
-    assert counts["existence", "CERTIFIED"] >= 5
-    assert counts["existence", "REFUTED"] >= 5
-    assert counts["flow", "INCONCLUSIVE"] >= 5
+    counts = check_random_problems(10**4, num_networks=3, per_network=10)
+    assert counts["flow", "CERTIFIED"] >= 5
+    assert counts["descent", "CERTIFIED"] >= 5
+    assert counts["existence", "CERTIFIED"] >= 2
+    assert counts["existence", "REFUTED"] >= 2
+    assert counts["flow", "INCONCLUSIVE"] >= 2
 
 
 @pytest.mark.slow

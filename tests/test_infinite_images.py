@@ -420,7 +420,10 @@ FINITE: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("case", FINITE)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(c, marks=[pytest.mark.slow] * (c != "conv_resnet")) for c in FINITE],
+)
 def test_mean_kernel_of_wide_networks_is_the_infinite_one(case: str) -> None:
     options = {"depth": 2, **FINITE[case]}
     kind = case if case == "conv_resnet" else case.split("_")[0]
@@ -435,6 +438,7 @@ def test_mean_kernel_of_wide_networks_is_the_infinite_one(case: str) -> None:
     assert_mean_is(kernels, np.asarray(truth, "f8"))
 
 
+@pytest.mark.slow
 def test_mean_product_of_outputs_is_the_gaussian_process_kernel() -> None:
     x = images(2, 4, 4, 2, dtype=jnp.float32)
     net = lazyjax.nets.conv_resnet(width=32, depth=3, head="average", w_std=1.5)

@@ -112,7 +112,7 @@ def test_gradients_are_finite_at_equal_and_opposite_inputs(
     assert jnp.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize("name", ["erf", "tanh"])
+@pytest.mark.parametrize("name", ["erf", pytest.param("tanh", marks=pytest.mark.slow)])
 def test_gradients_at_equal_and_opposite_inputs_are_those_of_finite_differences(
     name: str, x64: None
 ) -> None:

@@ -229,6 +229,7 @@ def ensemble(net, x, y, everywhere, num_seeds, time):
     return np.asarray(outputs)
 
 
+@pytest.mark.slow
 def test_ensemble_of_wide_networks_is_the_infinite_prediction():
     num_seeds, time = 128, 1.0
     rng = np.random.default_rng(0)

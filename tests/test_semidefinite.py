@@ -419,6 +419,7 @@ def relu_ntk(x: np.ndarray) -> np.ndarray:
     return ntk
 
 
+@pytest.mark.slow
 def test_digits_are_learned_in_single_precision_as_in_double():
     x, labels = map(np.asarray, load_digits(return_X_y=True))
     num_train, num_test = 1400, 397
