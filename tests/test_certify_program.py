@@ -108,9 +108,9 @@ FUNCTIONS = {
         jnp.concatenate([x * _row(p), x * p["v"][None]], 1) ** 2
     ),
     "slice and pad": lambda p, x: jnp.pad((x * _row(p))[:, 1:3] ** 2, ((0, 0), (1, 0))),
-    "split": lambda p, x: (lambda a, b: jnp.concatenate([a * b, jnp.sin(b)], axis=1))(
-        *jnp.split(x * _row(p), 2, axis=1)
-    ),
+    "split": lambda p, x: (
+        lambda parts: jnp.concatenate([parts[0] * parts[1], jnp.sin(parts[1])], axis=1)
+    )(jnp.split(x * _row(p), 2, axis=1)),
     "gather": lambda p, x: (p["u"][jnp.array([0, 0, 0, 1])][None] * x) ** 2,
     "transpose": lambda p, x: (x.T * p["u"][:, None]).T ** 2,
     "softmax": lambda p, x: jax.nn.softmax(3 * _row(p) * x),
