@@ -266,6 +266,54 @@ def test_all_modes_learned_leaves_no_error():
 
 
 @pytest.mark.once
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_kernels_of_low_rank_are_those_of_least_squares(dtype):
+    """More examples than features: noise is fitted less and less."""
+    generator = np.random.default_rng(0)
+    features = generator.normal(size=(400, 20))
+    y = features @ generator.normal(size=(20, 1)) + generator.normal(size=(400, 1))
+    kernel = (features @ features.T).astype(dtype)
+    sizes = [60, 100, 200]
+    curve = forecast.learning_curve(kernel, y, sizes=sizes)
+    for size, error in zip(sizes, curve.test_error[:, 0], strict=True):
+        errors = []
+        for _ in range(100):
+            order = generator.permutation(400)
+            chosen, rest = order[:size], order[size:]
+            weights = np.linalg.lstsq(features[chosen], y[chosen], rcond=None)[0]
+            errors.append(np.mean((features[rest] @ weights - y[rest]) ** 2))
+        assert error == pytest.approx(np.mean(errors), rel=0.05)
+    np.testing.assert_allclose(curve.learned, 20)
+    # With as many examples as features, noise is fitted without bound.
+    assert forecast.learning_curve(kernel, y, sizes=[20]).test_error[0, 0] == np.inf
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("scale", [1e-200, 1.0, 1e200])
+def test_forecasts_do_not_hang_on_the_units_of_the_kernel(scale):
+    generator = np.random.default_rng(0)
+    features, y = generator.normal(size=(30, 40)), generator.normal(size=(30, 2))
+    kernel = features @ features.T
+    curves = [
+        forecast.learning_curve(k, y, sizes=[5, 20]) for k in (kernel, scale * kernel)
+    ]
+    np.testing.assert_allclose(curves[1].test_error, curves[0].test_error, rtol=1e-6)
+
+
+@pytest.mark.once
+def test_a_kernel_of_zeros_learns_nothing():
+    y = np.array([[1.0], [2.0], [0.0], [3.0]])
+    for population in (False, True):
+        curve = forecast.learning_curve(
+            np.zeros((4, 4)), y, sizes=[2], population=population
+        )
+        assert curve.test_error[0, 0] == pytest.approx(np.mean(y**2))
+        assert curve.learned.tolist() == [0]
+    ridge, _ = forecast.optimal_ridge(np.zeros((4, 4)), y, size=2)
+    assert ridge == 0
+
+
+@pytest.mark.once
 def test_forecasts_can_be_kept(tmp_path):
     curve = forecast.learning_curve(np.eye(9), np.ones((9, 1)), sizes=[2, 3])
     loaded = forecast.LearningCurve.load(curve.save(tmp_path / "curve.json"))

@@ -158,7 +158,7 @@ def optimal_ridge(
         ridge = float(np.exp(found.x))
     elif best:
         ridge = float(np.exp(logs[best]))
-    if error(0.0) <= error(ridge):
+    if error(0.0) <= error(ridge) * (1 + 1e-9):  # no less, to rounding
         ridge = 0.0
     curve = learning_curve(
         kernel, y, sizes=[size], ridge=ridge, noise_sq=noise_sq, population=population
@@ -201,20 +201,20 @@ def _point(
     """Test and train error, kappa, learned modes and overfitting of one size."""
     num_points = of.values.size
     if population:
-        # Rounding leaves eigenvalues that are no modes.
-        values = np.where(of.values > 1e-14 * of.values[-1], of.values, 0)
-        kappa, learnability, overfitting = regression(values / num_points, size, ridge)
+        kappa, learnability, overfitting = regression(
+            of.values / num_points, size, ridge
+        )
         power = np.sum((1 - learnability)[:, None] ** 2 * of.coefficients**2, axis=0)
         unlearned = power / num_points
         learned = float(np.sum(learnability))
     else:
         kappa, learned, squared, unlearned = reading_for(of, size, ridge)
-        overfitting = size / (size - squared)
+        overfitting = size / (size - squared) if size > squared else np.inf
     # Below the rounding of the coefficients, everything is learned.
     rounding = 1e-26 * np.mean(of.coefficients**2, axis=0)
-    unlearned = np.where(unlearned > rounding, unlearned, 0) + noise_sq
+    unlearned = np.where(unlearned <= rounding, 0, unlearned) + noise_sq
     test_error = np.zeros_like(unlearned)
-    np.multiply(unlearned, overfitting, out=test_error, where=unlearned > 0)
+    np.multiply(unlearned, overfitting, out=test_error, where=unlearned != 0)
     train_share = (ridge / (size * kappa)) ** 2 if ridge else 0.0
     train_error = np.zeros_like(unlearned)
     np.multiply(test_error, train_share, out=train_error, where=train_share > 0)

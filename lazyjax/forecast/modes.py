@@ -2,11 +2,13 @@
 
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from lazyjax._checks import check_array, check_finite, check_floating, check_targets
 from lazyjax.linalg import check_semidefinite, gram_matrix
+from lazyjax.linalg.eigen import ALLOWANCE
 from lazyjax.typing import AnyArray
 
 
@@ -14,7 +16,7 @@ class Modes(NamedTuple):
     """Eigensystem of a kernel of `m` examples, and targets in it, in float64.
 
     Attributes:
-        values: Eigenvalues of the matrix, ascending; what rounding made negative is 0.
+        values: Eigenvalues of the matrix, ascending; 0 where they are zero to rounding.
         vectors: In columns.
         coefficients: Targets along the eigenvectors, one column an output.
     """
@@ -55,7 +57,8 @@ def eigensystem(
         kernel: One number for each pair of examples.
 
     Returns:
-        Eigenvalues, ascending and not negative, and eigenvectors in columns.
+        Eigenvalues, ascending, those that are zero to the rounding of the kernel as 0;
+        and eigenvectors in columns.
 
     Raises:
         ValueError: If it has another shape, something is not finite, or it is not
@@ -75,10 +78,12 @@ def eigensystem(
     check_finite("kernel", kernel)
     matrix = np.asarray(kernel, np.float64)
     values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
-    # Rounding is that of the kernel's own dtype.
+    # Rounding is that of the kernel's own dtype, beside that of the decomposition.
     asymmetry, smallest, scale = (
         np.asarray(number, kernel.dtype)
         for number in (np.linalg.norm(matrix - matrix.T), values[0], np.max(values))
     )
     check_semidefinite("kernel", asymmetry=asymmetry, smallest=smallest, scale=scale)
-    return np.maximum(values, 0), vectors
+    eps = ALLOWANCE * float(jnp.finfo(kernel.dtype).eps)
+    eps += values.size * float(np.finfo(np.float64).eps)
+    return np.where(values > eps * values[-1], values, 0.0), vectors

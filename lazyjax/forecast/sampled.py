@@ -18,7 +18,7 @@ from lazyjax.forecast.modes import Modes
 
 
 class Reading(NamedTuple):
-    r"""The sample at one ridge $\mu$.
+    r"""What regression on the whole sample with a ridge $\mu$ learns and leaves.
 
     Attributes:
         kappa: Effective ridge.
@@ -34,7 +34,7 @@ class Reading(NamedTuple):
 
 
 def reading(of: Modes, mu: float) -> Reading:
-    """What the sample says at one ridge.
+    """What regression on the whole sample with one ridge learns and leaves.
 
     Args:
         of: Its modes.
@@ -47,7 +47,7 @@ def reading(of: Modes, mu: float) -> Reading:
     inverse = 1 / (of.values + mu)
     kappa, learned = _kappa(inverse, mu)
     # Derivative of the equation for kappa by the ridge, with learned' from its own sum.
-    slope = kappa**2 * np.sum(inverse**2)
+    slope = np.sum((kappa * inverse) ** 2)
     squared = learned - (1 / slope - mu / kappa)
     left_out = (of.vectors @ (of.coefficients * inverse[:, None])) / (
         of.vectors**2 @ inverse
@@ -57,7 +57,7 @@ def reading(of: Modes, mu: float) -> Reading:
 
 
 def reading_for(of: Modes, size: int, ridge: float) -> Reading:
-    """What the sample says where its effective ridge is that of a smaller training set.
+    """The same at the ridge which gives the effective ridge of a smaller training set.
 
     Args:
         of: Modes of the sample.
@@ -69,6 +69,12 @@ def reading_for(of: Modes, size: int, ridge: float) -> Reading:
     """
     from scipy.optimize import brentq  # takes a while, which few need
 
+    positive = of.values[of.values > 0]
+    if ridge == 0 and size >= positive.size:
+        # All modes are learned, as in the limit of small ridges.
+        limit = reading(of, 1e-6 * positive[0] if positive.size else 1.0)
+        rank = float(positive.size)
+        return limit._replace(kappa=0.0, learned=rank, learned_squared=rank)
     num_left_out = of.values.size - size
 
     def excess_at(log_mu: float) -> float:

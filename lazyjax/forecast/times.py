@@ -47,8 +47,7 @@ def training_time(
 
     check_positive("target", target)
     of = modes(kernel, y)
-    cutoff = of.values.size * np.finfo(np.float64).eps * of.values[-1]
-    rates = np.where(of.values > cutoff, of.values, 0)
+    rates = of.values
 
     def time_of(power: np.ndarray) -> float:
         def excess(log_time: float) -> float:
@@ -123,8 +122,7 @@ def early_stopping(
         True
     """
     of = modes(kernel, y)
-    cutoff = of.values.size * np.finfo(np.float64).eps * of.values[-1]
-    rates = np.where(of.values > cutoff, of.values, 0)
+    rates = of.values
     positive = rates[rates > 0]
     if not positive.size:
         raise ValueError("`kernel` must not be zero: nothing is ever learned.")
