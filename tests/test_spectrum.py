@@ -113,6 +113,30 @@ def test_zero_kernels_have_answers():
         assert np.isnan(found.value)
 
 
+def test_few_steps_on_a_multiple_of_one_claim_nothing_and_are_no_nan():
+    """All Ritz values are equal, and the spectrum could be wider than what is seen."""
+    for value in (0.0, 2.0):
+        operator = Operator(value * jnp.eye(3000))
+        ends = spectrum.extremes(operator, key=KEY, num_steps=2, max_dense=0)
+        rounding = 1e-5 * value
+        assert ends.smallest.lower == 0
+        assert ends.smallest.upper == pytest.approx(value, abs=rounding)
+        assert ends.largest.lower == pytest.approx(value, abs=rounding)
+        assert ends.largest.upper == np.inf
+
+
+def test_operators_are_of_one_batch_wherever_their_arrays_are():
+    x = jax.random.normal(KEY, (5, 3))
+    operator = lazyjax.ntk_operator(lambda w, x: x @ w, jnp.ones((3, 1)), x)
+    expected = np.sum(np.asarray(x) ** 2)
+    same = lazyjax.ntk_operator(operator.apply_fn, operator.params, x, jnp.array(x))
+    moved = jax.device_put(operator)
+    for found in (operator, same, moved):
+        assert spectrum.trace(found).value == pytest.approx(expected, rel=1e-5)
+    compiled = jax.jit(lambda operator: spectrum.trace(operator).value)
+    assert compiled(operator) == pytest.approx(expected, rel=1e-5)
+
+
 def test_matrices_are_measured_exactly():
     eigenvalues = np.array([0.0, 0.5, 0.5, 2.0, 7.0])
     matrix = _matrix(eigenvalues, dtype=np.float32)

@@ -143,9 +143,7 @@ def density(
     assert isinstance(kernel, LinearOperator)
     samples = []
     for sample_key in jax.random.split(checked_key(key, kernel), num_samples):
-        first, rest = jax.random.split(sample_key)
-        start = jax.random.normal(first, kernel.shape[:1], kernel.dtype)
-        section = lanczos(kernel, start, num_steps, rest)
+        section = lanczos(kernel, num_steps, sample_key)
         samples.append((section.values, section.weights))
     nodes, weights = map(jnp.stack, zip(*samples, strict=True))
     check_eigenvalues(nodes)

@@ -3,7 +3,6 @@
 import math
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
@@ -79,15 +78,14 @@ def extremes(
     if matrix is not None:
         return _of_matrix(matrix)
     assert isinstance(kernel, LinearOperator)
-    first, rest = jax.random.split(checked_key(key, kernel))
-    start = jax.random.normal(first, kernel.shape[:1], kernel.dtype)
-    section = lanczos(kernel, start, num_steps, rest)
+    section = lanczos(kernel, num_steps, checked_key(key, kernel))
     check_eigenvalues(section.values)
     (smallest, below), (largest, above) = (
         _with_residual(kernel, section, at) for at in (0, -1)
     )
     size, steps = kernel.shape[0], section.values.size
-    gap = _relative_gap(size, steps, (1 - confidence) / 2) * (largest - smallest)
+    part = _relative_gap(size, steps, (1 - confidence) / 2)
+    gap = part * (largest - smallest) if part < math.inf else jnp.inf
     return Extremes(
         Enclosure(
             value=smallest,

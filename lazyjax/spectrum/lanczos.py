@@ -37,24 +37,20 @@ class Section(NamedTuple):
         return self.vectors[0] ** 2
 
 
-def lanczos(
-    operator: LinearOperator,
-    start: Float[Array, " m"],
-    num_steps: int,
-    key: Key[Array, ""],
-) -> Section:
-    """Section of an operator on the Krylov space of a vector.
+def lanczos(operator: LinearOperator, num_steps: int, key: Key[Array, ""]) -> Section:
+    """Section of an operator on the Krylov space of a random vector.
 
     Args:
         operator: Symmetric.
-        start: First vector, of any length but zero.
         num_steps: Products with the operator; no more are done than it has rows.
-        key: Source of the vectors that go on after a breakdown.
+        key: Source of the first vector, and of those that go on after a breakdown.
 
     Returns:
         The section.
     """
     num_steps = min(num_steps, operator.shape[0])
+    first, key = jax.random.split(key)
+    start = jax.random.normal(first, operator.shape[:1], operator.dtype)
     basis = jnp.zeros((num_steps, start.size), start.dtype)
     vector = start / jnp.linalg.norm(start)
     scale = jnp.zeros((), start.dtype)

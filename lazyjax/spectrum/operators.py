@@ -2,6 +2,7 @@
 
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
@@ -46,22 +47,22 @@ def eigh(kernel: Kernel, *, max_dense: int = MAX_DENSE) -> Eigen:
     """Eigenvalues and eigenvectors of a kernel, and which eigenvalues are zero.
 
     Args:
-        kernel: Matrix, kernel or operator; see `lazyjax.spectrum`.
-        max_dense: Largest number of rows of an operator that is made into a matrix.
+            kernel: Matrix, kernel or operator; see `lazyjax.spectrum`.
+            max_dense: Largest number of rows of an operator that is made into a matrix.
 
     Returns:
-        `values` ascending, `vectors` in columns, and the `cutoff` up to which eigenvalues
-        are zero to rounding (measured, see `lazyjax.linalg.eigen`).
+            `values` ascending, `vectors` in columns, and the `cutoff` up to which eigenvalues
+            are zero to rounding (measured, see `lazyjax.linalg.eigen`).
 
     Raises:
-        ValueError: If the kernel is not square, symmetric, finite and positive
-            semidefinite, or is an operator of more than `max_dense` rows.
+            ValueError: If the kernel is not square, symmetric, finite and positive
+                semidefinite, or is an operator of more than `max_dense` rows.
 
     Example:
-        >>> import jax.numpy as jnp
-        >>> from lazyjax import spectrum
-        >>> spectrum.eigh(jnp.array([[2.0, 1.0], [1.0, 2.0]])).values.tolist()
-        [1.0, 3.0]
+            >>> import jax.numpy as jnp
+            >>> from lazyjax import spectrum
+            >>> spectrum.eigh(jnp.array([[2.0, 1.0], [1.0, 2.0]])).values.tolist()
+            [1.0, 3.0]
     """
     matrix = dense(kernel, max_dense)
     if matrix is None:
@@ -99,7 +100,7 @@ def dense(kernel: Kernel, max_dense: int) -> Float[Array, "m m"] | None:
             "`kernel` must be an array, or an operator with `shape`, `dtype` and `mv`; "
             f"got {type(kernel).__name__}."
         )
-    elif isinstance(kernel, NTKOperator) and kernel.x1 is not kernel.x2:
+    elif isinstance(kernel, NTKOperator) and not _is_of_one_batch(kernel):
         raise ValueError(
             "`kernel` must be the operator of one batch with itself; it is of two, "
             f"{kernel.x1.shape} and {kernel.x2.shape}."
@@ -159,6 +160,15 @@ def checked_key(key: Key[Array, ""] | None, kernel: Kernel) -> Key[Array, ""]:
             "rows, more than `max_dense`. Pass `jax.random.key(0)`, or raise `max_dense`."
         )
     return key
+
+
+def _is_of_one_batch(operator: NTKOperator) -> bool:
+    """Whether both batches are the same, as far as values are known."""
+    x1, x2 = operator.x1, operator.x2
+    try:
+        return x1 is x2 or bool(jnp.array_equal(x1, x2))
+    except jax.errors.ConcretizationTypeError:
+        return True
 
 
 def _rows(kernel: Kernel) -> int:
