@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from lazyjax.jaxpr.equations import aval_of, equations, is_jaxpr, opened
+from lazyjax.jaxpr.equations import aval_of, equations, is_jaxpr, opened, primitives
 
 T = TypeVar("T")
 
@@ -59,6 +59,11 @@ def with_quick_convolutions(fn: Callable[..., T]) -> Callable[..., T]:
         return jax.tree.unflatten(of_result, results)
 
     return wrapped
+
+
+def has_convolutions(fn: Callable[..., Any], *args: Any) -> bool:
+    """Whether the program of a function holds convolutions, at any depth."""
+    return _NAME in primitives(jax.make_jaxpr(fn)(*args))
 
 
 def _rewritten(jaxpr: Any) -> Any:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Shaped
 
 from lazyjax.callables.static import HashableCallable
-from lazyjax.jaxpr.convolutions import with_quick_convolutions
+from lazyjax.jaxpr.convolutions import has_convolutions, with_quick_convolutions
 from lazyjax.ntk.outputs import checked_form
 from lazyjax.ntk.requests.memory import Devices, devices_of
 from lazyjax.ntk.requests.request import KernelRequest
@@ -72,7 +72,6 @@ class _Kernels:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-@with_quick_convolutions
 def _compiled(
     program: KernelProgram,
     apply_fn: ApplyFn,
@@ -85,14 +84,21 @@ def _compiled(
     # As a program of its own, the network is traced once for each size of batch.
     network = jax.jit(apply_fn)
     check_network(network, params, x1, program.outputs)
-    request = KernelRequest(
-        apply_fn=network,
-        params=params,
-        x1=x1,
-        x2=x2,
-        outputs=program.outputs,
-        precision=program.precision,
-    )
-    kernels = program.compute(request, devices)
+
+    def kernels_of(params: Params, x1: Array, x2: Array | None) -> Any:
+        request = KernelRequest(
+            apply_fn=network,
+            params=params,
+            x1=x1,
+            x2=x2,
+            outputs=program.outputs,
+            precision=program.precision,
+        )
+        return program.compute(request, devices)
+
+    # Only where there are some: it traces the whole program once more.
+    if has_convolutions(network, params, x1):
+        kernels_of = with_quick_convolutions(kernels_of)
+    kernels = kernels_of(params, x1, x2)
     is_proven = not check_rows or rows_are_proven(apply_fn, params, x1, x2)
     return _Kernels(kernels, is_proven)
