@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -289,6 +290,25 @@ def revision() -> tuple[str, bool]:
 
     changes = git("status", "--porcelain")
     return git("rev-parse", "HEAD") or "unknown", bool(changes)
+
+
+def write_found(path: Path, **found: Any) -> None:
+    """Write what a benchmark found as JSON, with the machine, revision and versions.
+
+    Args:
+        path: File; its folder is made if missing.
+        **found: The results, by name.
+    """
+    sha, is_dirty = revision()
+    report = {
+        "machine": machine(),
+        "git_sha": sha,
+        "git_dirty": is_dirty,
+        "versions": {name: metadata.version(name) for name in ("jax", "lazyjax")},
+        **found,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def machine() -> dict[str, Any]:

@@ -256,19 +256,13 @@ def main() -> None:
             f"{'  (estimated from a sample)' if is_sampled else ''}"
         )
     if options.out:
-        sha, is_dirty = _harness.revision()
-        report = {
-            "machine": _harness.machine(),
-            "git_sha": sha,
-            "git_dirty": is_dirty,
-            "versions": {"jax": jax.__version__, "lazyjax": lazyjax.__version__},
-            "size": dataclasses.asdict(size),
-            "rel_error": error,
-            "seconds": seconds,
-            "estimated_from_a_sample": ["jitted steps", "eager steps", "processes"],
-        }
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(report, indent=1) + "\n")
+        _harness.write_found(
+            options.out,
+            size=dataclasses.asdict(size),
+            rel_error=error,
+            seconds=seconds,
+            estimated_from_a_sample=["jitted steps", "eager steps", "processes"],
+        )
 
 
 if __name__ == "__main__":

@@ -293,15 +293,7 @@ def main() -> None:
         rows.append(measure(name, options.calls))
         print(json.dumps(rows[-1]), flush=True)
     if options.out:
-        sha, is_dirty = _harness.revision()
-        report = {
-            "machine": _harness.machine(),
-            "git_sha": sha,
-            "git_dirty": is_dirty,
-            "versions": {"jax": jax.__version__, "lazyjax": lazyjax.__version__},
-            "rows": rows,
-        }
-        options.out.write_text(json.dumps(report, indent=1) + "\n")
+        _harness.write_found(options.out, rows=rows)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -142,21 +143,10 @@ def scaling(
     ends = np.array([width[0], width[-1]], float)
     lowest = np.inf
     for color, marker, label in zip(_COLORS, _MARKERS, series, strict=False):
-        mean, sem = (np.asarray(array, float) for array in mean_and_sem(series[label]))
         slope, intercept = float(fits[label].slope), float(fits[label].intercept)
         sign = "\N{MINUS SIGN}" if slope < 0 else ""
-        axes.errorbar(
-            width,
-            mean,
-            yerr=sem,
-            color=color,
-            marker=marker,
-            markersize=4,
-            linestyle="none",
-            linewidth=1,
-            capsize=2,
-            label=f"{label}: {sign}{abs(slope):.2f} ± {float(fits[label].slope_sem):.2f}",
-        )
+        named = f"{label}: {sign}{abs(slope):.2f} ± {float(fits[label].slope_sem):.2f}"
+        mean = _means(axes, width, series[label], color, marker, named)
         axes.plot(ends, np.exp(intercept) * ends**slope, color=color, linewidth=1.2)
         lowest = min(lowest, (mean * (width / width[0]) ** -theory_slope).min())
     guide = 0.6 * lowest * (ends / ends[0]) ** theory_slope
@@ -172,6 +162,26 @@ def scaling(
     # Room above the points, for the legend.
     axes.set_ylim(low, high * (high / low) ** 0.45)
     axes.legend(fontsize=_FONT - 1, frameon=False, loc="upper right")
+
+
+def _means(
+    axes: Axes, x: Any, values: AnyArray, color: str, marker: str, label: str
+) -> np.ndarray:
+    """Draw means over the last axis with their standard errors, and return the means."""
+    mean, sem = (np.asarray(array, float) for array in mean_and_sem(values))
+    axes.errorbar(
+        x,
+        mean,
+        yerr=sem,
+        color=color,
+        marker=marker,
+        markersize=4,
+        linestyle="none",
+        linewidth=1,
+        capsize=2,
+        label=label,
+    )
+    return mean
 
 
 def weight_spectrum(axes: Axes, found: WeightSpectrum, *, num_bins: int = 60) -> Axes:
@@ -256,18 +266,7 @@ def learning_curve(
     axes.plot(curve.sizes, expected, color="black", linewidth=1.6, label="forecast")
     named = (measured or {}).items()
     for color, marker, (label, values) in zip(_COLORS, _MARKERS, named, strict=False):
-        mean, sem = (np.asarray(array, float) for array in mean_and_sem(values))
-        axes.errorbar(
-            curve.sizes,
-            mean,
-            yerr=sem,
-            color=color,
-            marker=marker,
-            markersize=4,
-            linestyle="none",
-            capsize=2,
-            label=label,
-        )
+        _means(axes, curve.sizes, values, color, marker, label)
     axes.set_xscale("log")
     axes.set_yscale("log")
     for axis in (axes.xaxis, axes.yaxis):

@@ -11,6 +11,7 @@ import pytest
 import lazyjax
 from lazyjax.dynamics import observers, train
 from tests.helpers import two_layer
+from tests.helpers.compare import assert_trees_close
 
 pytestmark = pytest.mark.once
 
@@ -38,11 +39,6 @@ def run_of(params=PARAMS, **options):
     return train(two_layer.apply, params, X, Y, **options)
 
 
-def assert_same(found, expected):
-    for leaf1, leaf2 in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
-        np.testing.assert_array_equal(leaf1, leaf2)
-
-
 @pytest.fixture
 def told():
     return []
@@ -57,7 +53,7 @@ def tell(told):
 @pytest.mark.parametrize("options", [{}, {"batch_size": 2, "key": jax.random.key(3)}])
 def test_it_hears_of_every_observed_step_and_changes_no_bit(told, tell, options):
     run = run_of(callback=tell, **options)
-    assert_same(run, run_of(**options))
+    assert_trees_close(run, run_of(**options))
     assert [step for step, _ in told] == OBSERVED_AT
     for index, (step, metrics) in enumerate(told):
         assert metrics == {
@@ -116,7 +112,7 @@ def test_a_convolutional_network_is_trained_in_the_same_bits(told, tell):
         observe_at=[2, 4, 6],
         **options,
     )
-    assert_same(go(callback=tell), go())
+    assert_trees_close(go(callback=tell), go())
     assert [step for step, _ in told] == [2, 4, 6]
 
 
@@ -140,7 +136,8 @@ def test_what_it_raises_ends_the_run(told):
     assert error.value.__notes__ == [
         "It was raised by `callback` at step 8 of `train`."
     ]
-    assert_same(run_of(), run_of(callback=lambda *args: None))  # nothing is left of it
+    # Nothing is left of it.
+    assert_trees_close(run_of(), run_of(callback=lambda *args: None))
 
 
 def test_a_run_that_it_ended_is_resumed_to_the_same_bits(tmp_path, told, tell):
@@ -153,7 +150,7 @@ def test_a_run_that_it_ended_is_resumed_to_the_same_bits(tmp_path, told, tell):
     run = run_of(callback=tell, observe_at=steps, **options)
     assert [step for step, _ in told] == [30]  # 15 was kept before it was told of
     assert told[0][1]["loss"] == run.loss[30]
-    assert_same(run, run_of(observe_at=steps))
+    assert_trees_close(run, run_of(observe_at=steps))
 
 
 @pytest.mark.parametrize("transform", [jax.jit, jax.vmap, jax.grad])

@@ -389,6 +389,9 @@ REFUSED = {
     "custom_jvp_call of relu": lambda p, x: relu(x @ p["w"]),
     "treat the rows": lambda p, x: (x - jnp.mean(x, 0, keepdims=True)) @ p["w"],
     "stop_gradient": lambda p, x: jax.lax.stop_gradient(x @ p["w"]) * (x @ p["w"]),
+    "makes random keys": lambda p, x: (
+        x @ p["w"] + jax.random.normal(jax.random.key(0), (1,))[None]
+    ),
     "floor": lambda p, x: jnp.floor(x @ p["w"]) + x @ p["w"],
     "to integers": lambda p, x: (
         (x @ p["w"]).astype(jnp.int32).astype(x.dtype) + x @ p["w"]
@@ -411,6 +414,17 @@ def test_what_has_no_bounds_is_refused_by_name(words):
     k = jax.eval_shape(fn, params, x).shape[1]
     with pytest.raises(ValueError, match=words):
         certify.gradient_flow(fn, params, x, np.ones((2, k), np.float32))
+
+
+def test_starts_show_no_numbers():
+    start = certify.bounds_at(
+        lambda p, x: x @ p["w"],
+        {"w": np.ones((30, 1))},
+        np.ones((2, 30)),
+        np.ones((2, 1)),
+    )
+    assert "params={'w': float64[30,1]}" in repr(start)
+    assert len(repr(start)) < 160
 
 
 def test_leaves_that_never_move_are_constants():

@@ -13,6 +13,7 @@ from lazyjax.dynamics import gradient_flow, observers, train
 from lazyjax.montecarlo import monte_carlo_ntk
 from lazyjax.progress import progress_reporter
 from tests.helpers import two_layer
+from tests.helpers.compare import assert_trees_close
 
 pytestmark = pytest.mark.once
 
@@ -33,11 +34,6 @@ def run_of(params=PARAMS, **options):
     )
 
 
-def assert_same(found, expected):
-    for leaf1, leaf2 in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
-        np.testing.assert_array_equal(leaf1, leaf2)
-
-
 @pytest.fixture
 def told():
     return []
@@ -49,7 +45,7 @@ def tell(told):
 
 
 def test_training_tells_every_hundredth_part_and_changes_no_bit(told, tell):
-    assert_same(run_of(progress=tell), run_of())
+    assert_trees_close(run_of(progress=tell), run_of())
     shares = [share for share, _ in told]
     assert shares == sorted(shares)
     assert 100 <= len(told) <= 130
@@ -65,7 +61,7 @@ def test_training_tells_every_hundredth_part_and_changes_no_bit(told, tell):
 
 def test_a_run_with_checkpoints_tells_of_the_whole_run(tmp_path, told, tell):
     options = {"checkpoint": tmp_path, "checkpoint_every": 125}
-    assert_same(run_of(progress=tell, **options), run_of())
+    assert_trees_close(run_of(progress=tell, **options), run_of())
     message = f"step 125 of 250, loss {run_of().loss[124]:.3g}, "
     assert any(share == 0.5 and text.startswith(message) for share, text in told)
     del told[:]
@@ -84,7 +80,7 @@ def test_flow_tells_each_time(told, tell):
     flow = lambda **options: gradient_flow(
         two_layer.apply, PARAMS, X, Y, [0.5, 1.0], **options
     )
-    assert_same(flow(progress=tell), flow())
+    assert_trees_close(flow(progress=tell), flow())
     half, one = (f"{loss:.3g}" for loss in flow().loss.tolist())
     assert told == [
         (0.5, f"time 0.5 of 1, loss {half}"),
@@ -104,7 +100,7 @@ def test_kernels_over_seeds_tell_of_each_seed(told, tell):
         num_seeds=3,
         **options,
     )
-    assert_same(kernel(progress=tell), kernel())
+    assert_trees_close(kernel(progress=tell), kernel())
     assert [share for share, _ in told] == [pytest.approx(i / 3) for i in (1, 2, 3, 3)]
     assert [text.split(",")[0] for _, text in told] == [
         *(f"seed {i} of 3" for i in (1, 2, 3)),

@@ -17,7 +17,7 @@ import pytest
 from lazyjax import nets
 from lazyjax.dynamics import observers, train
 from lazyjax.files import archive
-from tests.helpers.compare import assert_close
+from tests.helpers.compare import assert_trees_close
 
 pytestmark = pytest.mark.once
 
@@ -75,11 +75,6 @@ def steps_kept(folder):
     return archive.read_npz(file, "training run", advice="")[0]["step"]
 
 
-def assert_same(found, expected):
-    for leaf1, leaf2 in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
-        assert_close(leaf1, leaf2, "exact")
-
-
 def test_a_run_killed_while_it_writes_goes_on_to_the_same_bits(tmp_path):
     dies = """
         import itertools, os, signal
@@ -95,7 +90,7 @@ def test_a_run_killed_while_it_writes_goes_on_to_the_same_bits(tmp_path):
         assert process.wait(60) == -signal.SIGKILL
     assert steps_kept(tmp_path / "cut") == 2 * EVERY
     found = run_of("convolutional", tmp_path / "cut")
-    assert_same(found, run_of("convolutional", tmp_path / "whole"))
+    assert_trees_close(found, run_of("convolutional", tmp_path / "whole"))
 
 
 @pytest.mark.slow
@@ -113,6 +108,6 @@ def test_runs_killed_at_any_moment_go_on_to_the_same_bits(kind, tmp_path):
             time.sleep(moments.uniform(0, seconds))
             process.kill()
         kept.append(steps_kept(folder))
-        assert_same(run_of(kind, folder), expected)
+        assert_trees_close(run_of(kind, folder), expected)
     # Some were killed before the first checkpoint, or after the last, but not most.
     assert sum(0 < (step or 0) < NUM_STEPS for step in kept) >= 3, kept

@@ -11,7 +11,7 @@ import pytest
 
 from lazyjax.dynamics import losses, observers, train, train_on_batches
 from tests.helpers import two_layer
-from tests.helpers.compare import assert_close
+from tests.helpers.compare import assert_close, assert_trees_close
 
 PARAMS, X, Y = two_layer.problem(np.float32)
 OPTIMIZER = optax.sgd(0.05, momentum=0.9)
@@ -39,18 +39,13 @@ def counted(batches, taken):
         yield batch
 
 
-def assert_same(found, expected):
-    for leaf1, leaf2 in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
-        assert_close(leaf1, leaf2, "same_algebra")
-
-
 def test_the_same_batch_again_and_again_is_the_run_of_train():
     options = {
         "observe": [observers.ntk_drift, observers.loss, observers.parameter_distance],
         "observe_at": [0, 3, 7],
     }
     found = on_batches(endless(), 7, **options)
-    assert_same(found, on_all(7, **options))
+    assert_trees_close(found, on_all(7, **options), "same_algebra")
     # The caller's parameters are still there.
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(PARAMS))
 
@@ -99,7 +94,7 @@ def test_the_run_stops_as_train_does_and_takes_no_further_batch():
     expected = on_all(40, target_loss=target, **options)
     assert found.stopped_at == expected.stopped_at > 0
     assert len(taken) == found.stopped_at + 1
-    assert_same(found, expected)
+    assert_trees_close(found, expected, "same_algebra")
 
 
 def test_divergence_is_a_result():
@@ -113,7 +108,7 @@ def test_divergence_is_a_result():
 
 
 def test_no_step_is_the_loss_of_the_first_batch():
-    assert_same(on_batches(endless(), 0), on_all(0))
+    assert_trees_close(on_batches(endless(), 0), on_all(0), "same_algebra")
 
 
 def test_observers_may_return_parameters():
@@ -122,8 +117,8 @@ def test_observers_may_return_parameters():
     )
     first = jax.tree.map(lambda leaf: leaf[0], run.observations["params"])
     last = jax.tree.map(lambda leaf: leaf[3], run.observations["params"])
-    assert_same(first, PARAMS)
-    assert_same(last, run.params)
+    assert_trees_close(first, PARAMS, "same_algebra")
+    assert_trees_close(last, run.params, "same_algebra")
 
 
 def test_labels_become_one_hot():
@@ -131,7 +126,11 @@ def test_labels_become_one_hot():
     hot = np.eye(2, dtype="float32")[labels]
     loss_fn = losses.cross_entropy_loss
     found = on_batches(itertools.repeat((X, labels)), 3, loss_fn=loss_fn)
-    assert_same(found, on_batches(itertools.repeat([X, hot]), 3, loss_fn=loss_fn))
+    assert_trees_close(
+        found,
+        on_batches(itertools.repeat([X, hot]), 3, loss_fn=loss_fn),
+        "same_algebra",
+    )
 
 
 def test_progress_and_callback_are_those_of_train():

@@ -16,10 +16,12 @@ from jaxtyping import Array, Float, Shaped
 
 from lazyjax._checks import check_at_least
 from lazyjax.callables.static import HashableCallable
+from lazyjax.certify.bounds.program.start import widened
 from lazyjax.certify.bounds.start import bounds_at
 from lazyjax.certify.certificate import Certificate, Rigor
 from lazyjax.certify.descent_and_flow import gradient_flow
 from lazyjax.files.results import Storable
+from lazyjax.linalg import gram_matrix
 from lazyjax.nets import Network
 from lazyjax.ntk import empirical_ntk
 from lazyjax.trees import tree_distance
@@ -95,9 +97,9 @@ def warm_start(
         )
     apply_fn = network.apply if isinstance(network, Network) else network
     with jax.enable_x64(True):
-        before = jax.tree.map(_widened, params)
+        before = jax.tree.map(widened, params)
         result, residuals = _trained(
-            HashableCallable(apply_fn), before, _widened(x), np.asarray(y), num_steps
+            HashableCallable(apply_fn), before, widened(x), np.asarray(y), num_steps
         )
         moved = float(tree_distance(result, before))
         result = jax.tree.map(np.asarray, result)
@@ -109,22 +111,19 @@ def warm_start(
     )
 
 
-def _widened(leaf: AnyArray) -> Array:
-    """Floating-point numbers in float64, others as they are."""
-    is_float = jnp.issubdtype(leaf.dtype, jnp.floating)
-    return jnp.asarray(leaf, jnp.float64 if is_float else None)
-
-
 def _trained(
-    apply_fn: HashableCallable, params: Params, x: Array, y: np.ndarray, num_steps: int
+    apply_fn: HashableCallable,
+    params: Params,
+    x: AnyArray,
+    y: np.ndarray,
+    num_steps: int,
 ) -> tuple[Params, list[float]]:
     """Parameters after training, and the norm of the residual after each step."""
     residual = np.asarray(_outputs(apply_fn, params, x)) - y
     residuals = [float(np.linalg.norm(residual))]
     damping, size = 1e-3, residual.size
     for _ in range(num_steps):
-        kernel = np.asarray(empirical_ntk(apply_fn, params, x))
-        gram = kernel.transpose(0, 2, 1, 3).reshape(size, size)
+        gram = np.asarray(gram_matrix(empirical_ntk(apply_fn, params, x)))
         scale = np.trace(gram) / size
         if not np.isfinite(scale) or scale == 0 or residuals[-1] == 0:
             break

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -29,6 +30,14 @@ def assert_close(
     error = relative_error(actual, expected)
     tolerance = _tolerance(level, actual, expected)
     assert error <= tolerance, f"relative error {error:.3g} > {tolerance:.3g}"
+
+
+def assert_trees_close(
+    actual: object, expected: object, level: Level | float = "exact"
+) -> None:
+    """Assert of every leaf of two pytrees what `assert_close` does."""
+    for one, other in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):
+        assert_close(one, other, level)
 
 
 def relative_error(actual: object, expected: object) -> float:

@@ -24,13 +24,12 @@ from lazyjax.certify.bounds.program.derivatives import (
 )
 from lazyjax.certify.bounds.program.enclosing.enclosure import Enclosure, exact
 from lazyjax.certify.bounds.program.enclosing.interpreter import enclosures
+from lazyjax.certify.bounds.program.growth import UP
 from lazyjax.certify.bounds.program.known_calls import activation_of, known_function
 from lazyjax.certify.bounds.program.patterns import Centering, Normalization, Softmax
 from lazyjax.certify.bounds.program.reading import ExampleProgram, inputs_of, variables
 from lazyjax.certify.bounds.program.spans import Span
 from lazyjax.jaxpr.equations import evaluate, opened
-
-_UP = 1 + 2.0**-36
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -60,9 +59,9 @@ class ProgramLipschitz:
         num_examples = max(len(span.known.value) for span in self.spans.values())
         repeats = num_examples if len(growth.second) == 1 else 1
         with np.errstate(all="ignore"):
-            matrix = np.sqrt(np.sum(growth.second**2, axis=0) * repeats) * _UP
+            matrix = np.sqrt(np.sum(growth.second**2, axis=0) * repeats) * UP
             matrix = np.maximum(matrix, matrix.T)
-            found = perron_upper(matrix, UNIT_ROUNDOFF) * _UP
+            found = perron_upper(matrix, UNIT_ROUNDOFF) * UP
         return found if found < math.inf else math.inf
 
     def growth(self, radius: float) -> Growth | None:

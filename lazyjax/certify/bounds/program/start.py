@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from lazyjax._brief import summary
 from lazyjax._checks import (
     check_batch,
     check_finite,
@@ -56,6 +57,9 @@ class ProgramStart:
     targets: Float[np.ndarray, "n k"]
     rigor: Rigor
     given: tuple[Params, AnyArray]
+
+    def __repr__(self) -> str:
+        return summary(self, apply_fn=self.apply_fn, params=self.params, x=self.x)
 
     @property
     def smooth(self) -> Assumption:
@@ -199,10 +203,10 @@ def program_start(
     check_params("params", params)
     check_batch("x", x)
     check_floating("y", y)
-    wide = jax.tree.map(_widened, params)
+    wide = jax.tree.map(widened, params)
     for leaf in jax.tree.leaves(wide):
         check_finite("params", leaf)
-    inputs = _widened(x)
+    inputs = widened(x)
     with jax.enable_x64(True):
         outputs = jax.eval_shape(apply_fn, wide, inputs)
     if getattr(outputs, "ndim", None) != 2 or outputs.shape[0] != len(inputs):
@@ -216,7 +220,7 @@ def program_start(
     )
 
 
-def _widened(leaf: AnyArray) -> np.ndarray:
+def widened(leaf: AnyArray) -> np.ndarray:
     """Floating-point numbers in float64, others as they are."""
     array = np.asarray(leaf)
     return (

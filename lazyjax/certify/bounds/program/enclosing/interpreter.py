@@ -9,7 +9,9 @@ radius of their argument, and a few units of rounding.
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.extend.core as jex
+import jax.numpy as jnp
 import numpy as np
 
 from lazyjax.certify.bounds.program.enclosing.enclosure import (
@@ -20,7 +22,7 @@ from lazyjax.certify.bounds.program.enclosing.enclosure import (
 )
 from lazyjax.certify.bounds.program.enclosing.rules import RULES, of_scalar_function
 from lazyjax.certify.bounds.program.scalar_functions import scalar_function
-from lazyjax.jaxpr.equations import called, opened
+from lazyjax.jaxpr.equations import aval_of, called, opened
 
 
 def enclosures(
@@ -88,6 +90,8 @@ def inlined(eqn: jex.JaxprEqn) -> Any | None:
 
 
 def _results(eqn: jex.JaxprEqn, operands: list[Enclosure]) -> list[Enclosure]:
+    if any(jnp.issubdtype(aval_of(v).dtype, jax.dtypes.extended) for v in eqn.outvars):
+        raise UnsupportedError(f"{eqn.primitive.name}, which makes random keys")
     inner = inlined(eqn)
     if inner is not None:
         return _run(*opened(inner), operands)
