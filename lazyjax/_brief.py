@@ -79,7 +79,7 @@ def brief(value: object) -> str:
     return f"{type(value).__name__} {text[: _LONGEST - 30].rstrip()}..."[:_LONGEST]
 
 
-def in_bytes(count: float) -> str:
+def in_bytes(count: int | float) -> str:
     """A number of bytes with a unit, such as "1.5 GiB"."""
     if not math.isfinite(count):
         return "infinite"
