@@ -172,14 +172,15 @@ for label, runs, color in (
         steps, np.exp(mean - sem), np.exp(mean + sem), color=color, alpha=0.3
     )
 right.set(xlabel="step of Adam", ylabel="relative error of the solution")
-right.legend(loc="upper right", title=f"geometric mean of {NUM_SEEDS} seeds")
+right.set_ylim(3e-5, 20)
+right.legend(loc="lower left", title=f"geometric mean of {NUM_SEEDS} seeds")
 for label, runs, color in (
     ("equal weights", plain, "tab:gray"),
     ("weights of the kernel", balanced, "tab:green"),
 ):
     outputs = network.apply(runs[0][0], everywhere)
     middle.plot(everywhere, outputs - solution(everywhere), color=color, label=label)
-middle.set(xlabel="x", ylabel="error of the solution, at the end")
+middle.set(xlabel="x", ylabel="error of the solution, at the end", title="seed 0")
 plt.show()
 
 # %% [markdown]
