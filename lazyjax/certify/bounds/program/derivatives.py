@@ -63,11 +63,16 @@ def _proper(bound: np.ndarray) -> np.ndarray:
 
 
 def _add(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
-    parts, size = [], aval_of(eqn.outvars[0]).size
-    for operand in operands:
+    return _summed(operands)
+
+
+def _summed(operands: Sequence[Operand]) -> Growth | None:
+    shapes = [operand.span.shape for operand in operands]
+    size, parts = math.prod(np.broadcast_shapes(*shapes)), []
+    for operand, shape in zip(operands, shapes, strict=True):
         if operand.growth is not None:
             # It may be a number that is added to every entry.
-            repeats = size / max(math.prod(operand.span.shape), 1)
+            repeats = size / max(math.prod(shape), 1)
             parts.append(scaled(operand.growth, math.sqrt(repeats)))
     return added(*parts)
 
@@ -220,6 +225,13 @@ def _compare(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
     return infinite(moved)
 
 
+def _is_finite(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
+    """What is finite in all of the ball stays so."""
+    (a,) = operands
+    is_known = a.growth is None or np.all(np.isfinite(a.drift))
+    return None if is_known else infinite(a.growth)
+
+
 def _without_change(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
     """What does not change where its operands do not."""
     return added(*(operand.growth for operand in operands))
@@ -272,8 +284,7 @@ def of_known_function(name: str, operands: Sequence[Operand]) -> Growth | None:
         The bounds, or `None` if the result does not move.
     """
     if name == "logaddexp":
-        moved = added(*(operand.growth for operand in operands))
-        ones = np.ones(1)
+        moved, ones = _summed(operands), np.ones(1)
         return None if moved is None else of_scalar_function(moved, ones, ones / 4)
     (a,) = operands
     if a.growth is None:
@@ -344,7 +355,7 @@ _RULES: dict[str, Rule] = {
     "conv_general_dilated": _convolution,
     **dict.fromkeys(("gt", "ge", "lt", "le", "eq", "ne"), _compare),
     **dict.fromkeys(("and", "or", "not", "xor"), _without_change),
-    "is_finite": lambda eqn, operands: None,
+    "is_finite": _is_finite,
     "select_n": _select,
     "abs": _abs,
     "sign": _sign,

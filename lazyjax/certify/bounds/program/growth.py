@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lazyjax.certify.arithmetic.rounding import SMALLEST_NORMAL
 from lazyjax.certify.bounds.program.spans import Span
 
 UP = 1 + 2.0**-36
@@ -121,8 +122,7 @@ def of_scalar_function(
 
 def times(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Products, of which those with 0 are 0: what does not move is not bent."""
-    with np.errstate(invalid="ignore"):
-        return np.where(a == 0, 0.0, a * b)
+    return np.where(a == 0, 0.0, a * b + SMALLEST_NORMAL)
 
 
 def bilinear(

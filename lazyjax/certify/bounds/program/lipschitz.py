@@ -39,10 +39,12 @@ class ProgramLipschitz:
     Attributes:
         program: The program of one example.
         spans: What is known of its variables at the centre.
+        num_examples: Number of examples.
     """
 
     program: ExampleProgram
     spans: Mapping[Any, Span]
+    num_examples: int
     _found: dict[float, float] = dataclasses.field(default_factory=dict)
 
     def __call__(self, radius: float) -> float:
@@ -56,8 +58,7 @@ class ProgramLipschitz:
         if growth is None:
             return 0.0
         # Examples are side by side, and so are their bounds.
-        num_examples = max(len(span.known.value) for span in self.spans.values())
-        repeats = num_examples if len(growth.second) == 1 else 1
+        repeats = self.num_examples if len(growth.second) == 1 else 1
         with np.errstate(all="ignore"):
             matrix = np.sqrt(np.sum(growth.second**2, axis=0) * repeats) * UP
             matrix = np.maximum(matrix, matrix.T)

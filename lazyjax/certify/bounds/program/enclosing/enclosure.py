@@ -8,7 +8,11 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 
-from lazyjax.certify.arithmetic.rounding import UNIT_ROUNDOFF, gamma
+from lazyjax.certify.arithmetic.rounding import (
+    SMALLEST_NORMAL,
+    UNIT_ROUNDOFF,
+    gamma,
+)
 
 UP = 1 + 2.0**-40
 """Radii are larger than computed by this factor, which a few roundings are within."""
@@ -26,7 +30,7 @@ def norm_of(array: np.ndarray) -> float:
         The bound.
     """
     flat = array.reshape(-1)
-    norm = math.sqrt(float(flat @ flat))
+    norm = math.sqrt(float(flat @ flat) + flat.size * SMALLEST_NORMAL)
     return norm * (1 + gamma(flat.size + 4, UNIT_ROUNDOFF))
 
 

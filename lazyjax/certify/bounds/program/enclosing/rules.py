@@ -7,7 +7,11 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 
-from lazyjax.certify.arithmetic.rounding import UNIT_ROUNDOFF, gamma
+from lazyjax.certify.arithmetic.rounding import (
+    SMALLEST_NORMAL,
+    UNIT_ROUNDOFF,
+    gamma,
+)
 from lazyjax.certify.bounds.program.enclosing.enclosure import (
     UP,
     Enclosure,
@@ -17,13 +21,12 @@ from lazyjax.certify.bounds.program.enclosing.enclosure import (
     exact,
     norm_of,
 )
-from lazyjax.certify.bounds.program.scalar_functions import (
-    VALUE_ERROR,
-    ScalarFunction,
-    power,
-)
+from lazyjax.certify.bounds.program.scalar_functions import ScalarFunction, power
 from lazyjax.certify.bounds.program.spans import Span
 from lazyjax.jaxpr.equations import aval_of
+
+# What numbers below the smallest normal one, taken as zero, change in a product.
+_UNDERFLOW = 2.0**-900
 
 
 def of_scalar_function(function: ScalarFunction, u: Enclosure) -> list[Enclosure]:
@@ -37,7 +40,7 @@ def of_scalar_function(function: ScalarFunction, u: Enclosure) -> list[Enclosure
         The one result.
     """
     value = function.value(u.value)
-    rounded = VALUE_ERROR * np.abs(value)
+    rounded = function.value_error(u.value) * np.abs(value) + SMALLEST_NORMAL
     if u.is_exact:
         return [Enclosure(value, rounded * UP)]
     slope = function.slope(u.low, u.high)
@@ -75,6 +78,7 @@ def _linear(
                 for part in operands
             ),
         )
+        lost = num_terms * SMALLEST_NORMAL if num_terms > 1 else 0.0
         grown, norm, name = UP + 2 * slack, math.inf, eqn.primitive.name
         if name == "reduce_sum":
             (part,) = operands
@@ -83,7 +87,7 @@ def _linear(
         elif name in ("concatenate", "stack", "pad"):
             norm = math.hypot(*(part.error for part in operands)) * grown
         return [
-            enclosed(value, radius * grown, norm)
+            enclosed(value, radius * grown + lost, norm)
             for value, radius in zip(values, radii, strict=True)
         ]
 
@@ -112,11 +116,12 @@ def _product(eqn: jex.JaxprEqn, a: Enclosure, b: Enclosure) -> list[Enclosure]:
     (value,) = bind(eqn, a.value, b.value)
     if not (a.is_float and b.is_float):
         raise UnsupportedError(f"{eqn.primitive.name} of integers and floats")
-    slack = gamma(num_terms(eqn) + 2, UNIT_ROUNDOFF)
-    if a.is_exact and b.is_exact:
-        (radius,) = bind(eqn, np.abs(a.value), slack * np.abs(b.value) * UP)
-        return [Enclosure(value, radius * (UP + 2 * slack))]
+    terms = num_terms(eqn)
+    slack = gamma(terms + 2, UNIT_ROUNDOFF)
     (rounded,) = bind(eqn, np.abs(a.value), slack * np.abs(b.value) * UP)
+    rounded = rounded + terms * _UNDERFLOW
+    if a.is_exact and b.is_exact:
+        return [Enclosure(value, rounded * (UP + 2 * slack))]
     radius, norm = rounded, norm_of(rounded)
     if not b.is_exact:
         spread = np.broadcast_to(b.radius, b.value.shape)
@@ -172,9 +177,10 @@ def _mul(eqn: jex.JaxprEqn, a: Enclosure, b: Enclosure) -> list[Enclosure]:
         return _of_others(eqn, a, b)
     value = a.value * b.value
     radius = np.abs(a.value) * b.radius + a.radius * b.size
-    radius = (radius + UNIT_ROUNDOFF * np.abs(value)) * UP
+    rounded = _rounded(value, (a.value != 0) & (b.value != 0))
+    radius = (radius + rounded) * UP
     of_a, of_b = _repeats(value, a, b)
-    norm = UNIT_ROUNDOFF * norm_of(value)
+    norm = norm_of(rounded)
     norm += of_a * a.error * float(np.max(b.size, initial=0.0))
     norm += of_b * b.error * float(np.max(np.abs(a.value), initial=0.0))
     return [enclosed(value, radius, norm)]
@@ -186,15 +192,22 @@ def _div(eqn: jex.JaxprEqn, a: Enclosure, b: Enclosure) -> list[Enclosure]:
     value = a.value / b.value
     least = np.abs(b.value) - b.radius
     radius = (a.radius + np.abs(value) * b.radius * UP) / (least / UP)
-    radius = (radius + 2 * UNIT_ROUNDOFF * np.abs(value)) * UP
+    rounded = 2 * _rounded(value, a.value != 0)
+    radius = (radius + rounded) * UP
     smallest = float(np.min(least, initial=math.inf))
     if not smallest > 0:
         return [Enclosure(value, np.where(least > 0, radius, math.inf))]
     of_a, of_b = _repeats(value, a, b)
     largest = float(np.max(np.abs(value), initial=0.0))
     norm = (of_a * a.error + of_b * b.error * largest) / smallest
-    norm += 2 * UNIT_ROUNDOFF * norm_of(value)
+    norm += norm_of(rounded)
     return [enclosed(value, radius, norm)]
+
+
+def _rounded(value: np.ndarray, is_not_zero: np.ndarray) -> np.ndarray:
+    """What one rounding does at most, or underflow to numbers that are not zero."""
+    lost = np.where(is_not_zero & (np.abs(value) < _UNDERFLOW), SMALLEST_NORMAL, 0.0)
+    return UNIT_ROUNDOFF * np.abs(value) + lost
 
 
 def _neg(eqn: jex.JaxprEqn, a: Enclosure) -> list[Enclosure]:
@@ -285,6 +298,12 @@ def _of_others(eqn: jex.JaxprEqn, *operands: Enclosure) -> list[Enclosure]:
     return [Enclosure(value, is_unsure)]
 
 
+def _rem(eqn: jex.JaxprEqn, a: Enclosure, b: Enclosure) -> list[Enclosure]:
+    if a.is_float and not (a.is_exact and b.is_exact):
+        raise UnsupportedError("rem of what is rounded")  # it jumps
+    return _of_others(eqn, a, b)
+
+
 def _is_finite(eqn: jex.JaxprEqn, a: Enclosure) -> list[Enclosure]:
     if not np.all(np.isfinite(a.high) & np.isfinite(a.low)):
         raise UnsupportedError("is_finite of what may not be finite")
@@ -311,8 +330,12 @@ def _convert(eqn: jex.JaxprEqn, a: Enclosure) -> list[Enclosure]:
     if is_float and a.is_float:
         return [a]  # a real number has no precision
     if is_float:
+        farthest = 1.0 if a.value.dtype == bool else math.inf
+        radius = np.where(a.radius != 0, farthest, 0.0)
         value = a.value.astype(np.float64)
-        return [Enclosure(value, a.radius * 1.0 if a.value.dtype == bool else a.radius)]
+        if np.max(np.abs(value), initial=0.0) > 2.0**53:
+            radius = radius + UNIT_ROUNDOFF * np.abs(value)
+        return [Enclosure(value, radius)]
     if a.is_float and not a.is_exact:
         raise UnsupportedError("convert_element_type to integers")
     return [Enclosure(a.value.astype(target), a.radius)]
@@ -373,7 +396,8 @@ RULES: dict[str, Callable[..., list[Enclosure]]] = {
     "clamp": _clamp,
     **dict.fromkeys(("reduce_max", "reduce_min"), _reduce_extreme),
     **dict.fromkeys(_COMPARISONS, _compare),
-    **dict.fromkeys(("and", "or", "not", "xor", "rem"), _of_others),
+    **dict.fromkeys(("and", "or", "not", "xor"), _of_others),
+    "rem": _rem,
     "is_finite": _is_finite,
     "select_n": _select,
     "convert_element_type": _convert,
