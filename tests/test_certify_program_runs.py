@@ -13,6 +13,7 @@ import pytest
 
 from lazyjax import certify
 from lazyjax.certify.arithmetic.rounding import Interval
+from lazyjax.certify.bounds.program.lipschitz import ProgramLipschitz
 from lazyjax.certify.bounds.program.start import program_start
 from lazyjax.certify.theorems import residual
 from tests.helpers.program_problems import KINDS, start
@@ -40,17 +41,21 @@ class Problem(NamedTuple):
     certificates: dict[str, Any]
 
 
-def on_a_grid(bounds):
+class Coarse(ProgramLipschitz):
     """Bounds that ask for few radii, each a little larger, and so are quick."""
-    known = functools.cache(bounds.lipschitz)
 
-    def rounded(radius):
-        if not 0 < radius < math.inf:
-            return known(radius)
-        return known(1.02 ** math.ceil(math.log(radius) / math.log(1.02)))
+    def __call__(self, radius):
+        if 0 < radius < math.inf:
+            radius = 1.02 ** math.ceil(math.log(radius) / math.log(1.02))
+        return super().__call__(radius)
 
-    blocks = tuple(dataclasses.replace(b, lipschitz=rounded) for b in bounds.blocks)
-    return dataclasses.replace(bounds, lipschitz=rounded, blocks=blocks)
+
+def on_a_grid(bounds):
+    """Bounds for the search of a threshold."""
+    known = bounds.lipschitz
+    coarse = Coarse(known.program, known.spans, known.num_examples)
+    blocks = tuple(dataclasses.replace(b, lipschitz=coarse) for b in bounds.blocks)
+    return dataclasses.replace(bounds, lipschitz=coarse, blocks=blocks)
 
 
 def problem_of(kind, seed):

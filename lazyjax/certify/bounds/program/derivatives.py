@@ -134,6 +134,17 @@ def _update(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
     return joined(first.growth, second.growth)
 
 
+def _scatter_add(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
+    first, places, second = operands
+    if places.growth is not None:
+        raise UnsupportedError("scatter-add at places that depend on parameters")
+    # No entry is added to more often than there are windows.
+    windows = math.prod(aval_of(eqn.invars[1]).shape[:-1])
+    update = second.growth
+    update = None if update is None else scaled(update, math.sqrt(windows))
+    return added(first.growth, update)
+
+
 def _cumulated(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
     (growth,) = (operand.growth for operand in operands)
     length = aval_of(eqn.invars[0]).shape[eqn.params["axis"]]
@@ -347,6 +358,7 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(("concatenate", "stack"), _side_by_side),
     "pad": _pad,
     **dict.fromkeys(("dynamic_update_slice", "scatter"), _update),
+    "scatter-add": _scatter_add,
     "cumsum": _cumulated,
     "reduce_window_sum": _window_sum,
     "mul": _mul,

@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lazyjax.certify.arithmetic.rounding import SMALLEST_NORMAL
 from lazyjax.certify.bounds.program.spans import Span
 
 UP = 1 + 2.0**-36
@@ -122,7 +121,7 @@ def of_scalar_function(
 
 def times(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Products, of which those with 0 are 0: what does not move is not bent."""
-    return np.where(a == 0, 0.0, a * b + SMALLEST_NORMAL)
+    return np.where(a == 0, 0.0, a * b)
 
 
 def bilinear(

@@ -11,7 +11,7 @@ import jax.extend.core as jex
 import numpy as np
 
 from lazyjax.activations import ActivationSpec
-from lazyjax.certify.arithmetic.matrices import perron_upper
+from lazyjax.certify.arithmetic.matrices import eig_max_upper
 from lazyjax.certify.arithmetic.rounding import UNIT_ROUNDOFF
 from lazyjax.certify.bounds.program.derivatives import (
     Growth,
@@ -62,7 +62,9 @@ class ProgramLipschitz:
         with np.errstate(all="ignore"):
             matrix = np.sqrt(np.sum(growth.second**2, axis=0) * repeats) * UP
             matrix = np.maximum(matrix, matrix.T)
-            found = perron_upper(matrix, UNIT_ROUNDOFF) * UP
+            if not matrix.any():
+                return 0.0
+            found = eig_max_upper(matrix, UNIT_ROUNDOFF) * UP
         return found if found < math.inf else math.inf
 
     def growth(self, radius: float) -> Growth | None:

@@ -8,11 +8,7 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 
-from lazyjax.certify.arithmetic.rounding import (
-    SMALLEST_NORMAL,
-    UNIT_ROUNDOFF,
-    gamma,
-)
+from lazyjax.certify.arithmetic.rounding import UNIT_ROUNDOFF, gamma
 
 UP = 1 + 2.0**-40
 """Radii are larger than computed by this factor, which a few roundings are within."""
@@ -30,7 +26,7 @@ def norm_of(array: np.ndarray) -> float:
         The bound.
     """
     flat = array.reshape(-1)
-    norm = math.sqrt(float(flat @ flat) + flat.size * SMALLEST_NORMAL)
+    norm = math.sqrt(float(flat @ flat))
     return norm * (1 + gamma(flat.size + 4, UNIT_ROUNDOFF))
 
 

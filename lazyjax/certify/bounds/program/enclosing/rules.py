@@ -7,11 +7,7 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 
-from lazyjax.certify.arithmetic.rounding import (
-    SMALLEST_NORMAL,
-    UNIT_ROUNDOFF,
-    gamma,
-)
+from lazyjax.certify.arithmetic.rounding import UNIT_ROUNDOFF, gamma
 from lazyjax.certify.bounds.program.enclosing.enclosure import (
     UP,
     Enclosure,
@@ -25,9 +21,6 @@ from lazyjax.certify.bounds.program.scalar_functions import ScalarFunction, powe
 from lazyjax.certify.bounds.program.spans import Span
 from lazyjax.jaxpr.equations import aval_of
 
-# What numbers below the smallest normal one, taken as zero, change in a product.
-_UNDERFLOW = 2.0**-900
-
 
 def of_scalar_function(function: ScalarFunction, u: Enclosure) -> list[Enclosure]:
     """A function of each number.
@@ -40,7 +33,7 @@ def of_scalar_function(function: ScalarFunction, u: Enclosure) -> list[Enclosure
         The one result.
     """
     value = function.value(u.value)
-    rounded = function.value_error(u.value) * np.abs(value) + SMALLEST_NORMAL
+    rounded = function.value_error(u.value) * np.abs(value)
     if u.is_exact:
         return [Enclosure(value, rounded * UP)]
     slope = function.slope(u.low, u.high)
@@ -78,7 +71,6 @@ def _linear(
                 for part in operands
             ),
         )
-        lost = num_terms * SMALLEST_NORMAL if num_terms > 1 else 0.0
         grown, norm, name = UP + 2 * slack, math.inf, eqn.primitive.name
         if name == "reduce_sum":
             (part,) = operands
@@ -87,7 +79,7 @@ def _linear(
         elif name in ("concatenate", "stack", "pad"):
             norm = math.hypot(*(part.error for part in operands)) * grown
         return [
-            enclosed(value, radius * grown + lost, norm)
+            enclosed(value, radius * grown, norm)
             for value, radius in zip(values, radii, strict=True)
         ]
 
@@ -116,10 +108,8 @@ def _product(eqn: jex.JaxprEqn, a: Enclosure, b: Enclosure) -> list[Enclosure]:
     (value,) = bind(eqn, a.value, b.value)
     if not (a.is_float and b.is_float):
         raise UnsupportedError(f"{eqn.primitive.name} of integers and floats")
-    terms = num_terms(eqn)
-    slack = gamma(terms + 2, UNIT_ROUNDOFF)
+    slack = gamma(num_terms(eqn) + 2, UNIT_ROUNDOFF)
     (rounded,) = bind(eqn, np.abs(a.value), slack * np.abs(b.value) * UP)
-    rounded = rounded + terms * _UNDERFLOW
     if a.is_exact and b.is_exact:
         return [Enclosure(value, rounded * (UP + 2 * slack))]
     radius, norm = rounded, norm_of(rounded)
@@ -177,10 +167,9 @@ def _mul(eqn: jex.JaxprEqn, a: Enclosure, b: Enclosure) -> list[Enclosure]:
         return _of_others(eqn, a, b)
     value = a.value * b.value
     radius = np.abs(a.value) * b.radius + a.radius * b.size
-    rounded = _rounded(value, (a.value != 0) & (b.value != 0))
-    radius = (radius + rounded) * UP
+    radius = (radius + UNIT_ROUNDOFF * np.abs(value)) * UP
     of_a, of_b = _repeats(value, a, b)
-    norm = norm_of(rounded)
+    norm = UNIT_ROUNDOFF * norm_of(value)
     norm += of_a * a.error * float(np.max(b.size, initial=0.0))
     norm += of_b * b.error * float(np.max(np.abs(a.value), initial=0.0))
     return [enclosed(value, radius, norm)]
@@ -192,22 +181,15 @@ def _div(eqn: jex.JaxprEqn, a: Enclosure, b: Enclosure) -> list[Enclosure]:
     value = a.value / b.value
     least = np.abs(b.value) - b.radius
     radius = (a.radius + np.abs(value) * b.radius * UP) / (least / UP)
-    rounded = 2 * _rounded(value, a.value != 0)
-    radius = (radius + rounded) * UP
+    radius = (radius + 2 * UNIT_ROUNDOFF * np.abs(value)) * UP
     smallest = float(np.min(least, initial=math.inf))
     if not smallest > 0:
         return [Enclosure(value, np.where(least > 0, radius, math.inf))]
     of_a, of_b = _repeats(value, a, b)
     largest = float(np.max(np.abs(value), initial=0.0))
     norm = (of_a * a.error + of_b * b.error * largest) / smallest
-    norm += norm_of(rounded)
+    norm += 2 * UNIT_ROUNDOFF * norm_of(value)
     return [enclosed(value, radius, norm)]
-
-
-def _rounded(value: np.ndarray, is_not_zero: np.ndarray) -> np.ndarray:
-    """What one rounding does at most, or underflow to numbers that are not zero."""
-    lost = np.where(is_not_zero & (np.abs(value) < _UNDERFLOW), SMALLEST_NORMAL, 0.0)
-    return UNIT_ROUNDOFF * np.abs(value) + lost
 
 
 def _neg(eqn: jex.JaxprEqn, a: Enclosure) -> list[Enclosure]:
