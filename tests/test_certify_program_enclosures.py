@@ -29,6 +29,7 @@ RADIUS = 0.05
 UNROUNDED = {
     *("neg", "abs", "sign", "max", "min", "clamp", "reduce_max", "reduce_min"),
     *("gt", "ge", "lt", "le", "eq", "ne", "and", "or", "xor", "not", "rem"),
+    *("argmax", "unstack", "computed exponents"),
     *("is_finite", "select_n", "convert_element_type", "copy", "stop_gradient"),
     *("name", "optimization_barrier", "reshape", "transpose", "broadcast_in_dim"),
     *("squeeze", "slice", "rev", "dynamic_slice", "gather", "split", "concatenate"),
@@ -47,7 +48,9 @@ LOOSE = {"div": 0.8, "sign": 0.45, "cos": 0.7, "erfc": 0.2}
 
 @pytest.mark.parametrize("name", CASES)
 def test_enclosures_hold_what_50_digits_say(name):
-    assert name in {eqn.primitive.name for eqn in equations(traced(name))}
+    assert name in {"computed exponents"} | {
+        eqn.primitive.name for eqn in equations(traced(name))
+    }
     for radius in (0.0, 1e-9, RADIUS):
         assert not violations(name, radius)
 
@@ -65,7 +68,7 @@ def weakened(name, change):
     return results
 
 
-@pytest.mark.parametrize("name", sorted({*CASES} - {"is_finite"}))
+@pytest.mark.parametrize("name", sorted({*CASES} - {"is_finite", "computed exponents"}))
 def test_smaller_enclosures_are_noticed(name, monkeypatch):
     factor = LOOSE.get(name, 0.9)
 
@@ -94,7 +97,11 @@ def test_what_may_be_infinite_is_refused():
 
 def test_every_rule_has_a_case():
     """A rule that is added later has to be added here as well."""
-    assert {*CASES, *SAME} == {*RULES, *SCALAR_FUNCTIONS, "integer_pow"}
+    assert {*CASES, *SAME} - {"computed exponents"} == {
+        *RULES,
+        *SCALAR_FUNCTIONS,
+        "integer_pow",
+    }
     assert all(RULES[name] is RULES[other] for name, other in SAME.items())
 
 

@@ -25,11 +25,20 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]] = {
     "abs": (lax.abs, ((5,),)),
     "sign": (jnp.sign, ((5,),)),
     "pow": (lambda a: (2 + a) ** 1.7, ((5,),)),
+    "computed exponents": (lambda a, b: (2 + a) ** b, ((4,), (4,))),
     "max": (lambda a, b: jnp.maximum(a, a + 0.01 * b), ((4,), (4,))),
     "min": (lambda a, b: jnp.minimum(a, a + 0.01 * b), ((4,), (4,))),
     "clamp": (lambda a, b: lax.clamp(b - 0.4, a, b + 0.4), ((4,), (4,))),
     "reduce_max": (lambda a: jnp.max(a, axis=1), ((2, 3),)),
     "reduce_min": (lambda a: jnp.min(a, axis=1), ((2, 3),)),
+    "argmax": (
+        lambda a, b: jnp.argmax(jnp.stack([a, b]), axis=0).astype(a.dtype),
+        ((4,), (4,)),
+    ),
+    "unstack": (
+        lambda a: jax.vjp(lambda *v: jnp.stack(v), a[0], a[1])[1](a),
+        ((2, 3),),
+    ),
     "gt": (lambda a, b: (a > b).astype(a.dtype), ((4,), (4,))),
     "ge": (lambda a, b: (a >= b).astype(a.dtype), ((4,), (4,))),
     "lt": (lambda a, b: (a < b).astype(a.dtype), ((4,), (4,))),
@@ -101,7 +110,7 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]] = {
     "asinh": (jnp.arcsinh, ((5,),)),
 }
 # Where the random numbers of a case are multiplied by more than 1.
-SIZES = {"erfc": 24.0, "div": 1.0}
+SIZES = {"erfc": 24.0, "add": 3.7}
 
 
 def traced(name: str) -> Any:

@@ -34,6 +34,12 @@ def _pooled(p, x):
     return jax.lax.reduce_window(z, zero, jax.lax.add, (1, 2), (1, 1), "VALID")
 
 
+def _max_pool(z: Any, stride: int) -> Any:
+    least = np.full((), -np.inf, z.dtype)
+    window, strides = (1, 2), (1, stride)
+    return jax.lax.reduce_window(z, least, jax.lax.max, window, strides, "VALID")
+
+
 def _row(p):
     return p["u"][None]
 
@@ -145,7 +151,32 @@ FUNCTIONS = {
     "logaddexp of a number": lambda p, x: jax.vmap(
         lambda row: jnp.logaddexp(jnp.sum(p["u"] * row), p["v"] * row)
     )(x),
+    "moving exponent": lambda p, x: (3.0 + _row(p) * x) ** (p["v"][None] * x),
+    "exponents": _entrywise(lambda z: (3.0 + z) ** np.arange(4.0)[None] + z),
+    "stack": lambda p, x: (
+        jnp.stack([jnp.square(p["u"]), jnp.square(p["v"])]).reshape(1, 8)
+        * jnp.concatenate([x, x], 1)
+    ),
+    "log-softmax": lambda p, x: jax.nn.log_softmax(3 * _row(p) * x),
+    "log-softmax, rows": lambda p, x: jax.nn.log_softmax(
+        (3 * _row(p) * x).reshape(-1, 2, 2), axis=1
+    ).reshape(-1, 4),
+    "logsumexp": lambda p, x: jax.nn.logsumexp(2 * _row(p) * x, axis=1)[:, None],
+    "logsumexp, kept": lambda p, x: jax.nn.logsumexp(
+        2 * _row(p) * x, axis=1, keepdims=True
+    ),
+    "log of sums": lambda p, x: jnp.log(jnp.sum(jnp.exp(2 * _row(p) * x), 1))[:, None],
+    "log of sums, repeated": lambda p, x: jnp.log(
+        jnp.broadcast_to(jnp.sum(jnp.exp(_row(p) * x), 1, keepdims=True), x.shape)
+    ),
+    "largest": lambda p, x: jnp.max(_row(p) * x, 1, keepdims=True),
+    "smallest": lambda p, x: jnp.min(_row(p) * x, 1, keepdims=True),
+    "max pool": lambda p, x: _max_pool(jnp.square(_row(p)) * x, 2),
+    "max pool, overlapping": lambda p, x: _max_pool(jnp.square(_row(p)) * x, 1),
     "softmax": lambda p, x: jax.nn.softmax(3 * _row(p) * x),
+    "centering": lambda p, x: (lambda z: z - jnp.mean(z, axis=1, keepdims=True))(
+        _row(p) * x
+    ),
     "normalization": lambda p, x: _norm(_row(p) * x, 0.01),
     "root mean square": lambda p, x: (
         lambda z: z * jax.lax.rsqrt(jnp.mean(z * z, -1, keepdims=True) + 0.01)
@@ -156,8 +187,10 @@ FUNCTIONS = {
     "conv, groups": functools.partial(_conv, groups=2),
 }
 
+EXTREMES = ("largest", "smallest", "max pool", "max pool, overlapping")
+
 # Seeds for which no unit is near its kink.
-SEEDS = {"relu6": 2, "maximum": 8, "minimum": 8, "clip": 1, "largest": 8}
+SEEDS = {"relu6": 2, "maximum": 8, "minimum": 8, "clip": 1} | dict.fromkeys(EXTREMES, 1)
 
 
 def problem(name: str, *, is_even: bool = False) -> tuple[dict[str, np.ndarray], Any]:
@@ -180,6 +213,8 @@ def problem(name: str, *, is_even: bool = False) -> tuple[dict[str, np.ndarray],
         return params, rng.uniform(-1.5, 1.5, (3, 4))
     sizes = {"u": 0.75, "v": 0.9, "m": 1.0, "scale": 1.0, "filters": 1.0}
     even = {key: np.full(value.shape, sizes[key]) for key, value in params.items()}
+    if name in EXTREMES:  # of which none are alike
+        even["u"] = np.array([0.7, 1.2, 1.7, 2.2])
     return even, np.ones((3, 4))
 
 

@@ -24,6 +24,7 @@ from lazyjax.certify.bounds.program.growth import (
     without_kinks,
 )
 from lazyjax.certify.bounds.program.scalar_functions import (
+    SCALAR_FUNCTIONS,
     ScalarFunction,
     power,
     scalar_function,
@@ -51,8 +52,7 @@ def activated(spec: ActivationSpec, operand: Operand) -> Growth | None:
 def _of_scalar(function: ScalarFunction, operand: Operand) -> Growth | None:
     if operand.growth is None:
         return None
-    low = np.nextafter(operand.span.low - operand.drift * UP, -math.inf)
-    high = np.nextafter(operand.span.high + operand.drift * UP, math.inf)
+    low, high = operand.ends
     slope, curvature = function.slope(low, high), function.curvature(low, high)
     return of_scalar_function(operand.growth, _proper(slope), _proper(curvature))
 
@@ -243,6 +243,18 @@ def _is_finite(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
     return None if is_known else infinite(a.growth)
 
 
+def _argmax(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
+    """The place of the largest entry stays as long as no other can reach it."""
+    (a,) = operands
+    if a.growth is None:
+        return None
+    # The difference of two entries changes by no more than this.
+    change = math.sqrt(2) * a.drift * UP
+    (axis,) = eqn.params["axes"]
+    is_known = np.all(a.span.lead(int(axis)) > change)
+    return None if is_known else infinite(a.growth)
+
+
 def _without_change(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
     """What does not change where its operands do not."""
     return added(*(operand.growth for operand in operands))
@@ -279,9 +291,27 @@ def _clamp(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
 
 def _pow(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
     base, exponent = operands
-    if exponent.growth is not None:
-        raise UnsupportedError("pow with an exponent that depends on parameters")
-    return _of_scalar(power(fixed_exponent(exponent.span.known)), base)
+    fixed = fixed_exponent(exponent.span.known)
+    if fixed is not None and exponent.growth is None:
+        return _of_scalar(power(fixed), base)
+    # The exponential of a product with the logarithm.
+    function = SCALAR_FUNCTIONS["log"]
+    low, high = base.ends
+    ends = [function.value(end) for end in (low, high)]
+    size = np.maximum(*np.abs(ends)) * UP
+    largest = np.max([s * t for s in ends for t in exponent.ends], axis=0)
+    slope = _proper(np.exp(largest + 2.0**-36 * np.abs(largest)) * UP)
+    slope = np.where(low > 0, slope, math.inf)
+    repeats = math.sqrt(
+        aval_of(eqn.outvars[0]).size / max(math.prod(exponent.span.shape), 1)
+    )
+    product = bilinear(
+        exponent.growth,
+        _of_scalar(function, base),
+        _beside(exponent, base),
+        _proper(size) * repeats,
+    )
+    return None if product is None else of_scalar_function(product, slope, slope)
 
 
 def of_known_function(name: str, operands: Sequence[Operand]) -> Growth | None:
@@ -306,12 +336,11 @@ def of_known_function(name: str, operands: Sequence[Operand]) -> Growth | None:
     return without_kinks(a.growth, gap, a.drift)
 
 
-def softmax(operand: Operand) -> Growth | None:
-    """Bounds of a softmax, along any axes."""
+def bounded(operand: Operand, slope: float, curvature: float) -> Growth | None:
+    """Bounds of a function with derivatives that are bounded everywhere."""
     if operand.growth is None:
         return None
-    ones = np.ones(1)
-    return of_scalar_function(operand.growth, ones / 2, ones * 1.25)
+    return of_scalar_function(operand.growth, np.full(1, slope), np.full(1, curvature))
 
 
 def normalized(operand: Operand, scale: Span, divisor: float) -> Growth | None:
@@ -345,6 +374,7 @@ _RULES: dict[str, Rule] = {
             "rev",
             "slice",
             "split",
+            "unstack",
             "dynamic_slice",
             "copy",
             "copy_p",
@@ -371,6 +401,7 @@ _RULES: dict[str, Rule] = {
     "select_n": _select,
     "abs": _abs,
     "sign": _sign,
+    "argmax": _argmax,
     "clamp": _clamp,
     "pow": _pow,
 }

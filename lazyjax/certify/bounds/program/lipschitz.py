@@ -17,16 +17,16 @@ from lazyjax.certify.bounds.program.derivatives import (
     Growth,
     Operand,
     activated,
+    bounded,
     growth_of,
     normalized,
     of_known_function,
-    softmax,
 )
 from lazyjax.certify.bounds.program.enclosing.enclosure import Enclosure, exact
 from lazyjax.certify.bounds.program.enclosing.interpreter import enclosures
 from lazyjax.certify.bounds.program.growth import UP
 from lazyjax.certify.bounds.program.known_calls import activation_of, known_function
-from lazyjax.certify.bounds.program.patterns import Centering, Normalization, Softmax
+from lazyjax.certify.bounds.program.patterns import Bounded, Normalization
 from lazyjax.certify.bounds.program.reading import ExampleProgram, inputs_of, variables
 from lazyjax.certify.bounds.program.spans import Span
 from lazyjax.jaxpr.equations import evaluate, opened
@@ -106,10 +106,8 @@ class ProgramLipschitz:
 
     def _of_equation(self, eqn: jex.JaxprEqn, operands: list[Operand]) -> Growth | None:
         pattern = self.program.patterns.get(eqn.outvars[0])
-        if isinstance(pattern, Softmax):
-            return softmax(operands[0])
-        if isinstance(pattern, Centering):  # a projection
-            return operands[0].growth
+        if isinstance(pattern, Bounded):
+            return bounded(operands[0], pattern.slope, pattern.curvature)
         if isinstance(pattern, Normalization):
             return normalized(operands[0], self.spans[pattern.scale], pattern.divisor)
         found = self._calls.get(eqn.outvars[0])

@@ -15,9 +15,14 @@ from lazyjax.certify.bounds.program.enclosing.enclosure import (
     bind,
     enclosed,
     exact,
+    leads,
     norm_of,
 )
-from lazyjax.certify.bounds.program.scalar_functions import ScalarFunction, power
+from lazyjax.certify.bounds.program.scalar_functions import (
+    SCALAR_FUNCTIONS,
+    ScalarFunction,
+    power,
+)
 from lazyjax.certify.bounds.program.spans import Span
 from lazyjax.jaxpr.equations import aval_of
 
@@ -244,6 +249,15 @@ def _reduce_extreme(eqn: jex.JaxprEqn, a: Enclosure) -> list[Enclosure]:
     return [Enclosure(value, np.max(spread, axis=axes))]
 
 
+def _argmax(eqn: jex.JaxprEqn, a: Enclosure) -> list[Enclosure]:
+    (value,) = bind(eqn, a.value)
+    if a.is_exact:
+        return [exact(value)]
+    (axis,) = eqn.params["axes"]
+    gap = leads(a.value, np.broadcast_to(a.radius, a.value.shape), int(axis))
+    return [Enclosure(value, ~(gap > 0))]
+
+
 _COMPARISONS = {
     "gt": np.greater,
     "ge": np.greater_equal,
@@ -324,25 +338,26 @@ def _convert(eqn: jex.JaxprEqn, a: Enclosure) -> list[Enclosure]:
 
 
 def _pow(eqn: jex.JaxprEqn, a: Enclosure, b: Enclosure) -> list[Enclosure]:
-    return of_scalar_function(power(fixed_exponent(b)), a)
+    fixed = fixed_exponent(b)
+    if fixed is not None:
+        return of_scalar_function(power(fixed), a)
+    b = Enclosure(b.value.astype(np.float64), b.radius)
+    (logarithm,) = of_scalar_function(SCALAR_FUNCTIONS["log"], a)
+    (product,) = _mul(eqn, logarithm, b)
+    return of_scalar_function(SCALAR_FUNCTIONS["exp"], product)
 
 
-def fixed_exponent(exponent: Enclosure) -> float:
-    """The one exponent of a power.
+def fixed_exponent(exponent: Enclosure) -> float | None:
+    """The one exponent of a power; `None` if they differ or are uncertain.
 
     Args:
         exponent: Exponents.
 
     Returns:
         What all of them are.
-
-    Raises:
-        UnsupportedError: If they differ or are uncertain.
     """
     values = np.unique(exponent.value)
-    if len(values) != 1 or not exponent.is_exact:
-        raise UnsupportedError("pow with exponents that differ or are computed")
-    return float(values[0])
+    return float(values[0]) if len(values) == 1 and exponent.is_exact else None
 
 
 def _one(eqn: jex.JaxprEqn, operands: list[Enclosure]) -> int:
@@ -377,6 +392,7 @@ RULES: dict[str, Callable[..., list[Enclosure]]] = {
     **dict.fromkeys(("max", "min"), _extreme),
     "clamp": _clamp,
     **dict.fromkeys(("reduce_max", "reduce_min"), _reduce_extreme),
+    "argmax": _argmax,
     **dict.fromkeys(_COMPARISONS, _compare),
     **dict.fromkeys(("and", "or", "not", "xor"), _of_others),
     "rem": _rem,
@@ -399,6 +415,7 @@ RULES: dict[str, Callable[..., list[Enclosure]]] = {
             "dynamic_slice",
             "gather",
             "split",
+            "unstack",
         ),
         _moved,
     ),
