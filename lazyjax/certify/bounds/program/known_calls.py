@@ -47,7 +47,8 @@ def activation_of(eqn: jex.JaxprEqn, debug_info: Any) -> ActivationSpec | None:
         return None
     aval = aval_of(operands[0])
     result = aval_of(eqn.outvars[0])
-    if (aval.shape, aval.dtype) != (result.shape, result.dtype):
+    is_float = jnp.issubdtype(aval.dtype, jnp.floating)
+    if not is_float or (aval.shape, aval.dtype) != (result.shape, result.dtype):
         return None
     found = None
     for spec in ACTIVATIONS.values():
