@@ -142,7 +142,8 @@ def check(values: dict[str, Any], seed: int) -> dict[str, str]:
     try:
         unit = certify.bounds_at(network, params, x, f + direction).local
     except ValueError as error:
-        assert "its program has" in str(error)
+        if "its program has" not in str(error):  # what it is that has no bounds
+            raise
         return {"flow": "refused", "descent": "refused"}
     size = unit.blocks[0].sigma_min ** 2 / max(unit.lipschitz(0.0), 1e-9)
     y = f + min(float(rng.choice([0.1, 0.2, 0.4])) * size, 1.0) * direction

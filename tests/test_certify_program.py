@@ -13,12 +13,12 @@ from lazyjax.activations import ACTIVATIONS
 from lazyjax.certify.arithmetic.activations import SMOOTH_ACTIVATIONS
 from lazyjax.certify.bounds.program import (
     derivatives,
-    known_calls,
     lipschitz,
     scalar_functions,
 )
 from lazyjax.certify.bounds.program.enclosing.enclosure import Enclosure
 from lazyjax.certify.bounds.program.enclosing.interpreter import enclosures
+from lazyjax.certify.bounds.program.known import calls
 from tests.helpers.program_functions import FUNCTIONS, RADIUS, sampled, start_of
 
 pytestmark = pytest.mark.once
@@ -238,7 +238,7 @@ def test_every_rule_is_mutated():
     assert all(rules[name] is rules[other] for name, other in SAME.items())
     assert all(rules[name] is derivatives._without_change for name in TRUTH)
     assert {*SCALARS} == {*scalar_functions.SCALAR_FUNCTIONS}
-    assert {*FUNCTIONS} >= {*SCALARS, *known_calls._JAX_FUNCTIONS}
+    assert {*FUNCTIONS} >= {*SCALARS, *calls._JAX_FUNCTIONS}
 
 
 KINKS = ("relu", "relu6", "abs", "maximum", "minimum", "clip", "where", "finite")

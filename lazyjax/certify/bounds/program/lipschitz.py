@@ -25,8 +25,8 @@ from lazyjax.certify.bounds.program.derivatives import (
 from lazyjax.certify.bounds.program.enclosing.enclosure import Enclosure, exact
 from lazyjax.certify.bounds.program.enclosing.interpreter import enclosures
 from lazyjax.certify.bounds.program.growth import UP
-from lazyjax.certify.bounds.program.known_calls import activation_of, known_function
-from lazyjax.certify.bounds.program.patterns import Bounded, Normalization
+from lazyjax.certify.bounds.program.known.calls import activation_of, known_function
+from lazyjax.certify.bounds.program.known.patterns import Bounded, Normalization
 from lazyjax.certify.bounds.program.reading import ExampleProgram, inputs_of, variables
 from lazyjax.certify.bounds.program.spans import Span
 from lazyjax.jaxpr.equations import evaluate, opened

@@ -12,12 +12,12 @@ from jax import lax
 from jaxtyping import Array
 
 from lazyjax.certify.bounds.program.enclosing.enclosure import UnsupportedError
-from lazyjax.certify.bounds.program.extremes import extreme, with_derivatives
-from lazyjax.certify.bounds.program.known_calls import (
+from lazyjax.certify.bounds.program.known.calls import (
     activation_of,
     known_function,
 )
-from lazyjax.certify.bounds.program.patterns import Pattern, pattern_of
+from lazyjax.certify.bounds.program.known.extremes import extreme, with_derivatives
+from lazyjax.certify.bounds.program.known.patterns import Pattern, pattern_of
 from lazyjax.jaxpr.equations import (
     aval_of,
     called,
