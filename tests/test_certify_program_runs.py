@@ -10,12 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 from lazyjax import certify
 from lazyjax.certify.arithmetic.rounding import Interval
 from lazyjax.certify.bounds.program.lipschitz import ProgramLipschitz
 from lazyjax.certify.bounds.program.start import program_start
 from lazyjax.certify.theorems import residual
+from tests.helpers.program_functions import start_of
 from tests.helpers.program_problems import KINDS, start
 
 pytestmark = pytest.mark.once
@@ -188,6 +190,45 @@ def test_what_is_certified_is_kept_by_very_many(kind):
     assert sum(counts.values()) == 2 * BATCH
     assert counts["flow", "CERTIFIED"] >= BATCH / 2
     assert counts["descent", "CERTIFIED"] >= BATCH / 4
+
+
+def check_points(kind, count):
+    """Check values and Jacobians at points of balls, many where they change most."""
+    params, x = start(kind, 7)
+    found = start_of(KINDS[kind], params, x).lipschitz
+    masks = {key: np.full(v.shape, float(key != "frozen")) for key, v in params.items()}
+    with jax.enable_x64(True):
+        flat, unravel = ravel_pytree(params)
+        flat, moving = np.asarray(flat), np.asarray(ravel_pytree(masks)[0])
+
+    def outputs(point):
+        return KINDS[kind](unravel(point), x).reshape(-1)
+
+    both = jax.jit(jax.vmap(lambda point: (outputs(point), jax.jacrev(outputs)(point))))
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        value, rows = (np.asarray(v)[0] for v in both(jnp.asarray(flat)[None]))
+        radius = next(r for r in (0.1, 0.01, 1e-3, 1e-4) if found(r) < math.inf)
+        growth, constant = found.growth(radius), found(radius)
+        ways = rng.standard_normal((count, flat.size))
+        ways[::2] = rng.standard_normal((len(ways[::2]), len(rows))) @ rows
+        ways *= moving / np.linalg.norm(ways * moving, axis=1, keepdims=True)
+        ways *= radius * rng.uniform(0, 1, (count, 1)) ** 0.1
+        values, jacobians = map(np.asarray, both(jnp.asarray(flat + ways)))
+    sizes = np.linalg.norm(ways, axis=1)
+    moves = np.abs(values - value).reshape(count, len(x), -1)
+    allowed = sizes[:, None] * np.linalg.norm(growth.first, axis=1)
+    assert np.all(np.linalg.norm(moves, axis=2) <= allowed * (1 + 1e-9) + 1e-13)
+    changes = np.linalg.norm((jacobians - rows) * moving, 2, (1, 2))
+    assert np.all(changes <= constant * sizes * (1 + 1e-9) + 1e-13)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(k, marks=[pytest.mark.slow] * (k not in QUICK)) for k in KINDS],
+)
+def test_points_of_the_ball_are_within_bounds(kind):
+    check_points(kind, 10_000)
 
 
 @pytest.mark.parametrize("kind", ["mlp", "attention"])

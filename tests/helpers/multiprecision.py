@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import mpmath
 import numpy as np
 
-CONTEXT = mpmath.mp.clone()
+CONTEXT: Any = mpmath.mp.clone()
 CONTEXT.dps = 50
 
 _MOVES = {

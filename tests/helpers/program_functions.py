@@ -258,14 +258,6 @@ class Sampled:
         }
         return {name for name, is_broken in found.items() if is_broken}
 
-    def tightness(self, radius: float) -> tuple[float, float]:
-        """How near derivatives of first and second order come to their bounds."""
-        growth = self.start.lipschitz.growth(radius)
-        assert growth is not None
-        parts = (self.first, growth.first), (self.second, growth.second)
-        with np.errstate(all="ignore"):
-            return tuple(float(np.nanmax(found / bound)) for found, bound in parts)
-
 
 def start_of(fn: Any, params: Any, x: Any) -> ProgramStart:
     """A function at its parameters."""

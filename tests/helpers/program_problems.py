@@ -95,7 +95,7 @@ def _convolutional_residual(p: Any, x: Any) -> Any:
 
 def _transformer(p: Any, x: Any) -> Any:
     h = x.reshape(x.shape[0], 3, 2) @ p["a"][:2]
-    z = _norm(h, 0.1) * p["a"][2]
+    z = _norm(h, 0.1) * p["a"][None, 2:3]
     logits = jnp.einsum("nqd,nkd->nqk", z @ p["b"], z)
     h = h + jax.nn.softmax(logits, axis=-1) @ z
     h = h + jax.nn.gelu(_norm(h, 0.1) @ p["b"], approximate=True)
@@ -104,8 +104,8 @@ def _transformer(p: Any, x: Any) -> Any:
 
 def _shared(p: Any, x: Any) -> Any:
     # Tied weights, and parameters that are scale and shift at once.
-    h = jnp.tanh(x @ p["a"] + p["b"][0])
-    back = jnp.sin(h @ p["a"].T) * p["a"][:, 0] + p["a"][:, 0]
+    h = jnp.tanh(x @ p["a"] + p["b"][:1])
+    back = jnp.sin(h @ p["a"].T) * p["a"].T[:1] + p["a"].T[:1]
     return jnp.concatenate([h, back @ p["a"]], axis=1)[:, 2:7] @ p["c"]
 
 

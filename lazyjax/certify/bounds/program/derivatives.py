@@ -239,8 +239,9 @@ def _compare(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
 def _is_finite(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
     """What is finite in all of the ball stays so."""
     (a,) = operands
-    is_known = a.growth is None or np.all(np.isfinite(a.drift))
-    return None if is_known else infinite(a.growth)
+    if a.growth is None or np.all(np.isfinite(a.drift)):
+        return None
+    return infinite(a.growth)
 
 
 def _argmax(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:

@@ -79,8 +79,8 @@ class Span:
 
     def lead(self, axis: int) -> np.ndarray:
         """By how much the largest entry along an axis exceeds all others, at least."""
-        known = [np.broadcast_to(v, self.known.value.shape) for v in self.known[:2]]
-        gap = leads(*known, axis + 1)
+        value, radius = self._padded(len(self.shape))
+        gap = leads(value, radius, axis + 1)
         return np.min(gap.reshape(len(gap), -1), axis=1, initial=math.inf)
 
     def _padded(self, num_axes: int) -> tuple[np.ndarray, np.ndarray]:
