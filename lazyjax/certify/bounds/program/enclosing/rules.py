@@ -341,7 +341,9 @@ def _pow(eqn: jex.JaxprEqn, a: Enclosure, b: Enclosure) -> list[Enclosure]:
     fixed = fixed_exponent(b)
     if fixed is not None:
         return of_scalar_function(power(fixed), a)
-    b = Enclosure(b.value.astype(np.float64), b.radius)
+    if not b.is_float:
+        far = np.where(b.radius != 0, math.inf, 0.0)
+        b = Enclosure(b.value.astype(np.float64), far)
     (logarithm,) = of_scalar_function(SCALAR_FUNCTIONS["log"], a)
     (product,) = _mul(eqn, logarithm, b)
     return of_scalar_function(SCALAR_FUNCTIONS["exp"], product)
