@@ -179,13 +179,10 @@ def test_every_field_of_every_kind_has_values():
             assert len({str(v) for v in values_of(name, 3)}) > 1
 
 
-@pytest.mark.parametrize(("kind", "count"), [("mlp", 2), ("resnet", 1), ("rnn", 1)])
-def test_products_of_fields_keep_what_is_certified(kind, count):
-    chosen, _ = covering(kind, count)
-    counts = collections.Counter(
-        verdict for seed, v in enumerate(chosen) for verdict in check(v, seed).values()
-    )
-    assert counts["refused"] < 2 * count
+@pytest.mark.parametrize("kind", ["mlp", "resnet"])
+def test_products_of_fields_keep_what_is_certified(kind):
+    values = drawn(kind, np.random.default_rng(1))
+    assert check(values, 0)["flow"] == "CERTIFIED"
 
 
 @pytest.mark.slow

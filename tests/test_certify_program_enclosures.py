@@ -51,7 +51,7 @@ def test_enclosures_hold_what_50_digits_say(name):
     assert name in {"computed exponents"} | {
         eqn.primitive.name for eqn in equations(traced(name))
     }
-    for radius in (0.0, 1e-9, RADIUS):
+    for radius in (0.0, RADIUS):
         assert not violations(name, radius)
 
 
@@ -130,19 +130,12 @@ def check_program(kind, seed):
     assert math.sqrt(float(np.sum(off * off))) <= error < 1e-10
 
 
-QUICK = ("recurrent", "layer norm")
-
-
-@pytest.mark.parametrize(
-    "kind",
-    [pytest.param(k, marks=[pytest.mark.slow] * (k not in QUICK)) for k in KINDS],
-)
-def test_programs_are_enclosed_in_50_digits(kind):
-    check_program(kind, 0)
+def test_a_program_is_enclosed_in_50_digits():
+    check_program("recurrent", 0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_many_programs_are_enclosed_in_50_digits(kind):
-    for seed in range(1, 9):
+    for seed in range(8):
         check_program(kind, seed)

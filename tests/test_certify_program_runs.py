@@ -225,7 +225,7 @@ def check_points(kind, count):
 
 @pytest.mark.parametrize(
     "kind",
-    [pytest.param(k, marks=[pytest.mark.slow] * (k not in QUICK)) for k in KINDS],
+    [pytest.param(k, marks=[pytest.mark.slow] * (k != "relu")) for k in KINDS],
 )
 def test_points_of_the_ball_are_within_bounds(kind):
     check_points(kind, 10_000)
