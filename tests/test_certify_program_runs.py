@@ -210,6 +210,7 @@ def check_points(kind, count):
         value, rows = (np.asarray(v)[0] for v in both(jnp.asarray(flat)[None]))
         radius = next(r for r in (0.1, 0.01, 1e-3, 1e-4) if found(r) < math.inf)
         growth, constant = found.growth(radius), found(radius)
+        assert growth is not None
         ways = rng.standard_normal((count, flat.size))
         ways[::2] = rng.standard_normal((len(ways[::2]), len(rows))) @ rows
         ways *= moving / np.linalg.norm(ways * moving, axis=1, keepdims=True)
