@@ -66,6 +66,49 @@ def _convolutional(p: Any, x: Any) -> Any:
     return jnp.mean(h / 2, axis=1) @ p["b"] @ p["c"]
 
 
+def _low_rank(p: Any, x: Any) -> Any:
+    update = p["a"][:, :1] @ p["b"][:1]
+    return jnp.tanh(x @ (jax.lax.stop_gradient(p["frozen"]) + update)) @ p["c"]
+
+
+def _weight_norm(p: Any, x: Any) -> Any:
+    size = jnp.sqrt(jnp.sum(p["a"] ** 2, axis=0, keepdims=True) + 0.01)
+    return jax.nn.silu(x @ (p["a"] * p["b"][:1] / size)) @ p["c"]
+
+
+def _conv(h: Any, filters: Any) -> Any:
+    return jax.lax.conv_general_dilated(
+        h, filters, (1,), "SAME", dimension_numbers=("NHC", "HIO", "NHC")
+    )
+
+
+def _convolutional_residual(p: Any, x: Any) -> Any:
+    filters = p["b"][:3, :3].reshape(1, 3, 3)
+    h = x.reshape(x.shape[0], 2, 3)
+    h = h + jax.nn.softplus(_conv(h, filters))
+    h = h.reshape(x.shape[0], 2, 1, 3)
+    mean = jnp.mean(h, axis=(1, 3), keepdims=True)
+    square = jnp.mean((h - mean) ** 2, axis=(1, 3), keepdims=True)
+    h = (h - mean) / jnp.sqrt(square + 0.1)  # group normalization
+    return h.reshape(x.shape[0], 6) @ p["a"] @ p["c"]
+
+
+def _transformer(p: Any, x: Any) -> Any:
+    h = x.reshape(x.shape[0], 3, 2) @ p["a"][:2]
+    z = _norm(h, 0.1) * p["a"][None, 2:3]
+    logits = jnp.einsum("nqd,nkd->nqk", z @ p["b"], z)
+    h = h + jax.nn.softmax(logits, axis=-1) @ z
+    h = h + jax.nn.gelu(_norm(h, 0.1) @ p["b"], approximate=True)
+    return jnp.mean(h, axis=1) @ p["c"]
+
+
+def _shared(p: Any, x: Any) -> Any:
+    # Tied weights, and parameters that are scale and shift at once.
+    h = jnp.tanh(x @ p["a"] + p["b"][:1])
+    back = jnp.sin(h @ p["a"].T) * p["a"].T[:1] + p["a"].T[:1]
+    return jnp.concatenate([h, back @ p["a"]], axis=1)[:, 2:7] @ p["c"]
+
+
 KINDS: dict[str, Callable[[Any, Any], Any]] = {
     "mlp": _mlp,
     "relu": _relu,
@@ -75,6 +118,11 @@ KINDS: dict[str, Callable[[Any, Any], Any]] = {
     "attention": _attention,
     "recurrent": _recurrent,
     "convolutional": _convolutional,
+    "low rank": _low_rank,
+    "weight norm": _weight_norm,
+    "convolutional residual": _convolutional_residual,
+    "transformer": _transformer,
+    "shared": _shared,
 }
 
 
@@ -83,8 +131,9 @@ def start(kind: str, seed: int, n: int = 2) -> tuple[dict[str, np.ndarray], np.n
     rng = np.random.default_rng(seed)
     width, scale = 5, 10.0 ** rng.uniform(-0.3, 0.2)
     shapes = {"a": (6, width), "b": (width, width), "c": (width, 1)}
-    if kind == "gated":
-        shapes["a2"] = (6, width)
+    shapes |= {"gated": {"a2": (6, width)}, "low rank": {"frozen": (6, width)}}.get(
+        kind, {}
+    )
     params = {
         name: scale * rng.standard_normal(shape) / shape[0] ** 0.5
         for name, shape in shapes.items()

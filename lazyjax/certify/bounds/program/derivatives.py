@@ -24,6 +24,7 @@ from lazyjax.certify.bounds.program.growth import (
     without_kinks,
 )
 from lazyjax.certify.bounds.program.scalar_functions import (
+    SCALAR_FUNCTIONS,
     ScalarFunction,
     power,
     scalar_function,
@@ -51,8 +52,7 @@ def activated(spec: ActivationSpec, operand: Operand) -> Growth | None:
 def _of_scalar(function: ScalarFunction, operand: Operand) -> Growth | None:
     if operand.growth is None:
         return None
-    low = np.nextafter(operand.span.low - operand.drift * UP, -math.inf)
-    high = np.nextafter(operand.span.high + operand.drift * UP, math.inf)
+    low, high = operand.ends
     slope, curvature = function.slope(low, high), function.curvature(low, high)
     return of_scalar_function(operand.growth, _proper(slope), _proper(curvature))
 
@@ -63,11 +63,16 @@ def _proper(bound: np.ndarray) -> np.ndarray:
 
 
 def _add(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
-    parts, size = [], aval_of(eqn.outvars[0]).size
-    for operand in operands:
+    return _summed(operands)
+
+
+def _summed(operands: Sequence[Operand]) -> Growth | None:
+    shapes = [operand.span.shape for operand in operands]
+    size, parts = math.prod(np.broadcast_shapes(*shapes)), []
+    for operand, shape in zip(operands, shapes, strict=True):
         if operand.growth is not None:
             # It may be a number that is added to every entry.
-            repeats = size / max(math.prod(operand.span.shape), 1)
+            repeats = size / max(math.prod(shape), 1)
             parts.append(scaled(operand.growth, math.sqrt(repeats)))
     return added(*parts)
 
@@ -127,6 +132,17 @@ def _update(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
             f"{eqn.primitive.name} at places that depend on parameters"
         )
     return joined(first.growth, second.growth)
+
+
+def _scatter_add(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
+    first, places, second = operands
+    if places.growth is not None:
+        raise UnsupportedError("scatter-add at places that depend on parameters")
+    # No entry is added to more often than there are windows.
+    windows = math.prod(aval_of(eqn.invars[1]).shape[:-1])
+    update = second.growth
+    update = None if update is None else scaled(update, math.sqrt(windows))
+    return added(first.growth, update)
 
 
 def _cumulated(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
@@ -220,6 +236,26 @@ def _compare(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
     return infinite(moved)
 
 
+def _is_finite(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
+    """What is finite in all of the ball stays so."""
+    (a,) = operands
+    if a.growth is None or np.all(np.isfinite(a.drift)):
+        return None
+    return infinite(a.growth)
+
+
+def _argmax(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
+    """The place of the largest entry stays as long as no other can reach it."""
+    (a,) = operands
+    if a.growth is None:
+        return None
+    # The difference of two entries changes by no more than this.
+    change = math.sqrt(2) * a.drift * UP
+    (axis,) = eqn.params["axes"]
+    is_known = np.all(a.span.lead(int(axis)) > change)
+    return None if is_known else infinite(a.growth)
+
+
 def _without_change(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
     """What does not change where its operands do not."""
     return added(*(operand.growth for operand in operands))
@@ -256,9 +292,27 @@ def _clamp(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
 
 def _pow(eqn: jex.JaxprEqn, operands: Sequence[Operand]) -> Growth | None:
     base, exponent = operands
-    if exponent.growth is not None:
-        raise UnsupportedError("pow with an exponent that depends on parameters")
-    return _of_scalar(power(fixed_exponent(exponent.span.known)), base)
+    fixed = fixed_exponent(exponent.span.known)
+    if fixed is not None and exponent.growth is None:
+        return _of_scalar(power(fixed), base)
+    # The exponential of a product with the logarithm.
+    function = SCALAR_FUNCTIONS["log"]
+    low, high = base.ends
+    ends = [function.value(end) for end in (low, high)]
+    size = np.maximum(*np.abs(ends)) * UP
+    largest = np.max([s * t for s in ends for t in exponent.ends], axis=0)
+    slope = _proper(np.exp(largest + 2.0**-36 * np.abs(largest)) * UP)
+    slope = np.where(low > 0, slope, math.inf)
+    repeats = math.sqrt(
+        aval_of(eqn.outvars[0]).size / max(math.prod(exponent.span.shape), 1)
+    )
+    product = bilinear(
+        exponent.growth,
+        _of_scalar(function, base),
+        _beside(exponent, base),
+        _proper(size) * repeats,
+    )
+    return None if product is None else of_scalar_function(product, slope, slope)
 
 
 def of_known_function(name: str, operands: Sequence[Operand]) -> Growth | None:
@@ -272,8 +326,7 @@ def of_known_function(name: str, operands: Sequence[Operand]) -> Growth | None:
         The bounds, or `None` if the result does not move.
     """
     if name == "logaddexp":
-        moved = added(*(operand.growth for operand in operands))
-        ones = np.ones(1)
+        moved, ones = _summed(operands), np.ones(1)
         return None if moved is None else of_scalar_function(moved, ones, ones / 4)
     (a,) = operands
     if a.growth is None:
@@ -284,12 +337,11 @@ def of_known_function(name: str, operands: Sequence[Operand]) -> Growth | None:
     return without_kinks(a.growth, gap, a.drift)
 
 
-def softmax(operand: Operand) -> Growth | None:
-    """Bounds of a softmax, along any axes."""
+def bounded(operand: Operand, slope: float, curvature: float) -> Growth | None:
+    """Bounds of a function with derivatives that are bounded everywhere."""
     if operand.growth is None:
         return None
-    ones = np.ones(1)
-    return of_scalar_function(operand.growth, ones / 2, ones * 1.25)
+    return of_scalar_function(operand.growth, np.full(1, slope), np.full(1, curvature))
 
 
 def normalized(operand: Operand, scale: Span, divisor: float) -> Growth | None:
@@ -323,6 +375,7 @@ _RULES: dict[str, Rule] = {
             "rev",
             "slice",
             "split",
+            "unstack",
             "dynamic_slice",
             "copy",
             "copy_p",
@@ -336,6 +389,7 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(("concatenate", "stack"), _side_by_side),
     "pad": _pad,
     **dict.fromkeys(("dynamic_update_slice", "scatter"), _update),
+    "scatter-add": _scatter_add,
     "cumsum": _cumulated,
     "reduce_window_sum": _window_sum,
     "mul": _mul,
@@ -344,10 +398,11 @@ _RULES: dict[str, Rule] = {
     "conv_general_dilated": _convolution,
     **dict.fromkeys(("gt", "ge", "lt", "le", "eq", "ne"), _compare),
     **dict.fromkeys(("and", "or", "not", "xor"), _without_change),
-    "is_finite": lambda eqn, operands: None,
+    "is_finite": _is_finite,
     "select_n": _select,
     "abs": _abs,
     "sign": _sign,
+    "argmax": _argmax,
     "clamp": _clamp,
     "pow": _pow,
 }

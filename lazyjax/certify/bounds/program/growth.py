@@ -55,6 +55,13 @@ class Operand(NamedTuple):
         return self.radius * np.sqrt(np.sum(self.growth.first**2, axis=1)) * UP
 
     @property
+    def ends(self) -> tuple[np.ndarray, np.ndarray]:
+        """Bounds of all entries in the ball, from below and above."""
+        moved = self.drift * UP
+        low = np.nextafter(self.span.low - moved, -math.inf)
+        return low, np.nextafter(self.span.high + moved, math.inf)
+
+    @property
     def largest(self) -> np.ndarray:
         """Largest absolute value of an entry in the ball."""
         return self.span.largest + self.drift
@@ -121,8 +128,7 @@ def of_scalar_function(
 
 def times(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Products, of which those with 0 are 0: what does not move is not bent."""
-    with np.errstate(invalid="ignore"):
-        return np.where(a == 0, 0.0, a * b)
+    return np.where(a == 0, 0.0, a * b)
 
 
 def bilinear(

@@ -11,22 +11,22 @@ import jax.extend.core as jex
 import numpy as np
 
 from lazyjax.activations import ActivationSpec
-from lazyjax.certify.arithmetic.matrices import perron_upper
+from lazyjax.certify.arithmetic.matrices import eig_max_upper
 from lazyjax.certify.arithmetic.rounding import UNIT_ROUNDOFF
 from lazyjax.certify.bounds.program.derivatives import (
     Growth,
     Operand,
     activated,
+    bounded,
     growth_of,
     normalized,
     of_known_function,
-    softmax,
 )
 from lazyjax.certify.bounds.program.enclosing.enclosure import Enclosure, exact
 from lazyjax.certify.bounds.program.enclosing.interpreter import enclosures
 from lazyjax.certify.bounds.program.growth import UP
-from lazyjax.certify.bounds.program.known_calls import activation_of, known_function
-from lazyjax.certify.bounds.program.patterns import Centering, Normalization, Softmax
+from lazyjax.certify.bounds.program.known.calls import activation_of, known_function
+from lazyjax.certify.bounds.program.known.patterns import Bounded, Normalization
 from lazyjax.certify.bounds.program.reading import ExampleProgram, inputs_of, variables
 from lazyjax.certify.bounds.program.spans import Span
 from lazyjax.jaxpr.equations import evaluate, opened
@@ -39,10 +39,12 @@ class ProgramLipschitz:
     Attributes:
         program: The program of one example.
         spans: What is known of its variables at the centre.
+        num_examples: Number of examples.
     """
 
     program: ExampleProgram
     spans: Mapping[Any, Span]
+    num_examples: int
     _found: dict[float, float] = dataclasses.field(default_factory=dict)
 
     def __call__(self, radius: float) -> float:
@@ -56,12 +58,13 @@ class ProgramLipschitz:
         if growth is None:
             return 0.0
         # Examples are side by side, and so are their bounds.
-        num_examples = max(len(span.known.value) for span in self.spans.values())
-        repeats = num_examples if len(growth.second) == 1 else 1
+        repeats = self.num_examples if len(growth.second) == 1 else 1
         with np.errstate(all="ignore"):
             matrix = np.sqrt(np.sum(growth.second**2, axis=0) * repeats) * UP
             matrix = np.maximum(matrix, matrix.T)
-            found = perron_upper(matrix, UNIT_ROUNDOFF) * UP
+            if not matrix.any():
+                return 0.0
+            found = eig_max_upper(matrix, UNIT_ROUNDOFF) * UP
         return found if found < math.inf else math.inf
 
     def growth(self, radius: float) -> Growth | None:
@@ -103,10 +106,8 @@ class ProgramLipschitz:
 
     def _of_equation(self, eqn: jex.JaxprEqn, operands: list[Operand]) -> Growth | None:
         pattern = self.program.patterns.get(eqn.outvars[0])
-        if isinstance(pattern, Softmax):
-            return softmax(operands[0])
-        if isinstance(pattern, Centering):  # a projection
-            return operands[0].growth
+        if isinstance(pattern, Bounded):
+            return bounded(operands[0], pattern.slope, pattern.curvature)
         if isinstance(pattern, Normalization):
             return normalized(operands[0], self.spans[pattern.scale], pattern.divisor)
         found = self._calls.get(eqn.outvars[0])

@@ -12,11 +12,12 @@ from jax import lax
 from jaxtyping import Array
 
 from lazyjax.certify.bounds.program.enclosing.enclosure import UnsupportedError
-from lazyjax.certify.bounds.program.known_calls import (
+from lazyjax.certify.bounds.program.known.calls import (
     activation_of,
     known_function,
 )
-from lazyjax.certify.bounds.program.patterns import Pattern, pattern_of
+from lazyjax.certify.bounds.program.known.extremes import extreme, with_derivatives
+from lazyjax.certify.bounds.program.known.patterns import Pattern, pattern_of
 from lazyjax.jaxpr.equations import (
     aval_of,
     called,
@@ -102,9 +103,14 @@ def _flat(jaxpr: jex.Jaxpr, consts: Sequence[Any], *arguments: Any) -> list[Any]
     def read(atom: Any) -> Any:
         return atom.val if isinstance(atom, jex.Literal) else known[atom]
 
+    derived = with_derivatives(jaxpr)
     for eqn in live_equations(jaxpr):
         values = [read(atom) for atom in eqn.invars]
-        results = _flat_equation(eqn, jaxpr.debug_info, values)
+        chosen = extreme(eqn, values) if derived.intersection(eqn.outvars) else None
+        if chosen is not None:
+            results: Sequence[Any] = [chosen]
+        else:
+            results = _flat_equation(eqn, jaxpr.debug_info, values)
         known.update(zip(eqn.outvars, results, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 

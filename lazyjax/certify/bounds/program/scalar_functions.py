@@ -1,7 +1,8 @@
 r"""Smooth functions of one number, elementwise: values, and bounds of two derivatives.
 
 Bounds are over intervals and are rounded up; they are infinite where a function is not
-smooth. Values are within 4 units in the last place, as those of NumPy, or 8.
+smooth. Values are within 4 units in the last place, as those of NumPy, or 8, but for
+the complementary error function of SciPy.
 """
 
 import dataclasses
@@ -14,8 +15,7 @@ import numpy as np
 
 from lazyjax.certify.arithmetic.rounding import UNIT_ROUNDOFF
 
-VALUE_ERROR = 16 * UNIT_ROUNDOFF
-"""Relative error of values."""
+_VALUE_ERROR = 16 * UNIT_ROUNDOFF
 
 # Bounds are larger than computed by this much, which a few roundings are within.
 _UP = 1 + 2.0**-40
@@ -31,11 +31,13 @@ class ScalarFunction:
         value: $\phi$, in NumPy's float64.
         slope: Upper bound of $|\phi'|$ from `low` to `high`.
         curvature: Upper bound of $|\phi''|$ there.
+        value_error: Bound of the relative error of `value`, by its argument.
     """
 
     value: Callable[[np.ndarray], np.ndarray]
     slope: Bound
     curvature: Bound
+    value_error: Callable[[np.ndarray], np.ndarray | float] = lambda u: _VALUE_ERROR
 
 
 def _nearest(low: np.ndarray, high: np.ndarray) -> np.ndarray:
@@ -140,7 +142,12 @@ SCALAR_FUNCTIONS: dict[str, ScalarFunction] = {
     "sin": ScalarFunction(np.sin, _constant(1.0), _constant(1.0)),
     "cos": ScalarFunction(np.cos, _constant(1.0), _constant(1.0)),
     "erf": ScalarFunction(_erf, _gaussian_slope, _constant(0.9678829)),
-    "erfc": ScalarFunction(_erfc, _gaussian_slope, _constant(0.9678829)),
+    "erfc": ScalarFunction(
+        _erfc,
+        _gaussian_slope,
+        _constant(0.9678829),
+        lambda u: _VALUE_ERROR * (1 + u * u),
+    ),
     "atan": ScalarFunction(np.arctan, _constant(1.0), _constant(0.6495191)),
     "asinh": ScalarFunction(np.arcsinh, _constant(1.0), _constant(0.3849002)),
 }

@@ -9,7 +9,7 @@ import numpy as np
 
 from lazyjax.certify.arithmetic.matrices import spectral_norm_upper
 from lazyjax.certify.arithmetic.rounding import UNIT_ROUNDOFF, gamma
-from lazyjax.certify.bounds.program.enclosing.enclosure import Enclosure
+from lazyjax.certify.bounds.program.enclosing.enclosure import Enclosure, leads
 
 # Spectral norms are found of matrices with no more rows, or columns, than this.
 _MOST_ROWS = 4096
@@ -75,6 +75,12 @@ class Span:
         num_axes = max(len(self.shape), len(other.shape))
         (a, of_a), (b, of_b) = self._padded(num_axes), other._padded(num_axes)
         gap = np.abs(a - b) * (1 - 2.0**-50) - (of_a + of_b) * (1 + 2.0**-50)
+        return np.min(gap.reshape(len(gap), -1), axis=1, initial=math.inf)
+
+    def lead(self, axis: int) -> np.ndarray:
+        """By how much the largest entry along an axis exceeds all others, at least."""
+        value, radius = self._padded(len(self.shape))
+        gap = leads(value, radius, axis + 1)
         return np.min(gap.reshape(len(gap), -1), axis=1, initial=math.inf)
 
     def _padded(self, num_axes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -115,7 +115,7 @@ class ProgramStart:
         """Lipschitz constant of the Jacobian, by the radius of a ball."""
         with _named():
             spans = spans_of(self.program, self._leaves, self.x)
-            constant = ProgramLipschitz(self.program, spans)
+            constant = ProgramLipschitz(self.program, spans, len(self.x))
             constant(0.0)  # refuses what has no rule
         known = spans[self.program.result].known
         enclosed = [np.broadcast_to(part, self.targets.shape) for part in known[:2]]

@@ -46,6 +46,25 @@ def enclosed(value: Any, radius: Any, norm: float = math.inf) -> "Enclosure":
     return Enclosure(np.asarray(value), np.fmin(radius, norm * UP), norm * UP)
 
 
+def leads(value: np.ndarray, radius: np.ndarray, axis: int) -> np.ndarray:
+    """By how much the largest numbers along an axis exceed all others, at least.
+
+    Args:
+        value: The computed numbers.
+        radius: How far off they may be.
+        axis: The axis.
+
+    Returns:
+        The differences, without the axis; infinite if there are no others.
+    """
+    place = np.expand_dims(np.argmax(value, axis=axis), axis)
+    first = [np.take_along_axis(array, place, axis) for array in (value, radius)]
+    others = np.abs(first[0] - value) * (1 - 2.0**-50)
+    gap = others - (first[1] + radius) * (1 + 2.0**-50)
+    np.put_along_axis(gap, place, math.inf, axis)
+    return np.min(gap, axis=axis)
+
+
 class Enclosure(NamedTuple):
     """Numbers and how far off they may be.
 

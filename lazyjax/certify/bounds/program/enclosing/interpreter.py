@@ -90,15 +90,19 @@ def inlined(eqn: jex.JaxprEqn) -> Any | None:
 
 
 def _results(eqn: jex.JaxprEqn, operands: list[Enclosure]) -> list[Enclosure]:
-    if any(jnp.issubdtype(aval_of(v).dtype, jax.dtypes.extended) for v in eqn.outvars):
-        raise UnsupportedError(f"{eqn.primitive.name}, which makes random keys")
+    name = eqn.primitive.name
+    dtypes = [aval_of(v).dtype for v in eqn.outvars]
+    if any(jnp.issubdtype(dtype, jax.dtypes.extended) for dtype in dtypes):
+        raise UnsupportedError(f"{name}, which makes random keys")
+    if any(jnp.issubdtype(dtype, jnp.complexfloating) for dtype in dtypes):
+        raise UnsupportedError(f"{name} of complex numbers")
     inner = inlined(eqn)
     if inner is not None:
         return _run(*opened(inner), operands)
     # Of integers and truth values nothing is rounded.
-    if all(part.is_exact and not part.is_float for part in operands):
+    is_rounded = any(part.is_float or not part.is_exact for part in operands)
+    if not is_rounded and name != "convert_element_type":
         return [exact(value) for value in bind(eqn, *(p.value for p in operands))]
-    name = eqn.primitive.name
     scalar = scalar_function(name, eqn.params)
     if scalar is not None:
         return of_scalar_function(scalar, *operands)

@@ -15,10 +15,11 @@ from lazyjax.certify.bounds.program.enclosing.enclosure import (
     bind,
     enclosed,
     exact,
+    leads,
     norm_of,
 )
 from lazyjax.certify.bounds.program.scalar_functions import (
-    VALUE_ERROR,
+    SCALAR_FUNCTIONS,
     ScalarFunction,
     power,
 )
@@ -37,7 +38,7 @@ def of_scalar_function(function: ScalarFunction, u: Enclosure) -> list[Enclosure
         The one result.
     """
     value = function.value(u.value)
-    rounded = VALUE_ERROR * np.abs(value)
+    rounded = function.value_error(u.value) * np.abs(value)
     if u.is_exact:
         return [Enclosure(value, rounded * UP)]
     slope = function.slope(u.low, u.high)
@@ -113,10 +114,9 @@ def _product(eqn: jex.JaxprEqn, a: Enclosure, b: Enclosure) -> list[Enclosure]:
     if not (a.is_float and b.is_float):
         raise UnsupportedError(f"{eqn.primitive.name} of integers and floats")
     slack = gamma(num_terms(eqn) + 2, UNIT_ROUNDOFF)
-    if a.is_exact and b.is_exact:
-        (radius,) = bind(eqn, np.abs(a.value), slack * np.abs(b.value) * UP)
-        return [Enclosure(value, radius * (UP + 2 * slack))]
     (rounded,) = bind(eqn, np.abs(a.value), slack * np.abs(b.value) * UP)
+    if a.is_exact and b.is_exact:
+        return [Enclosure(value, rounded * (UP + 2 * slack))]
     radius, norm = rounded, norm_of(rounded)
     if not b.is_exact:
         spread = np.broadcast_to(b.radius, b.value.shape)
@@ -249,6 +249,15 @@ def _reduce_extreme(eqn: jex.JaxprEqn, a: Enclosure) -> list[Enclosure]:
     return [Enclosure(value, np.max(spread, axis=axes))]
 
 
+def _argmax(eqn: jex.JaxprEqn, a: Enclosure) -> list[Enclosure]:
+    (value,) = bind(eqn, a.value)
+    if a.is_exact:
+        return [exact(value)]
+    (axis,) = eqn.params["axes"]
+    gap = leads(a.value, np.broadcast_to(a.radius, a.value.shape), int(axis))
+    return [Enclosure(value, ~(gap > 0))]
+
+
 _COMPARISONS = {
     "gt": np.greater,
     "ge": np.greater_equal,
@@ -285,6 +294,12 @@ def _of_others(eqn: jex.JaxprEqn, *operands: Enclosure) -> list[Enclosure]:
     return [Enclosure(value, is_unsure)]
 
 
+def _rem(eqn: jex.JaxprEqn, a: Enclosure, b: Enclosure) -> list[Enclosure]:
+    if a.is_float and not (a.is_exact and b.is_exact):
+        raise UnsupportedError("rem of what is rounded")  # it jumps
+    return _of_others(eqn, a, b)
+
+
 def _is_finite(eqn: jex.JaxprEqn, a: Enclosure) -> list[Enclosure]:
     if not np.all(np.isfinite(a.high) & np.isfinite(a.low)):
         raise UnsupportedError("is_finite of what may not be finite")
@@ -311,33 +326,40 @@ def _convert(eqn: jex.JaxprEqn, a: Enclosure) -> list[Enclosure]:
     if is_float and a.is_float:
         return [a]  # a real number has no precision
     if is_float:
+        farthest = 1.0 if a.value.dtype == bool else math.inf
+        radius = np.where(a.radius != 0, farthest, 0.0)
         value = a.value.astype(np.float64)
-        return [Enclosure(value, a.radius * 1.0 if a.value.dtype == bool else a.radius)]
+        if np.max(np.abs(value), initial=0.0) > 2.0**53:
+            radius = radius + UNIT_ROUNDOFF * np.abs(value)
+        return [Enclosure(value, radius)]
     if a.is_float and not a.is_exact:
         raise UnsupportedError("convert_element_type to integers")
     return [Enclosure(a.value.astype(target), a.radius)]
 
 
 def _pow(eqn: jex.JaxprEqn, a: Enclosure, b: Enclosure) -> list[Enclosure]:
-    return of_scalar_function(power(fixed_exponent(b)), a)
+    fixed = fixed_exponent(b)
+    if fixed is not None:
+        return of_scalar_function(power(fixed), a)
+    if not b.is_float:
+        far = np.where(b.radius != 0, math.inf, 0.0)
+        b = Enclosure(b.value.astype(np.float64), far)
+    (logarithm,) = of_scalar_function(SCALAR_FUNCTIONS["log"], a)
+    (product,) = _mul(eqn, logarithm, b)
+    return of_scalar_function(SCALAR_FUNCTIONS["exp"], product)
 
 
-def fixed_exponent(exponent: Enclosure) -> float:
-    """The one exponent of a power.
+def fixed_exponent(exponent: Enclosure) -> float | None:
+    """The one exponent of a power; `None` if they differ or are uncertain.
 
     Args:
         exponent: Exponents.
 
     Returns:
         What all of them are.
-
-    Raises:
-        UnsupportedError: If they differ or are uncertain.
     """
     values = np.unique(exponent.value)
-    if len(values) != 1 or not exponent.is_exact:
-        raise UnsupportedError("pow with exponents that differ or are computed")
-    return float(values[0])
+    return float(values[0]) if len(values) == 1 and exponent.is_exact else None
 
 
 def _one(eqn: jex.JaxprEqn, operands: list[Enclosure]) -> int:
@@ -372,8 +394,10 @@ RULES: dict[str, Callable[..., list[Enclosure]]] = {
     **dict.fromkeys(("max", "min"), _extreme),
     "clamp": _clamp,
     **dict.fromkeys(("reduce_max", "reduce_min"), _reduce_extreme),
+    "argmax": _argmax,
     **dict.fromkeys(_COMPARISONS, _compare),
-    **dict.fromkeys(("and", "or", "not", "xor", "rem"), _of_others),
+    **dict.fromkeys(("and", "or", "not", "xor"), _of_others),
+    "rem": _rem,
     "is_finite": _is_finite,
     "select_n": _select,
     "convert_element_type": _convert,
@@ -393,6 +417,7 @@ RULES: dict[str, Callable[..., list[Enclosure]]] = {
             "dynamic_slice",
             "gather",
             "split",
+            "unstack",
         ),
         _moved,
     ),

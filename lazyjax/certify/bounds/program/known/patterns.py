@@ -8,20 +8,28 @@ import jax.extend.core as jex
 
 from lazyjax.jaxpr.equations import aval_of
 
+# Bounds are larger than computed by this much.
+_UP = 1 + 2.0**-40
+
 MadeBy: TypeAlias = dict[Any, jex.JaxprEqn]
 """By variable: the equation that makes it."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Softmax:
-    """Exponentials divided by their sum along axes.
+class Bounded:
+    r"""A function of a value, with derivatives that are bounded everywhere.
+
+    Softmax and the like, of what is shifted by a number for each sum, do not depend on it.
 
     Attributes:
-        operand: What the exponentials are of, up to a number for each sum, which does
-            not matter.
+        operand: The value.
+        slope: Upper bound of the norm of the first derivative.
+        curvature: Of the second.
     """
 
     operand: Any
+    slope: float
+    curvature: float
 
     @property
     def variables(self) -> tuple[Any, ...]:
@@ -49,23 +57,7 @@ class Normalization:
         return (self.scale,)
 
 
-@dataclasses.dataclass(frozen=True)
-class Centering:
-    """A value minus its mean along axes.
-
-    Attributes:
-        operand: The value.
-    """
-
-    operand: Any
-
-    @property
-    def variables(self) -> tuple[Any, ...]:
-        """Variables whose values its bounds are read from."""
-        return ()
-
-
-Pattern: TypeAlias = Softmax | Normalization | Centering
+Pattern: TypeAlias = Bounded | Normalization
 
 
 def pattern_of(eqn: jex.JaxprEqn, made_by: MadeBy) -> Pattern | None:
@@ -78,11 +70,14 @@ def pattern_of(eqn: jex.JaxprEqn, made_by: MadeBy) -> Pattern | None:
     Returns:
         The pattern, or `None`.
     """
-    if eqn.primitive.name == "mul":
+    name = eqn.primitive.name
+    if name == "mul":
         a, b = eqn.invars
         return _normalization(a, b, made_by) or _normalization(b, a, made_by)
-    if eqn.primitive.name == "sub":
-        return _centering(eqn, made_by)
+    if name == "sub":
+        return _centering(eqn, made_by) or _log_softmax(eqn, made_by)
+    if name in ("add", "log"):
+        return _log_sum_exp(eqn, made_by)
     return _softmax(eqn, made_by)
 
 
@@ -111,7 +106,7 @@ def _normalization(c: Any, scale: Any, made_by: MadeBy) -> Normalization | None:
     return Normalization(c, root.outvars[0], divisor)
 
 
-def _centering(eqn: jex.JaxprEqn, made_by: MadeBy) -> Centering | None:
+def _centering(eqn: jex.JaxprEqn, made_by: MadeBy) -> Bounded | None:
     operand, mean = eqn.invars
     if isinstance(operand, jex.Literal):
         return None
@@ -121,7 +116,7 @@ def _centering(eqn: jex.JaxprEqn, made_by: MadeBy) -> Centering | None:
         return None
     _, axes, divisor = found
     is_projection = divisor == math.prod(shape[axis] for axis in axes)
-    return Centering(operand) if is_projection else None
+    return Bounded(operand, 1.0, 0.0) if is_projection else None
 
 
 def _mean(
@@ -167,29 +162,132 @@ def _is_square(eqn: jex.JaxprEqn, c: Any) -> bool:
     return (name == "square" or is_power) and eqn.invars[0] is c
 
 
-def _softmax(eqn: jex.JaxprEqn, made_by: MadeBy) -> Softmax | None:
+def _softmax(eqn: jex.JaxprEqn, made_by: MadeBy) -> Bounded | None:
     """The softmax that a quotient is, if it is exp(a - c) over its sum along axes."""
-    # It does not depend on c if that is constant along the axes.
     if eqn.primitive.name != "div":
         return None
-    top, bottom = (_source(v, made_by) for v in eqn.invars)
-    if top is None or bottom is None or top.primitive.name != "exp":
+    top, sums = _source(eqn.invars[0], made_by), _sums(eqn.invars[1], made_by)
+    if top is None or sums is None or not sums.is_spread:
         return None
-    total = _source(bottom.invars[0], made_by, through=("reshape",))
+    if top is not sums.exponential:
+        return None
+    return Bounded(sums.operand(made_by), 1 / 2, 5 / 4)
+
+
+def _log_softmax(eqn: jex.JaxprEqn, made_by: MadeBy) -> Bounded | None:
+    """The difference of a value and the logarithm of the sum of its exponentials."""
+    sums = _log_sums(eqn.invars[1], made_by)
+    if sums is None or not sums.is_spread:
+        return None
+    if sums.exponential.invars[0] is not eqn.invars[0]:
+        return None
+    root = math.sqrt(math.prod(sums.shape[axis] for axis in sums.axes)) * _UP
+    return Bounded(sums.operand(made_by), root, root / 2)
+
+
+def _log_sum_exp(eqn: jex.JaxprEqn, made_by: MadeBy) -> Bounded | None:
+    """The logarithm of a sum of exponentials, of exp(a - c) if c is added to it."""
+    size = aval_of(eqn.outvars[0]).size
+    if eqn.primitive.name == "log":
+        sums = _log_sums(eqn.outvars[0], made_by)
+        if sums is None or sums.size != size:
+            return None
+        return Bounded(sums.exponential.invars[0], 1.0, 1 / 2)
+    for logarithm, added in (eqn.invars, eqn.invars[::-1]):
+        sums = _log_sums(logarithm, made_by)
+        shift = None if sums is None else sums.shift(made_by)
+        if sums is None or shift is None or sums.size != size:
+            continue
+        spread = _source(shift, made_by)
+        is_same = added is shift and sums.is_spread
+        is_before = (
+            not sums.is_spread
+            and spread is not None
+            and spread.primitive.name in _SPREADS
+            and spread.invars[0] is added
+            and _is_spread(spread, sums.axes, sums.shape)
+        )
+        if is_same or is_before:
+            return Bounded(sums.operand(made_by), 1.0, 1 / 2)
+    return None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sums:
+    """Sums of exponentials along axes.
+
+    Attributes:
+        exponential: The equation of the exponentials.
+        axes: The axes.
+        is_spread: Whether sums were put back in place, as one entry or as many.
+    """
+
+    exponential: jex.JaxprEqn
+    axes: tuple[int, ...]
+    is_spread: bool
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the exponentials."""
+        return aval_of(self.exponential.outvars[0]).shape
+
+    @property
+    def size(self) -> int:
+        """Number of sums."""
+        return math.prod(n for a, n in enumerate(self.shape) if a not in self.axes)
+
+    def shift(self, made_by: MadeBy) -> Any | None:
+        """What is subtracted in the exponents, the same along the axes of a sum."""
+        shifted = _source(self.exponential.invars[0], made_by)
+        if shifted is None or shifted.primitive.name != "sub":
+            return None
+        before, shift = shifted.invars
+        if isinstance(before, jex.Literal) or aval_of(before).shape != self.shape:
+            return None
+        return shift if _is_constant_along(shift, self.axes, made_by) else None
+
+    def operand(self, made_by: MadeBy) -> Any:
+        """What the exponentials are of, without the shift."""
+        exponent = self.exponential.invars[0]
+        is_shifted = self.shift(made_by) is not None
+        return made_by[exponent].invars[0] if is_shifted else exponent
+
+
+def _log_sums(atom: Any, made_by: MadeBy) -> _Sums | None:
+    """The sums that a value is the logarithm of."""
+    eqn = _source(atom, made_by)
+    if eqn is not None and eqn.primitive.name in _SPREADS:
+        outer, eqn = eqn, _source(eqn.invars[0], made_by)
+        sums = None if eqn is None else _log_sums(eqn.outvars[0], made_by)
+        if sums is None or sums.is_spread:
+            return None
+        is_spread = _is_spread(outer, sums.axes, sums.shape)
+        return dataclasses.replace(sums, is_spread=True) if is_spread else None
+    if eqn is None or eqn.primitive.name != "log":
+        return None
+    before = _source(eqn.invars[0], made_by, through=("abs",))
+    return None if before is None else _sums(before.outvars[0], made_by)
+
+
+def _sums(atom: Any, made_by: MadeBy) -> _Sums | None:
+    """The sums of exponentials that a value is, put back in place or not."""
+    total, spread = _source(atom, made_by), None
+    while total is not None and total.primitive.name in _SPREADS:
+        if spread is not None and total.primitive.name != "reshape":
+            return None
+        spread = total if spread is None else spread
+        total = _source(total.invars[0], made_by)
     if total is None or total.primitive.name != "reduce_sum":
         return None
-    axes = tuple(total.params["axes"])
-    shape = aval_of(top.outvars[0]).shape
-    if total.invars[0] is not eqn.invars[0] or not _is_spread(bottom, axes, shape):
+    exponential = _source(total.invars[0], made_by)
+    if exponential is None or exponential.primitive.name != "exp":
         return None
-    exponent = top.invars[0]
-    shifted = _source(exponent, made_by)
-    if shifted is not None and shifted.primitive.name == "sub":
-        before, shift = shifted.invars
-        exponent = before if _is_constant_along(shift, axes, made_by) else exponent
-    if isinstance(exponent, jex.Literal) or aval_of(exponent).shape != shape:
+    if isinstance(exponential.invars[0], jex.Literal):
         return None
-    return Softmax(exponent)
+    sums = _Sums(exponential, tuple(total.params["axes"]), spread is not None)
+    if spread is not None and not _is_spread(spread, sums.axes, sums.shape):
+        return None
+    return sums
 
 
 def _source(

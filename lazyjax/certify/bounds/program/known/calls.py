@@ -47,7 +47,8 @@ def activation_of(eqn: jex.JaxprEqn, debug_info: Any) -> ActivationSpec | None:
         return None
     aval = aval_of(operands[0])
     result = aval_of(eqn.outvars[0])
-    if (aval.shape, aval.dtype) != (result.shape, result.dtype):
+    is_float = jnp.issubdtype(aval.dtype, jnp.floating)
+    if not is_float or (aval.shape, aval.dtype) != (result.shape, result.dtype):
         return None
     found = None
     for spec in ACTIVATIONS.values():
@@ -95,10 +96,13 @@ def _mapped(fn: Callable[..., Any], eqn: jex.JaxprEqn) -> Callable[..., Any]:
 def _reference(
     fn: Callable[..., Any], avals: Sequence[Any], debug_info: Any
 ) -> tuple[str, ...]:
-    """Programs of the one call with a custom rule that a function makes."""
-    (call,) = (
-        e for e in equations(jax.make_jaxpr(fn)(*avals)) if e.primitive.name == _CUSTOM
-    )
+    """Programs of the one call with a custom rule that a function makes, if it fits."""
+    with jax.numpy_rank_promotion("allow"):
+        traced = jax.make_jaxpr(fn)(*avals)
+    (call,) = (e for e in equations(traced) if e.primitive.name == _CUSTOM)
+    shapes = [aval_of(v).shape for v in call.invars if not isinstance(v, jex.Literal)]
+    if shapes != [aval.shape for aval in avals]:  # operands were broadcast before
+        return ()
     return _texts(_function(call, debug_info), avals)
 
 

@@ -1,0 +1,1 @@
+"""What equations of a program compute that more is known of."""
