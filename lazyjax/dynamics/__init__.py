@@ -10,6 +10,10 @@ from lazyjax.dynamics.linear.flow import (
     dual_params as dual_params,
     linearized_flow as linearized_flow,
 )
+from lazyjax.dynamics.linear.sgd import (
+    LinearizedSGD as LinearizedSGD,
+    linearized_sgd as linearized_sgd,
+)
 from lazyjax.dynamics.losses import scaled as scaled, square_loss as square_loss
 from lazyjax.dynamics.schedules import flow_times as flow_times
 from lazyjax.dynamics.snapshot import Observer as Observer, Snapshot as Snapshot
