@@ -161,6 +161,7 @@ def test_a_network_of_large_outputs_has_the_noise_of_its_linear_model():
     keys = jax.random.split(jax.random.key(1), 4000)
     ntk = empirical_ntk(two_layer.apply, params, x)
     exact = linearized_sgd(ntk, y, 0 * y, 20, learning_rate=0.15, **options)
+    mean, variance = np.asarray(exact.mean), np.asarray(exact.variance)
 
     def worst(alpha):
         def apply(u, x):  # alpha h(w0 + u / alpha)
@@ -184,7 +185,7 @@ def test_a_network_of_large_outputs_has_the_noise_of_its_linear_model():
             return run.observations["outputs"][0]
 
         f = np.asarray(jax.vmap(end)(keys), np.float64)
-        gaps = f.mean(0) - exact.mean, (f - f.mean(0)) ** 2 - exact.variance
+        gaps = f.mean(0) - mean, (f - f.mean(0)) ** 2 - variance
         sems = (np.std(v, 0) / len(keys) ** 0.5 for v in (f, gaps[1]))
         means = gaps[0], gaps[1].mean(0)
         return [np.max(np.abs(m) / s) for m, s in zip(means, sems, strict=True)]

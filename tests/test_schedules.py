@@ -177,8 +177,7 @@ def test_descent_tends_to_flow_at_these_times(x64):
     linear = linear_dynamics(ntk, y, two_layer.apply(params, x))
     gaps, linear_gaps = [], []
     for num_steps in (100, 200):
-        schedule = optax.exponential_decay(40 / num_steps**1.0 / 4, num_steps, 0.2)
-        schedule = lambda s, of=num_steps: jnp.float64(8.0) / of * 0.2 ** (s / of)
+        schedule = lambda step, of=num_steps: 8.0 / of * 0.2 ** (step / of)
         steps = np.array([num_steps // 4, num_steps])
         times = flow_times(schedule, steps)
         flow = gradient_flow(two_layer.apply, params, x, y, times)

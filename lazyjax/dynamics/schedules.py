@@ -1,6 +1,6 @@
 r"""Schedules of learning rates, and the time that passes under them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -15,7 +15,11 @@ from lazyjax.typing import AnyArray
 # One rate for all steps; or that of each step from 0 on, as an array or, in the manner of
 # optax, as a function of the step.
 LearningRate: TypeAlias = (
-    float | Float[AnyArray, ""] | Float[AnyArray, "num_rates"] | Callable[[Any], Any]
+    float
+    | Float[AnyArray, ""]
+    | Float[AnyArray, "num_rates"]
+    | Sequence[float]
+    | Callable[[Any], Any]
 )
 
 
@@ -139,7 +143,7 @@ def _check_integers(dtype: Any) -> None:
 
 def _largest(steps: Array) -> int | None:
     try:
-        return int(np.max(steps, initial=0))
+        return int(np.asarray(steps).max(initial=0))
     except jax.errors.TracerArrayConversionError:
         return None
 

@@ -125,29 +125,41 @@ def scheduled_filters(
     # As in optax, momentum sums up gradients, not steps: v_s = p_s + beta v_{s-1},
     # q_{s+1} = q_s + eta_s v_s, p_{s+1} = p_s - eta_s lambda v_s.
     limit = float(jnp.finfo(rates.dtype).max) / 2**10
+    zero, one = jnp.zeros_like(rates), jnp.ones_like(rates)
 
     def step(carry: tuple, learning_rate: Array) -> tuple:
-        (p, q, v), exponent = carry
+        (p, p_error, q, q_error, v), exponent = carry
         v = p if momentum is None else p + momentum * v
-        q = q + learning_rate * v
-        p = p - jnp.minimum(learning_rate * rates, limit) * v
+        step_size = jnp.minimum(learning_rate * rates, limit)
+        p, p_error = _compensated_sum(p, p_error, -step_size * v)
+        q, q_error = _compensated_sum(q, q_error, learning_rate * v)
+        # Far from 1, p says what q is, also where it comes back from large numbers.
+        unit = jnp.ldexp(one, -exponent)
+        is_near = jnp.abs(unit - p) < unit / 2
+        q = jnp.where(is_near, q, (unit - p) / jnp.where(is_near, 1, rates))
+        q_error = jnp.where(is_near, q_error, 0)
         # Powers of two, by which nothing is rounded, keep what grows at 2**20 or below.
         largest = jnp.maximum(jnp.abs(p), jnp.abs(v))
         shift = jnp.frexp(jnp.where(largest > 0, largest, 1))[1] - 20
         shift = jnp.maximum(shift, -exponent)
-        values = tuple(jnp.ldexp(value, -shift) for value in (p, q, v))
-        carry = values, exponent + shift
-        return carry, carry
+        values = tuple(jnp.ldexp(x, -shift) for x in (p, p_error, q, q_error, v))
+        exponent = exponent + shift
+        return (values, exponent), (values[0], values[2], exponent)
 
-    zero, one = jnp.zeros_like(rates), jnp.ones_like(rates)
-    start = (one, zero, zero), jnp.zeros(rates.shape, jnp.int32)
+    start = (one, zero, zero, zero, zero), jnp.zeros(rates.shape, jnp.int32)
     _, later = jax.lax.scan(step, start, learning_rates)
-    (p, q, _), exponent = jax.tree.map(
-        lambda first, rest: jnp.concatenate([first[None], rest]), start, later
+    p, q, exponent = (
+        jnp.concatenate([first[None], rest])
+        for first, rest in zip((one, zero, start[1]), later, strict=True)
     )
-    # The sum of gradients tells apart what is close to 1.
-    p = jnp.where((exponent == 0) & (rates * q < 0.5), 1 - rates * q, p)
     return Filter(p, q, exponent.astype(rates.dtype))
+
+
+def _compensated_sum(total: Array, error: Array, term: Array) -> tuple[Array, Array]:
+    """Kahan's sum, and the part of it that was rounded away."""
+    term = term - error
+    new = total + term
+    return new, (new - total) - term
 
 
 def over_rates(

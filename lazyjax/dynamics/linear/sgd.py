@@ -193,7 +193,8 @@ def _compiled(
         residual = jnp.concatenate([residual, unmoved], axis=1)
     columns, rows = residual.shape
     example = jnp.arange(size) // (size // n)
-    weights = draws.pair + jnp.where(example[:, None] == example, draws.excess, 0)
+    is_same = example[:, None] == example[None]
+    weights = draws.pair + jnp.where(is_same, draws.excess, 0)
     product = functools.partial(jnp.matmul, precision="highest")
 
     def update(step: Array, moments: _Moments) -> _Moments:
@@ -201,7 +202,7 @@ def _compiled(
         rate = at_steps(learning_rate, step) if learning_rate.ndim else learning_rate
         on_train = mean[:, :size]
         outer = on_train[:, None, :, None] * on_train[None, :, None, :]
-        noise = weights * (outer + covariance[:, :, :size, :size])
+        noise = weights[None, None] * (outer + covariance[:, :, :size, :size])
         noise = noise - draws.mean**2 * outer
         # Half of what is added to the covariance, which is this and its transpose.
         half = product(rate**2 / 2 * noise, gram.T)
@@ -212,8 +213,15 @@ def _compiled(
         )
 
     def interval(moments: _Moments, ends: tuple[Array, Array]) -> tuple:
-        moments = jax.lax.fori_loop(*ends, update, moments)
-        return moments, moments
+        moments = mean, covariance = jax.lax.fori_loop(*ends, update, moments)
+        residual = _outputs(mean[:, :size], k)
+        of_train = _kernel_form(covariance[:, :, :size, :size], k)
+        loss = jnp.sum(jnp.square(residual) + _variances(of_train)) / 2
+        mean_test = of_test = None
+        if test_points is not None:
+            mean_test = test_points[1] + _outputs(mean[:, size:], k)
+            of_test = _kernel_form(covariance[:, :, size:, size:], k)
+        return moments, (y + residual, of_train, mean_test, of_test, loss)
 
     flat = steps.reshape(-1)
     order = jnp.argsort(flat)
@@ -222,46 +230,33 @@ def _compiled(
     zeros = jnp.zeros((columns, columns, rows, rows), f0.dtype)
     _, found = jax.lax.scan(interval, _Moments(residual, zeros), (starts, stops))
     back = jnp.argsort(order)
-    mean, covariance = (
-        leaf[back].reshape(*steps.shape, *leaf.shape[1:]) for leaf in found
+    mean, covariance, mean_test, covariance_test, loss = jax.tree.map(
+        lambda leaf: leaf[back].reshape(*steps.shape, *leaf.shape[1:]), found
     )
-    residual = _outputs(mean[..., :size], k)
-    of_residual = _kernel_form(covariance[..., :size, :size], k)
-    squares = jnp.square(residual) + _variances(of_residual)
-    on_test = None, None
-    if test_points is not None:
-        changes = _outputs(mean[..., size:], k)
-        on_test = (
-            test_points[1] + changes,
-            _kernel_form(covariance[..., size:, size:], k),
-        )
     return LinearizedSGD(
         step=steps,
-        mean=y + residual,
-        covariance=of_residual,
-        mean_test=on_test[0],
-        covariance_test=on_test[1],
-        loss=jnp.sum(squares, axis=(-2, -1)) / 2,
+        mean=mean,
+        covariance=covariance,
+        mean_test=mean_test,
+        covariance_test=covariance_test,
+        loss=loss,
     )
 
 
-def _outputs(rows: Float[Array, "*steps c rows"], k: int) -> Float[Array, "..."]:
+def _outputs(rows: Float[Array, "c rows"], k: int) -> Float[Array, "n k"]:
     """One row per example, one column per output."""
-    by_row = jnp.swapaxes(rows, -1, -2)
-    return by_row.reshape(*by_row.shape[:-2], -1, k)
+    return rows.T.reshape(-1, k)
 
 
 def _kernel_form(
-    covariance: Float[Array, "*steps c c rows rows"], k: int
-) -> Float[Array, "..."]:
+    covariance: Float[Array, "c c rows rows"], k: int
+) -> Float[Array, "n n k k"]:
     """Axes of examples, then of outputs."""
-    *steps, columns, _, rows, _ = covariance.shape
-    inside = k // columns  # outputs that are rows
-    shape = (*steps, columns, columns, rows // inside, inside, rows // inside, inside)
-    split = covariance.reshape(shape)
-    c1, c2, i, a, j, b = range(len(steps), len(shape))
-    split = split.transpose(*range(len(steps)), i, j, c1, a, c2, b)
-    return split.reshape(*steps, rows // inside, rows // inside, k, k)
+    columns, _, rows, _ = covariance.shape
+    inside = k // columns  # outputs of one example that are rows
+    n = rows // inside
+    split = covariance.reshape(columns, columns, n, inside, n, inside)
+    return split.transpose(2, 4, 0, 3, 1, 5).reshape(n, n, k, k)
 
 
 def _variances(covariance: Float[Array, "*steps n n k k"]) -> Float[Array, "..."]:
