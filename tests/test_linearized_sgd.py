@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from numpy.typing import DTypeLike
 
 from lazyjax import empirical_ntk
 from lazyjax.dynamics import linear_dynamics, linearized_sgd, observers, train
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.once
 SAMPLINGS = ["replacement", "subset"]
 
 
-def problem(shared, n=3, k=2, n_test=2, dtype=np.float64):
+def problem(shared, n=3, k=2, n_test=2, dtype: DTypeLike = np.float64):
     rng = np.random.default_rng([n, k, n_test])
     outputs = 1 if shared else k
     size = (n + n_test) * outputs
@@ -92,6 +93,8 @@ def test_moments_are_those_over_all_sequences_of_minibatches(
         ntk_test_train=cross,
         f0_test=f0_test,
     )
+    assert found.mean_test is not None
+    assert found.covariance_test is not None
     for index, step in enumerate(steps):
         moments, loss = oracle(arrays, rates[:step], batch_size, sampling)
         (mean, covariance), (mean_test, covariance_test) = moments
@@ -194,9 +197,8 @@ def test_a_network_of_large_outputs_has_the_noise_of_its_linear_model():
     assert min(worst(1.0)) > 5
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_whole_batches_are_gradient_descent_without_noise(dtype, shared):
-    ntk, y, f0, *_ = problem(shared, n=5, dtype=dtype)
+def test_whole_batches_are_gradient_descent_without_noise(dtype):
+    ntk, y, f0, *_ = problem(shared=False, n=5, dtype=dtype)
     flow = linear_dynamics(ntk, y, f0)
     steps = np.array([0, 1, 50])
     sgd = linearized_sgd(
@@ -253,8 +255,8 @@ def test_steps_map_and_compile_under_jit():
 
     one = at(4, 0.2)
     assert one.mean.shape == (3, 2)
-    assert one.covariance_test.shape == (2, 2, 2, 2)
-    assert one.variance_test.shape == (2, 2)
+    shapes = jax.tree.map(jnp.shape, (one.covariance_test, one.variance_test))
+    assert shapes == ((2, 2, 2, 2), (2, 2))
     both = jax.jit(jax.vmap(at, (None, 0)))(4, jnp.array([0.2, 0.4]))
     assert_close(both.covariance[0], one.covariance, "same_algebra")
     assert relative_error(both.covariance[1], one.covariance) > 0.1

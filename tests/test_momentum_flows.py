@@ -1,5 +1,7 @@
 """Flows with momentum, of networks and of the linear model: against other solutions."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import scipy.integrate
 import scipy.linalg
 import scipy.special
+from numpy.typing import DTypeLike
 
 from lazyjax import empirical_ntk, linearize
 from lazyjax.dynamics import (
@@ -25,7 +28,6 @@ from tests.helpers.compare import assert_close, relative_error
 pytestmark = pytest.mark.once
 
 TIMES = np.array([0.0, 0.3, 1.0, 4.0])
-FRICTIONS = [0.4, "nesterov"]
 
 
 def rate_at(friction, time):
@@ -71,7 +73,7 @@ def test_flow_of_a_network_is_that_of_another_solver_and_gradient(x64, friction)
     assert relative_error(run.loss, plain.loss) > 0.05
 
 
-def kernel_problem(dtype=np.float64, n=4, k=2, n_test=3):
+def kernel_problem(dtype: DTypeLike = np.float64, n=4, k=2, n_test=3):
     rng = np.random.default_rng([n, k, n_test])
     features = rng.normal(size=(n + n_test, n + 2)) / 2
     gram = features @ features.T
@@ -163,31 +165,32 @@ def test_nesterov_flow_of_a_quadratic_is_a_bessel_function(dtype):
     assert run.status == 0
 
 
-@pytest.mark.parametrize("friction", FRICTIONS)
-def test_linear_flow_is_that_of_the_linear_model_trained_for_real(x64, friction):
+def test_linear_flow_is_that_of_the_linear_model_trained_for_real(x64):
     # In function space and in that of parameters, under a loss without a closed form.
     params, x, y = jax.tree.map(jnp.asarray, two_layer.problem())
     labels, x_test = jnp.sign(y), x[:2] + 0.3
     model = linearize(two_layer.apply, params)
     on_test = observers.on_inputs(observers.outputs, x_test)
-    options = {"loss_fn": losses.logistic_loss, "friction": friction}
-    real = gradient_flow(
-        model, params, x, labels, TIMES, observe=[observers.outputs, on_test], **options
-    )
-    run = linearized_flow(
-        empirical_ntk(two_layer.apply, params, x),
-        labels,
-        two_layer.apply(params, x),
-        TIMES,
-        ntk_test_train=empirical_ntk(two_layer.apply, params, x_test, x),
-        f0_test=two_layer.apply(params, x_test),
-        **options,
-    )
-    assert_close(run.f, real.observations["outputs"], 1e-6)
-    assert_close(run.f_test, real.observations["outputs_on_inputs"], 1e-6)
-    assert_close(run.loss, real.loss, 1e-6)
-    end = dual_params(two_layer.apply, params, x, run.dual[-1])
-    assert_close(end["V"], real.params["V"], 1e-6)
+    ntk = empirical_ntk(two_layer.apply, params, x)
+    test: dict[str, Any] = {
+        "ntk_test_train": empirical_ntk(two_layer.apply, params, x_test, x),
+        "f0_test": two_layer.apply(params, x_test),
+    }
+    for friction in (0.4, "nesterov"):
+        options: dict[str, Any] = {
+            "times": TIMES,
+            "loss_fn": losses.logistic_loss,
+            "friction": friction,
+        }
+        observe = [observers.outputs, on_test]
+        real = gradient_flow(model, params, x, labels, observe=observe, **options)
+        f0 = two_layer.apply(params, x)
+        run = linearized_flow(ntk, labels, f0, **test, **options)
+        assert_close(run.f, real.observations["outputs"], 1e-6)
+        assert_close(run.f_test, real.observations["outputs_on_inputs"], 1e-6)
+        assert_close(run.loss, real.loss, 1e-6)
+        end = dual_params(two_layer.apply, params, x, run.dual[-1])
+        assert_close(end["V"], real.params["V"], 1e-6)
 
 
 @pytest.mark.slow
@@ -312,6 +315,7 @@ def test_networks_map_over_frictions_and_fail_each_by_itself():
     assert_close(runs.loss[1], go(2.0).loss, "other_algorithm")
 
 
+@pytest.mark.slow
 def test_linear_models_map_over_frictions():
     ntk, y, f0, *_ = kernel_problem(np.float32)
     frictions = jnp.array([0.1, 2.0])

@@ -21,8 +21,7 @@ from lazyjax.dynamics.linear.damping import damped_reach
 from lazyjax.dynamics.linear.evaluation import (
     Eigensystem,
     Quantity,
-    Rates,
-    checked_number,
+    checked_rates,
     evaluate,
 )
 from lazyjax.dynamics.schedules import (
@@ -372,10 +371,7 @@ class Linearized(Storable):
         check_nonnegative("time", time)
         check_comes_to_rest(time, friction)
         times = jnp.asarray(time, dtype)
-        rates = Rates(
-            ridge=checked_number("ridge", ridge, dtype),
-            friction=checked_number("friction", friction, dtype),
-        )
+        rates = checked_rates(dtype, ridge=ridge, friction=friction)
         reach = times
         if rates.friction is not None:
             reach = damped_reach(times, rates.friction)
@@ -393,10 +389,9 @@ class Linearized(Storable):
     ) -> Array:
         eigensystem, dtype = self._eigensystem, self.eigenvalues.dtype
         steps = checked_steps(step)
-        rates = Rates(
-            ridge=checked_number("ridge", ridge, dtype),
-            learning_rate=checked_learning_rates(learning_rate, steps, dtype),
-            momentum=checked_number("momentum", momentum, dtype),
+        learning_rates = checked_learning_rates(learning_rate, steps, dtype)
+        rates = checked_rates(
+            dtype, ridge=ridge, learning_rate=learning_rates, momentum=momentum
         )
         return evaluate(eigensystem, steps, rates, test_points, quantity)
 

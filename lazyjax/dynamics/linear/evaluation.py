@@ -49,16 +49,28 @@ class Rates(NamedTuple):
     momentum: Float[Array, ""] | None = None
 
 
-def checked_number(
-    name: str, value: float | AnyArray | None, dtype: jnp.dtype
-) -> Array | None:
-    """A number of `Rates` as an array, checked as far as its value is known."""
-    if value is None:
-        return None
-    check_nonnegative(name, value, infinity_allowed=False)
-    if jnp.ndim(value):
-        raise ValueError(f"`{name}` must be one number; got {brief(value)}.")
-    return jnp.asarray(value, dtype)
+def checked_rates(
+    dtype: jnp.dtype,
+    *,
+    ridge: float | AnyArray,
+    friction: float | AnyArray | None = None,
+    learning_rate: Float[Array, "*num_rates"] | None = None,
+    momentum: float | AnyArray | None = None,
+) -> Rates:
+    """Rates as arrays, checked as far as their values are known; learning rates are."""
+
+    def number(name: str, value: float | AnyArray) -> Array:
+        check_nonnegative(name, value, infinity_allowed=False)
+        if jnp.ndim(value):
+            raise ValueError(f"`{name}` must be one number; got {brief(value)}.")
+        return jnp.asarray(value, dtype)
+
+    return Rates(
+        ridge=number("ridge", ridge),
+        friction=None if friction is None else number("friction", friction),
+        learning_rate=learning_rate,
+        momentum=None if momentum is None else number("momentum", momentum),
+    )
 
 
 @functools.partial(jax.jit, static_argnames="quantity")
