@@ -176,3 +176,87 @@ def test_each_batch_is_checked_and_named(name):
     with pytest.raises(ValueError, match=f"`{name}`") as caught:
         on_batches([(X, Y), (X, Y), (bad["x"], bad["y"])], 3)
     assert caught.value.__notes__ == ["It was raised by the batch of step 2."]
+
+
+# Kept on disk -------------------------------------------------------------------------
+
+
+def numbered(count=12, taken=None):
+    """Batches that all differ, in size too; those that are taken are written down."""
+    for step in range(count):
+        if taken is not None:
+            taken.append(step)
+        size = 3 + step % 2
+        yield X[:size] + 0.1 * step, Y[:size]
+
+
+def kept_run(folder, batches=None, **options):
+    given: dict[str, Any] = {
+        "observe": {"loss": observers.loss, "params": lambda at: at.params},
+        "observe_at": [0, 3, 4, 9, 12],
+        "checkpoint": folder,
+        "checkpoint_every": 4,
+    }
+    batches = numbered() if batches is None else batches
+    return on_batches(batches, 12, **(given | options))
+
+
+class Killed(Exception):
+    pass
+
+
+def dies_after(count):
+    yield from itertools.islice(numbered(), count)
+    raise Killed
+
+
+@pytest.mark.parametrize(
+    "count", [5, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 4, 9, 11))]
+)
+def test_a_run_that_was_killed_goes_on_to_the_same_bits(tmp_path, count):
+    expected = kept_run(None, checkpoint_every=None)
+    with pytest.raises(Killed):
+        kept_run(tmp_path, dies_after(count))
+    assert (tmp_path / "run.npz").exists() == (count > 3)
+    calls, taken = [], []
+    found = kept_run(
+        tmp_path, numbered(taken=taken), callback=lambda step, _: calls.append(step)
+    )
+    assert_trees_close(found, expected, "exact")
+    assert taken == list(range(12))
+    kept = count // 4 * 4
+    assert calls == [step for step in (0, 3, 4, 9, 12) if step >= kept]
+    # What is whole is only read.
+    assert_trees_close(kept_run(tmp_path, numbered(1)), expected, "exact")
+
+
+def test_a_run_that_has_stopped_is_kept_whole(tmp_path):
+    target = float(kept_run(None, checkpoint_every=None).loss[6])
+    expected = kept_run(None, checkpoint_every=None, target_loss=target)
+    assert 0 < expected.stopped_at < 12
+    for batches in (numbered(), numbered(1)):
+        found = kept_run(tmp_path, batches, target_loss=target)
+        assert_trees_close(found, expected, "exact")
+
+
+def test_other_batches_or_another_run_are_refused(tmp_path):
+    with pytest.raises(Killed):
+        kept_run(tmp_path, dies_after(9))
+    before = (tmp_path / "run.npz").read_bytes()
+    other = [(x, y + (step == 5)) for step, (x, y) in enumerate(numbered())]
+    with pytest.raises(ValueError, match="among the first 8 there is another"):
+        kept_run(tmp_path, other)
+    with pytest.raises(ValueError, match="holds one with another `batches`"):
+        kept_run(tmp_path, itertools.islice(numbered(), 1, None))
+    with pytest.raises(ValueError, match="holds one with another `optimizer`"):
+        kept_run(tmp_path, optimizer=optax.sgd(0.04, momentum=0.9))
+    with pytest.raises(ValueError, match="it ended after 3"):
+        kept_run(tmp_path, numbered(3))
+    with pytest.raises(ValueError, match="it is no file of a training run,"):
+        on_all(12, checkpoint=tmp_path, checkpoint_every=4)
+    assert (tmp_path / "run.npz").read_bytes() == before
+    with pytest.raises(ValueError, match="`checkpoint_every` must divide"):
+        kept_run(tmp_path, checkpoint_every=5)
+    # Batches beyond those taken may be others.
+    later = [(x, y + (step > 8)) for step, (x, y) in enumerate(numbered())]
+    kept_run(tmp_path, later)

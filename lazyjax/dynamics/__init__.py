@@ -10,7 +10,12 @@ from lazyjax.dynamics.linear.flow import (
     dual_params as dual_params,
     linearized_flow as linearized_flow,
 )
+from lazyjax.dynamics.linear.sgd import (
+    LinearizedSGD as LinearizedSGD,
+    linearized_sgd as linearized_sgd,
+)
 from lazyjax.dynamics.losses import scaled as scaled, square_loss as square_loss
+from lazyjax.dynamics.schedules import flow_times as flow_times
 from lazyjax.dynamics.snapshot import Observer as Observer, Snapshot as Snapshot
 from lazyjax.dynamics.stability import largest_stable_rate as largest_stable_rate
 from lazyjax.dynamics.training.stream import train_on_batches as train_on_batches

@@ -2,7 +2,7 @@
 
 import types
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,16 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from lazyjax._brief import brief
-from lazyjax._checks import check_positive, known_numbers
+from lazyjax._checks import (
+    check_choice,
+    check_nonnegative,
+    check_positive,
+    known_numbers,
+)
+from lazyjax.typing import AnyArray
+
+# What slows a flow with momentum: a constant, or Nesterov's 3 / time.
+FrictionLaw: TypeAlias = float | Float[AnyArray, ""] | Literal["nesterov"]
 
 SOLVED, TOO_MANY_STEPS, FAILED, NOT_FINITE = range(4)
 
@@ -30,6 +39,13 @@ class Tolerances(NamedTuple):
 
     rtol: Float[Array, ""]  # of a step's error, relative to the state
     atol: Float[Array, ""]  # absolute
+
+
+class Friction(NamedTuple):
+    r"""Friction $\gamma(t) = c + r / t$ of a flow with momentum."""
+
+    constant: Float[Array, ""]  # the $c$
+    over_time: Float[Array, ""]  # the $r$
 
 
 class Solution(NamedTuple):
@@ -127,6 +143,21 @@ def checked_tolerances(
     return Tolerances(**{k: jnp.asarray(v, dtype) for k, v in values.items()})
 
 
+def checked_friction(friction: FrictionLaw | None, dtype: jnp.dtype) -> Friction | None:
+    """Friction in the form that `solve` takes; `None` is a flow without momentum."""
+    if friction is None:
+        return None
+    if isinstance(friction, str):
+        check_choice("friction", friction, ["nesterov"])
+        constant, over_time = 0.0, 3.0
+    else:
+        check_nonnegative("friction", friction, infinity_allowed=False)
+        if np.ndim(friction):
+            raise ValueError(f"`friction` must be one number; got {brief(friction)}.")
+        constant, over_time = friction, 0.0
+    return Friction(jnp.asarray(constant, dtype), jnp.asarray(over_time, dtype))
+
+
 def solve(
     field: Callable[[PyTree], PyTree],
     state: PyTree,
@@ -134,20 +165,30 @@ def solve(
     tolerances: Tolerances,
     inspect: Callable[[PyTree, Float[Array, ""]], PyTree[Any]],
     *,
+    friction: Friction | None,
     solver: Any,
     max_steps: int,
 ) -> Solution:
     """Solution of `state' = field(state)` from time 0, seen by `inspect(state, time)`."""
+    # With friction, of `state'' = field(state) - friction * state'`, from rest.
+    #
     # Every time is the end of a step, not interpolated. The error of a step is measured
     # over the whole state: it is to be at most `atol` plus `rtol` times the state, in
     # Euclidean norm, as far as entries are of like size. After a failure, states are NaN.
     diffrax = require_diffrax("gradient_flow")
+    if friction is None:
+        timed_field = lambda time, state: field(state)
+    else:
+        timed_field = _accelerated(field, friction)
+        state = state, jax.tree.map(jnp.zeros_like, state)
+        inspect_position = inspect
+        inspect = lambda state, time: inspect_position(state[0], time)
     size = sum(leaf.size for leaf in jax.tree.leaves(state))
     # diffrax compares the root mean square over entries: norms are larger by sqrt(size).
     controller = diffrax.PIDController(
         rtol=tolerances.rtol, atol=tolerances.atol / size**0.5
     )
-    term = diffrax.ODETerm(lambda time, state, args: field(state))
+    term = diffrax.ODETerm(lambda time, state, args: timed_field(time, state))
     solver = diffrax.Tsit5() if solver is None else solver
 
     def interval(carry: tuple, ends: tuple[Array, Array]) -> tuple:
@@ -185,12 +226,35 @@ def solve(
         num_steps = num_steps + jnp.asarray(result.stats["num_steps"], jnp.int32)
         return (state, status, num_steps), (inspect(state, ends[1]), is_solved)
 
-    start_is_finite = _is_finite(state) & _is_finite(field(state))
+    start_is_finite = _is_finite(state) & _is_finite(timed_field(times[0] * 0, state))
     status = jnp.where(start_is_finite, SOLVED, NOT_FINITE).astype(jnp.int32)
     starts = jnp.concatenate([jnp.zeros_like(times[:1]), times[:-1]])
     carry = (state, status, jnp.zeros((), jnp.int32))
     carry, (seen, is_solved) = jax.lax.scan(interval, carry, (starts, times))
-    return Solution(seen, carry[0], is_solved, carry[1], carry[2])
+    last = carry[0] if friction is None else carry[0][0]
+    return Solution(seen, last, is_solved, carry[1], carry[2])
+
+
+def _accelerated(
+    field: Callable[[PyTree], PyTree], friction: Friction
+) -> Callable[[Array, PyTree], PyTree]:
+    """Field of position and velocity, whose acceleration `field` is."""
+    constant, over_time = friction
+
+    def accelerated(time: Array, state: PyTree) -> PyTree:
+        position, velocity = state
+        # At time 0 the velocity over the time is the acceleration there.
+        is_start = time <= 0
+        rate = constant + jnp.where(
+            is_start, 0, over_time / jnp.where(is_start, 1, time)
+        )
+        share = jnp.where(is_start, 1 / (1 + over_time), 1)
+        accelerations = jax.tree.map(
+            lambda force, speed: share * force - rate * speed, field(position), velocity
+        )
+        return velocity, accelerations
+
+    return accelerated
 
 
 def _is_finite(tree: PyTree) -> Array:

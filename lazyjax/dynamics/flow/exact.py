@@ -14,9 +14,12 @@ from lazyjax._checks import check_at_least
 from lazyjax.callables.static import HashableCallable
 from lazyjax.dynamics.losses import square_loss
 from lazyjax.dynamics.ode import (
+    Friction,
+    FrictionLaw,
     SolverStatus,
     Tolerances,
     check_solver,
+    checked_friction,
     checked_times,
     checked_tolerances,
     require_diffrax,
@@ -85,6 +88,7 @@ def gradient_flow(
     times: Sequence[float] | Float[AnyArray, "num_times"],
     *,
     loss_fn: LossFn = square_loss,
+    friction: FrictionLaw | None = None,
     observe: Sequence[Observer] | Mapping[str, Observer] = (),
     rtol: float | None = None,
     atol: float | None = None,
@@ -96,11 +100,20 @@ def gradient_flow(
 
     Along it the outputs obey $\dot f = -H(t) \nabla_f L$, with the kernel $H(t)$ of that
     moment, which is $\dot f = -H(t) (f - y)$ for the square loss. It is what `train`
-    with `optax.sgd(eta)` tends to as $\eta \to 0$, at times `step * eta`.
+    with `optax.sgd(eta)` tends to as $\eta \to 0$, at times `step * eta`; under a
+    schedule of learning rates, at those of `flow_times`.
 
-    The displacement $w - w(0)$ is integrated in steps of adaptive size, whose error is
-    held below `atol` plus `rtol` times the displacement, in Euclidean norm. Flow is
-    stiff: an explicit solver needs about $\lambda_{\max}(H)\, t / 3$ steps.
+    With `friction`, it is the flow of momentum from rest, heavy ball or Nesterov's:
+    $\ddot w = -\nabla L(w) - \gamma(t) \dot w$. That is what
+    `optax.sgd(eta, momentum=beta)` tends to, with or without `nesterov=True`, for
+    $\gamma = (1 - \beta) / \sqrt\eta$ at times `step * eta**0.5`, which is also what
+    neural-tangents makes of a learning rate and a momentum. The larger the friction, the
+    closer it is to the plain flow at times $t / \gamma$.
+
+    The displacement $w - w(0)$, and the velocity if there is friction, is integrated in
+    steps of adaptive size, whose error is held below `atol` plus `rtol` times their
+    norm. Flow is stiff: an explicit solver needs about $\lambda_{\max}(H)\, t / 3$ steps
+    (with friction, $\max(\gamma, \sqrt{\lambda_{\max}(H)})\, t$ times some constant).
 
     Args:
         apply_fn: Network `(params, x) -> f`, as in `train`.
@@ -110,6 +123,9 @@ def gradient_flow(
         times: Increasing times at which the observers look, from 0 or later; each of
             them ends a step, so nothing is interpolated.
         loss_fn: Loss `(f, y) -> scalar`.
+        friction: The $\gamma$, at least 0; or "nesterov" for $3 / t$, the limit of
+            Nesterov's method with momentum $s / (s + 3)$ at step $s$. `None` is the flow
+            without momentum.
         observe: Observers, as in `train`; to them `snapshot.step` is the time.
         rtol: Relative tolerance; `None` means $\sqrt\epsilon$ of the parameters' dtype.
         atol: Absolute tolerance; `None` means the same.
@@ -127,7 +143,8 @@ def gradient_flow(
         TypeError: If an argument is not of its kind, or not floating point, or the
             parameters differ in dtype.
         ValueError: If `x` or `y` is empty, of the wrong shape or not finite, the output
-            is not `(n, k)`, or `times`, a tolerance or `observe` is out of range.
+            is not `(n, k)`, or `times`, `friction`, a tolerance or `observe` is out of
+            range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -138,6 +155,10 @@ def gradient_flow(
         [1.0, 0.0678]
         >>> flow.explain()
         'The solution met its tolerances at all times.'
+
+    References:
+        Su, Boyd and Candes (2014), arXiv:1503.01243, for Nesterov's method (number of the
+        equation not checked).
     """
     require_diffrax("gradient_flow")
     check_at_least("max_steps", max_steps, 1)
@@ -157,6 +178,7 @@ def gradient_flow(
             y,
             times,
             checked_tolerances(rtol, atol, dtype),
+            checked_friction(friction, dtype),
             listener,
             apply_fn=HashableCallable(apply_fn),
             loss_fn=HashableCallable(loss_fn),
@@ -177,6 +199,7 @@ def _compiled(
     y: Array,
     times: Array,
     tolerances: Tolerances,
+    friction: Friction | None,
     listener: Listener | None,
     *,
     apply_fn: ApplyFn,
@@ -218,6 +241,7 @@ def _compiled(
         times,
         tolerances,
         inspect,
+        friction=friction,
         solver=solver,
         max_steps=max_steps,
     )

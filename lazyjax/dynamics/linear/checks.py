@@ -1,18 +1,16 @@
 """What the linear model asks of kernels, targets and outputs."""
 
-from typing import Any
-
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
+from lazyjax._brief import brief
 from lazyjax._checks import (
     check_batch,
     check_finite,
     check_floating,
-    check_nonnegative,
     check_targets,
+    known_numbers,
 )
 from lazyjax.typing import AnyArray
 
@@ -73,32 +71,14 @@ def check_test_points(
     return jnp.asarray(ntk_test_train), jnp.asarray(f0_test)
 
 
-def checked_steps(step: int | Int[AnyArray, "*steps"]) -> Int[Array, "*steps"]:
-    """Numbers of updates, checked: none is wrapped round."""
-    if isinstance(step, jax.Array):
-        _check_integers(step.dtype)
-        check_nonnegative("step", step)
-        return step
-    steps = np.asarray(step)
-    # Integers beyond NumPy's own are kept as objects.
-    if steps.dtype != object or not all(isinstance(s, int) for s in steps.flat):
-        _check_integers(steps.dtype)
-    smallest, largest = int(steps.min(initial=0)), int(steps.max(initial=0))
-    limit = int(jnp.iinfo(jax.dtypes.canonicalize_dtype(int)).max)
-    if smallest < 0:
-        raise ValueError(f"`step` must be zero or positive; got {smallest}.")
-    if largest > limit:
+def check_comes_to_rest(time: object, friction: object) -> None:
+    """Check that a flow has an end, where it is asked for."""
+    is_free = friction is not None and np.any(known_numbers("friction", friction) == 0)
+    if is_free and np.any(np.isinf(known_numbers("time", time))):
         raise ValueError(
-            f"`step` must be at most {limit}, the largest of JAX's integers; got "
-            f"{largest}. Enable 64-bit types, for example with `jax.enable_x64(True)`, "
-            "or take gradient flow at infinite time."
+            "`time` must be finite with a `friction` of 0, without which outputs never "
+            f"come to rest; got {brief(time)}."
         )
-    return jnp.asarray(steps)
-
-
-def _check_integers(dtype: Any) -> None:
-    if not jnp.issubdtype(dtype, jnp.integer):
-        raise TypeError(f"`step` must hold integers; got dtype {dtype}.")
 
 
 def _check_dtype(name: str, array: AnyArray, dtype: jnp.dtype) -> None:

@@ -16,12 +16,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
 from lazyjax._checks import check_nonnegative
-from lazyjax.dynamics.linear.checks import check_test_points, checked_steps
+from lazyjax.dynamics.linear.checks import check_comes_to_rest, check_test_points
+from lazyjax.dynamics.linear.damping import damped_reach
 from lazyjax.dynamics.linear.evaluation import (
     Eigensystem,
     Quantity,
     checked_rates,
     evaluate,
+)
+from lazyjax.dynamics.schedules import (
+    LearningRate,
+    checked_learning_rates,
+    checked_steps,
 )
 from lazyjax.files.results import Storable
 from lazyjax.linalg import condition, is_long, share_of, warn_of_dropped
@@ -94,6 +100,7 @@ class Linearized(Storable):
         self,
         time: float | Shaped[AnyArray, "*times"],
         *,
+        friction: float | Float[AnyArray, ""] | None = None,
         ridge: float | Float[AnyArray, ""] = 0.0,
         ntk_test_train: Float[AnyArray, "n_test n *kk"] | None = None,
         f0_test: Float[AnyArray, "n_test k"] | None = None,
@@ -102,10 +109,13 @@ class Linearized(Storable):
 
         On the training points $f(t) = y + e^{-Ht} (f_0 - y)$; on test points
         $f_0^* + \Theta^* H^{-1} (1 - e^{-Ht}) (y - f_0)$, with the pseudo-inverse of a
-        singular $H$ at infinite time.
+        singular $H$ at infinite time. With `friction`, $e^{-Ht}$ is replaced by the solution
+        of $\ddot P + \gamma \dot P + H P = 0$ from $P = 1$ at rest.
 
         Args:
             time: One or more times, 0 to infinity.
+            friction: The $\gamma$ of a flow with momentum, as in
+                `lazyjax.gradient_flow`, which also has "nesterov".
             ridge: Weight $\mu$ of the penalty $\tfrac\mu2 \lVert w - w_0 \rVert^2$, with
                 which the flow ends at $f_0 + H (H + \mu)^{-1} (y - f_0)$.
             ntk_test_train: Kernel $\Theta^*$ of test against training points, in the
@@ -116,7 +126,8 @@ class Linearized(Storable):
             Outputs on the training points, or on the test points if they are given.
 
         Raises:
-            ValueError: If `time` or `ridge` is negative or NaN, or shapes do not fit.
+            ValueError: If a number is negative or NaN, or shapes do not fit; or if `time`
+                is infinite with `friction` of 0, where the outputs never rest.
             TypeError: If dtypes differ.
 
         Example:
@@ -136,12 +147,12 @@ class Linearized(Storable):
             Lee, Xiao et al. (2019), arXiv:1902.06720, Section 2.2 (number not checked).
         """
         test_points = self._test_points(ntk_test_train, f0_test)
-        return self._at_times("outputs", time, ridge, test_points)
+        return self._at_times("outputs", time, friction, ridge, test_points)
 
     def gradient_descent(
         self,
         step: int | Int[AnyArray, "*steps"],
-        learning_rate: float | Float[AnyArray, ""],
+        learning_rate: LearningRate,
         *,
         ridge: float | Float[AnyArray, ""] = 0.0,
         ntk_test_train: Float[AnyArray, "n_test n *kk"] | None = None,
@@ -155,7 +166,9 @@ class Linearized(Storable):
 
         Args:
             step: One or more numbers of updates.
-            learning_rate: Step size $\eta$.
+            learning_rate: Step size $\eta$; or a schedule, the rates of steps 0, 1, ... as
+                an array or a function of the step, as of optax: then $(1 - \eta H)^s$ is
+                a product over steps, whose factors for every eigenvalue are kept in memory.
             ridge: As in `gradient_flow`.
             ntk_test_train: As in `gradient_flow`.
             f0_test: As in `gradient_flow`.
@@ -183,7 +196,7 @@ class Linearized(Storable):
     def heavy_ball(
         self,
         step: int | Int[AnyArray, "*steps"],
-        learning_rate: float | Float[AnyArray, ""],
+        learning_rate: LearningRate,
         momentum: float | Float[AnyArray, ""],
         *,
         ridge: float | Float[AnyArray, ""] = 0.0,
@@ -198,7 +211,8 @@ class Linearized(Storable):
 
         Args:
             step: One or more numbers of updates.
-            learning_rate: Step size $\eta$.
+            learning_rate: Step size $\eta$, or a schedule, as in `gradient_descent`; it
+                multiplies the sum of $\beta^r \nabla L(w_{s-r})$, as in optax.
             momentum: The $\beta$, at least 0.
             ridge: As in `gradient_flow`.
             ntk_test_train: As in `gradient_flow`.
@@ -227,6 +241,7 @@ class Linearized(Storable):
         self,
         time: float | Shaped[AnyArray, "*times"],
         *,
+        friction: float | Float[AnyArray, ""] | None = None,
         ridge: float | Float[AnyArray, ""] = 0.0,
     ) -> Float[Array, "*times"]:
         r"""Training loss $\tfrac12 \lVert f(t) - y \rVert^2$ under gradient flow.
@@ -236,17 +251,18 @@ class Linearized(Storable):
 
         Args:
             time: One or more times, 0 to infinity.
+            friction: As in `gradient_flow`.
             ridge: Weight of the penalty, which is not part of the loss.
 
         Returns:
             The loss, summed over examples and outputs.
         """
-        return self._at_times("loss", time, ridge)
+        return self._at_times("loss", time, friction, ridge)
 
     def gradient_descent_loss(
         self,
         step: int | Int[AnyArray, "*steps"],
-        learning_rate: float | Float[AnyArray, ""],
+        learning_rate: LearningRate,
         *,
         ridge: float | Float[AnyArray, ""] = 0.0,
     ) -> Float[Array, "*steps"]:
@@ -254,7 +270,7 @@ class Linearized(Storable):
 
         Args:
             step: One or more numbers of updates.
-            learning_rate: Step size $\eta$.
+            learning_rate: Step size, or a schedule, as in `gradient_descent`.
             ridge: Weight of the penalty, which is not part of the loss.
 
         Returns:
@@ -266,7 +282,7 @@ class Linearized(Storable):
     def heavy_ball_loss(
         self,
         step: int | Int[AnyArray, "*steps"],
-        learning_rate: float | Float[AnyArray, ""],
+        learning_rate: LearningRate,
         momentum: float | Float[AnyArray, ""],
         *,
         ridge: float | Float[AnyArray, ""] = 0.0,
@@ -275,7 +291,7 @@ class Linearized(Storable):
 
         Args:
             step: One or more numbers of updates.
-            learning_rate: Step size $\eta$.
+            learning_rate: Step size, or a schedule, as in `heavy_ball`.
             momentum: The $\beta$.
             ridge: Weight of the penalty, which is not part of the loss.
 
@@ -288,23 +304,25 @@ class Linearized(Storable):
         self,
         time: float | Shaped[AnyArray, "*times"],
         *,
+        friction: float | Float[AnyArray, ""] | None = None,
         ridge: float | Float[AnyArray, ""] = 0.0,
     ) -> Float[Array, "*times n k"]:
         """Dual variables under gradient flow, from which `dual_params` makes parameters.
 
         Args:
             time: One or more times, 0 to infinity.
+            friction: As in `gradient_flow`.
             ridge: Weight of the penalty.
 
         Returns:
             The dual variables; of a singular kernel at infinite time, the smallest.
         """
-        return self._at_times("dual", time, ridge)
+        return self._at_times("dual", time, friction, ridge)
 
     def gradient_descent_dual(
         self,
         step: int | Int[AnyArray, "*steps"],
-        learning_rate: float | Float[AnyArray, ""],
+        learning_rate: LearningRate,
         *,
         ridge: float | Float[AnyArray, ""] = 0.0,
     ) -> Float[Array, "*steps n k"]:
@@ -312,7 +330,7 @@ class Linearized(Storable):
 
         Args:
             step: One or more numbers of updates.
-            learning_rate: Step size.
+            learning_rate: Step size, or a schedule, as in `gradient_descent`.
             ridge: Weight of the penalty.
 
         Returns:
@@ -323,7 +341,7 @@ class Linearized(Storable):
     def heavy_ball_dual(
         self,
         step: int | Int[AnyArray, "*steps"],
-        learning_rate: float | Float[AnyArray, ""],
+        learning_rate: LearningRate,
         momentum: float | Float[AnyArray, ""],
         *,
         ridge: float | Float[AnyArray, ""] = 0.0,
@@ -332,7 +350,7 @@ class Linearized(Storable):
 
         Args:
             step: One or more numbers of updates.
-            learning_rate: Step size.
+            learning_rate: Step size, or a schedule, as in `gradient_descent`.
             momentum: Its factor.
             ridge: Weight of the penalty.
 
@@ -345,32 +363,37 @@ class Linearized(Storable):
         self,
         quantity: Quantity,
         time: float | AnyArray,
+        friction: float | AnyArray | None,
         ridge: float | AnyArray,
         test_points: tuple[Array, Array] | None = None,
     ) -> Array:
-        eigensystem = self._eigensystem
+        eigensystem, dtype = self._eigensystem, self.eigenvalues.dtype
         check_nonnegative("time", time)
-        times = jnp.asarray(time, self.eigenvalues.dtype)
-        rates = checked_rates(ridge, 0.0, 0.0, dtype=times.dtype)
-        self._warn_if_dropped(times, rates.ridge)
-        return evaluate(eigensystem, times, rates, test_points, "flow", quantity)
+        check_comes_to_rest(time, friction)
+        times = jnp.asarray(time, dtype)
+        rates = checked_rates(dtype, ridge=ridge, friction=friction)
+        reach = times
+        if rates.friction is not None:
+            reach = damped_reach(times, rates.friction)
+        self._warn_if_dropped(reach, rates.ridge)
+        return evaluate(eigensystem, times, rates, test_points, quantity)
 
     def _at_steps(
         self,
         quantity: Quantity,
         step: int | AnyArray,
-        learning_rate: float | AnyArray,
+        learning_rate: LearningRate,
         momentum: float | AnyArray | None,
         ridge: float | AnyArray,
         test_points: tuple[Array, Array] | None = None,
     ) -> Array:
-        eigensystem = self._eigensystem
+        eigensystem, dtype = self._eigensystem, self.eigenvalues.dtype
         steps = checked_steps(step)
-        dynamics = "descent" if momentum is None else "heavy ball"
-        momentum = 0.0 if momentum is None else momentum
-        dtype = self.eigenvalues.dtype
-        rates = checked_rates(ridge, learning_rate, momentum, dtype=dtype)
-        return evaluate(eigensystem, steps, rates, test_points, dynamics, quantity)
+        learning_rates = checked_learning_rates(learning_rate, steps, dtype)
+        rates = checked_rates(
+            dtype, ridge=ridge, learning_rate=learning_rates, momentum=momentum
+        )
+        return evaluate(eigensystem, steps, rates, test_points, quantity)
 
     @property
     def _eigensystem(self) -> Eigensystem:

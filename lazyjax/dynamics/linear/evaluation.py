@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
+from lazyjax._brief import brief
 from lazyjax._checks import check_nonnegative
+from lazyjax.dynamics.linear.damping import damped_filter
 from lazyjax.dynamics.linear.filters import (
     Filter,
     descent_filter,
@@ -15,11 +17,12 @@ from lazyjax.dynamics.linear.filters import (
     grown,
     heavy_ball_filter,
     scaled_up,
+    scheduled_filters,
 )
+from lazyjax.dynamics.schedules import at_steps
 from lazyjax.linalg import gram_matrix
 from lazyjax.typing import AnyArray
 
-Dynamics: TypeAlias = Literal["flow", "descent", "heavy ball"]
 Quantity: TypeAlias = Literal["outputs", "loss", "dual"]
 
 
@@ -34,45 +37,66 @@ class Eigensystem(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """Numbers that dynamics depend on, beside the time or step."""
+    """Numbers that dynamics depend on, beside the time or step.
+
+    Without a learning rate they are flows, with friction or not; without momentum,
+    descent. A learning rate of one dimension is that of every step.
+    """
 
     ridge: Float[Array, ""]
-    learning_rate: Float[Array, ""]
-    momentum: Float[Array, ""]
+    friction: Float[Array, ""] | None = None
+    learning_rate: Float[Array, "*num_rates"] | None = None
+    momentum: Float[Array, ""] | None = None
 
 
 def checked_rates(
-    ridge: float | AnyArray,
-    learning_rate: float | AnyArray,
-    momentum: float | AnyArray,
-    *,
     dtype: jnp.dtype,
+    *,
+    ridge: float | AnyArray,
+    friction: float | AnyArray | None = None,
+    learning_rate: Float[Array, "*num_rates"] | None = None,
+    momentum: float | AnyArray | None = None,
 ) -> Rates:
-    """Rates as arrays, checked as far as their values are known."""
-    values = {"ridge": ridge, "learning_rate": learning_rate, "momentum": momentum}
-    for name, value in values.items():
+    """Rates as arrays, checked as far as their values are known; learning rates are."""
+
+    def number(name: str, value: float | AnyArray) -> Array:
         check_nonnegative(name, value, infinity_allowed=False)
-    return Rates(**{name: jnp.asarray(v, dtype) for name, v in values.items()})
+        if jnp.ndim(value):
+            raise ValueError(f"`{name}` must be one number; got {brief(value)}.")
+        return jnp.asarray(value, dtype)
+
+    return Rates(
+        ridge=number("ridge", ridge),
+        friction=None if friction is None else number("friction", friction),
+        learning_rate=learning_rate,
+        momentum=None if momentum is None else number("momentum", momentum),
+    )
 
 
-@functools.partial(jax.jit, static_argnames=("dynamics", "quantity"))
+@functools.partial(jax.jit, static_argnames="quantity")
 def evaluate(
     model: Eigensystem,
     points: Shaped[Array, "*points"],
     rates: Rates,
     test_points: tuple[Array, Array] | None,
-    dynamics: Dynamics,
     quantity: Quantity,
 ) -> Float[Array, "..."]:
     """A quantity of the linear model at every time or step, whose axes come first."""
     # Test points are their kernel and initial outputs, to have outputs there.
     shifted = model.eigenvalues + rates.ridge
-    learning_rate, momentum = rates.learning_rate, rates.momentum
+    _, friction, learning_rate, momentum = rates
+    table = None
+    if learning_rate is not None and learning_rate.ndim:
+        table = scheduled_filters(shifted, learning_rate, momentum)
 
     def filter_at(point: Array) -> Filter:
-        if dynamics == "flow":
-            return flow_filter(shifted, point, model.eig_cutoff)
-        if dynamics == "descent":
+        if table is not None:
+            return Filter(*(at_steps(leaf, point) for leaf in table))
+        if learning_rate is None:
+            if friction is None:
+                return flow_filter(shifted, point, model.eig_cutoff)
+            return damped_filter(shifted, point, friction, model.eig_cutoff)
+        if momentum is None:
             return descent_filter(shifted, point, learning_rate)
         return heavy_ball_filter(shifted, point, learning_rate, momentum)
 

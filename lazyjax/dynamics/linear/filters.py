@@ -65,7 +65,7 @@ def flow_filter(
     at_end = jnp.where(rates > cutoff, jnp.inf, 0).astype(rates.dtype)
     exponents = jnp.where(is_end, at_end, rates * times)
     progress = -jnp.expm1(-exponents)
-    integral = _over_rates(rates, exponents, progress, times)
+    integral = over_rates(rates, exponents, progress, times)
     return Filter(jnp.exp(-exponents), integral, jnp.zeros_like(integral))
 
 
@@ -79,7 +79,7 @@ def descent_filter(
     # Below 1, so that a tiny product is not lost in 1 - product.
     slow = -jnp.expm1(count * jnp.log1p(-jnp.where(scaled < 1, scaled, 0)))
     progress = jnp.where(scaled < 1, slow, jnp.exp2(-exponent) - decay)
-    integral = _over_rates(rates, scaled, progress, learning_rate * count)
+    integral = over_rates(rates, scaled, progress, learning_rate * count)
     return Filter(decay, integral, exponent)
 
 
@@ -116,9 +116,56 @@ def heavy_ball_filter(
     )
 
 
-def _over_rates(
+def scheduled_filters(
+    rates: Float[Array, " m"],
+    learning_rates: Float[Array, " num_rates"],
+    momentum: Float[Array, ""] | None,
+) -> Filter:
+    r"""Descent or heavy ball after 0, 1, ... steps of learning rates $\eta_s$, stacked."""
+    # As in optax, momentum sums up gradients, not steps: v_s = p_s + beta v_{s-1},
+    # q_{s+1} = q_s + eta_s v_s, p_{s+1} = p_s - eta_s lambda v_s.
+    limit = float(jnp.finfo(rates.dtype).max) / 2**10
+    zero, one = jnp.zeros_like(rates), jnp.ones_like(rates)
+
+    def step(carry: tuple, learning_rate: Array) -> tuple:
+        (p, p_error, q, q_error, v), exponent = carry
+        v = p if momentum is None else p + momentum * v
+        step_size = jnp.minimum(learning_rate * rates, limit)
+        p, p_error = _compensated_sum(p, p_error, -step_size * v)
+        q, q_error = _compensated_sum(q, q_error, learning_rate * v)
+        # Far from 1, p says what q is, also where it comes back from large numbers.
+        unit = jnp.ldexp(one, -exponent)
+        is_near = jnp.abs(unit - p) < unit / 2
+        q = jnp.where(is_near, q, (unit - p) / jnp.where(is_near, 1, rates))
+        q_error = jnp.where(is_near, q_error, 0)
+        # Powers of two, by which nothing is rounded, keep what grows at 2**20 or below.
+        largest = jnp.maximum(jnp.abs(p), jnp.abs(v))
+        shift = jnp.frexp(jnp.where(largest > 0, largest, 1))[1] - 20
+        shift = jnp.maximum(shift, -exponent)
+        values = tuple(jnp.ldexp(x, -shift) for x in (p, p_error, q, q_error, v))
+        exponent = exponent + shift
+        return (values, exponent), (values[0], values[2], exponent)
+
+    start = (one, zero, zero, zero, zero), jnp.zeros(rates.shape, jnp.int32)
+    _, later = jax.lax.scan(step, start, learning_rates)
+    p, q, exponent = (
+        jnp.concatenate([first[None], rest])
+        for first, rest in zip((one, zero, start[1]), later, strict=True)
+    )
+    return Filter(p, q, exponent.astype(rates.dtype))
+
+
+def _compensated_sum(total: Array, error: Array, term: Array) -> tuple[Array, Array]:
+    """Kahan's sum, and the part of it that was rounded away."""
+    term = term - error
+    new = total + term
+    return new, (new - total) - term
+
+
+def over_rates(
     rates: Array, exponents: Array, progress: Array, at_zero: Array
 ) -> Array:
+    """Progress over rates; `at_zero` where the exponents underflow."""
     # Where the exponent underflows, so would the progress: the limit is exact there.
     positive = exponents > jnp.finfo(rates.dtype).tiny
     return jnp.where(positive, progress / jnp.where(positive, rates, 1), at_zero)

@@ -20,9 +20,12 @@ from lazyjax.callables.static import HashableCallable
 from lazyjax.dynamics.linear.checks import check_kernel_problem, check_test_points
 from lazyjax.dynamics.losses import square_loss
 from lazyjax.dynamics.ode import (
+    Friction,
+    FrictionLaw,
     SolverStatus,
     Tolerances,
     check_solver,
+    checked_friction,
     checked_times,
     checked_tolerances,
     require_diffrax,
@@ -75,6 +78,7 @@ def linearized_flow(
     times: Sequence[float] | Float[AnyArray, "num_times"],
     *,
     loss_fn: LossFn = square_loss,
+    friction: FrictionLaw | None = None,
     ridge: float | Float[AnyArray, ""] = 0.0,
     ntk_test_train: Float[AnyArray, "n_test n *kk"] | None = None,
     f0_test: Float[AnyArray, "n_test k"] | None = None,
@@ -87,7 +91,8 @@ def linearized_flow(
 
     $\dot f = -H \nabla_f L(f)$, by way of dual variables that obey
     $\dot a = -\nabla_f L(f) - \mu a$, so that nothing is inverted and singular kernels are
-    as good as others. For the square loss, `linear_dynamics` has closed forms.
+    as good as others. With `friction`, the left sides are second derivatives plus
+    $\gamma(t)$ times the first. For the square loss, `linear_dynamics` has closed forms.
 
     Args:
         ntk: Kernel on the training points, unnormalized, in a form of `linear_dynamics`.
@@ -95,6 +100,7 @@ def linearized_flow(
         f0: Outputs on the training points at time 0.
         times: Increasing times, from 0 or later.
         loss_fn: Loss `(f, y) -> scalar`, a sum as in `lazyjax.dynamics.losses`.
+        friction: As in `gradient_flow`.
         ridge: Weight $\mu$ of the penalty $\tfrac\mu2 \lVert w - w_0 \rVert^2$.
         ntk_test_train: Kernel of test against training points, in the same form.
         f0_test: Outputs on the test points at time 0.
@@ -138,6 +144,7 @@ def linearized_flow(
         jnp.asarray(ridge, f0.dtype),
         checked_times(times, f0.dtype),
         checked_tolerances(rtol, atol, f0.dtype),
+        checked_friction(friction, f0.dtype),
         loss_fn=HashableCallable(loss_fn),
         solver=solver,
         max_steps=max_steps,
@@ -153,6 +160,7 @@ def _compiled(
     ridge: Array,
     times: Array,
     tolerances: Tolerances,
+    friction: Friction | None,
     *,
     loss_fn: LossFn,
     solver: Any,
@@ -192,6 +200,7 @@ def _compiled(
         times,
         tolerances,
         inspect,
+        friction=friction,
         solver=solver,
         max_steps=max_steps,
     )

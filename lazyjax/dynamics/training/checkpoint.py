@@ -21,6 +21,7 @@ from lazyjax.dynamics.training.loop import (
     Problem,
     Segment,
     Settings,
+    State,
     initial_state,
 )
 from lazyjax.dynamics.training.segments import (
@@ -35,7 +36,6 @@ from lazyjax.progress import Listener
 from lazyjax.typing import AnyArray
 
 _FILE = "run.npz"
-_KIND = "training run"
 
 # Prefixes of the names of arrays.
 _STATE = "state/"
@@ -74,36 +74,21 @@ def run_with_checkpoints(
             cannot be written to.
     """
     num_steps = settings.num_steps
-    file = Path(path) / _FILE
-    start, record = 0, Record(np.zeros(1), [])
-    about, kept = {}, {}
-    if os.path.exists(file):
-        advice = "Delete it to start the run anew."
-        about, kept = _archive.read_npz(file, _KIND, advice=advice)
-        start = about["step"]
-    if start < num_steps:
+    file = RunFile(path, "training run")
+    if file.step < num_steps:
         check_folder("checkpoint", Path(path))
-    fingerprint = _fingerprint(problem, observed_at, settings, every)
-    if about:
-        _check_same(file, about["fingerprint"], fingerprint)
+    file.claim(fingerprint_of(problem, observed_at, settings, every))
 
     settings = dataclasses.replace(settings, num_steps=every)
-    state = initial_state(problem, settings=settings)
-    if about:
-        leaves, tree = jax.tree.flatten(state)
-        pairs = zip(_listed(kept, _STATE), leaves, strict=True)
-        state = tree.unflatten([_as_jax(*pair) for pair in pairs])
-        record = Record(kept["loss"], _listed(kept, _SEEN))
+    state = file.state(initial_state(problem, settings=settings))
+    start, record = file.step, Record(file.loss, file.seen)
     while start < num_steps:
         segment = segment_from(
             problem, state, start, start + every, observed_at, settings, listener
         )
         state, start = segment.state, start + every
         record.add(segment, every)
-        arrays = {"loss": record.loss} | _named(record.seen, _SEEN)
-        arrays |= _named(map(_as_numpy, jax.tree.leaves(state)), _STATE)
-        about = {"step": start, "fingerprint": fingerprint}
-        _archive.write_npz(file, _KIND, about, arrays)
+        file.write(start, state, record.loss, record.seen)
         if callback is not None:
             call_back(callback, segment, start - every, start, observed_at)
 
@@ -116,7 +101,64 @@ def run_with_checkpoints(
     return record.whole(state, structure)
 
 
-def _fingerprint(
+class RunFile:
+    """The file in which one run is kept, and no other.
+
+    Attributes:
+        step: Updates that it holds; 0 if there is no file.
+        loss: Losses so far.
+        seen: Leaves of the observations so far, stacked.
+        about: What else was written of the run.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], kind: str) -> None:
+        self._file, self._kind = Path(path) / _FILE, kind
+        self._fingerprint: dict[str, Any] = {}
+        self.about: dict[str, Any] = {}
+        self._kept: Mapping[str, np.ndarray] = {}
+        if os.path.exists(self._file):
+            advice = "Delete it to start the run anew."
+            self.about, self._kept = _archive.read_npz(self._file, kind, advice=advice)
+        self.step: int = self.about.get("step", 0)
+        self.loss = self._kept.get("loss", np.zeros(1))
+        self.seen = _listed(self._kept, _SEEN)
+
+    def claim(self, fingerprint: dict[str, Any]) -> None:
+        """Say what run this is; a file of another is refused."""
+        if self.about and self.about["fingerprint"] != fingerprint:
+            others = differences(self.about["fingerprint"], fingerprint)
+            raise ValueError(
+                "`checkpoint` must be a folder of the same run; "
+                f"{os.fspath(self._file.parent)!r} holds one with another "
+                f"{' and another '.join(others)}. Choose another folder, or delete "
+                f"{self._file} to start anew."
+            )
+        self._fingerprint = fingerprint
+
+    def state(self, initial: State) -> State:
+        """The state that was kept, of the types of `initial`; or else `initial`."""
+        if not self.about:
+            return initial
+        leaves, tree = jax.tree.flatten(initial)
+        pairs = zip(_listed(self._kept, _STATE), leaves, strict=True)
+        return tree.unflatten([_as_jax(*pair) for pair in pairs])
+
+    def write(
+        self,
+        step: int,
+        state: State,
+        loss: np.ndarray,
+        seen: Iterable[np.ndarray],
+        **about: Any,
+    ) -> None:
+        """Keep a run up to a step, in place of what was kept before."""
+        arrays = {"loss": loss} | _named(seen, _SEEN)
+        arrays |= _named(map(_as_numpy, jax.tree.leaves(state)), _STATE)
+        about |= {"step": step, "fingerprint": self._fingerprint}
+        _archive.write_npz(self._file, self._kind, about, arrays)
+
+
+def fingerprint_of(
     problem: Problem, observed_at: np.ndarray, settings: Settings, every: int
 ) -> dict[str, Any]:
     """What the result depends on, by argument of `train`, as JSON can hold it."""
@@ -148,16 +190,6 @@ def _fingerprint(
         "observe_at": observed_at.tolist(),
         "checkpoint_every": every,
     }
-
-
-def _check_same(file: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    if found != wanted:
-        raise ValueError(
-            "`checkpoint` must be a folder of the same run; "
-            f"{os.fspath(file.parent)!r} holds one with another "
-            f"{' and another '.join(differences(found, wanted))}. Choose another "
-            f"folder, or delete {file} to start anew."
-        )
 
 
 def _as_numpy(leaf: AnyArray) -> np.ndarray:

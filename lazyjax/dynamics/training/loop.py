@@ -16,7 +16,7 @@ from lazyjax.jaxpr.convolutions import with_quick_convolutions
 from lazyjax.progress import Listener, tell
 from lazyjax.typing import ApplyFn, LossFn, Params
 
-Sampling: TypeAlias = Literal["shuffle", "replacement"]
+Sampling: TypeAlias = Literal["shuffle", "replacement", "subset"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -312,7 +312,10 @@ class _Batches:
             assert key is not None
             if order is None:
                 of_step = jax.random.fold_in(key, step)
-                chosen = jax.random.randint(of_step, (size,), 0, self.num_examples)
+                if settings.sampling == "subset":
+                    chosen = jax.random.permutation(of_step, self.num_examples)[:size]
+                else:
+                    chosen = jax.random.randint(of_step, (size,), 0, self.num_examples)
             else:
                 first = step % self.per_epoch * size
                 chosen = jax.lax.dynamic_slice_in_dim(order, first, size)

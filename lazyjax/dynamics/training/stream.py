@@ -1,7 +1,10 @@
 r"""Training on batches that come from outside, one by one."""
 
+import dataclasses
 import functools
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,18 +13,20 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from lazyjax._brief import brief
-from lazyjax._checks import check_at_least, check_batch, check_function
+from lazyjax._checks import check_at_least, check_function
 from lazyjax.callables.static import HashableCallable
 from lazyjax.dynamics.losses import square_loss
-from lazyjax.dynamics.problem import checked_problem, checked_targets, named_observers
+from lazyjax.dynamics.problem import named_observers
 from lazyjax.dynamics.snapshot import Observer, Snapshot
 from lazyjax.dynamics.training.arguments import (
     as_limit,
+    check_checkpoint,
     check_eval_batches,
     checked_optimizer,
     checked_steps,
 )
+from lazyjax.dynamics.training.checkpoint import RunFile, fingerprint_of
+from lazyjax.dynamics.training.fingerprint import tree_digest
 from lazyjax.dynamics.training.loop import (
     Problem,
     Segment,
@@ -30,8 +35,10 @@ from lazyjax.dynamics.training.loop import (
     initial_state,
     updated,
 )
+from lazyjax.dynamics.training.reader import BatchReader
 from lazyjax.dynamics.training.segments import Callback, call_back
 from lazyjax.dynamics.training.train import Run
+from lazyjax.files.writing import check_folder
 from lazyjax.jaxpr.convolutions import with_quick_convolutions
 from lazyjax.progress import Progress, program_listener, tell
 from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params
@@ -50,6 +57,8 @@ def train_on_batches(
     observe: Sequence[Observer] | Mapping[str, Observer] = (),
     observe_at: Sequence[int] | Int[AnyArray, "num_observed"] | None = None,
     eval_batch_size: int | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int | None = None,
     progress: bool | Progress = False,
     callback: Callback | None = None,
 ) -> Run:
@@ -59,8 +68,7 @@ def train_on_batches(
     while the device works, the next is fetched. All that `train` says of losses, stop
     rules and observers holds, but that observers are given the first batch as their
     data. Of a test set, `observers.on_inputs(observers.loss, x_test, y_test)` is the
-    loss. Such a run cannot be resumed: where an iterator stands is not known. Batches of
-    a new shape compile the step once more.
+    loss. Batches of a new shape compile the step once more.
 
     Args:
         apply_fn: Network `(params, x) -> f`, as in `train`.
@@ -77,6 +85,10 @@ def train_on_batches(
         observe: Observers, as in `train`.
         observe_at: Increasing steps, from 0 to `num_steps`, at which the observers look.
         eval_batch_size: As in `train`.
+        checkpoint: Folder to keep the run in, as in `train`. A call with the same arguments
+            and an iterable that begins anew takes as many batches as the run had taken,
+            which must be the same, and goes on with the next.
+        checkpoint_every: Number of steps between checkpoints; must divide `num_steps`.
         progress: As in `train`.
         callback: As in `train`.
 
@@ -88,7 +100,8 @@ def train_on_batches(
         TypeError: If an argument is not of its kind, `batches` yields something else
             than pairs, or an array is not floating point.
         ValueError: If `batches` ends before `num_steps`, an array is empty, of the wrong
-            shape or not finite, or an argument is out of range.
+            shape or not finite, an argument is out of range, or `checkpoint` holds another
+            run, or one on other batches.
 
     Example:
         >>> import itertools, jax.numpy as jnp, optax
@@ -106,9 +119,11 @@ def train_on_batches(
     optimizer = checked_optimizer(optimizer)
     check_at_least("num_steps", num_steps, 0)
     steps = checked_steps(observe_at, num_steps)
+    if checkpoint is not None or checkpoint_every is not None:
+        check_checkpoint(checkpoint, checkpoint_every, num_steps)
     if callback is not None:
         check_function("callback", callback, "(step, metrics) -> None")
-    reader = _Reader(apply_fn, params, loss_fn, batches)
+    reader = BatchReader(apply_fn, params, loss_fn, batches)
     x, y = reader.first()
     check_eval_batches(eval_batch_size, apply_fn, reader.params, x)
     settings = Settings(
@@ -133,10 +148,17 @@ def train_on_batches(
     look = _Looks(settings, problem)
     # Steps overwrite their state, which must not be the caller's parameters.
     state = jax.tree.map(jnp.copy, initial_state(problem, settings=settings))
-    losses: list[Array] = []
+    losses: list[Any] = []
+    kept = None
+    if checkpoint is not None and num_steps > 0:
+        of_all = dataclasses.replace(settings, num_steps=num_steps)
+        kept = _Kept(checkpoint, checkpoint_every, problem, steps, of_all, reader)
+        state, losses = kept.resumed(state, look)
     observed = set(steps.tolist())
     with program_listener(progress, "train", num_steps) as listener:
-        for step in range(num_steps + 1):
+        for step in range(len(losses), num_steps + 1):
+            if kept is not None:
+                kept.before(step, state, losses, look)
             if 0 < step < num_steps:
                 problem = problem._replace(**reader.next(step))
             seen = look(state.params, step) if step in observed else None
@@ -152,7 +174,10 @@ def train_on_batches(
                 break
     for step in steps[steps >= len(losses)].tolist():
         look(state.params, step)
-    loss = jnp.stack(losses + [losses[-1]] * (num_steps + 1 - len(losses)))
+    losses += [losses[-1]] * (num_steps + 1 - len(losses))
+    if kept is not None:
+        kept.before(num_steps + 1, state, losses, look)
+    loss = jnp.stack(losses)
     is_over = (state.stopped_at >= 0) & (jnp.arange(num_steps + 1) > state.stopped_at)
     return Run(
         params=state.params,
@@ -218,69 +243,75 @@ class _Looks:
             snapshot = snapshot.following(params, jnp.int32(step))
         # Copied, for the next step overwrites the parameters that observers may return.
         copied = functools.partial(jnp.array, copy=True)
-        self.seen.append(
-            {name: jax.tree.map(copied, fn(snapshot)) for name, fn in self._observers}
-        )
+        self.seen.append(jax.tree.map(copied, self._inspect(snapshot)))
         return self.seen[-1]
 
+    def _inspect(self, snapshot: Snapshot) -> dict[str, Any]:
+        return {name: fn(snapshot) for name, fn in self._observers}
 
-class _Reader:
-    """Batches as checked arrays.
+    def stacked(self) -> list[np.ndarray]:
+        """Leaves of what was seen."""
+        if not self.seen:
+            return []
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *self.seen)
+        return jax.tree.leaves(stacked)
 
-    Attributes:
-        params: Parameters at step 0, as arrays that keep their type in loops.
-        loss_dtype: Of the loss.
-    """
+    def restore(self, stacked: Sequence[np.ndarray]) -> None:
+        """Take up what was seen in the run that goes on."""
+        shapes = jax.eval_shape(lambda: self._inspect(self._initial))
+        structure = jax.tree.structure(shapes)
+        rows = zip(*stacked, strict=True)
+        self.seen = [structure.unflatten(map(jnp.asarray, row)) for row in rows]
+
+
+class _Kept:
+    """A run that is kept on disk, with a digest of the batches that it has taken."""
 
     def __init__(
-        self, apply_fn: ApplyFn, params: Params, loss_fn: LossFn, batches: object
+        self,
+        path: str | os.PathLike[str],
+        every: int | None,
+        problem: Problem,
+        observed_at: np.ndarray,
+        settings: Settings,
+        reader: BatchReader,
     ) -> None:
-        if not isinstance(batches, Iterable):
-            raise TypeError(
-                "`batches` must be an iterable of pairs (x, y), such as a generator; got "
-                f"{brief(batches)}."
-            )
-        self.params, self._apply_fn, self._loss_fn = params, apply_fn, loss_fn
-        self.loss_dtype: Any = None
-        self._iterator = iter(batches)
-        self._known: dict[Any, jax.ShapeDtypeStruct] = {}
+        assert every is not None
+        self._every, self._reader = every, reader
+        self._num_losses = settings.num_steps + 1
+        self._file = RunFile(path, "training run on batches")
+        if self._file.step < self._num_losses:
+            check_folder("checkpoint", Path(path))
+        parts = fingerprint_of(problem, observed_at, settings, every)
+        for name in ("x", "y", "batch_size", "sampling"):
+            del parts[name]
+        first = reader.digest = tree_digest((problem.x, problem.y))
+        self._file.claim(parts | {"batches": first})
 
-    def first(self) -> tuple[Array, Array]:
-        """The first batch."""
-        batch = self.next(0)
-        return jnp.asarray(batch["x"]), jnp.asarray(batch["y"])
-
-    def next(self, step: int) -> dict[str, AnyArray]:
-        """The batch of `step`, which is the next; `x` and `y`."""
-        try:
-            x, y = self._pair(step)
-            like = np.shape(x), x.dtype, np.shape(y), y.dtype
-            if like not in self._known:
-                self.params, x, y, self.loss_dtype = checked_problem(
-                    self._apply_fn, self.params, x, y, self._loss_fn
+    def resumed(self, initial: State, look: "_Looks") -> tuple[State, list[Any]]:
+        """State and losses to go on from; the batches of the steps before are taken."""
+        file = self._file
+        if not file.step:
+            return initial, []
+        if file.step < self._num_losses:
+            for step in range(1, file.step):
+                self._reader.next(step)
+            if self._reader.digest != file.about["batches"]:
+                raise ValueError(
+                    "`batches` must begin with those that the run in `checkpoint` has "
+                    f"taken; among the first {file.step} there is another."
                 )
-                f = jax.eval_shape(self._apply_fn, self.params, x)
-                self._known[like] = f
-            else:
-                f = self._known[like]
-                check_batch("x", x)
-                y = checked_targets(y, f.shape, f.dtype, self._loss_fn)
-        except (TypeError, ValueError) as error:
-            error.add_note(f"It was raised by the batch of step {step}.")
-            raise
-        return {"x": x, "y": y}
+        if file.seen:
+            look.restore(file.seen)
+        return file.state(initial), list(file.loss)
 
-    def _pair(self, step: int) -> Sequence[AnyArray]:
-        try:
-            batch = next(self._iterator)
-        except StopIteration:
-            raise ValueError(
-                f"`batches` must yield one pair for each of `num_steps`; it ended after "
-                f"{step}. `itertools.cycle` repeats a list."
-            ) from None
-        is_pair = isinstance(batch, tuple | list) and len(batch) == 2
-        if not is_pair or not all(hasattr(part, "dtype") for part in batch):
-            raise TypeError(
-                f"`batches` must yield pairs (x, y) of arrays; got {brief(batch)}."
-            )
-        return batch
+    def before(
+        self, step: int, state: State, losses: Sequence[Any], look: "_Looks"
+    ) -> None:
+        """Keep the run before a step, or after all, where it is time."""
+        is_over = step == self._num_losses
+        is_due = step % self._every == 0 and step < self._num_losses - 1
+        if step > self._file.step and (is_over or is_due):
+            loss = np.stack(jax.device_get(list(losses)))
+            digest = self._reader.digest
+            self._file.write(step, state, loss, look.stacked(), batches=digest)

@@ -199,8 +199,9 @@ def train(
         key: Source of the minibatches; must be given with `batch_size`.
         sampling: "shuffle" draws a new order of the examples for each epoch of
             `n // batch_size` steps and takes them in turn (what is left over is left
-            out of that epoch); "replacement" draws every example of every minibatch
-            independently.
+            out of that epoch); "subset" draws the examples of each minibatch without
+            replacement, whatever the others hold; "replacement" draws every example
+            independently. Of the latter two, `linearized_sgd` knows the noise.
         target_loss: The run stops before the first update whose loss is at most this.
         max_loss: A larger loss counts as divergence; `None` means no finite one does.
         observe: Observers, known by their `__name__`, or a mapping from names; see
@@ -251,7 +252,7 @@ def train(
     """
     optimizer = checked_optimizer(optimizer)
     check_at_least("num_steps", num_steps, 0)
-    check_choice("sampling", sampling, ("shuffle", "replacement"))
+    check_choice("sampling", sampling, ("shuffle", "replacement", "subset"))
     observers = named_observers(observe)
     steps = checked_steps(observe_at, num_steps)
     params, x, y, loss_dtype = checked_problem(apply_fn, params, x, y, loss_fn)
