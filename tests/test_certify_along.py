@@ -129,6 +129,7 @@ def test_the_certificate_is_that_of_the_parameters_returned(problem):
     network, _, x, y = problem
     found = certify.along(*problem, optimizer=optax.sgd(0.5), num_steps=2000)
     again = certify.gradient_flow(network, found.params, x, y)
+    assert found.certificate is not None
     assert again.to_json() == found.certificate.to_json()
 
 
@@ -136,8 +137,10 @@ def test_zero_error_is_provable_before_zero_loss_is(problem):
     train = functools.partial(
         certify.along, *problem, optimizer=optax.sgd(0.5), num_steps=2000
     )
-    error = train(certify_fn=certify.zero_training_error)
-    assert error.earliest < train().earliest
+    error, loss = train(certify_fn=certify.zero_training_error), train()
+    assert error.earliest is not None
+    assert loss.earliest is not None
+    assert error.earliest < loss.earliest
 
 
 def test_a_run_that_diverges_ends_there(problem):

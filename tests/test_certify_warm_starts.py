@@ -22,22 +22,27 @@ def deep():
     return network, network.init(jax.random.key(1), DATA.x_train)
 
 
+def warm_start(deep, **options):
+    network, params = deep
+    return certify.warm_start(network, params, X, Y, **options)
+
+
 def test_training_ends_where_the_certificate_holds(deep):
-    found = certify.warm_start(*deep, X, Y)
-    all_the_way = certify.warm_start(*deep, X, Y, until="converged")
+    found = warm_start(deep)
+    all_the_way = warm_start(deep, until="converged")
     num_steps = len(found.residual) - 1
     assert found.certificate.is_certified
     assert all_the_way.certificate.is_certified
     assert all_the_way.residual[-1] < 1e-9 < found.residual[-1]
     # One path, of which no earlier point that was worth a try is certified.
     assert np.array_equal(found.residual, all_the_way.residual[: num_steps + 1])
-    fewer = certify.warm_start(*deep, X, Y, num_steps=num_steps - 1)
+    fewer = warm_start(deep, num_steps=num_steps - 1)
     assert not fewer.certificate.is_certified
     assert len(fewer.residual) == num_steps
 
 
 def test_the_certificate_is_that_of_the_parameters_returned(deep):
-    found = certify.warm_start(*deep, X, Y)
+    found = warm_start(deep)
     again = certify.gradient_flow(deep[0], found.params, X, Y)
     assert again.to_json() == found.certificate.to_json()
     assert again["residual"] == pytest.approx(found.residual[-1], rel=1e-6)
@@ -46,7 +51,7 @@ def test_the_certificate_is_that_of_the_parameters_returned(deep):
 def test_another_certificate_may_need_more_training(deep):
     """The step size that is asked for decides whether descent is certified."""
     descent = functools.partial(certify.gradient_descent, learning_rate=1e-3)
-    found = certify.warm_start(*deep, X, Y, certify_fn=descent)
+    found = warm_start(deep, certify_fn=descent)
     assert found.certificate.is_certified
     assert found.certificate.dynamics == "descent"
     assert found.certificate.step_size == 1e-3
@@ -72,6 +77,6 @@ def test_equal_inputs_are_never_certified(y):
 @pytest.mark.usefixtures("own_errors")
 def test_bad_arguments_are_named(deep):
     with pytest.raises(ValueError, match="`until` must be"):
-        certify.warm_start(*deep, X, Y, until="bored")
+        warm_start(deep, until="bored")
     with pytest.raises(TypeError, match="`certify_fn` must return a certificate"):
-        certify.warm_start(*deep, X, Y, certify_fn=lambda *a, **k: True)
+        warm_start(deep, certify_fn=lambda *a, **k: True)

@@ -8,6 +8,7 @@ trained ones reaches such; how the trained ones were found does not matter.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from typing import Literal, NamedTuple, get_args
 
@@ -116,11 +117,12 @@ def warm_start(
         return certified(certify_fn, network, here, x, y, rigor)
 
     before = jax.tree.map(widened, params)
-    residuals, tried, certificate = [], None, None
     training = _training(
         HashableCallable(apply_fn), before, widened(x), np.asarray(y), num_steps
     )
-    for point in training:
+    point = next(training)
+    residuals, tried, certificate = [], None, None
+    for point in itertools.chain([point], training):
         residuals.append(point.residual)
         if until == "certified" and (
             tried is None
