@@ -293,7 +293,8 @@ class _Attempts:
         rigor: Rigor,
     ) -> None:
         self._problem = network, x, y
-        self._certify_fn, self._rigor = certify_fn, rigor
+        self._certify_fn = certify_fn
+        self._rigor: Rigor = rigor
         self._found: dict[int, tuple[float, Certificate]] = {}
         # The earliest step that is certified, and its parameters.
         self._earliest: tuple[int, Params] | None = None

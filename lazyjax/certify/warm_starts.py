@@ -120,9 +120,9 @@ def warm_start(
     training = _training(
         HashableCallable(apply_fn), before, widened(x), np.asarray(y), num_steps
     )
-    point = next(training)
+    start_point = point = next(training)
     residuals, tried, certificate = [], None, None
-    for point in itertools.chain([point], training):
+    for point in itertools.chain([start_point], training):
         residuals.append(point.residual)
         if until == "certified" and (
             tried is None
