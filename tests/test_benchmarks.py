@@ -494,7 +494,7 @@ def test_peers_of_infinite_kernels_take_part_if_they_are_there(
     assert methods[-1] == infinite_ntk.BASELINE
 
 
-def test_zero_error_is_certified_along_training_before_zero_loss():
+def test_zero_error_is_certified_along_training_before_zero_loss() -> None:
     with jax.enable_x64(True):
         row = certify_along.measure("toy", certify_along.TOY["toy"])
     assert 0 < row["zero_error"]["step"] < row["zero_loss"]["step"]
