@@ -153,6 +153,7 @@ def draw(rows: list[dict], path: str) -> None:
             )
     left.axhline(1, color="black", linewidth=1)
     left.set_xscale("symlog", linthresh=1)
+    left.set_xlim(left=0)
     left.set_yscale("log")
     right.set_xscale("log", base=2)
     right.set_yscale("log")

@@ -388,6 +388,7 @@ def certificates(axes: Axes, runs: Mapping[str, TrainingCertificates]) -> Axes:
         held = (run.steps == run.earliest) & shown
         axes.plot(run.steps[held], left[held], marker, color=color, markersize=8)
     axes.set_xscale("symlog", linthresh=1)
+    axes.set_xlim(left=0)
     axes.set_yscale("log")
     style_axes(
         axes,

@@ -76,6 +76,17 @@ def test_nothing_needs_to_happen_where_all_are_right():
     assert found["time"] == 0
 
 
+def test_zero_residual_and_constant_outputs_are_no_edge():
+    x, y = np.eye(2), np.array([[1.0], [-1.0]])
+    there = certify.zero_training_error(lambda p, x: x @ p, y, x, y)
+    assert there.is_certified
+    assert there["lasts"] > 1e20
+    constant = certify.zero_training_error(lambda p, x: 0 * (x @ p), y, x, y)
+    assert not constant.is_certified
+    still = certify.zero_training_error(lambda p, x: 0 * (x @ p) + 0.5, y, x[:1], y[:1])
+    assert still.is_certified
+
+
 def test_several_outputs_have_the_margin_of_the_two_largest():
     x, y = np.eye(2), np.array([[1.0, 0.0, 0.0], [0.0, 0.5, 3.5]])
     found = certify.zero_training_error(lambda p, x: x @ p, 0 * y, x, y)
@@ -241,7 +252,7 @@ def test_different_targets_of_one_class_are_no_conflict():
 def test_bad_arguments_are_named(options, message):
     x, y = np.eye(2), 2 * np.ones((2, 1))
     with pytest.raises(ValueError, match=message):
-        certify.zero_training_error(lambda p, x: x @ p, 0 * y, x, y, **options)
+        certify.zero_training_error(lambda p, x: x @ p, 1.0 * y, x, y, **options)
 
 
 # Random problems, run to the time or step that is promised.

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from lazyjax._checks import check_choice
+from lazyjax._checks import check_choice, check_positive
 from lazyjax.certify.arithmetic.rounding import interval, upper_or_infinity
 from lazyjax.certify.bounds.ball import (
     ball_assumptions,
@@ -98,6 +98,8 @@ def zero_training_error(
         raise ValueError(
             f"`learning_rate` is of dynamics='descent' alone; got {learning_rate!r}."
         )
+    if learning_rate is not None:
+        check_positive("learning_rate", learning_rate)
     start = bounds_at(network, params, x, y, rigor=rigor)
     theorem = f"zero training error, gradient {dynamics} on the {loss} loss"
     conclusion = f"gradient {dynamics} classifies all training examples right"
@@ -225,9 +227,9 @@ def _lasting(bounds: LocalBounds, path: float, loss: float) -> Quantity:
     # Within time t the flow gets no farther than (t L)^(1/2), and while it is in a ball
     # in which the network is smooth, the loss does not rise.
     lasts, radii = 0.0, np.geomspace(1e12, 1e-12, 25)
-    norm = bounds.jacobian_norm
-    scale = bounds.residual.high / norm if 0 < norm < math.inf else 1.0
-    if math.isfinite(path + scale) and scale > 0:
+    residual, norm = bounds.residual.high, bounds.jacobian_norm
+    scale = residual / norm if residual > 0 and 0 < norm < math.inf else 1.0
+    if math.isfinite(path + scale):
         with np.errstate(all="ignore"):  # what overflows is not known to be smooth
             for room in map(interval, (scale * radii).tolist()):
                 if math.isfinite(bounds.lipschitz((room + path).high)):
