@@ -227,8 +227,8 @@ def _lasting(bounds: LocalBounds, path: float, loss: float) -> Quantity:
     # Within time t the flow gets no farther than (t L)^(1/2), and while it is in a ball
     # in which the network is smooth, the loss does not rise.
     lasts, radii = 0.0, np.geomspace(1e12, 1e-12, 25)
-    residual, norm = bounds.residual.high, bounds.jacobian_norm
-    scale = residual / norm if residual > 0 and 0 < norm < math.inf else 1.0
+    norm = bounds.jacobian_norm
+    scale = math.sqrt(2 * loss) / norm if 0 < norm < math.inf else 1.0
     if math.isfinite(path + scale):
         with np.errstate(all="ignore"):  # what overflows is not known to be smooth
             for room in map(interval, (scale * radii).tolist()):
