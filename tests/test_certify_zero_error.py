@@ -343,9 +343,9 @@ MODES = [("flow", "square"), ("descent", "square"), ("flow", "logistic")]
     ("kind", "mode"), list(zip(("relu", "mlp", "gated"), MODES, strict=True))
 )
 def test_promises_are_kept(kind, mode):
-    kept = outcomes(kind, *mode, range(10))
+    kept = outcomes(kind, *mode, range(5))
     assert all(kept)
-    assert len(kept) >= 3
+    assert len(kept) >= 2
 
 
 @pytest.mark.slow
