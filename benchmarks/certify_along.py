@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -48,8 +49,9 @@ def examples(data: str, n: int) -> tuple[np.ndarray, np.ndarray]:
         return np.asarray(found.x_train), np.asarray(found.y_train)
     from sklearn.datasets import load_breast_cancer
 
-    x, label = load_breast_cancer(return_X_y=True)
-    x = (x - x.mean(0)) / x.std(0)
+    found = load_breast_cancer(return_X_y=True)
+    x, label = (np.asarray(array, float) for array in found)
+    x = (x - np.mean(x, axis=0)) / np.std(x, axis=0)
     return x[:n], 2.0 * label[:n, None] - 1
 
 
@@ -87,7 +89,7 @@ def measure(name: str, case: Case) -> dict:
         )
         row = {"step": found.earliest, "loss": found.earliest_loss}
         if found.certificate is not None:
-            residual = np.linalg.norm(network.apply(found.params, x) - y)
+            residual = np.linalg.norm(network.apply(found.params, jnp.asarray(x)) - y)
             if not residual <= found.certificate["residual"]:
                 raise _harness.WrongAnswerError(f"{name}: residual {residual}")
         return row | {
