@@ -15,6 +15,7 @@ except ImportError as error:
         '`lazyjax.plot` needs matplotlib: pip install "lazyjax[plot]".'
     ) from error
 
+from lazyjax.certify import TrainingCertificates
 from lazyjax.forecast import LearningCurve
 from lazyjax.laziness import SlopeFit, mean_and_sem
 from lazyjax.spectrum import WeightSpectrum
@@ -351,6 +352,50 @@ def alignment(axes: Axes, steps: AnyArray, series: Mapping[str, AnyArray]) -> Ax
         axes.plot(steps, series[label], color=color, linewidth=1.8, label=label)
     axes.set_ylim(0, 1)
     style_axes(axes, xlabel="step", ylabel="alignment", title="Kernel and targets")
+    axes.legend(fontsize=_FONT - 1, frameon=False)
+    return axes
+
+
+def certificates(axes: Axes, runs: Mapping[str, TrainingCertificates]) -> Axes:
+    """How near certificates are to holding, along training.
+
+    The ordinate is 1 - margin, which falls below 1 where a certificate holds; a large
+    marker is at the earliest step that is certified. Where no bound is known, there is
+    no point.
+
+    Args:
+        axes: Where to draw.
+        runs: From `lazyjax.certify.along`, by label.
+
+    Returns:
+        The axes.
+    """
+    axes.axhline(1, color="black", linewidth=1)
+    for index, (label, run) in enumerate(runs.items()):
+        color = _COLORS[index % len(_COLORS)]
+        marker = _MARKERS[index // len(_COLORS) % len(_MARKERS)]
+        left = 1 - run.margin
+        shown = np.isfinite(left) & (left > 0)
+        axes.plot(
+            run.steps[shown],
+            left[shown],
+            color=color,
+            marker=marker,
+            markersize=3,
+            linewidth=1.2,
+            label=label,
+        )
+        held = (run.steps == run.earliest) & shown
+        axes.plot(run.steps[held], left[held], marker, color=color, markersize=8)
+    axes.set_xscale("symlog", linthresh=1)
+    axes.set_xlim(left=0)
+    axes.set_yscale("log")
+    style_axes(
+        axes,
+        xlabel="step",
+        ylabel="1 - margin",
+        title="Certified below 1",
+    )
     axes.legend(fontsize=_FONT - 1, frameon=False)
     return axes
 

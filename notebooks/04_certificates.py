@@ -105,7 +105,7 @@ print(f"{gap.test.min():.3g} to {gap.test.max():.3g} on each of the others")
 deep = lazyjax.nets.mlp(width=64, depth=3, activation="tanh", w_std=1.5)
 deep_params = deep.init(jax.random.key(3), x)
 at_start = certify.gradient_flow(deep, deep_params, x, y)
-trained = certify.warm_start(deep, deep_params, x, y)
+trained = certify.warm_start(deep, deep_params, x, y, until="converged")
 print(f"at the start: {at_start.verdict.value}")
 print(
     f"trained: {trained.certificate.verdict.value}; weights moved {trained.moved:.3g},"

@@ -20,6 +20,7 @@ from benchmarks import (
     _contest,
     _harness,
     certify,
+    certify_along,
     empirical_ntk,
     infinite_ntk,
     networks,
@@ -491,6 +492,15 @@ def test_peers_of_infinite_kernels_take_part_if_they_are_there(
     assert (infinite_ntk.BRIDGE in methods) is is_installed
     assert methods[0] == infinite_ntk.OWN
     assert methods[-1] == infinite_ntk.BASELINE
+
+
+def test_zero_error_is_certified_along_training_before_zero_loss() -> None:
+    with jax.enable_x64(True):
+        row = certify_along.measure("toy", certify_along.TOY["toy"])
+    assert 0 < row["zero_error"]["step"] < row["zero_loss"]["step"]
+    assert row["factor"] == row["zero_loss"]["step"] / row["zero_error"]["step"]
+    verdicts = {found["verdict"] for found in row["warm_start"].values()}
+    assert verdicts == {"CERTIFIED"}
 
 
 @pytest.mark.parametrize("case", certify.TOY)

@@ -158,7 +158,7 @@ def test_deep_networks_on_digits_are_certified_from_trained_weights(
     params = network.init(jax.random.key(depth), x)
     start = certify.gradient_flow(network, params, x, y)
     assert start.verdict is Verdict.INCONCLUSIVE
-    trained = certify.warm_start(network, params, x, y)
+    trained = certify.warm_start(network, params, x, y, until="converged")
     certificate: Any = trained.certificate
     assert certificate.verdict is Verdict.CERTIFIED
     assert certificate.radius < 1e-6 * trained.moved
@@ -174,7 +174,7 @@ def test_relu_units_that_are_far_from_their_kinks_are_certified(twenty_digits):
     x, y = twenty_digits
     network = mlp(width=256, activation="relu", trained="first", b_std=0.3)
     params = network.init(jax.random.key(0), x)
-    trained = certify.warm_start(network, params, x, y)
+    trained = certify.warm_start(network, params, x, y, until="converged")
     certificate: Any = trained.certificate
     assert certificate.verdict is Verdict.CERTIFIED
     assert certificate["flips"] < certificate["sigma_min"]

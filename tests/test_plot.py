@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lazyjax import forecast, plot, spectrum
+from lazyjax import certify, forecast, plot, spectrum
 from lazyjax.laziness import log_log_slope
 
 pytestmark = pytest.mark.once
@@ -137,3 +137,32 @@ def test_eigenvalues_and_alignments_are_labelled():
         plot.figure().subplots(), np.arange(2), {"layer 1": np.arange(2) / 2}
     )
     assert texts(axes) == ["layer 1"]
+
+
+def test_certificates_fall_below_one_where_they_hold():
+    def at(holds, margin):
+        assumption = certify.Assumption(name="a", statement="a", holds=holds)
+        return certify.Certificate(
+            theorem="t", conclusion="c", assumptions=(assumption,), margin=margin
+        )
+
+    run = certify.TrainingCertificates(
+        steps=np.array([0, 1, 2, 3]),
+        loss=np.ones(4),
+        certificates=(
+            at(None, -np.inf),
+            at(None, -9.0),
+            at(True, 0.5),
+            at(True, 0.9),
+        ),
+        params=None,
+        diverged_at=-1,
+    )
+    axes: Any = plot.figure().subplots()
+    plot.certificates(axes, {"run": run})
+    limit, curve, earliest = axes.lines
+    assert set(limit.get_ydata()) == {1}
+    np.testing.assert_allclose(curve.get_xydata(), [[1, 10], [2, 0.5], [3, 0.1]])
+    np.testing.assert_allclose(earliest.get_xydata(), [[2, 0.5]])
+    assert texts(axes) == ["run"]
+    assert plot.png_bytes(axes.figure)[:4] == b"\x89PNG"

@@ -7,6 +7,11 @@ from lazyjax.certify import (
     theorems as theorems,
     widths as widths,
 )
+from lazyjax.certify.along import (
+    TrainingCertificates as TrainingCertificates,
+    along as along,
+    along_run as along_run,
+)
 from lazyjax.certify.bounds.local import (
     JacobianBlock as JacobianBlock,
     LocalBounds as LocalBounds,

@@ -1,9 +1,12 @@
 """Certificates of convergence for a network, data and parameters."""
 
 import math
+from collections.abc import Callable
+from typing import TypeAlias
 
 from jaxtyping import Float, Shaped
 
+from lazyjax._brief import brief
 from lazyjax.certify.bounds.program.start import ProgramStart
 from lazyjax.certify.bounds.start import Start, bounds_at
 from lazyjax.certify.certificate import Certificate, Rigor
@@ -11,6 +14,9 @@ from lazyjax.certify.statements import Assumption
 from lazyjax.certify.theorems import relu, residual
 from lazyjax.nets import Network
 from lazyjax.typing import AnyArray, ApplyFn, Params
+
+# A verb `(network, params, x, y, *, rigor) -> Certificate`, as those of this file.
+CertifyFn: TypeAlias = Callable[..., Certificate]
 
 
 def gradient_flow(
@@ -185,6 +191,21 @@ def existence(
     if start.smooth.holds:
         return residual.existence_theorem(start.local, radius=radius)
     return _no_theorem("existence of zero loss", start, start.smooth)
+
+
+def certified(
+    certify_fn: CertifyFn,
+    network: Network | ApplyFn,
+    params: Params,
+    x: AnyArray,
+    y: AnyArray,
+    rigor: Rigor,
+) -> Certificate:
+    """What a verb that was passed as an argument says, checked to be a certificate."""
+    found = certify_fn(network, params, x, y, rigor=rigor)
+    if not isinstance(found, Certificate):
+        raise TypeError(f"`certify_fn` must return a certificate; got {brief(found)}.")
+    return found
 
 
 def _no_theorem(

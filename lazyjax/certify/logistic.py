@@ -25,9 +25,10 @@ from lazyjax.certify.arithmetic.rounding import (
     upper_or_infinity,
 )
 from lazyjax.certify.bounds.ball import ball_assumptions, ball_quantities, smallest_ball
-from lazyjax.certify.bounds.start import bounds_at
+from lazyjax.certify.bounds.program.start import ProgramStart
+from lazyjax.certify.bounds.start import Start, bounds_at
 from lazyjax.certify.certificate import Certificate, Rigor
-from lazyjax.certify.statements import Quantity
+from lazyjax.certify.statements import Quantity, assume_less
 from lazyjax.nets import Network
 from lazyjax.typing import AnyArray, ApplyFn, Params
 
@@ -69,11 +70,26 @@ def logistic_flow(
         'CERTIFIED'
     """
     check_positive("target_loss", target_loss)
-    start = bounds_at(network, params, x, y, rigor=rigor)
+    return flow_to_loss(bounds_at(network, params, x, y, rigor=rigor), target_loss)
+
+
+def flow_to_loss(start: Start | ProgramStart, target_loss: float) -> Certificate:
+    """Whether gradient flow from a start is certain to reach a mean logistic loss.
+
+    Args:
+        start: The start.
+        target_loss: The loss.
+
+    Returns:
+        The certificate.
+
+    Raises:
+        ValueError: If targets are no labels.
+    """
     labels = start.targets
     if labels.shape[1] != 1 or not np.all(np.abs(labels) == 1):
         raise ValueError("`y` must have one column of -1 and 1.")
-    bounds, unit = start.local, unit_roundoff(rigor)
+    bounds, unit = start.local, unit_roundoff(start.rigor)
     output, error = start.outputs
     with np.errstate(all="ignore"):  # what overflows certifies nothing
         total = total_loss_upper(output, labels, error, unit)
@@ -84,14 +100,20 @@ def logistic_flow(
         for block in bounds.blocks
     ]
     ball = max(balls, key=lambda ball: (ball.holds, ball.sigma_end.low))
-    fall = _antiderivative(total) - _antiderivative(target)
-    n_sq, mu = interval(len(labels)) * len(labels), ball.sigma_end
-    time = upper_or_infinity(n_sq * fall / (mu * mu))
+    is_there = total < target  # the flow never raises the loss
+    time = 0.0
+    if not is_there:
+        fall = _antiderivative(total) - _antiderivative(target)
+        n_sq, mu = interval(len(labels)) * len(labels), ball.sigma_end
+        time = upper_or_infinity(n_sq * fall / (mu * mu))
+    below = assume_less("below", "the sum of losses is below the target", total, target)
     return Certificate(
         theorem="gradient flow on the logistic loss",
         conclusion=f"gradient flow reaches a mean logistic loss of {target_loss:g}",
-        assumptions=ball_assumptions(ball, "sqrt(n) log(...)"),
-        margin=ball.margin,
+        assumptions=(below,)
+        if is_there
+        else ball_assumptions(ball, "sqrt(n) log(...)"),
+        margin=1 - total / target if is_there else ball.margin,
         quantities=(
             *(q for q in ball_quantities(ball, bounds) if q.name != "residual"),
             Quantity.upper("total_loss", total, "sum of losses at the start"),
@@ -101,8 +123,8 @@ def logistic_flow(
             Quantity.upper("time", max(time, 0.0), "time until the loss is reached"),
         ),
         dynamics="flow",
-        radius=ball.length.high,
-        rigor=rigor,
+        radius=None if is_there else ball.length.high,
+        rigor=start.rigor,
         premises=bounds.premises,
     )
 

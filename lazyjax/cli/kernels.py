@@ -46,17 +46,28 @@ def start(
         BadParameter: If the figure cannot be written, or the examples cannot be read.
     """
     jax.config.update("jax_enable_x64", True)
-    if out is not None:
-        if out.suffix != ".png":
-            raise typer.BadParameter(
-                f"must end in .png; got {out}.", param_hint="--out"
-            )
-        with bad_usage("--out"):
-            check_file("--out", out)
-        interrupts.after_interrupt(out)
+    check_figure(out)
     if num_train is None and data == "digits":
         num_train = 400
     return read_examples(command, data, num_train, seed)
+
+
+def check_figure(out: Path | None) -> None:
+    """Check that a figure can be written, if one is wanted.
+
+    Args:
+        out: Where to.
+
+    Raises:
+        BadParameter: If it cannot.
+    """
+    if out is None:
+        return
+    if out.suffix != ".png":
+        raise typer.BadParameter(f"must end in .png; got {out}.", param_hint="--out")
+    with bad_usage("--out"):
+        check_file("--out", out)
+    interrupts.after_interrupt(out)
 
 
 def write_figure(

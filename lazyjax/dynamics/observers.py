@@ -20,6 +20,11 @@ from lazyjax.trees import leaf_paths, tree_distance, tree_norm
 from lazyjax.typing import AnyArray, Params
 
 
+def parameters(snapshot: Snapshot) -> Params:
+    """The parameters themselves, which the run then keeps of every step observed."""
+    return snapshot.params
+
+
 def outputs(snapshot: Snapshot) -> Float[Array, "n k"]:
     """Outputs on the training inputs."""
     return snapshot.outputs

@@ -112,23 +112,10 @@ def descent_theorem(
     Raises:
         ValueError: If an argument is out of range.
     """
-    if not 0 <= gradient_error < 1:
-        raise ValueError(
-            f"`gradient_error` must be at least 0 and below 1; got {gradient_error!r}."
-        )
-    if learning_rate is not None:
-        check_positive("learning_rate", learning_rate)
     check_radius(radius)
-    epsilons = _EPSILONS
-    if learning_rate is not None:
-        least = learning_rate * bounds.jacobian_norm**2 / 2
-        epsilons = np.geomspace(min(max(1.0001 * least, 1e-6), 0.98), 0.99, 20).tolist()
-    attempts = [
-        _Descent(bounds, block, epsilon, learning_rate, gradient_error)
-        for block in bounds.blocks
-        for epsilon in epsilons
-    ]
-    best = max(attempts, key=lambda attempt: attempt.rank)
+    best = fastest_descent(
+        bounds, learning_rate=learning_rate, gradient_error=gradient_error
+    )
     ball = best.ball
     return Certificate(
         theorem="gradient descent from bounds at the start",
@@ -160,8 +147,55 @@ def descent_theorem(
     )
 
 
-class _Descent:
-    r"""One attempt at gradient descent, for one block and one $\epsilon$."""
+def fastest_descent(
+    bounds: LocalBounds,
+    *,
+    learning_rate: float | None,
+    gradient_error: float = 0.0,
+    target: float = 0.0,
+) -> "DescentPath":
+    r"""The best attempt over blocks and $\epsilon$.
+
+    Args:
+        bounds: At the start.
+        learning_rate: Step size; `None` to find the one with the best guaranteed rate.
+        gradient_error: Relative error $\tau < 1$ that gradients may have.
+        target: Norm of the residual to reach, below that at the start.
+
+    Returns:
+        The attempt, which need not succeed.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+    if not 0 <= gradient_error < 1:
+        raise ValueError(
+            f"`gradient_error` must be at least 0 and below 1; got {gradient_error!r}."
+        )
+    epsilons = _EPSILONS
+    if learning_rate is not None:
+        check_positive("learning_rate", learning_rate)
+        least = learning_rate * bounds.jacobian_norm**2 / 2
+        epsilons = np.geomspace(min(max(1.0001 * least, 1e-6), 0.98), 0.99, 20).tolist()
+    attempts = [
+        DescentPath(bounds, block, epsilon, learning_rate, gradient_error, target)
+        for block in bounds.blocks
+        for epsilon in epsilons
+    ]
+    return max(attempts, key=lambda attempt: attempt.rank)
+
+
+class DescentPath:
+    r"""One attempt at gradient descent, for one block and one $\epsilon$.
+
+    Attributes:
+        block: Whose singular values are bounded.
+        epsilon: Share of the decrease that is given up for the step size.
+        ball: That all iterates are in whose residual is above the target.
+        reach: Upper bound of the distance of the first iterate at the target, too.
+        step: Learning rate.
+        rate: Share of the loss that each step takes off at least, above the target.
+    """
 
     def __init__(
         self,
@@ -170,16 +204,21 @@ class _Descent:
         epsilon: float,
         learning_rate: float | None,
         gradient_error: float,
+        target: float,
     ) -> None:
         self.block, self.epsilon = block, float(epsilon)
-        tau = interval(gradient_error)
+        tau, residual = interval(gradient_error), interval(bounds.residual.high)
         kept = (1 - interval(self.epsilon)) * (1 - tau)  # of the decrease of the loss
-        demand = interval(bounds.residual.high) * (1 + tau) / kept
+        demand = (residual - target) * (1 + tau) / kept
         self.ball = smallest_ball(block.sigma_min, demand.high, block.lipschitz)
         length = self.ball.length.high
+        if target > 0:  # the last step may go beyond; see docs/theory/zero_error.md
+            last = 2 * interval(self.epsilon) * residual / bounds.jacobian_norm
+            length = (length + last).high
+        self.reach = length
         constant = bounds.lipschitz(length) if math.isfinite(length) else math.nan
         beta = interval(bounds.jacobian_norm) + interval(constant) * length
-        self.smoothness = beta * beta + interval(constant) * bounds.residual.high
+        self.smoothness = beta * beta + interval(constant) * residual
         largest = (
             2 * self.epsilon * (1 - tau) / (self.smoothness * (1 + tau) * (1 + tau))
         )
@@ -190,6 +229,7 @@ class _Descent:
 
     @property
     def step_assumption(self) -> Assumption:
+        """That the step is short enough."""
         fits = 0 < self.step <= self.largest_step < math.inf
         return Assumption(
             name="step",
@@ -215,6 +255,7 @@ class _Descent:
 
     @property
     def quantities(self) -> tuple[Quantity, ...]:
+        """Numbers of the attempt."""
         return (
             Quantity.exact(
                 "epsilon",

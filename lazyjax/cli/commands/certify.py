@@ -1,7 +1,9 @@
 """`lazyjax certify`: certificates for one network, and a table of widths."""
 
+import dataclasses
 import enum
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import jax
@@ -17,8 +19,11 @@ from lazyjax.cli.console import (
     table_console,
 )
 from lazyjax.cli.data import Data, NumTrain, read_examples
+from lazyjax.cli.kernels import FigureFile, check_figure, write_figure
 
 if TYPE_CHECKING:
+    from lazyjax.certify import TrainingCertificates
+    from lazyjax.certify.descent_and_flow import CertifyFn
     from lazyjax.nets import Network
     from lazyjax.typing import Params
 
@@ -127,6 +132,20 @@ def certify(
     dynamics: Annotated[
         _Dynamics, typer.Option(help="Gradient flow or gradient descent.")
     ] = _Dynamics.FLOW,
+    along: Annotated[
+        bool,
+        typer.Option(
+            "--along", help="Train by gradient descent until a certificate holds."
+        ),
+    ] = False,
+    num_steps: Annotated[
+        int, typer.Option(min=1, help="Steps of --along, at most.")
+    ] = 4096,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(help="Of --along.  [default: half the largest stable one]"),
+    ] = None,
+    out: FigureFile = None,
     rigor: _RigorOption = _Rigor.PROOF,
     seed: _Seed = 0,
     as_json: _Json = False,
@@ -134,9 +153,11 @@ def certify(
     """Whether gradient descent is certain to reach zero loss on these data.
 
     Exits with 0 if certified, 1 if not, 2 for bad usage. The network's output starts at
-    zero; with one hidden layer, random signs are on top.
+    zero; with one hidden layer, random signs are on top. With --along, certificates are
+    tried while the network is trained, and --out draws their margins.
     """
     del architecture  # one kind so far
+    _check_along(along, start, learning_rate, out)
     interrupts.after_interrupt()
     with jax.enable_x64(True):
         x, y = read_examples("certify", data, num_train, seed)
@@ -146,16 +167,89 @@ def certify(
             network, params = _initialized(
                 width, depth, activation, w_std, trained, x, seed
             )
-            if start is _Start.TRAINED:
-                with bad_usage():
-                    params = certificates.warm_start(network, params, x, y).params
             certify_fn = {
                 _Dynamics.FLOW: certificates.gradient_flow,
                 _Dynamics.DESCENT: certificates.gradient_descent,
             }[dynamics]
+            if along:
+                with bad_usage():
+                    run = _trained(
+                        network,
+                        params,
+                        x,
+                        y,
+                        num_steps,
+                        learning_rate,
+                        certify_fn,
+                        rigor,
+                    )
+                write_figure("certify", out, lambda axes: _draw(axes, run))
+                print(run.to_json() if as_json else run.explain())
+                sys.exit(1 if run.earliest is None else 0)
+            if start is _Start.TRAINED:
+                with bad_usage():
+                    params = certificates.warm_start(
+                        network, params, x, y, certify_fn=certify_fn
+                    ).params
             found = certify_fn(network, params, x, y, rigor=rigor.value)
     print(found.to_json() if as_json else found.explain())
     sys.exit(0 if found.is_certified else 1)
+
+
+def _check_along(
+    along: bool, start: _Start, learning_rate: float | None, out: Path | None
+) -> None:
+    """Options that belong to `--along`, and those that do not.
+
+    Raises:
+        BadParameter: If they do not go together, or the figure cannot be written.
+    """
+    if not along and (out is not None or learning_rate is not None):
+        raise typer.BadParameter("--out and --learning-rate are for --along alone.")
+    if along and start is _Start.TRAINED:
+        raise typer.BadParameter(
+            "--along trains from the start; leave it out.", param_hint="--start"
+        )
+    check_figure(out)
+
+
+def _trained(
+    network: "Network",
+    params: "Params",
+    x: np.ndarray,
+    y: np.ndarray,
+    num_steps: int,
+    learning_rate: float | None,
+    certify_fn: "CertifyFn",
+    rigor: _Rigor,
+) -> "TrainingCertificates":
+    """Certificates along gradient descent, without the parameters."""
+    import optax
+
+    from lazyjax._checks import check_positive
+    from lazyjax.certify import along
+    from lazyjax.dynamics import largest_stable_rate
+
+    if learning_rate is None:
+        learning_rate = float(largest_stable_rate(network.apply, params, x, y)) / 2
+    check_positive("learning_rate", learning_rate)
+    found = along(
+        network,
+        params,
+        x,
+        y,
+        optimizer=optax.sgd(learning_rate),
+        num_steps=num_steps,
+        certify_fn=certify_fn,
+        rigor=rigor.value,
+    )
+    return dataclasses.replace(found, params=None)
+
+
+def _draw(axes: Any, found: "TrainingCertificates") -> None:
+    from lazyjax import plot
+
+    plot.certificates(axes, {"this run": found})
 
 
 @certify_app.command()
