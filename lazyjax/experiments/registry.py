@@ -7,6 +7,7 @@ from lazyjax.experiments.record import Experiment
 
 # Modules are imported when their experiment is asked for: each defines `EXPERIMENT`.
 _MODULES = {
+    "exact-vs-linearized": "lazy.exact_vs_linearized",
     "du2019": "convergence.du2019",
     "simon2023": "generalization.simon2023",
 }
