@@ -9,6 +9,7 @@ network, the nearer the two flows.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +26,7 @@ from lazyjax.experiments.record import Conditions, Control, Experiment, Size
 from lazyjax.infinite import infinite_ntk
 from lazyjax.laziness import SlopeFit, log_log_slope, mean_and_sem
 from lazyjax.linalg import eigvalsh
-from lazyjax.nets import build
-from lazyjax.typing import Params
+from lazyjax.nets import Network, build
 
 ARCHITECTURE = Architecture(depth=1, activation="tanh", symmetrized=True)
 # Differences in time are over this share of the time, to both sides.
@@ -101,34 +101,13 @@ def measure(size: ExactVsLinearizedSize, conditions: Conditions) -> ExactVsLinea
     for number, width in enumerate(size.widths):
         conditions.progress(number / len(size.widths), f"flow of width {width}")
         scale = width**-0.5 if size.is_mean_field else 1.0
-        spec = dataclasses.replace(ARCHITECTURE, output_scale=scale)
-        network = build(spec, width=width)
-        unit = 1 / (fastest * scale**2)
-        points = jnp.asarray(nearby.ravel() * unit, x.dtype)
-
-        def flows(params: Params) -> dict[str, Array]:
-            flow = gradient_flow(
-                network.apply,
-                params,
-                x,
-                y,
-                jnp.concatenate([jnp.zeros(1, x.dtype), points]),
-                observe=[observers.outputs, observers.ntk],
-                rtol=1e-6,
-                atol=1e-6,
-            )
-            kernels = flow.observations["ntk"][..., 0, 0]
-            outputs = flow.observations["outputs"]
-            linear = linear_dynamics(kernels[0], y, outputs[0])
-            return _both_sides(
-                kernels, outputs, linear.gradient_flow(points), y, points
-            )
-
-        keys = [jax.random.fold_in(key, seed) for seed in range(size.num_seeds)]
-        starts = jax.vmap(lambda key: network.init(key, x))(
-            jnp.stack([jax.random.fold_in(k, width) for k in keys])
+        points = jnp.asarray(nearby.ravel() / (fastest * scale**2), x.dtype)
+        network = build(
+            dataclasses.replace(ARCHITECTURE, output_scale=scale), width=width
         )
-        found.append(jax.tree.map(np.asarray, jax.lax.map(flows, starts)))
+        keys = jax.random.split(jax.random.fold_in(key, width), size.num_seeds)
+        flows = functools.partial(_flows, network=network, x=x, y=y, points=points)
+        found.append(jax.tree.map(np.asarray, jax.lax.map(flows, keys)))
     together = {name: np.stack([part[name] for part in found]) for name in found[0]}
     return ExactVsLinearized(
         widths=size.widths,
@@ -138,6 +117,31 @@ def measure(size: ExactVsLinearizedSize, conditions: Conditions) -> ExactVsLinea
     )
 
 
+def _flows(
+    key: Array,
+    *,
+    network: Network,
+    x: Float[Array, "n d"],
+    y: Float[Array, "n 1"],
+    points: Float[Array, "points"],
+) -> dict[str, Array]:
+    """What is compared, of one network."""
+    flow = gradient_flow(
+        network.apply,
+        network.init(key, x),
+        x,
+        y,
+        jnp.concatenate([jnp.zeros(1, x.dtype), points]),
+        observe=[observers.outputs, observers.ntk],
+        rtol=1e-6,
+        atol=1e-6,
+    )
+    kernels = flow.observations["ntk"][..., 0, 0]
+    outputs = flow.observations["outputs"]
+    linear = linear_dynamics(kernels[0], y, outputs[0])
+    return _both_sides(kernels, outputs, linear.gradient_flow(points), y, points)
+
+
 def _both_sides(
     kernels: Float[Array, "points n n"],
     outputs: Float[Array, "points n 1"],
@@ -145,7 +149,7 @@ def _both_sides(
     y: Float[Array, "n 1"],
     points: Float[Array, "points_without_start"],
 ) -> dict[str, Array]:
-    """What is compared, of one network; points come in threes around each time."""
+    """Both sides of both equations; points come in threes around each time."""
     start, exact = outputs[0], outputs[1:]
     gaps = jnp.linalg.norm(exact - linear, axis=(1, 2)) / y.size**0.5
     before, now, after = (points[shift::3] for shift in range(3))
