@@ -19,7 +19,6 @@ from lazyjax.laziness import (
     PredictedExponent,
     Scaling,
     log_log_slope,
-    mean_and_sem,
 )
 
 if TYPE_CHECKING:
@@ -258,52 +257,37 @@ class Du2019Result(Storable):
             "loss at T,\nlinearized": self.loss_linear[..., -1],
             "gap to\nlinearized": self.gap,
         }
-        statistics = [mean_and_sem(values) for values in columns.values()]
-        rows = [
-            [
-                str(width),
-                *(report.with_error(float(m[i]), float(s[i])) for m, s in statistics),
-            ]
-            for i, width in enumerate(self.widths)
-        ]
         num_steps = self.loss.shape[-1] - 1
-        return report.table(
+        return report.means_table(
             f"Two-layer ReLU, {self.data.description}: n = {self.data.x_train.shape[0]}, "
             f"{self.loss.shape[1]} seeds, {num_steps} steps",
-            ["width\nm", *columns],
-            rows,
+            "width\nm",
+            self.widths,
+            columns,
             caption=(
-                "0.123(45) is a mean over seeds and its standard error in the last "
-                "digits. |H| are Frobenius norms. Loss is ½|f-y|², the gap the largest "
+                "|H| are Frobenius norms. Loss is ½|f-y|², the gap the largest "
                 f"|f-f_lin|/√n seen. λmin(H∞) = {float(self.measurement.eig_min):.4g}, "
                 f"η = 1/λmax(H∞) = {float(self.learning_rate):.4g}."
             ),
         )
 
     def _rates_table(self) -> Table:
-        shown = [mean_and_sem(v) for v in (self.rate, self.rate_linear, self.flips)]
-        held = np.asarray(self.measurement.loss_descent.holds)
         eig_min = float(self.measurement.eig_min)
-        rows = [
-            [
-                str(width),
-                f"{held[i].mean():.2f}",
-                *(report.with_error(float(m[i]), float(s[i])) for m, s in shown),
-                f"{eig_min:.3g}",
-                f"{eig_min / 2:.3g}",
-            ]
-            for i, width in enumerate(self.widths)
-        ]
-        names = ("P[(D')]", "rate", "rate,\nlinearized", "gates\nflipped")
-        theory = ("theory,\nflow: λ₀", "descent:\nλ₀/2")
-        return report.table(
+        return report.means_table(
             "Rates: what is proved and what is seen",
-            ["width\nm", *names, *theory],
-            rows,
+            "width\nm",
+            self.widths,
+            {
+                "P[(D')]": np.asarray(self.measurement.loss_descent.holds, float),
+                "rate": self.rate,
+                "rate,\nlinearized": self.rate_linear,
+                "gates\nflipped": self.flips,
+            },
             caption=(
                 "Rates are those of the logarithm of the loss over the second half of "
-                f"training. For δ = {self.required.failure:g}, n⁶/(λ₀⁴δ³) is "
-                f"{float(self.required.literal):.0e}."
+                f"training. Proved: λ₀ = {eig_min:.3g} for gradient flow, λ₀/2 for "
+                f"descent, for δ = {self.required.failure:g} at widths of "
+                f"n⁶/(λ₀⁴δ³) = {float(self.required.literal):.0e}."
             ),
         )
 

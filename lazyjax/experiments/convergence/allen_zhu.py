@@ -19,8 +19,13 @@ from lazyjax.certify.measured import allen_zhu2019 as measured
 from lazyjax.certify.widths import allen_zhu2019
 from lazyjax.data import digits
 from lazyjax.experiments.judgement import Check, Judgement
-from lazyjax.experiments.record import Conditions, Control, Experiment, Size
-from lazyjax.laziness import mean_and_sem
+from lazyjax.experiments.record import (
+    CONTRADICTION,
+    Conditions,
+    Experiment,
+    Size,
+    contradicted,
+)
 from lazyjax.linalg import eigvalsh
 from lazyjax.nets import rnn
 from lazyjax.ntk import empirical_ntk
@@ -45,7 +50,7 @@ class AllenZhuSize(Size):
         num_train: Training examples.
         depth: Layers trained of the deep network.
         num_steps: Of gradient descent.
-        is_repeated: Whether one input comes twice, with opposite labels.
+        is_contradicted: Whether one input comes twice, with opposite labels.
     """
 
     widths: tuple[int, ...] = (32, 128, 512)
@@ -53,7 +58,7 @@ class AllenZhuSize(Size):
     num_train: int = 10
     depth: int = 2
     num_steps: int = 1500
-    is_repeated: bool = False
+    is_contradicted: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,8 +100,8 @@ def measure(size: AllenZhuSize, conditions: Conditions) -> AllenZhu:
     """Gradients, losses and remainders along gradient descent."""
     data = digits(size.num_train, num_test=0, classes="parity", key=conditions.key)
     x, y = data.x_train, data.y_train
-    if size.is_repeated:
-        x, y = x.at[-1].set(x[0]), y.at[-1].set(-y[0])
+    if size.is_contradicted:
+        x, y = contradicted(x, y)
     steps = (0, *np.unique(np.geomspace(1, size.num_steps, 12).round()).astype(int))
     gaps = jnp.linalg.norm(x[:, None] - x[None], axis=-1)
     found = []
@@ -188,22 +193,14 @@ def tables(found: AllenZhu) -> list[Table]:
         "least |∇F|²/F\n/ 2 λmin(H(0))": found.gradient_ratio.min(axis=-1),
         "largest curvature\n/ at the start": found.curvature.max(axis=-1),
     }
-    shown = [mean_and_sem(values) for values in columns.values()]
-    rows = [
-        [
-            f"{name}, {width}",
-            *(report.with_error(float(m[i, j]), float(s[i, j])) for m, s in shown),
-        ]
-        for i, name in enumerate(NETWORKS)
-        for j, width in enumerate(found.widths)
-    ]
     caption = (
-        f"Inputs are {found.separation:.3g} apart. Means over seeds with standard errors. "
-        "Curvature is the largest remainder of the loss over the squared norm of a step "
-        "along the gradient, for steps of four lengths."
+        f"Inputs are {found.separation:.3g} apart. Curvature is the largest remainder of "
+        "the loss over the squared norm of a step along the gradient, for four lengths."
     )
+    names = [f"{name}, {width}" for name in NETWORKS for width in found.widths]
+    rows = {head: values.reshape(len(names), -1) for head, values in columns.items()}
     title = "Gradients and smoothness along training"
-    return [report.table(title, ["network, width", *columns], rows, caption=caption)]
+    return [report.means_table(title, "network, width", names, rows, caption=caption)]
 
 
 def figure(found: AllenZhu):
@@ -258,9 +255,6 @@ EXPERIMENT = Experiment(
     verdict=verdict,
     tables=tables,
     figure=figure,
-    control=Control(
-        what="one input comes twice, with opposite labels: δ is zero",
-        change=lambda size: dataclasses.replace(size, is_repeated=True),
-    ),
+    control=CONTRADICTION,
     extras=("data",),
 )

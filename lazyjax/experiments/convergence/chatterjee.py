@@ -21,7 +21,13 @@ from lazyjax.certify.theorems import positive_start
 from lazyjax.data import sphere
 from lazyjax.dynamics import largest_stable_rate, train
 from lazyjax.experiments.judgement import Check, Judgement
-from lazyjax.experiments.record import Conditions, Control, Experiment, Size
+from lazyjax.experiments.record import (
+    CONTRADICTION,
+    Conditions,
+    Experiment,
+    Size,
+    contradicted,
+)
 from lazyjax.nets import Network, mlp
 from lazyjax.typing import Params
 
@@ -47,14 +53,14 @@ class ChatterjeeSize(Size):
         num_train: Training examples, no more than features.
         num_features: Dimension of inputs.
         num_steps: Of gradient descent.
-        is_dependent: Whether one input comes twice, with opposite labels.
+        is_contradicted: Whether one input comes twice, with opposite labels.
     """
 
     widths: tuple[int, ...] = (16, 256, 4096)
     num_train: int = 4
     num_features: int = 32
     num_steps: int = 2000
-    is_dependent: bool = False
+    is_contradicted: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,8 +117,8 @@ def measure(size: ChatterjeeSize, conditions: Conditions) -> Chatterjee:
     key_data, key = jax.random.split(conditions.key)
     data = sphere(size.num_train, size.num_features, key=key_data)
     x, y = data.x_train, data.y_train
-    if size.is_dependent:
-        x, y = x.at[-1].set(x[0]), y.at[-1].set(-y[0])
+    if size.is_contradicted:
+        x, y = contradicted(x, y)
     steps = np.unique(np.geomspace(1, size.num_steps, 60).round().astype(int))
     verdicts, margin, loss = [], [], []
     cases = [(kind, width) for kind in STARTS for width in size.widths]
@@ -253,8 +259,5 @@ EXPERIMENT = Experiment(
     verdict=verdict,
     tables=tables,
     figure=figure,
-    control=Control(
-        what="one input comes twice, with opposite labels: inputs are dependent",
-        change=lambda size: dataclasses.replace(size, is_dependent=True),
-    ),
+    control=CONTRADICTION,
 )

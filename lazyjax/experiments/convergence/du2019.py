@@ -29,7 +29,13 @@ from lazyjax.experiments.convergence._du2019_result import (
     power_of_width,
 )
 from lazyjax.experiments.judgement import Check, Judgement
-from lazyjax.experiments.record import Conditions, Control, Experiment, Size
+from lazyjax.experiments.record import (
+    CONTRADICTION,
+    Conditions,
+    Experiment,
+    Size,
+    contradicted,
+)
 from lazyjax.infinite import infinite_ntk
 from lazyjax.laziness import relative_distance
 from lazyjax.sweeps import sweep
@@ -58,8 +64,7 @@ class Du2019Size(Size):
         num_steps: Steps of gradient descent.
         num_observed: Steps at which kernels are evaluated, ends included; spaced
             geometrically.
-        is_repeated: Whether the last example repeats the input of the first, with the
-            opposite label.
+        is_contradicted: Whether one input comes twice, with opposite labels.
     """
 
     widths: tuple[int, ...]
@@ -67,7 +72,7 @@ class Du2019Size(Size):
     num_train: int = 100
     num_steps: int = 600
     num_observed: int = 6
-    is_repeated: bool = False
+    is_contradicted: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -92,8 +97,9 @@ def measure(size: Du2019Size, conditions: Conditions) -> Du2019Result:
     conditions.progress(0.0, "reading digits")
     key = conditions.key
     data = digits(size.num_train, num_test=0, classes="parity", key=key)
-    if size.is_repeated:
-        data = _with_repeated_input(data)
+    if size.is_contradicted:
+        x, y = contradicted(data.x_train, data.y_train)
+        data = dataclasses.replace(data, x_train=x, y_train=y)
     x, y = data.x_train, data.y_train
     ntk_infinite = infinite_ntk(du2019.ARCHITECTURE, x)
     learning_rate = 1 / jnp.linalg.eigvalsh(ntk_infinite)[-1]
@@ -120,15 +126,6 @@ def measure(size: Du2019Size, conditions: Conditions) -> Du2019Result:
         runs.observations,
         widths=size.widths,
         observed_at=observed_at,
-    )
-
-
-def _with_repeated_input(data: Dataset) -> Dataset:
-    """The same, but for the last example: the input of the first, and not its label."""
-    return dataclasses.replace(
-        data,
-        x_train=data.x_train.at[-1].set(data.x_train[0]),
-        y_train=data.y_train.at[-1].set(-data.y_train[0]),
     )
 
 
@@ -172,10 +169,7 @@ EXPERIMENT = Experiment(
     verdict=verdict,
     tables=Du2019Result.tables,
     figure=Du2019Result.figure,
-    control=Control(
-        what="an input comes twice, with opposite labels, so that λ₀ is zero",
-        change=lambda size: dataclasses.replace(size, is_repeated=True),
-    ),
+    control=CONTRADICTION,
     extras=("data",),
     numbers=Du2019Result.numbers,
 )

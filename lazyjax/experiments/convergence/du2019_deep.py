@@ -20,7 +20,13 @@ from lazyjax.certify.widths import du2019b, order_of_magnitude
 from lazyjax.data import digits
 from lazyjax.dynamics import largest_stable_rate, train
 from lazyjax.experiments.judgement import Check, Judgement
-from lazyjax.experiments.record import Conditions, Control, Experiment, Size
+from lazyjax.experiments.record import (
+    CONTRADICTION,
+    Conditions,
+    Experiment,
+    Size,
+    contradicted,
+)
 from lazyjax.nets import build
 
 KINDS: tuple[du2019b.NetworkKind, ...] = ("mlp", "resnet", "conv_resnet")
@@ -43,15 +49,15 @@ class Du2019DeepSize(Size):
         depth: Hidden layers of the networks trained.
         depths: Increasing depths at which kernels are evaluated.
         num_steps: Of gradient descent with momentum.
-        is_repeated: Whether one input comes twice, with opposite labels.
+        is_contradicted: Whether one input comes twice, with opposite labels.
     """
 
-    widths: tuple[int, ...] = (4, 32, 256)
-    num_train: int = 20
+    widths: tuple[int, ...] = (4, 64)
+    num_train: int = 16
     depth: int = 3
     depths: tuple[int, ...] = (2, 4, 8, 16)
-    num_steps: int = 2000
-    is_repeated: bool = False
+    num_steps: int = 1000
+    is_contradicted: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,11 +95,9 @@ def measure(size: Du2019DeepSize, conditions: Conditions) -> Du2019Deep:
     """Training of each kind and width on both labels; kernels of each depth."""
     data = digits(size.num_train, num_test=0, classes="parity", key=conditions.key)
     x, y = data.x_train, data.y_train
-    if size.is_repeated:
-        x, y = x.at[-1].set(x[0]), y.at[-1].set(-y[0])
     random = jnp.sign(jax.random.normal(conditions.key, y.shape, y.dtype))
-    if size.is_repeated:
-        random = random.at[-1].set(-random[0])
+    if size.is_contradicted:
+        (_, random), (x, y) = contradicted(x, random), contradicted(x, y)
     losses, eig_min, required = [], [], []
     for number, kind in enumerate(KINDS):
         # Rows of an image are pixels of 8 channels: the theorem's images have one axis.
@@ -236,7 +240,7 @@ EXPERIMENT = Experiment(
     sizes={
         "quick": Du2019DeepSize(),
         "brief": Du2019DeepSize(
-            widths=(64,), num_train=8, depth=2, depths=(4, 8), num_steps=1000
+            widths=(32,), num_train=8, depth=1, depths=(4, 8), num_steps=300
         ),
         "full": Du2019DeepSize(
             widths=(4, 16, 64, 256, 1024),
@@ -249,9 +253,6 @@ EXPERIMENT = Experiment(
     verdict=verdict,
     tables=tables,
     figure=figure,
-    control=Control(
-        what="an input comes twice, with opposite labels",
-        change=lambda size: dataclasses.replace(size, is_repeated=True),
-    ),
+    control=CONTRADICTION,
     extras=("data",),
 )

@@ -64,11 +64,11 @@ class PiecewiseAffineSize(Size):
         is_affine: Whether the activation is affine instead.
     """
 
-    widths: tuple[int, ...] = (16, 64, 256, 1024)
-    num_seeds: int = 5
-    num_train: int = 12
+    widths: tuple[int, ...] = (32, 256)
+    num_seeds: int = 4
+    num_train: int = 8
     num_features: int = 3
-    num_steps: int = 4000
+    num_steps: int = 6000
     is_affine: bool = False
 
 

@@ -21,7 +21,13 @@ from lazyjax.certify.measured import zou2018
 from lazyjax.data import digits
 from lazyjax.dynamics import losses
 from lazyjax.experiments.judgement import Check, Judgement
-from lazyjax.experiments.record import Conditions, Control, Experiment, Size
+from lazyjax.experiments.record import (
+    CONTRADICTION,
+    Conditions,
+    Experiment,
+    Size,
+    contradicted,
+)
 from lazyjax.laziness import SlopeFit, log_log_slope, mean_and_sem
 from lazyjax.nets import build
 
@@ -62,7 +68,7 @@ class Zou2018Size(Size):
         depth: Hidden layers.
         num_steps: Of either method.
         batch_size: Of the stochastic one.
-        is_repeated: Whether one input comes twice, with both labels.
+        is_contradicted: Whether one input comes twice, with opposite labels.
     """
 
     widths: tuple[int, ...] = (32, 128, 512)
@@ -71,7 +77,7 @@ class Zou2018Size(Size):
     depth: int = 3
     num_steps: int = 300
     batch_size: int = 10
-    is_repeated: bool = False
+    is_contradicted: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,8 +108,8 @@ def measure(size: Zou2018Size, conditions: Conditions) -> Zou2018:
     """Runs of gradient descent, full and stochastic."""
     data = digits(size.num_train, num_test=0, classes="parity", key=conditions.key)
     x, y = data.x_train, data.y_train
-    if size.is_repeated:
-        x, y = x.at[-1].set(x[0]), y.at[-1].set(-y[0])
+    if size.is_contradicted:
+        x, y = contradicted(x, y)
     gaps = jnp.linalg.norm(x[:, None] - x[None], axis=-1)
     gaps = jnp.where(y != y.T, gaps, jnp.inf)
     # The last layer is of signs, and is not trained.
@@ -269,9 +275,6 @@ EXPERIMENT = Experiment(
     verdict=verdict,
     tables=tables,
     figure=figure,
-    control=Control(
-        what="one input comes twice, with both labels: classes are not apart",
-        change=lambda size: dataclasses.replace(size, is_repeated=True),
-    ),
+    control=CONTRADICTION,
     extras=("data",),
 )

@@ -24,7 +24,7 @@ from lazyjax.dynamics import gradient_flow, linear_dynamics, observers
 from lazyjax.experiments.judgement import Check, Judgement
 from lazyjax.experiments.record import Conditions, Control, Experiment, Size
 from lazyjax.infinite import infinite_ntk
-from lazyjax.laziness import SlopeFit, log_log_slope, mean_and_sem
+from lazyjax.laziness import SlopeFit, log_log_slope
 from lazyjax.linalg import eigvalsh
 from lazyjax.nets import Network, build
 
@@ -215,18 +215,12 @@ def tables(found: ExactVsLinearized) -> list[Table]:
         "min over t of\nλmin H(t)": found.eig_min,
         "largest gap\nto linear": found.gap,
     }
-    shown = [mean_and_sem(values) for values in columns.values()]
-    rows = [
-        [str(width), *(report.with_error(float(m[i]), float(s[i])) for m, s in shown)]
-        for i, width in enumerate(found.widths)
-    ]
     caption = (
-        "Largest over times, means over seeds with standard errors in the last digits. "
-        f"Exponent of the gap: {float(found.slope.slope):.2f} ± "
+        f"Largest over times. Exponent of the gap: {float(found.slope.slope):.2f} ± "
         f"{float(found.slope.slope_sem):.2f}; theory: at most -1/2."
     )
     title = "Flows of networks and of their linear models"
-    return [report.table(title, ["width", *columns], rows, caption=caption)]
+    return [report.means_table(title, "width", found.widths, columns, caption=caption)]
 
 
 def figure(found: ExactVsLinearized):
