@@ -31,7 +31,7 @@ from lazyjax.experiments.record import (
 from lazyjax.nets import Network, mlp
 from lazyjax.typing import Params
 
-STARTS = ("random", "random, large weights", "positive")
+STARTS = ("random", "random, large", "positive")
 # Theorems on smooth networks, in the order of the table.
 CRITERIA = {
     "polyak": "PL for all\nparameters",
@@ -52,6 +52,7 @@ class ChatterjeeSize(Size):
         widths: Of hidden layers.
         num_train: Training examples, no more than features.
         num_features: Dimension of inputs.
+        depth: Hidden layers of networks with positive starts; others have one.
         num_steps: Of gradient descent.
         is_contradicted: Whether one input comes twice, with opposite labels.
     """
@@ -59,7 +60,8 @@ class ChatterjeeSize(Size):
     widths: tuple[int, ...] = (16, 256, 4096)
     num_train: int = 4
     num_features: int = 32
-    num_steps: int = 2000
+    depth: int = 1
+    num_steps: int = 1000
     is_contradicted: bool = False
 
 
@@ -96,10 +98,10 @@ class Chatterjee:
 
 
 def _start(
-    kind: str, width: int, x: jax.Array, y: jax.Array, key: jax.Array
+    kind: str, width: int, depth: int, x: jax.Array, y: jax.Array, key: jax.Array
 ) -> tuple[Network, Params]:
     if kind == "positive":
-        found = positive_start.positive_init(x, y, width=width)
+        found = positive_start.positive_init(x, y, width=width, depth=depth)
         return found.network, found.params
     w_std = 12.0 if "large" in kind else 1.0
     network = mlp(
@@ -124,7 +126,7 @@ def measure(size: ChatterjeeSize, conditions: Conditions) -> Chatterjee:
     cases = [(kind, width) for kind in STARTS for width in size.widths]
     for number, (kind, width) in enumerate(cases):
         conditions.progress(number / len(cases), f"{kind} start of width {width}")
-        network, params = _start(kind, width, x, y, key)
+        network, params = _start(kind, width, size.depth, x, y, key)
         found = compare(network, params, x, y, rigor="float").certificates
         words = {"CERTIFIED": 1.0, "INCONCLUSIVE": 0.0, "REFUTED": -1.0}
         verdicts.append([words[found[name].verdict.value] for name in CRITERIA])
@@ -252,7 +254,7 @@ EXPERIMENT = Experiment(
         "quick": ChatterjeeSize(),
         "brief": ChatterjeeSize(widths=(16, 4096), num_steps=500),
         "full": ChatterjeeSize(
-            widths=(16, 64, 256, 1024, 4096, 16384), num_train=20, num_features=100
+            widths=(16, 64, 256, 1024, 4096), num_train=20, num_features=100, depth=3
         ),
     },
     measure=measure,

@@ -55,8 +55,8 @@ class Du2019DeepSize(Size):
     widths: tuple[int, ...] = (4, 64)
     num_train: int = 16
     depth: int = 3
-    depths: tuple[int, ...] = (2, 4, 8, 16)
-    num_steps: int = 1000
+    depths: tuple[int, ...] = (2, 4, 8)
+    num_steps: int = 600
     is_contradicted: bool = False
 
 
@@ -205,11 +205,12 @@ def figure(found: Du2019Deep):
     left, right = figure.subplots(1, 2)
     steps = 10 * np.arange(found.loss.shape[-1])
     series = {
-        f"{name}, {labels}": np.maximum(found.loss[i, -1, j], 1e-9)
+        f"{name}, {labels}": np.maximum(found.loss[i, -1, j], 1e-30)
         for i, name in enumerate(NAMES)
         for j, labels in enumerate(("true", "random"))
     }
     plot.curves(left, steps, series, log="y", is_marked=False)
+    left.set_ylim(ZERO / 1000, 2)
     depths = np.asarray(found.depths, float)
     plot.curves(
         right,

@@ -123,7 +123,9 @@ def measure(size: RandomLabelsSize, conditions: Conditions) -> RandomLabels:
     eigenvalues, vectors = np.linalg.eigh(np.asarray(kernel, np.float64))
     projections = np.stack([(vectors.T @ y_set[:, 0]) ** 2 for y_set in labels])
     complexity = arora2019.complexity(
-        x, np.concatenate([y, *shuffles], axis=1), architecture=spec
+        x,
+        np.concatenate([y, *shuffles], axis=1),
+        architecture=dataclasses.replace(spec, output_scale=1.0),
     ).value
     return RandomLabels(
         residual=np.stack(residual),

@@ -71,11 +71,11 @@ class Zou2018Size(Size):
         is_contradicted: Whether one input comes twice, with opposite labels.
     """
 
-    widths: tuple[int, ...] = (32, 128, 512)
+    widths: tuple[int, ...] = (32, 96, 288)
     num_seeds: int = 3
     num_train: int = 40
     depth: int = 3
-    num_steps: int = 300
+    num_steps: int = 200
     batch_size: int = 10
     is_contradicted: bool = False
 
