@@ -51,8 +51,8 @@ class HowWideSize(Size):
 
     train_sizes: tuple[int, ...] = (8, 16, 32)
     num_features: int = 16
-    max_width: int = 16384
-    num_starts: int = 2
+    max_width: int = 4096
+    num_starts: int = 1
     target_train: int = 50_000
     target_features: int = 512 * 512 * 3
     target_classes: int = 1000
@@ -236,7 +236,9 @@ EXPERIMENT = Experiment(
     "those that reach it: powers of n of 4 to 24, where a few units do.",
     sizes={
         "quick": HowWideSize(),
-        "brief": HowWideSize(train_sizes=(4, 8), num_features=8, max_width=512),
+        "brief": HowWideSize(
+            train_sizes=(3, 4, 6), num_features=8, max_width=64, num_starts=1
+        ),
         "full": HowWideSize(
             train_sizes=(8, 16, 32, 64, 128, 256), num_features=64, num_starts=5
         ),
