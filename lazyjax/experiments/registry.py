@@ -14,7 +14,6 @@ _MODULES = {
     "random-labels": "convergence.random_labels",
     "chatterjee": "convergence.chatterjee",
     "allen-zhu": "convergence.allen_zhu",
-    "how-wide": "convergence.how_wide",
     "piecewise-affine": "convergence.piecewise_affine",
     "simon2023": "generalization.simon2023",
 }
