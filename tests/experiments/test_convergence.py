@@ -17,6 +17,7 @@ def brief(request):
     return request.param, checked_run(request.param, word="reproduced")
 
 
+@pytest.mark.slow
 def test_brief_is_reproduced(brief):
     name, result = brief
     assert all(check.word == "reproduced" for check in result.verdict.checks)

@@ -294,6 +294,7 @@ def test_bad_sizes_are_refused_by_name(own_errors, changes, message):
         Du2019Size(**({"widths": (8, 16)} | changes))
 
 
+@pytest.mark.slow
 def test_the_verdict_needs_inputs_that_are_not_parallel():
     result = checked_run("du2019", word="reproduced")
     assert result.verdict.checks[0].measured == 1

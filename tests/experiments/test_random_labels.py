@@ -9,6 +9,7 @@ from tests.helpers.experiments import check_control, check_repeatable, checked_r
 pytestmark = pytest.mark.once
 
 
+@pytest.mark.slow
 def test_shuffled_labels_are_fitted_later():
     found = checked_run("random-labels", word="reproduced").measured
     assert np.all(found.training_error == 0)

@@ -55,7 +55,7 @@ class AllenZhuSize(Size):
         is_contradicted: Whether one input comes twice, with opposite labels.
     """
 
-    widths: tuple[int, ...] = (32, 256)
+    widths: tuple[int, ...] = (32, 512)
     num_seeds: int = 2
     num_train: int = 10
     depth: int = 2
@@ -233,6 +233,12 @@ def figure(found: AllenZhu):
         )
         plot.curves(axes, steps, series, log="xy", guides=limit, is_marked=False)
         plot.style_axes(axes, xlabel="step (start at ½)", ylabel=ylabel, title=title)
+        if threshold is None:
+            axes.set_ylim(FLOOR, 2)
+            axes.legend(fontsize=8, frameon=False, loc="lower left")
+        else:  # the legend is that of the first panel
+            axes.set_title(f"{title} (dotted: threshold)", fontsize=9, loc="left")
+            axes.get_legend().remove()
     return figure
 
 

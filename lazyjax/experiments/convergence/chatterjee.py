@@ -216,12 +216,14 @@ def figure(found: Chatterjee):
     series = {
         f"{kind}, {found.widths[j]}"
         f"{'' if found.is_certified[i, j] else ' (silent)'}": np.maximum(
-            found.loss[i, j], 1e-12
+            found.loss[i, j], 1e-30
         )
         for i, kind in enumerate(STARTS)
         for j in (0, len(found.widths) - 1)
     }
     plot.curves(left, steps, series, log="xy", is_marked=False)
+    left.legend(fontsize=8, frameon=False, loc="lower left")
+    left.set_ylim(1e-12, 2)
     plot.curves(
         right,
         np.asarray(found.widths, float),
