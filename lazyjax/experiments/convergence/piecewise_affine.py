@@ -182,7 +182,7 @@ def tables(found: PiecewiseAffine) -> list[Table]:
                     str(width),
                     f"{np.sum(last <= ZERO)}/{len(last)}",
                     f"{np.median(last):.1e}",
-                    report.with_error(rate[i, j], rate_sem[i, j]),
+                    report.with_error(float(rate[i, j]), float(rate_sem[i, j])),
                     f"{np.median(found.steadiness[i, j]):.2f}",
                 ]
             )
