@@ -251,9 +251,7 @@ EXPERIMENT = Experiment(
     "smooth (Theorems 1, 3 and 4; numbers not checked); so it is for recurrent networks.",
     sizes={
         "quick": AllenZhuSize(),
-        "brief": AllenZhuSize(
-            widths=(32, 256), num_seeds=2, num_train=5, num_steps=500
-        ),
+        "brief": AllenZhuSize(widths=(512,), num_train=5, num_steps=300),
         "full": AllenZhuSize(
             widths=(32, 128, 512, 2048), num_seeds=10, num_train=50, num_steps=50_000
         ),
