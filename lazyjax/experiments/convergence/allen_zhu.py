@@ -7,6 +7,7 @@ shared over time, the same is the harder claim. Both are measured along runs.
 """
 
 import dataclasses
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -152,7 +153,9 @@ def verdict(found: AllenZhu) -> Judgement:
     """Convergence, the gradient bound and smoothness at the largest width."""
     checks = []
     for i, name in enumerate(NETWORKS):
-        numbers = (
+        numbers: tuple[
+            tuple[str, float, Literal["at most", "at least"], float], ...
+        ] = (
             (
                 "largest relative loss",
                 found.loss[i, -1, :, -1].max(),

@@ -235,7 +235,7 @@ def _analysis(
         minimum_angle=minimum_angle(data.x_train),
         eig_min=found["eig_min"][..., 0],
         **scaling,
-        flips=1 - seen["activation_stability"][..., -1],
+        flips=1 - jnp.asarray(seen["activation_stability"])[..., -1],
         loss=jnp.asarray(loss),
         loss_linear=found["loss_linear"],
         rate=_late_rate(jnp.asarray(loss), learning_rate),

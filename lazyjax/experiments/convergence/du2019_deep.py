@@ -86,8 +86,8 @@ class Du2019Deep:
 
     def smallest(self, kind: int) -> int | None:
         """Smallest width from which on both labels reach zero loss."""
-        fits = (self.loss[kind, :, :, -1] <= ZERO).all(axis=1)
-        good = [w for i, w in enumerate(self.widths) if fits[i:].all()]
+        fits = self.loss[kind, :, :, -1].max(axis=1) <= ZERO
+        good = [w for i, w in enumerate(self.widths) if np.all(fits[i:])]
         return good[0] if good else None
 
 
