@@ -7,7 +7,14 @@ from lazyjax.experiments.record import Experiment
 
 # Modules are imported when their experiment is asked for: each defines `EXPERIMENT`.
 _MODULES = {
+    "exact-vs-linearized": "lazy.exact_vs_linearized",
     "du2019": "convergence.du2019",
+    "du2019-deep": "convergence.du2019_deep",
+    "zou2018": "convergence.zou2018",
+    "random-labels": "convergence.random_labels",
+    "chatterjee": "convergence.chatterjee",
+    "allen-zhu": "convergence.allen_zhu",
+    "piecewise-affine": "convergence.piecewise_affine",
     "simon2023": "generalization.simon2023",
 }
 _registered: dict[str, Experiment] = {}
