@@ -21,8 +21,8 @@ from lazyjax.spectrum import WeightSpectrum
 from lazyjax.typing import AnyArray
 
 # Okabe and Ito's palette, told apart by all common forms of colour vision.
-_COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7")
-_MARKERS = ("o", "s", "^", "D")
+_COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _FONT = 9.0
 
 
@@ -116,6 +116,62 @@ def loss_curves(
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.legend(fontsize=_FONT - 1, frameon=False, loc="lower left")
+
+
+def curves(
+    axes: Axes,
+    x: AnyArray,
+    series: Mapping[str, AnyArray],
+    *,
+    log: str = "",
+    guides: Mapping[str, AnyArray] | None = None,
+    is_marked: bool = True,
+) -> None:
+    """Quantities against an abscissa: means over seeds and their standard errors.
+
+    Args:
+        axes: Where to draw.
+        x: Abscissa, `(num_points,)`.
+        series: Values `(num_points,)`, or `(num_points, seeds)`, by label; at most
+            seven.
+        log: Which axes are logarithmic: "", "x", "y" or "xy".
+        guides: What theory says, `(num_points,)` by label, as dotted lines.
+        is_marked: Whether points are marked, with bars for errors; else errors are
+            shaded.
+
+    Raises:
+        ValueError: If there are more series than colours.
+    """
+    if len(series) > len(_COLORS):
+        raise ValueError(
+            f"`series` must be at most {len(_COLORS)} to be told apart; got "
+            f"{len(series)}."
+        )
+    x = np.asarray(x)
+    for color, marker, label in zip(_COLORS, _MARKERS, series, strict=False):
+        values = np.asarray(series[label], float).reshape(len(x), -1)
+        if is_marked:
+            mean = _means(axes, x, values, color, marker, label)
+            axes.plot(x, mean, color=color, linewidth=1.2)
+            continue
+        mean, sem = (np.asarray(array, float) for array in mean_and_sem(values))
+        axes.plot(x, mean, color=color, linewidth=1.6, label=label)
+        if values.shape[1] > 1:
+            low, high = mean - sem, mean + sem
+            axes.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
+    dashes = (":", (0, (4, 2)), (0, (6, 2, 1, 2)))
+    for dash, (label, values) in zip(
+        dashes * len(guides or ()), (guides or {}).items(), strict=False
+    ):
+        axes.plot(x, values, color="0.35", linewidth=1.1, linestyle=dash, label=label)
+    if "x" in log:
+        axes.set_xscale("log")
+    if "y" in log:
+        axes.set_yscale("log")
+    if is_marked and len(x) <= 10:
+        axes.set_xticks(x, [f"{value:g}" for value in x.tolist()])
+        axes.xaxis.set_minor_locator(NullLocator())
+    axes.legend(fontsize=_FONT - 1, frameon=False)
 
 
 def scaling(

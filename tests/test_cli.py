@@ -1,5 +1,6 @@
 """The command line: exit codes, what goes to which stream, all or no files."""
 
+import dataclasses
 import errno
 import json
 import sys
@@ -12,15 +13,20 @@ from typer.testing import CliRunner
 
 import lazyjax
 from lazyjax.cli.app import app
-from lazyjax.experiments import du2019
-from lazyjax.experiments.du2019 import Size
+from lazyjax.experiments import EXPERIMENTS
+from lazyjax.experiments.convergence.du2019 import Du2019Size
 
-TINY = Size(widths=(8, 16), num_seeds=2, num_train=12, num_steps=30, num_observed=4)
+TINY = Du2019Size(
+    widths=(8, 16), num_seeds=2, num_train=12, num_steps=30, num_observed=4
+)
 
 
 @pytest.fixture
 def tiny(monkeypatch):
-    monkeypatch.setattr(du2019, "SIZES", {"quick": TINY, "brief": TINY})
+    experiment = dataclasses.replace(
+        EXPERIMENTS["du2019"], sizes={"quick": TINY, "brief": TINY}
+    )
+    monkeypatch.setattr("lazyjax.experiments.EXPERIMENTS", {"du2019": experiment})
 
 
 @pytest.fixture
@@ -28,14 +34,11 @@ def failing(monkeypatch):
     """Let the experiment raise what the test puts into the list."""
     error = []
 
-    class Registry(dict):
-        def __getitem__(self, name):
-            return self
+    def fail(size, conditions):
+        raise error[0]
 
-        def run(self, **arguments):
-            raise error[0]
-
-    monkeypatch.setattr("lazyjax.experiments.EXPERIMENTS", Registry())
+    experiment = dataclasses.replace(EXPERIMENTS["du2019"], measure=fail)
+    monkeypatch.setattr("lazyjax.experiments.EXPERIMENTS", {"du2019": experiment})
     return error
 
 
@@ -61,7 +64,7 @@ def test_quickstart_prints_tables_and_writes_both_files(tiny, tmp_path):
     ]
     assert (out / "quickstart.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     parsed = json.loads((out / "quickstart.json").read_text())
-    assert parsed["widths"] == list(TINY.widths)
+    assert parsed["measured"]["widths"] == list(TINY.widths)
     for heading in ("2 seeds, 30 steps", "Powers of the width", "Du et al.'s argument"):
         assert heading in result.stdout
         assert heading not in result.stderr
@@ -77,7 +80,7 @@ def test_version_is_that_of_the_package():
 
 
 def test_experiments_are_listed():
-    result = call("experiments")
+    result = call("reproduce", "--list")
     assert result.exit_code == 0
     assert "du2019: " in result.stdout
     assert "arXiv:1810.02054" in result.stdout

@@ -318,6 +318,10 @@ def test_commands_say_what_there_is_and_what_to_download(tmp_path, monkeypatch):
     shown = runner.invoke(app, ["data", "where", "cifar10"])
     assert shown.stdout == where("cifar10") + "\n"
     assert runner.invoke(app, ["data", "where", "imagenet"]).exit_code == 2
+    monkeypatch.setenv("LAZYJAX_DATA_DIR", str(tmp_path / "nowhere"))
+    refused = runner.invoke(app, ["reproduce", "du2019"])
+    assert refused.exit_code == 2
+    assert "--data-dir must be a folder" in " ".join(refused.output.split())
 
 
 def real_mnist():

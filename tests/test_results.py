@@ -43,7 +43,7 @@ NAMESPACES = [
     "lazyjax.certify.widths.separation",
     "lazyjax.data",
     "lazyjax.dynamics",
-    "lazyjax.experiments.du2019",
+    "lazyjax.experiments.convergence.du2019",
     "lazyjax.infinite.predict",
     "lazyjax.interop.neural_tangents",
     "lazyjax.laziness",

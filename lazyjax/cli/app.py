@@ -7,7 +7,6 @@ import typer
 import lazyjax
 from lazyjax.cli.commands.certify import certify_app
 from lazyjax.cli.commands.datasets import data_app
-from lazyjax.cli.commands.experiments import experiments
 from lazyjax.cli.commands.forecast import forecast
 from lazyjax.cli.commands.quickstart import quickstart
 from lazyjax.cli.commands.reproduce import reproduce
@@ -45,7 +44,7 @@ def _lazyjax(
     """Lazy training and neural tangent kernels in JAX."""
 
 
-for command in (quickstart, sweep, spectrum, forecast, reproduce, experiments):
+for command in (quickstart, sweep, spectrum, forecast, reproduce):
     app.command()(command)
 app.add_typer(
     certify_app,

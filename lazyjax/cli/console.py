@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -26,6 +27,15 @@ def bad_usage(option: str | None = None) -> Iterator[None]:
         yield
     except (TypeError, ValueError) as error:
         raise typer.BadParameter(str(error), param_hint=option) from error
+
+
+def numbers(kind: Callable[[str], Any], text: str, option: str) -> list[Any]:
+    """Numbers of a list with commas, or bad usage of that option."""
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError:
+        message = f"must be numbers with commas between them; got {text!r}."
+        raise typer.BadParameter(message, param_hint=option) from None
 
 
 @contextmanager

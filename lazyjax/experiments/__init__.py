@@ -1,12 +1,29 @@
-"""Published experiments, one file each, and the registry that names them."""
+"""Published experiments, one file each, and what all of them share.
 
-from lazyjax.experiments import du2019, simon2023
+An `Experiment` says what a source claims and how it is measured. `run` measures it, and
+judges by a rule that was fixed beforehand whether the claim is reproduced.
+"""
+
+from lazyjax.experiments.judgement import (
+    INCONCLUSIVE as INCONCLUSIVE,
+    NOT_REPRODUCED as NOT_REPRODUCED,
+    REPRODUCED as REPRODUCED,
+    Check as Check,
+    Judgement as Judgement,
+)
+from lazyjax.experiments.record import (
+    Conditions as Conditions,
+    Control as Control,
+    Experiment as Experiment,
+    Size as Size,
+)
 from lazyjax.experiments.registry import (
     EXPERIMENTS as EXPERIMENTS,
-    Experiment as Experiment,
-    Result as Result,
     register as register,
 )
-
-register(du2019.EXPERIMENT)
-register(simon2023.EXPERIMENT)
+from lazyjax.experiments.running import (
+    PlannedRun as PlannedRun,
+    Result as Result,
+    plan as plan,
+    run as run,
+)

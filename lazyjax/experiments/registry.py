@@ -1,63 +1,33 @@
-"""The experiments that there are: one record each, open to those of others."""
+"""The experiments that there are: one line each, open to those of others."""
 
-import dataclasses
-import types
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+import importlib
+from collections.abc import Iterator, Mapping
 
-from rich.table import Table
+from lazyjax.experiments.record import Experiment
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-
-@runtime_checkable
-class Result(Protocol):
-    """Outcome of an experiment: arrays that can be shown in three ways."""
-
-    def tables(self) -> Sequence[Table]:
-        """Tables to print, in order."""
-        ...
-
-    def figure(self) -> "Figure":
-        """Figure to save; needs matplotlib."""
-        ...
-
-    def summary(self) -> dict[str, Any]:
-        """Everything measured, for `lazyjax.report.json_bytes`."""
-        ...
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Experiment:
-    """An experiment that `lazyjax reproduce` can run.
-
-    Attributes:
-        name: What it is called by; also the stem of the files that it writes.
-        title: What it shows, in a few words.
-        source: Where it was published.
-        run: Function `(*, size, seed, progress) -> Result`.
-        sizes: Names of sizes that `run` takes, of which the first is the default.
-        extras: Extras of lazyjax that it needs beside "plot", such as "data".
-    """
-
-    name: str
-    title: str
-    source: str
-    run: Callable[..., Result]
-    sizes: tuple[str, ...]
-    extras: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not self.name.isidentifier():
-            raise ValueError(f"`name` must be a Python identifier; got {self.name!r}.")
-        if not self.sizes:
-            raise ValueError("`sizes` must name one size at least.")
-
-
+# Modules are imported when their experiment is asked for: each defines `EXPERIMENT`.
+_MODULES = {
+    "du2019": "convergence.du2019",
+    "simon2023": "generalization.simon2023",
+}
 _registered: dict[str, Experiment] = {}
 
-EXPERIMENTS: Mapping[str, Experiment] = types.MappingProxyType(_registered)
+
+class _Experiments(Mapping[str, Experiment]):
+    def __getitem__(self, name: str) -> Experiment:
+        if name not in _registered and name in _MODULES:
+            module = importlib.import_module(f"lazyjax.experiments.{_MODULES[name]}")
+            register(module.EXPERIMENT)
+        return _registered[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*_MODULES, *(_registered.keys() - _MODULES)])
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+
+EXPERIMENTS: Mapping[str, Experiment] = _Experiments()
 """All registered experiments by name."""
 
 
@@ -73,10 +43,16 @@ def register(experiment: Experiment) -> Experiment:
     Raises:
         ValueError: If there is another of that name.
     """
-    known = _registered.setdefault(experiment.name, experiment)
+    name = experiment.name
+    if name in _MODULES:
+        module = importlib.import_module(f"lazyjax.experiments.{_MODULES[name]}")
+        known = module.EXPERIMENT
+    else:
+        known = experiment
+    known = _registered.setdefault(name, known)
     if known != experiment:
         raise ValueError(
-            f"`experiment` must have a name of its own; {experiment.name!r} is "
-            f"{known.title!r} already."
+            f"`experiment` must have a name of its own; {name!r} is {known.title!r} "
+            "already."
         )
     return experiment

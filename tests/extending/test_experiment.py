@@ -4,7 +4,6 @@ import dataclasses
 import json
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import pytest
 from rich.table import Table
@@ -12,7 +11,16 @@ from typer.testing import CliRunner
 
 import lazyjax
 from lazyjax.cli.app import app
-from lazyjax.experiments import EXPERIMENTS, Experiment, register
+from lazyjax.experiments import (
+    EXPERIMENTS,
+    Check,
+    Control,
+    Experiment,
+    Judgement,
+    Size,
+    register,
+    run,
+)
 
 pytestmark = pytest.mark.once
 
@@ -21,40 +29,70 @@ pytestmark = pytest.mark.once
 class Losses:
     runs: lazyjax.sweeps.Sweep
 
-    def tables(self):
-        return [Table("loss", title=str(self.summary()))]
-
-    def figure(self):
-        figure = lazyjax.plot.figure()
-        figure.subplots().plot(self.summary()["losses"])
-        return figure
-
-    def summary(self):
-        return {"losses": self.runs.loss[0, :, 0, 0, -1].tolist()}
+    @property
+    def last(self):
+        return self.runs.loss[0, :, 0, 0, -1]
 
 
-def run(*, size, seed, progress=False):
-    settings = {"learning_rates": [0.1], "num_steps": 20, "progress": progress}
-    x, y, widths = jnp.eye(2), jnp.ones((2, 1)), [{"small": 2, "large": 4}[size]]
-    settings |= {"widths": widths, "num_seeds": 3, "key": jax.random.key(seed)}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OnesSize(Size):
+    widths: tuple[int, ...]
+    num_seeds: int = 3
+    rate: float = 0.1
+
+
+def measure(size, conditions):
+    settings = {"learning_rates": [size.rate], "num_steps": 20}
+    settings |= {"widths": size.widths, "num_seeds": size.num_seeds}
+    settings |= {"key": conditions.key, "progress": conditions.progress}
+    x, y = jnp.eye(2), jnp.ones((2, 1))
     return Losses(lazyjax.sweep(lazyjax.Architecture(), x, y, **settings))
 
 
+def verdict(found):
+    largest = float(found.last.max() / found.runs.loss[..., 0].min())
+    return Judgement.of(
+        [Check(statement="loss", measured=largest, sense="at most", threshold=0.5)]
+    )
+
+
+def figure(found):
+    figure = lazyjax.plot.figure()
+    figure.subplots().plot(found.last)
+    return figure
+
+
 EXPERIMENT = Experiment(
-    name="ones", title="Two ones", source="None", run=run, sizes=("small", "large")
+    name="two-ones",
+    title="Two ones",
+    source="None",
+    claim="The loss falls.",
+    sizes={"small": OnesSize(widths=(2,)), "large": OnesSize(widths=(4,))},
+    measure=measure,
+    verdict=verdict,
+    tables=lambda found: [Table("loss", title=str(found.last))],
+    figure=figure,
+    control=Control(
+        what="nothing is learnt", change=lambda s: dataclasses.replace(s, rate=1e-9)
+    ),
+    numbers=lambda found: {"losses": found.last.tolist()},
 )
 
 
 def test_it_is_listed_run_saved_and_loaded(tmp_path):
-    assert register(EXPERIMENT) is EXPERIMENTS["ones"]
-    result: Any = EXPERIMENTS["ones"].run(size="large", seed=1)
-    path = result.runs.save(tmp_path / "runs.npz")
-    assert Losses(lazyjax.sweeps.Sweep.load(path)).summary() == result.summary()
+    assert register(EXPERIMENT) is EXPERIMENTS["two-ones"]
+    result: Any = run("two-ones", size="large", seed=1)
+    path = result.measured.runs.save(tmp_path / "runs.npz")
+    loaded = Losses(lazyjax.sweeps.Sweep.load(path))
+    assert loaded.last.tolist() == result.measured.last.tolist()
     call = lambda *args: CliRunner().invoke(app, ["reproduce", *args])
-    assert "ones: Two ones. None." in call().stdout
-    for name in ("ones", f"{__name__}:EXPERIMENT"):
+    assert "two-ones: Two ones. None." in call().stdout
+    for name in ("two-ones", f"{__name__}:EXPERIMENT"):
         done = call(name, "--size=large", "--seed=1", f"--out={tmp_path / name}")
         assert done.exit_code == 0, done.output
-        written = json.loads((tmp_path / name / "ones.json").read_text())
-        assert written["losses"] == pytest.approx(result.summary()["losses"], rel=1e-6)
-    assert call("onse").exit_code == call("ones", "--size=none").exit_code == 2
+        written = json.loads((tmp_path / name / "two-ones.json").read_text())
+        losses = written["measured"]["losses"]
+        assert losses == pytest.approx(result.measured.last.tolist(), rel=1e-6)
+    controlled = call("two-ones", "--size=large", "--control", f"--out={tmp_path}")
+    assert "not reproduced: loss is 5" in controlled.stdout
+    assert call("two-onse").exit_code == call("two-ones", "--size=none").exit_code == 2

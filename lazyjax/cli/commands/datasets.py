@@ -7,16 +7,9 @@ from typing import Annotated
 import typer
 
 from lazyjax.cli.console import bad_usage, one_line_errors, table_console
+from lazyjax.cli.data import DataDir
 
 data_app = typer.Typer(no_args_is_help=True)
-
-DataDir = Annotated[
-    Path | None,
-    typer.Option(
-        envvar="LAZYJAX_DATA_DIR",
-        help="Folder of data sets that do not come with lazyjax.",
-    ),
-]
 
 _BUNDLED = ("digits", "breast_cancer", "wine", "diabetes")
 

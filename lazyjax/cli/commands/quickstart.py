@@ -1,12 +1,14 @@
 """`lazyjax quickstart`: the experiment on lazy two-layer networks."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import typer
 
-from lazyjax.cli.commands.reproduce import X64, Seed, run_and_write
+from lazyjax.cli import outcomes
+from lazyjax.cli.commands.reproduce import X64, Seed
+from lazyjax.cli.console import one_line_errors
 
 
 def quickstart(
@@ -27,19 +29,11 @@ def quickstart(
     Trains by gradient descent, compares each network to its linear model, fits how
     kernels scale with width, and measures Du et al.'s (2019) proof step by step.
     """
-
-    def run(progress: Any) -> Any:
-        from lazyjax.experiments import EXPERIMENTS
-
-        size = "brief" if quick else "quick"
-        return EXPERIMENTS["du2019"].run(size=size, seed=seed, progress=progress)
-
     if x64:
         jax.config.update("jax_enable_x64", True)
-    run_and_write(
-        "quickstart",
-        run,
-        extras=("data", "plot"),
-        stem="quickstart",
-        out=out,
-    )
+    with one_line_errors():
+        from lazyjax.experiments import EXPERIMENTS, plan
+
+        size = "brief" if quick else "quick"
+        planned = plan(EXPERIMENTS["du2019"], size=size, seed=seed)
+    outcomes.run_one("quickstart", planned, out=out, stem="quickstart")

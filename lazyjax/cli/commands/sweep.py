@@ -3,14 +3,14 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import typer
 
 import lazyjax
 from lazyjax.cli import interrupts
-from lazyjax.cli.console import bad_usage, one_line_errors
+from lazyjax.cli.console import bad_usage, numbers, one_line_errors
 from lazyjax.cli.extras import require
 from lazyjax.files.writing import check_file
 from lazyjax.sweeps.checkpoint import check_checkpoint, kept_files
@@ -44,9 +44,9 @@ def sweep(
     with a checkpoint goes on with what the folder holds.
     """
     _check_output(out, checkpoint)
-    width_list = _numbers(int, widths, "--widths")
-    alpha_list = _numbers(float, alphas, "--alphas")
-    rate_list = _numbers(float, rates, "--rates")
+    width_list = numbers(int, widths, "--widths")
+    alpha_list = numbers(float, alphas, "--alphas")
+    rate_list = numbers(float, rates, "--rates")
     if x64:
         jax.config.update("jax_enable_x64", True)
     interrupts.after_interrupt(out, otherwise=_kept_message(out, checkpoint))
@@ -107,15 +107,6 @@ def _kept_message(out: Path, checkpoint: Path | None) -> Callable[[], str]:
         )
 
     return message
-
-
-def _numbers(kind: Callable[[str], Any], text: str, option: str) -> list[Any]:
-    """Numbers of a list with commas, or bad usage of that option."""
-    try:
-        return [kind(part) for part in text.split(",")]
-    except ValueError:
-        message = f"must be numbers with commas between them; got {text!r}."
-        raise typer.BadParameter(message, param_hint=option) from None
 
 
 def _check_output(out: Path, checkpoint: Path | None) -> None:

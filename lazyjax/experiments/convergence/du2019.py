@@ -9,7 +9,6 @@ the kernel $H(0)$ frozen, in closed form.
 
 import dataclasses
 import functools
-import itertools
 import math
 import types
 from collections.abc import Mapping
@@ -19,16 +18,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lazyjax._checks import check_at_least, check_choice
+from lazyjax._checks import check_at_least
 from lazyjax.certify import measured
 from lazyjax.certify.widths import du2019
 from lazyjax.data import Dataset, digits, minimum_angle
 from lazyjax.dynamics import linear_dynamics, observers
-from lazyjax.experiments._du2019_result import Du2019Result, fitted_slope
-from lazyjax.experiments.registry import Experiment
+from lazyjax.experiments.convergence._du2019_result import (
+    ALLOWANCE,
+    Du2019Result,
+    fitted_slope,
+)
+from lazyjax.experiments.judgement import Check, Judgement
+from lazyjax.experiments.record import Conditions, Control, Experiment, Size
 from lazyjax.infinite import infinite_ntk
 from lazyjax.laziness import relative_distance
-from lazyjax.progress import Progress, progress_reporter
 from lazyjax.sweeps import sweep
 from lazyjax.typing import AnyArray
 
@@ -38,7 +41,7 @@ _OBSERVERS = (observers.outputs, observers.ntk, observers.parameter_distance)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Size:
+class Du2019Size(Size):
     """How much is computed.
 
     Attributes:
@@ -48,6 +51,8 @@ class Size:
         num_steps: Steps of gradient descent.
         num_observed: Steps at which kernels are evaluated, ends included; spaced
             geometrically.
+        is_repeated: Whether the last example repeats the input of the first, with the
+            opposite label.
     """
 
     widths: tuple[int, ...]
@@ -55,78 +60,51 @@ class Size:
     num_train: int = 100
     num_steps: int = 600
     num_observed: int = 6
+    is_repeated: bool = False
 
     def __post_init__(self) -> None:
-        increasing = all(a < b for a, b in itertools.pairwise(self.widths))
-        if len(self.widths) < 2 or not increasing:
-            raise ValueError(
-                f"`widths` must be two or more increasing widths; got {self.widths}."
-            )
-        check_at_least("widths[0]", self.widths[0], 1)
-        check_at_least("num_seeds", self.num_seeds, 2)
-        check_at_least("num_train", self.num_train, 2)
-        check_at_least("num_steps", self.num_steps, 1)
-        check_at_least("num_observed", self.num_observed, 2)
+        super().__post_init__()
+        check_at_least("len(widths)", len(self.widths), 2)
+        for name in ("num_seeds", "num_train", "num_observed"):
+            check_at_least(name, getattr(self, name), 2)
 
 
-SIZES: Mapping[str, Size] = types.MappingProxyType(
+SIZES: Mapping[str, Du2019Size] = types.MappingProxyType(
     {
-        "brief": Size(widths=(32, 128, 512), num_steps=200, num_observed=5),
-        "quick": Size(widths=(64, 256, 1024, 4096)),
+        "quick": Du2019Size(widths=(64, 256, 1024, 4096)),
+        "brief": Du2019Size(widths=(32, 128, 512), num_steps=200, num_observed=5),
+        "full": Du2019Size(
+            widths=(64, 256, 1024, 4096, 16384), num_seeds=20, num_steps=2000
+        ),
     }
 )
 
 
-def run(
-    *,
-    size: str | Size = "quick",
-    seed: int = 0,
-    progress: bool | Progress = False,
-) -> Du2019Result:
-    """Outcome of the experiment at one size.
-
-    Args:
-        size: Name of a size in `SIZES`, or a `Size`.
-        seed: Chooses examples and initializations.
-        progress: As in `lazyjax.sweep`.
-
-    Returns:
-        The result.
-
-    Raises:
-        ValueError: If `size` is unknown or `seed` negative.
-        TypeError: If `seed` is not an integer.
-        ImportError: If scikit-learn is not installed.
-
-    References:
-        Du, Zhai, Poczos and Singh (2019), arXiv:1810.02054.
-    """
-    if not isinstance(size, Size):
-        check_choice("size", size, SIZES)
-        size = SIZES[size]
-    check_at_least("seed", seed, 0)
-    with progress_reporter(progress, "du2019") as report:
-        report(0.0, "reading digits")
-        key = jax.random.key(seed)
-        data = digits(size.num_train, num_test=0, classes="parity", key=key)
-        x, y = data.x_train, data.y_train
-        ntk_infinite = infinite_ntk(du2019.ARCHITECTURE, x)
-        learning_rate = 1 / jnp.linalg.eigvalsh(ntk_infinite)[-1]
-        observed_at = _observed_steps(size)
-        runs = sweep(
-            du2019.ARCHITECTURE,
-            x,
-            y,
-            widths=size.widths,
-            num_seeds=size.num_seeds,
-            key=key,
-            learning_rates=[float(learning_rate)],
-            num_steps=size.num_steps,
-            observe=_OBSERVERS,
-            observe_at=observed_at,
-            progress=report,
-        ).sel(alpha=1.0, learning_rate=float(learning_rate))
-        report(1.0, "comparing")
+def measure(size: Du2019Size, conditions: Conditions) -> Du2019Result:
+    """Losses, kernels and linear models of networks of each width and seed."""
+    conditions.progress(0.0, "reading digits")
+    key = conditions.key
+    data = digits(size.num_train, num_test=0, classes="parity", key=key)
+    if size.is_repeated:
+        data = _with_repeated_input(data)
+    x, y = data.x_train, data.y_train
+    ntk_infinite = infinite_ntk(du2019.ARCHITECTURE, x)
+    learning_rate = 1 / jnp.linalg.eigvalsh(ntk_infinite)[-1]
+    observed_at = _observed_steps(size)
+    runs = sweep(
+        du2019.ARCHITECTURE,
+        x,
+        y,
+        widths=size.widths,
+        num_seeds=size.num_seeds,
+        key=key,
+        learning_rates=[float(learning_rate)],
+        num_steps=size.num_steps,
+        observe=_OBSERVERS,
+        observe_at=observed_at,
+        progress=conditions.progress,
+    ).sel(alpha=1.0, learning_rate=float(learning_rate))
+    conditions.progress(1.0, "comparing")
     return _analysis(
         data,
         ntk_infinite,
@@ -138,17 +116,60 @@ def run(
     )
 
 
+def _with_repeated_input(data: Dataset) -> Dataset:
+    """The same, but for the last example: the input of the first, and not its label."""
+    return dataclasses.replace(
+        data,
+        x_train=data.x_train.at[-1].set(data.x_train[0]),
+        y_train=data.y_train.at[-1].set(-data.y_train[0]),
+    )
+
+
+def verdict(result: Du2019Result) -> Judgement:
+    """The bound on the loss in all seeds of the widest; the kernel at random starts."""
+    held = result.measurement.loss_descent.holds[-1]
+    start = next(s for s in result.slopes if s.quantity == "start_distance")
+    return Judgement.of(
+        [
+            Check(
+                statement=f"share of seeds below (1 - ηλ₀/2)ᵏ L(0) at width "
+                f"{result.widths[-1]}",
+                measured=float(held.mean()),
+                sense="at least",
+                threshold=1.0,
+            ),
+            Check(
+                statement="exponent of |H(0) - H∞| in the width, off from -1/2",
+                measured=abs(float(start.fit.slope) - start.theory),
+                sense="at most",
+                threshold=ALLOWANCE,
+            ),
+        ]
+    )
+
+
 EXPERIMENT = Experiment(
     name="du2019",
     title="Two-layer ReLU networks on real digits, step by step",
     source="Du, Zhai, Poczos and Singh (2019), arXiv:1810.02054",
-    run=run,
-    sizes=("quick", "brief"),
+    claim="If no two inputs are parallel and the width is Ω(n⁶/(λ₀⁴δ³)), gradient descent "
+    "on a two-layer ReLU network keeps ½|f-y|² below (1 - ηλ₀/2)ᵏ times its start, with "
+    "probability 1-δ (Theorem 4.1), as the kernel is near its limit and stays there.",
+    sizes=SIZES,
+    measure=measure,
+    verdict=verdict,
+    tables=Du2019Result.tables,
+    figure=Du2019Result.figure,
+    control=Control(
+        what="an input comes twice, with opposite labels, so that λ₀ is zero",
+        change=lambda size: dataclasses.replace(size, is_repeated=True),
+    ),
     extras=("data",),
+    numbers=Du2019Result.numbers,
 )
 
 
-def _observed_steps(size: Size) -> tuple[int, ...]:
+def _observed_steps(size: Du2019Size) -> tuple[int, ...]:
     spaced = np.geomspace(size.num_steps, 1, size.num_observed - 1)
     return (0, *np.unique(spaced.round().astype(int)).tolist())
 

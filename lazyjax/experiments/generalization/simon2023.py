@@ -17,16 +17,15 @@ import optax
 from jaxtyping import Float
 from rich.table import Table
 
-from lazyjax._checks import check_at_least, check_choice
 from lazyjax.architecture import Architecture
 from lazyjax.data import digits
 from lazyjax.dynamics import train
-from lazyjax.experiments.registry import Experiment
+from lazyjax.experiments.judgement import Check, Judgement
+from lazyjax.experiments.record import Conditions, Control, Experiment, Size
 from lazyjax.forecast import LearningCurve, learning_curve, score
 from lazyjax.infinite import infinite_ntk
 from lazyjax.laziness import mean_and_sem
 from lazyjax.nets import build
-from lazyjax.progress import Progress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,7 +39,7 @@ ARCHITECTURE = Architecture(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Size:
+class Simon2023Size(Size):
     """How much is computed.
 
     Attributes:
@@ -50,6 +49,7 @@ class Size:
         num_networks: Of them, how many a network is trained on.
         width: Hidden units of the networks.
         num_steps: Steps of descent, with Nesterov's momentum.
+        is_shuffled: Whether labels are shuffled after the forecast is made.
     """
 
     train_sizes: tuple[int, ...]
@@ -58,11 +58,12 @@ class Size:
     num_networks: int
     width: int
     num_steps: int
+    is_shuffled: bool = False
 
 
-SIZES: Mapping[str, Size] = types.MappingProxyType(
+SIZES: Mapping[str, Simon2023Size] = types.MappingProxyType(
     {
-        "quick": Size(
+        "quick": Simon2023Size(
             train_sizes=(20, 50, 100, 200, 400),
             num_examples=1000,
             num_draws=20,
@@ -70,13 +71,21 @@ SIZES: Mapping[str, Size] = types.MappingProxyType(
             width=1024,
             num_steps=600,
         ),
-        "full": Size(
+        "full": Simon2023Size(
             train_sizes=(20, 50, 100, 200, 400, 700, 1000),
             num_examples=1740,
             num_draws=40,
             num_networks=4,
             width=4096,
             num_steps=10_000,
+        ),
+        "brief": Simon2023Size(
+            train_sizes=(20, 100),
+            num_examples=300,
+            num_draws=20,
+            num_networks=2,
+            width=256,
+            num_steps=200,
         ),
     }
 )
@@ -99,19 +108,20 @@ class Simon2023Result:
     network_losses: Float[np.ndarray, "sizes networks"]
 
     @property
-    def verdict(self) -> str:
+    def verdict(self) -> Judgement:
         """Whether the forecast is within `TOLERANCE` of kernel regression everywhere."""
-        worst = score(self.curve, self.regression.mean(axis=1)).worst
-        word = "reproduced" if worst <= TOLERANCE else "not reproduced"
         networks = score(self.curve, self.networks.mean(axis=1)).worst
-        return (
-            f"{word}: forecasts are off by at most {worst:.1%} for kernel regression "
-            f"(allowed: {TOLERANCE:.0%}), and by {networks:.1%} for networks"
+        check = Check(
+            statement="largest error of a forecast, relative to kernel regression,",
+            measured=score(self.curve, self.regression.mean(axis=1)).worst,
+            sense="at most",
+            threshold=TOLERANCE,
         )
+        return Judgement.of([check], f"For networks it is {networks:.1%}.")
 
     def tables(self) -> Sequence[Table]:
-        """Errors by size, and the verdict."""
-        table = Table(title="Test error, summed over classes", caption=self.verdict)
+        """Errors by size."""
+        table = Table(title="Test error, summed over classes")
         for name in ("examples", "forecast", "kernel regression", "networks", "fit"):
             table.add_column(name, justify="right")
         expected = np.sum(self.curve.test_error, axis=1)
@@ -138,10 +148,9 @@ class Simon2023Result:
         axes.set_ylabel("squared error on held-out digits")
         return figure
 
-    def summary(self) -> dict[str, Any]:
+    def numbers(self) -> dict[str, Any]:
         """Everything measured."""
         return {
-            "verdict": self.verdict,
             "curve": self.curve.to_dict(),
             "regression": self.regression,
             "networks": self.networks,
@@ -149,39 +158,18 @@ class Simon2023Result:
         }
 
 
-def run(
-    *, size: str | Size = "quick", seed: int = 0, progress: Progress | None = None
-) -> Simon2023Result:
-    """Outcome of the experiment at one size.
-
-    Args:
-        size: Name of a size in `SIZES`, or a `Size`.
-        seed: Chooses examples and initializations.
-        progress: Called with the share that is done, and what comes next.
-
-    Returns:
-        The result.
-
-    Raises:
-        ValueError: If `size` is unknown or `seed` negative.
-        TypeError: If `seed` is not an integer.
-        ImportError: If scikit-learn is not installed.
-
-    References:
-        Simon, Dickens, Karkada and DeWeese (2023), arXiv:2110.03922.
-    """
-    if not isinstance(size, Size):
-        check_choice("size", size, SIZES)
-        size = SIZES[size]
-    check_at_least("seed", seed, 0)
-    report = progress or (lambda share, message: None)
+def measure(size: Simon2023Size, conditions: Conditions) -> Simon2023Result:
+    """The forecast, and errors of kernel regression and of trained networks."""
+    report, seed = conditions.progress, conditions.seed
     report(0.0, "forecasting")
-    data = digits(size.num_examples, num_test=0, key=jax.random.key(seed))
+    data = digits(size.num_examples, num_test=0, key=conditions.key)
     # Pixels of unit size, and targets of mean zero.
     x, y = data.x_train * data.x_train.shape[1] ** 0.5, np.asarray(data.y_train) - 0.1
     kernel = np.asarray(infinite_ntk(ARCHITECTURE, x), np.float64)
     curve = learning_curve(kernel, y, sizes=size.train_sizes)
     generator = np.random.default_rng(seed)
+    if size.is_shuffled:
+        y = generator.permutation(y)
     regression, networks, losses = [], [], []
     for number, num_train in enumerate(size.train_sizes):
         report(number / len(size.train_sizes), f"{num_train} examples")
@@ -215,7 +203,7 @@ def _network_errors(
     kernel: np.ndarray,
     order: np.ndarray,
     num_train: int,
-    size: Size,
+    size: Simon2023Size,
     seed: int,
 ) -> tuple[float, float]:
     """Test and training error of a network, trained with Nesterov's momentum."""
@@ -246,7 +234,18 @@ EXPERIMENT = Experiment(
     name="simon2023",
     title="Learning curves on digits, forecast from the kernel",
     source="Simon, Dickens, Karkada and DeWeese (2023), arXiv:2110.03922",
-    run=run,
-    sizes=("quick", "full"),
+    claim="The test error of kernel regression, and of wide networks, follows from the "
+    "kernel's eigenvalues and the target's coefficients alone, at every size of the "
+    "training set (the eigenlearning equations).",
+    sizes=SIZES,
+    measure=measure,
+    verdict=lambda result: result.verdict,
+    tables=Simon2023Result.tables,
+    figure=Simon2023Result.figure,
+    control=Control(
+        what="labels are shuffled after the forecast is made",
+        change=lambda size: dataclasses.replace(size, is_shuffled=True),
+    ),
     extras=("data",),
+    numbers=Simon2023Result.numbers,
 )

@@ -195,7 +195,7 @@ class Du2019Result(Storable):
         )
         return figure
 
-    def summary(self) -> dict[str, Any]:
+    def numbers(self) -> dict[str, Any]:
         """Everything measured, but for the examples themselves."""
         skipped = {"data", "slopes", "measurement", "loss", "loss_linear"}
         fields = {
@@ -205,7 +205,6 @@ class Du2019Result(Storable):
         }
         every = self._json_steps()
         return {
-            "experiment": "du2019",
             "data": self.data.description,
             "num_train": self.data.x_train.shape[0],
             **fields,

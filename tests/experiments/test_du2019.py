@@ -1,7 +1,6 @@
 """The experiment on Du et al. (2019), at a size that takes seconds, against NumPy."""
 
 import dataclasses
-import inspect
 import io
 import json
 import re
@@ -18,17 +17,21 @@ from lazyjax import plot, report
 from lazyjax.certify.widths import du2019 as argument
 from lazyjax.dynamics import square_loss
 from lazyjax.dynamics.problem import named_observers
-from lazyjax.experiments import EXPERIMENTS, Result, du2019
-from lazyjax.experiments._du2019_result import Slope
-from lazyjax.experiments.du2019 import SIZES, Size
+from lazyjax.experiments import run
+from lazyjax.experiments.convergence import du2019
+from lazyjax.experiments.convergence._du2019_result import Slope
+from lazyjax.experiments.convergence.du2019 import SIZES, Du2019Size
 from lazyjax.laziness import SlopeFit
 from lazyjax.sweeps.program import Members, SweepSettings, train_chunk
 from tests.helpers.compare import assert_close
+from tests.helpers.experiments import check_control, checked_run
 
 pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.once]
 
 KEY = jax.random.key(0)
-TINY = Size(widths=(8, 16), num_seeds=2, num_train=12, num_steps=30, num_observed=4)
+TINY = Du2019Size(
+    widths=(8, 16), num_seeds=2, num_train=12, num_steps=30, num_observed=4
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,7 @@ def progress():
 def result(progress):
     note = lambda share, words: progress.append((share, words))
     with jax.enable_x64(True):
-        return du2019.run(size=TINY, seed=3, progress=note)
+        return run("du2019", size=TINY, seed=3, progress=note).measured
 
 
 @dataclasses.dataclass
@@ -135,7 +138,7 @@ def test_every_number_of_a_member_is_that_of_numpy(result, member):
 def test_members_do_not_depend_on_what_else_is_computed(result):
     alone = dataclasses.replace(TINY, widths=(16, 24), num_observed=2)
     with jax.enable_x64(True):
-        other = du2019.run(size=alone, seed=3)
+        other = run("du2019", size=alone, seed=3).measured
     assert_close(other.loss[0], result.loss[1], 1e-9)
     assert_close(other.drift[0], result.drift[1], 1e-9)
 
@@ -151,7 +154,7 @@ def test_seed_chooses_examples_and_initializations(result, monkeypatch):
     asked = []
     for seed in (3, 3, 4):
         with pytest.raises(Asked) as caught:
-            du2019.run(size=TINY, seed=seed)
+            run("du2019", size=TINY, seed=seed)
         asked.append([np.asarray(array) for array in caught.value.args])
     for same, other in zip(asked[1], asked[2], strict=True):
         assert not np.array_equal(same, other)
@@ -162,7 +165,7 @@ def test_seed_chooses_examples_and_initializations(result, monkeypatch):
 @pytest.mark.parametrize("num_observed", [2, 3, 6])
 def test_observed_steps_include_both_ends(num_observed):
     for num_steps in (1, 2, 10, 1000):
-        size = Size(widths=(1, 2), num_steps=num_steps, num_observed=num_observed)
+        size = Du2019Size(widths=(1, 2), num_steps=num_steps, num_observed=num_observed)
         steps = du2019._observed_steps(size)
         assert steps[0] == 0
         assert steps[-1] == num_steps
@@ -226,14 +229,14 @@ def test_progress_runs_from_nothing_to_all(result, progress):
         "training width 8",
         "training width 16",
     }
-    assert words[-1] == "comparing"
+    assert words[-2:] == ["comparing", "done"]
 
 
 def test_json_is_strict_and_holds_what_was_measured(result):
     def refuse(token):
         raise AssertionError(token)
 
-    parsed = json.loads(report.json_bytes(result.summary()), parse_constant=refuse)
+    parsed = json.loads(report.json_bytes(result.numbers()), parse_constant=refuse)
     assert parsed["widths"] == [8, 16]
     assert_close(np.array(parsed["drift"]), result.drift)
     every = np.array(parsed["loss_at"])
@@ -293,17 +296,6 @@ def test_agreement_with_theory_is_two_sided_only_for_equalities(kind, slope, agr
     assert made.agrees is agrees
 
 
-def test_registry_entries_can_be_run(result):
-    for name, experiment in EXPERIMENTS.items():
-        assert name.isidentifier()
-        assert name == experiment.name
-        assert experiment.title
-        assert experiment.source
-        parameters = inspect.signature(experiment.run).parameters
-        assert {"size", "seed", "progress"} <= set(parameters)
-    assert isinstance(result, Result)
-
-
 def test_quickstart_size_is_that_of_the_claims():
     size = SIZES["quick"]
     assert len(size.widths) >= 4
@@ -315,8 +307,8 @@ def test_quickstart_size_is_that_of_the_claims():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"widths": (8,)}, "`widths` must be two or more increasing"),
-        ({"widths": (8, 8)}, "`widths` must be two or more increasing"),
+        ({"widths": (8,)}, r"`len\(widths\)` must be at least 2"),
+        ({"widths": (8, 8)}, "`widths` must be one or more increasing"),
         ({"widths": (0, 8)}, r"`widths\[0\]` must be at least 1"),
         ({"num_seeds": 1}, "`num_seeds` must be at least 2"),
         ({"num_steps": 0}, "`num_steps` must be at least 1"),
@@ -324,16 +316,11 @@ def test_quickstart_size_is_that_of_the_claims():
 )
 def test_bad_sizes_are_refused_by_name(own_errors, changes, message):
     with pytest.raises(ValueError, match=message):
-        Size(**({"widths": (8, 16)} | changes))
+        Du2019Size(**({"widths": (8, 16)} | changes))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"size": "quik"}, "Did you mean 'quick'"),
-        ({"seed": -1}, "`seed` must be at least 0"),
-    ],
-)
-def test_bad_arguments_are_refused_by_name(own_errors, arguments, message):
-    with pytest.raises(ValueError, match=message):
-        du2019.run(**arguments)
+def test_the_verdict_needs_inputs_that_are_not_parallel():
+    result = checked_run("du2019", word="reproduced")
+    assert result.verdict.checks[0].measured == 1
+    control = check_control("du2019")
+    assert float(control.measured.measurement.positive.measured) < 1e-5

@@ -1,4 +1,4 @@
-"""Results as text: strict JSON and rich tables."""
+"""Numbers and tables as text: strict JSON, and tables for a terminal."""
 
 import dataclasses
 import json
@@ -106,6 +106,28 @@ def table(
             )
         result.add_row(*row)
     return result
+
+
+def table_contents(table: Table) -> dict[str, Any]:
+    """What a table says, as plain data.
+
+    Args:
+        table: Of texts, such as `table` makes.
+
+    Returns:
+        Its title, columns, rows and caption.
+
+    Example:
+        >>> table_contents(table("Runs", ["width", "loss"], [["8", "0.5"]]))["rows"]
+        [['8', '0.5']]
+    """
+    cells = [list(map(str, column.cells)) for column in table.columns]
+    return {
+        "title": str(table.title or ""),
+        "columns": [str(column.header) for column in table.columns],
+        "rows": [list(row) for row in zip(*cells, strict=True)],
+        "caption": str(table.caption or ""),
+    }
 
 
 def with_error(mean: float, sem: float) -> str:

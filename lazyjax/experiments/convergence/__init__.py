@@ -1,0 +1,1 @@
+"""Gradient descent reaches zero training loss: theorems beside what happens."""

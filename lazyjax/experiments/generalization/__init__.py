@@ -1,0 +1,1 @@
+"""Errors on examples that were not trained on."""

@@ -1,0 +1,1 @@
+"""When networks train like their linear models, and when they do not."""

@@ -1,0 +1,1 @@
+"""Eigenvalues of weights, kernels and Hessians along training."""

@@ -1,0 +1,1 @@
+"""Published experiments, one file of tests each, and what they share."""
