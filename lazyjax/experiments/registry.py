@@ -8,6 +8,12 @@ from lazyjax.experiments.record import Experiment
 # Modules are imported when their experiment is asked for: each defines `EXPERIMENT`.
 _MODULES = {
     "du2019": "convergence.du2019",
+    "chizat-bach": "lazy.chizat_bach",
+    "chizat-bach-images": "lazy.chizat_bach_images",
+    "geiger": "lazy.geiger",
+    "kernel-drift": "lazy.kernel_drift",
+    "lee2019": "lazy.lee2019",
+    "richness": "lazy.richness",
     "simon2023": "generalization.simon2023",
 }
 _registered: dict[str, Experiment] = {}
