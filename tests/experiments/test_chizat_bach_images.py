@@ -19,7 +19,7 @@ def result():
 
 def test_gates_stay_as_the_output_scale_grows(result):
     found, checks = result.measured, result.verdict.checks
-    assert found.alphas == (1.0, 1000.0, np.inf)
+    assert found.alphas == (0.1, 1000.0, np.inf)
     assert [check.word for check in checks if "gates" in check.statement] == [
         "reproduced"
     ] * 2

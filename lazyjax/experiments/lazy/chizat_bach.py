@@ -256,7 +256,7 @@ EXPERIMENT = Experiment(
     sizes={
         "quick": ChizatBachSize(),
         "brief": ChizatBachSize(
-            widths=(8, 256), num_seeds=4, taus=(2.0**-4, 2.0), num_train=100
+            widths=(8, 256), num_seeds=4, taus=(2.0**-4, 2.0), num_steps=2000
         ),
         "full": ChizatBachSize(
             widths=(2, 4, 8, 16, 32, 64, 128, 256, 512),

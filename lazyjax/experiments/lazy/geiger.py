@@ -224,7 +224,7 @@ EXPERIMENT = Experiment(
     sizes={
         "quick": GeigerSize(),
         "brief": GeigerSize(
-            widths=(32, 128), num_seeds=6, alphas=tuple(4.0**k for k in range(-3, 3))
+            widths=(64, 512), num_seeds=6, alphas=tuple(2.0**k for k in range(-5, 2))
         ),
         "full": GeigerSize(
             widths=(64, 128, 256, 512, 1024, 2048, 4096),

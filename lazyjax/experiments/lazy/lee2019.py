@@ -64,7 +64,7 @@ class Lee2019:
         widths: Of the networks.
         gap: Largest distance to the linear model over observed steps, over √n, on
             training and test inputs.
-        distance: Of parameters from the start, relative to their norm there.
+        distance: Of parameters from the start, over the root of the width.
         slope: Power of the width in the gap.
         distance_slope: Power of the width in the distance.
         steps: At which outputs were observed.
@@ -134,7 +134,7 @@ def measure(size: Lee2019Size, conditions: Conditions) -> Lee2019:
         [
             outputs,
             ("ntk", observers.ntk),
-            ("distance", observers.relative_parameter_distance),
+            ("distance", observers.parameter_distance),
         ],
         (0.0, 0.5),
     )
@@ -147,7 +147,8 @@ def measure(size: Lee2019Size, conditions: Conditions) -> Lee2019:
         )
     )((flat(seen["ntk"][:, :, 0]), flat(seen["outputs"])))
     gap = np.asarray(gaps).reshape(seen["outputs"].shape[:2])
-    distance = seen["distance"][..., -1]
+    root = np.sqrt(np.asarray(size.widths, gap.dtype))[:, None]
+    distance = seen["distance"][..., -1] / root
     members = trained(
         (size.ensemble_width,), size.ensemble_size, [outputs], (0.5, 1.0)
     ).observations["outputs"][0, :, :, size.num_train :, 0]
@@ -211,7 +212,7 @@ def verdict(found: Lee2019) -> Judgement:
     checks = [
         gap,
         Check.of_exponent(
-            "exponent of the relative distance of parameters",
+            "exponent of the distance of parameters over the root of the width",
             found.distance_slope,
             -0.5,
             EXPONENT_ALLOWANCE,
@@ -260,7 +261,7 @@ def tables(found: Lee2019) -> list[Table]:
     return [
         report.table(
             "Networks beside their linear models",
-            ["width", "largest gap", "relative distance of parameters"],
+            ["width", "largest gap", "distance of parameters / √width"],
             [
                 *([str(width), cells(gap), cells(way)] for width, gap, way in by_width),
                 ["exponent", *exponents],
@@ -291,7 +292,7 @@ def figure(found: Lee2019):
     plot.style_axes(
         left,
         xlabel="width $m$",
-        ylabel="gap, distance of parameters",
+        ylabel=r"gap; distance of parameters $/ \sqrt{m}$",
         title="Distance from the linear model",
     )
     last = found.predicted_mean[-1]
@@ -334,8 +335,8 @@ EXPERIMENT = Experiment(
     title="Wide networks evolve as linear models",
     source="Lee, Xiao, Schoenholz, Bahri, Novak, Sohl-Dickstein and Pennington (2019), "
     "arXiv:1902.06720",
-    claim="The gap between a network and its linear model, and the relative distance of "
-    "its parameters from the start, are of order width^(-1/2) over all of training "
+    claim="The gap between a network and its linear model, and the distance of its "
+    "parameters from the start over width^(1/2), are of order width^(-1/2) over all of training "
     "(theorem 2.1), and ensembles have the mean and variance of infinite width "
     "(section 2.4; numbers not checked).",
     sizes={
