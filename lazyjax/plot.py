@@ -8,6 +8,7 @@ import numpy as np
 
 try:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 except ImportError as error:
@@ -168,6 +169,9 @@ def curves(
         axes.set_xscale("log")
     if "y" in log:
         axes.set_yscale("log")
+        low, high = axes.get_ylim()
+        if high < 300 * low:
+            _plain_numbers(axes.yaxis)
     if is_marked and len(x) <= 10:
         axes.set_xticks(x, [f"{value:g}" for value in x.tolist()])
         axes.xaxis.set_minor_locator(NullLocator())
@@ -211,13 +215,18 @@ def scaling(
     axes.set_yscale("log")
     axes.set_xticks(width, [str(int(w)) for w in width])
     axes.xaxis.minorticks_off()
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.minorticks_off()
+    _plain_numbers(axes.yaxis)
     low, high = axes.get_ylim()
     # Room above the points, for the legend.
     axes.set_ylim(low, high * (high / low) ** 0.45)
     axes.legend(fontsize=_FONT - 1, frameon=False, loc="upper right")
+
+
+def _plain_numbers(axis: Axis) -> None:
+    """Ticks of a logarithmic axis at 1, 2 and 5, without powers of ten."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def _means(
@@ -325,10 +334,8 @@ def learning_curve(
         _means(axes, curve.sizes, values, color, marker, label)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_minor_locator(NullLocator())
+    _plain_numbers(axes.xaxis)
+    _plain_numbers(axes.yaxis)
     style_axes(
         axes, xlabel="training examples", ylabel="test error", title="Learning curve"
     )

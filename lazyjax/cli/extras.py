@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 EXTRAS: Mapping[str, tuple[str, str]] = {
     "data": ("sklearn", "scikit-learn"),
+    "ode": ("diffrax", "diffrax"),
     "plot": ("matplotlib", "matplotlib"),
 }
 """By extra: the module that it brings, and its name."""

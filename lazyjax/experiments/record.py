@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
-from jaxtyping import Array
+from jaxtyping import Array, Float
 from rich.table import Table
 
 from lazyjax._checks import check_at_least
@@ -77,6 +77,28 @@ class Control:
 
     what: str
     change: Callable[[Any], Any]
+
+
+def contradicted(
+    x: Float[Array, "n d"], y: Float[Array, "n k"]
+) -> tuple[Float[Array, "n d"], Float[Array, "n k"]]:
+    """Examples of which the last repeats the first, with the opposite label.
+
+    Args:
+        x: Inputs, at least two.
+        y: Labels of both signs.
+
+    Returns:
+        Inputs and labels that no function fits.
+    """
+    return x.at[-1].set(x[0]), y.at[-1].set(-y[0])
+
+
+CONTRADICTION = Control(
+    what="an input comes twice, with opposite labels",
+    change=lambda size: dataclasses.replace(size, is_contradicted=True),
+)
+"""Control of claims that all labels are fitted: sizes have a field `is_contradicted`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

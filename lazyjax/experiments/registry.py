@@ -7,7 +7,15 @@ from lazyjax.experiments.record import Experiment
 
 # Modules are imported when their experiment is asked for: each defines `EXPERIMENT`.
 _MODULES = {
+    "exact-vs-linearized": "lazy.exact_vs_linearized",
     "du2019": "convergence.du2019",
+    "du2019-deep": "convergence.du2019_deep",
+    "zou2018": "convergence.zou2018",
+    "random-labels": "convergence.random_labels",
+    "chatterjee": "convergence.chatterjee",
+    "allen-zhu": "convergence.allen_zhu",
+    "how-wide": "convergence.how_wide",
+    "piecewise-affine": "convergence.piecewise_affine",
     "chizat-bach": "lazy.chizat_bach",
     "chizat-bach-images": "lazy.chizat_bach_images",
     "geiger": "lazy.geiger",

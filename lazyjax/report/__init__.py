@@ -3,6 +3,7 @@
 from lazyjax.report.pages import Section as Section, page_bytes as page_bytes
 from lazyjax.report.texts import (
     json_bytes as json_bytes,
+    means_table as means_table,
     table as table,
     table_contents as table_contents,
     to_json as to_json,

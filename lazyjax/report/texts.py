@@ -10,6 +10,9 @@ import jax
 import numpy as np
 from rich.table import Table
 
+from lazyjax.laziness import mean_and_sem
+from lazyjax.typing import AnyArray
+
 
 def to_json(value: object) -> Any:
     """What JSON can say of `value`: numbers, strings, lists and mappings only.
@@ -106,6 +109,37 @@ def table(
             )
         result.add_row(*row)
     return result
+
+
+def means_table(
+    title: str,
+    first: str,
+    names: Sequence[object],
+    columns: Mapping[str, AnyArray],
+    *,
+    caption: str | None = None,
+) -> Table:
+    """Table of means over seeds with their standard errors.
+
+    Args:
+        title: Shown above.
+        first: Heading of the first column.
+        names: Names of the rows.
+        columns: Values `(rows, seeds)` by heading.
+        caption: Shown below; what is in brackets is explained there anyway.
+
+    Returns:
+        The table.
+    """
+    shown = [mean_and_sem(np.asarray(values, float)) for values in columns.values()]
+    rows = [
+        [str(name), *(with_error(float(m[i]), float(s[i])) for m, s in shown)]
+        for i, name in enumerate(names)
+    ]
+    note = "0.123(45) is a mean over seeds and its standard error in the last digits."
+    return table(
+        title, [first, *columns], rows, caption=f"{note} {caption or ''}".rstrip()
+    )
 
 
 def table_contents(table: Table) -> dict[str, Any]:

@@ -15,7 +15,7 @@ def test_drift_falls_like_the_inverse_of_the_width():
     # Far from the exponent of the bound.
     assert float(found.slopes[0].high) < -0.6
     # Parameters move, by the root of the width.
-    ratio = found.distance.mean(axis=2)[0]
+    drift = found.distance.mean(axis=2)[0]
     assert ratio[0] / ratio[1] == pytest.approx(2, rel=0.2)
 
 

@@ -3,10 +3,9 @@
 import dataclasses
 import types
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 from rich.table import Table
@@ -16,7 +15,11 @@ from lazyjax.certify.measured.du2019 import MeasuredArgument
 from lazyjax.certify.widths.du2019 import RequiredWidths
 from lazyjax.data import Dataset
 from lazyjax.files.results import Storable
-from lazyjax.laziness import SlopeFit, log_log_slope, mean_and_sem
+from lazyjax.laziness import (
+    PredictedExponent,
+    Scaling,
+    log_log_slope,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,7 +27,17 @@ if TYPE_CHECKING:
 # Theory's exponents are those of infinite width, which finite widths only approach.
 ALLOWANCE = 0.15
 
+# Steps of the argument that are drawn.
+_MEANING = {
+    "B'": r"$\lambda_{\min}(H(0)) \geq \frac{3}{4}\lambda_0$",
+    "C'": r"$\lambda_{\min}(H(t)) \geq \frac{1}{2}\lambda_0$",
+    "D'": r"loss below $(1 - \eta\lambda_0/2)^k L(0)$",
+}
+
 _STEP_FIELDS = ("statement", "sense", "measured", "bound", "holds")
+
+
+_AT_MOST_ROOT = PredictedExponent(exponent=-0.5, kind="at most")
 
 
 class _Quantity(NamedTuple):
@@ -32,8 +45,7 @@ class _Quantity(NamedTuple):
 
     name: str
     formula: str
-    theory: float
-    kind: Literal["equal", "at most"]
+    theory: PredictedExponent
 
 
 # The Monte-Carlo error of the kernel at the start is of order -1/2; the others are
@@ -43,65 +55,34 @@ _QUANTITIES: Mapping[str, _Quantity] = types.MappingProxyType(
         "start_distance": _Quantity(
             "kernel error at start",
             r"$\|H(0) - H^\infty\| / \|H^\infty\|$",
-            -0.5,
-            "equal",
+            PredictedExponent(exponent=-0.5, kind="equal"),
         ),
         "drift": _Quantity(
-            "kernel drift", r"$\|H(T) - H(0)\| / \|H(0)\|$", -0.5, "at most"
+            "kernel drift", r"$\|H(T) - H(0)\| / \|H(0)\|$", _AT_MOST_ROOT
         ),
         "gap": _Quantity(
             "gap to linear model",
             r"${\max}_t \|f - f_{\rm lin}\| / \sqrt{n}$",
-            -0.5,
-            "at most",
+            _AT_MOST_ROOT,
         ),
         "parameter_distance": _Quantity(
-            "parameter distance", r"$\|W(T) - W(0)\|$", 0.0, "at most"
+            "parameter distance",
+            r"$\|W(T) - W(0)\|$",
+            PredictedExponent(exponent=0.0, kind="at most"),
         ),
     }
 )
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Slope(Storable):
-    """A power of the width, fitted, beside what theory says about it.
-
-    Attributes:
-        fit: Power law fitted to all widths.
-        last: Exponent between the last two widths, of means over seeds: theory's
-            exponents are those of the limit.
-        quantity: What scales, as an attribute of the result.
-        theory: Exponent in theory.
-        kind: Whether theory gives the exponent itself ("equal") or bounds it from
-            above ("at most").
-    """
-
-    fit: SlopeFit
-    last: Float[Array, ""]
-    quantity: str = dataclasses.field(metadata={"static": True})
-    theory: float = dataclasses.field(metadata={"static": True})
-    kind: Literal["equal", "at most"] = dataclasses.field(metadata={"static": True})
-
-    @property
-    def agrees(self) -> bool:
-        """Whether the fit is within `ALLOWANCE` of what theory allows; not if NaN."""
-        excess = float(self.fit.slope) - self.theory
-        return excess <= ALLOWANCE and (self.kind == "at most" or excess >= -ALLOWANCE)
-
-
-def fitted_slope(
+def power_of_width(
     quantity: str, widths: Float[Array, "widths"], values: Float[Array, "widths seeds"]
-) -> Slope:
+) -> Scaling:
     """Power of the width at which a quantity, an attribute of the result, scales."""
-    means = jnp.log(jnp.mean(values[-2:], axis=1))
-    steps = jnp.log(widths[-2:])
-    return Slope(
+    return Scaling(
         fit=log_log_slope(widths, values),
-        last=(means[1] - means[0]) / (steps[1] - steps[0]),
         quantity=quantity,
-        theory=_QUANTITIES[quantity].theory,
-        kind=_QUANTITIES[quantity].kind,
+        against="width",
+        predicted=_QUANTITIES[quantity].theory,
     )
 
 
@@ -123,6 +104,9 @@ class Du2019Result(Storable):
         loss_linear: Loss of the linear model at every step.
         gap: $\max_k \lVert f_k - f_k^{\mathrm{lin}}\rVert_2/\sqrt n$ over observed
             steps.
+        flips: Share of gates, neuron by example, whose sign changed by the last step.
+        rate: Of the loss, $-\mathrm d \log L/\mathrm dt$ over the second half of steps.
+        rate_linear: The same of the linear model.
         slopes: Fitted powers of the width.
         measurement: Du et al.'s argument, measured.
         required: Widths that theory asks for.
@@ -140,15 +124,23 @@ class Du2019Result(Storable):
     loss: Float[Array, "widths seeds num_losses"]
     loss_linear: Float[Array, "widths seeds num_losses"]
     gap: Float[Array, "widths seeds"]
-    slopes: tuple[Slope, ...]
+    flips: Float[Array, "widths seeds"]
+    rate: Float[Array, "widths seeds"]
+    rate_linear: Float[Array, "widths seeds"]
+    slopes: tuple[Scaling, ...]
     measurement: MeasuredArgument
     required: RequiredWidths
     widths: tuple[int, ...] = dataclasses.field(metadata={"static": True})
     observed_at: tuple[int, ...] = dataclasses.field(metadata={"static": True})
 
     def tables(self) -> Sequence[Table]:
-        """Quantities by width, fitted slopes, and the steps of the argument."""
-        return (self._widths_table(), self._slopes_table(), self._steps_table())
+        """Quantities by width, fitted slopes, steps of the argument, and rates."""
+        return (
+            self._widths_table(),
+            self._slopes_table(),
+            self._steps_table(),
+            self._rates_table(),
+        )
 
     def figure(self) -> "Figure":
         """Loss against its linear model and bound; scaling with the width."""
@@ -159,9 +151,9 @@ class Du2019Result(Storable):
         # Step 0, where all curves are 1, is left out of the logarithmic axis.
         time = float(self.learning_rate) * np.arange(1, self.loss.shape[-1])
         start = np.asarray(self.loss)[..., :1]
-        shown = [slope for slope in self.slopes if slope.theory < 0]
-        figure = plot.figure()
-        left, right = figure.subplots(1, 2)
+        shown = [slope for slope in self.slopes if slope.predicted.exponent < 0]
+        figure = plot.figure(height=6.4)
+        (left, right), (below, rates) = figure.subplots(2, 2)
         plot.loss_curves(
             left,
             time,
@@ -176,9 +168,10 @@ class Du2019Result(Storable):
             ylabel=r"relative loss $L(t) / L(0)$",
             title=f"Training: mean and range of {self.loss.shape[1]} seeds",
         )
+        widths = np.asarray(self.widths)
         plot.scaling(
             right,
-            np.asarray(self.widths),
+            widths,
             {
                 _QUANTITIES[slope.quantity].formula: getattr(self, slope.quantity)
                 for slope in shown
@@ -187,12 +180,38 @@ class Du2019Result(Storable):
             theory_slope=-0.5,
             theory_label=r"slope $-\frac{1}{2}$",
         )
-        plot.style_axes(
-            right,
-            xlabel="width $m$",
-            ylabel="mean over seeds ± standard error",
-            title="Scaling with width, fitted slopes",
+        plot.curves(
+            below,
+            widths,
+            {
+                f"({step.label}) {_MEANING[step.label]}": np.broadcast_to(
+                    np.asarray(step.holds, float), self.eig_min.shape
+                )
+                for step in self.measurement.steps
+                if step.label in _MEANING
+            },
+            log="x",
         )
+        below.set_ylim(-0.05, 1.4)
+        below.set_yticks(np.linspace(0, 1, 6))
+        eig_min = float(self.measurement.eig_min)
+        plot.curves(
+            rates,
+            widths,
+            {"network": self.rate, "its linear model": self.rate_linear},
+            log="xy",
+            guides={
+                r"theorem on flow: $\lambda_0$": np.full(len(widths), eig_min),
+                r"on descent: $\lambda_0/2$": np.full(len(widths), eig_min / 2),
+            },
+        )
+        rates.set_ylim(eig_min / 5)
+        for axes, ylabel, title in (
+            (right, "mean over seeds ± standard error", "Powers of the width, fitted"),
+            (below, "share of seeds ± standard error", "How often each step held"),
+            (rates, r"rate $-d\,\log L/dt$", "Rates late in training"),
+        ):
+            plot.style_axes(axes, xlabel="width $m$", ylabel=ylabel, title=title)
         return figure
 
     def numbers(self) -> dict[str, Any]:
@@ -212,7 +231,7 @@ class Du2019Result(Storable):
             "loss": self.loss[..., np.asarray(every)],
             "loss_linear": self.loss_linear[..., np.asarray(every)],
             "slopes": [
-                {**dataclasses.asdict(slope), "agrees": slope.agrees}
+                {**dataclasses.asdict(slope), "agrees": slope.agrees(ALLOWANCE)}
                 for slope in self.slopes
             ],
             "eig_min_infinite": self.measurement.eig_min,
@@ -238,25 +257,37 @@ class Du2019Result(Storable):
             "loss at T,\nlinearized": self.loss_linear[..., -1],
             "gap to\nlinearized": self.gap,
         }
-        statistics = [mean_and_sem(values) for values in columns.values()]
-        rows = [
-            [
-                str(width),
-                *(report.with_error(float(m[i]), float(s[i])) for m, s in statistics),
-            ]
-            for i, width in enumerate(self.widths)
-        ]
         num_steps = self.loss.shape[-1] - 1
-        return report.table(
+        return report.means_table(
             f"Two-layer ReLU, {self.data.description}: n = {self.data.x_train.shape[0]}, "
             f"{self.loss.shape[1]} seeds, {num_steps} steps",
-            ["width\nm", *columns],
-            rows,
+            "width\nm",
+            self.widths,
+            columns,
             caption=(
-                "0.123(45) is a mean over seeds and its standard error in the last "
-                "digits. |H| are Frobenius norms. Loss is ½|f-y|², the gap the largest "
+                "|H| are Frobenius norms. Loss is ½|f-y|², the gap the largest "
                 f"|f-f_lin|/√n seen. λmin(H∞) = {float(self.measurement.eig_min):.4g}, "
                 f"η = 1/λmax(H∞) = {float(self.learning_rate):.4g}."
+            ),
+        )
+
+    def _rates_table(self) -> Table:
+        eig_min = float(self.measurement.eig_min)
+        return report.means_table(
+            "Rates: what is proved and what is seen",
+            "width\nm",
+            self.widths,
+            {
+                "P[(D')]": np.asarray(self.measurement.loss_descent.holds, float),
+                "rate": self.rate,
+                "rate,\nlinearized": self.rate_linear,
+                "gates\nflipped": self.flips,
+            },
+            caption=(
+                "Rates are those of the logarithm of the loss over the second half of "
+                f"training. Proved: λ₀ = {eig_min:.3g} for gradient flow, λ₀/2 for "
+                f"descent, for δ = {self.required.failure:g} at widths of "
+                f"n⁶/(λ₀⁴δ³) = {float(self.required.literal):.0e}."
             ),
         )
 
@@ -264,15 +295,15 @@ class Du2019Result(Storable):
         rows = []
         for slope in self.slopes:
             fit = slope.fit
-            sign = "" if slope.kind == "equal" else "≤ "
+            theory = slope.predicted
+            sign = "" if theory.kind == "equal" else "≤ "
             rows.append(
                 [
                     _QUANTITIES[slope.quantity].name,
                     report.with_error(float(fit.slope), float(fit.slope_sem)),
                     f"{float(fit.low):.2f} … {float(fit.high):.2f}",
-                    f"{float(slope.last):.2f}",
-                    f"{sign}{slope.theory:g}",
-                    "yes" if slope.agrees else "no",
+                    f"{sign}{theory.exponent:g}",
+                    "yes" if slope.agrees(ALLOWANCE) else "no",
                 ]
             )
         return report.table(
@@ -281,7 +312,6 @@ class Du2019Result(Storable):
                 "quantity",
                 "slope",
                 "95 % interval",
-                "last two widths",
                 "theory",
                 "agrees",
             ],

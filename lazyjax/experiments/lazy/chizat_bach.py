@@ -194,22 +194,19 @@ def verdict(found: ChizatBach) -> Judgement:
 
 def tables(found: ChizatBach) -> list[Table]:
     """Test losses by scale, and by width."""
-
-    def cells(*values: np.ndarray) -> list[str]:
-        return [report.with_error(*map(float, mean_and_sem(v))) for v in values]
-
-    by_tau = zip(found.taus, found.test_by_tau, found.left_by_tau, strict=True)
-    by_width = zip(found.widths, *found.test_by_width, strict=True)
+    by_width = zip(SCALINGS, found.test_by_width, strict=True)
     return [
-        report.table(
+        report.means_table(
             "By scale of weights",
-            ["scale", "test loss", "training loss"],
-            [[f"{tau:g}", *cells(*values)] for tau, *values in by_tau],
+            "scale",
+            found.taus,
+            {"test loss": found.test_by_tau, "training loss": found.left_by_tau},
         ),
-        report.table(
+        report.means_table(
             "By width",
-            ["width", *(f"test loss, {name}" for name in SCALINGS)],
-            [[str(width), *cells(*values)] for width, *values in by_width],
+            "width",
+            found.widths,
+            {f"test loss, {name}": values for name, values in by_width},
             caption="Losses are relative to those of a student that is always 0.",
         ),
     ]

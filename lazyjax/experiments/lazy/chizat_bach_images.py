@@ -227,14 +227,13 @@ def verdict(found: ChizatBachImages) -> Judgement:
 
 def tables(found: ChizatBachImages) -> list[Table]:
     """Accuracies and gates by output scale."""
-    columns = (found.accuracy, found.train_accuracy, found.stability)
-    rows = []
-    for i, alpha in enumerate(found.alphas):
-        name = f"{alpha:g}" if np.isfinite(alpha) else "linear model"
-        cells = [report.with_error(*map(float, mean_and_sem(c[i]))) for c in columns]
-        rows.append([name, *cells])
-    headings = ["output scale", "test accuracy", "training accuracy", "gates that stay"]
-    return [report.table(f"Images: {found.data}", headings, rows)]
+    names = [f"{a:g}" if np.isfinite(a) else "linear model" for a in found.alphas]
+    columns = {
+        "test accuracy": found.accuracy,
+        "training accuracy": found.train_accuracy,
+        "gates that stay": found.stability,
+    }
+    return [report.means_table(f"Images: {found.data}", "output scale", names, columns)]
 
 
 def figure(found: ChizatBachImages):

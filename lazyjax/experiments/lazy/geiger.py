@@ -16,14 +16,11 @@ from rich.table import Table
 
 from lazyjax import report
 from lazyjax.architecture import Architecture
-from lazyjax.data import digits
 from lazyjax.dynamics import observers
 from lazyjax.experiments.judgement import Check, Judgement
+from lazyjax.experiments.lazy._digits import odd_against_even, trained, unit_rate
 from lazyjax.experiments.record import Conditions, Control, Experiment, Size
-from lazyjax.infinite import infinite_ntk
 from lazyjax.laziness import SlopeFit, log_log_slope, mean_and_sem
-from lazyjax.linalg import eigvalsh
-from lazyjax.sweeps import sweep
 from lazyjax.typing import Parameterization
 
 CLAIMED, ALLOWANCE = -0.5, 0.15
@@ -77,30 +74,26 @@ class Geiger:
 
 def measure(size: GeigerSize, conditions: Conditions) -> Geiger:
     """Drift over widths, seeds and output scales, by one sweep."""
-    key = conditions.key
-    data = digits(size.num_train, num_test=0, classes="parity", key=key)
-    x = data.x_train * data.x_train.shape[1] ** 0.5
+    data = odd_against_even(size.num_train, conditions.key)
     architecture = Architecture(
         depth=size.depth,
         activation="tanh",
         w_std=1.5,
         parameterization=size.parameterization,
     )
-    rate = 0.1 / float(eigvalsh(infinite_ntk(architecture, x))[-1])
-    runs = sweep(
+    runs = trained(
         architecture,
-        x,
-        data.y_train,
+        data,
+        0.1 * unit_rate(architecture, data),
         widths=size.widths,
         num_seeds=size.num_seeds,
-        key=key,
+        key=conditions.key,
         alphas=size.alphas,
-        learning_rates=[rate],
         num_steps=size.num_steps,
         center=True,
         observe=[observers.ntk_drift],
         progress=conditions.progress,
-    ).sel(learning_rate=rate)
+    )
     drift = runs.observations["ntk_drift"][..., -1]
     crossover = np.array(
         [[_crossover(size.alphas, row) for row in rows] for rows in drift], drift.dtype
@@ -142,22 +135,21 @@ def verdict(found: Geiger) -> Judgement:
 
 def tables(found: Geiger) -> list[Table]:
     """The crossover by width, and the drift at both ends."""
-    columns = {
-        "crossover": found.crossover,
-        f"drift at alpha {found.alphas[0]:.3g}": found.drift[..., 0],
-        f"drift at alpha {found.alphas[-1]:.3g}": found.drift[..., -1],
-    }
-    shown = [mean_and_sem(values) for values in columns.values()]
-    rows = [
-        [str(width), *(report.with_error(float(m[i]), float(s[i])) for m, s in shown)]
-        for i, width in enumerate(found.widths)
-    ]
+    low, high = (f"drift at alpha = {found.alphas[end]:.3g}" for end in (0, -1))
     exponent = report.with_error(float(found.slope.slope), float(found.slope.slope_sem))
-    caption = (
-        f"The drift is {LEVEL:g} at the crossover, whose exponent is {exponent}; claimed: "
-        f"{CLAIMED:g}. Means over seeds, with standard errors in the last digits."
-    )
-    return [report.table("Crossover", ["width", *columns], rows, caption=caption)]
+    return [
+        report.means_table(
+            f"Crossover, where the drift is {LEVEL:g}",
+            "width",
+            found.widths,
+            {
+                "crossover": found.crossover,
+                low: found.drift[..., 0],
+                high: found.drift[..., -1],
+            },
+            caption=f"Exponent of the crossover: {exponent}; claimed {CLAIMED:g}.",
+        )
+    ]
 
 
 def figure(found: Geiger):

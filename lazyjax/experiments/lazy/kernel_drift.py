@@ -14,14 +14,11 @@ from rich.table import Table
 
 from lazyjax import report
 from lazyjax.architecture import Architecture
-from lazyjax.data import digits
 from lazyjax.dynamics import observers
 from lazyjax.experiments.judgement import Check, Judgement
+from lazyjax.experiments.lazy._digits import odd_against_even, trained, unit_rate
 from lazyjax.experiments.record import Conditions, Control, Experiment, Size
-from lazyjax.infinite import infinite_ntk
-from lazyjax.laziness import SlopeFit, log_log_slope, mean_and_sem
-from lazyjax.linalg import eigvalsh
-from lazyjax.sweeps import sweep
+from lazyjax.laziness import SlopeFit, log_log_slope
 from lazyjax.typing import Parameterization
 
 CLAIMED, BOUND, ALLOWANCE = -1.0, -0.5, 0.25
@@ -56,7 +53,7 @@ class KernelDrift:
         depths: Numbers of hidden layers.
         widths: Their units.
         drift: Relative to the kernel at the start, in Frobenius norm.
-        distance: Of all parameters, relative to their norm at the start.
+        distance: Of all parameters from the start.
         loss: After training, over that before.
         slopes: Power of the width in the drift, of each depth.
     """
@@ -71,9 +68,7 @@ class KernelDrift:
 
 def measure(size: KernelDriftSize, conditions: Conditions) -> KernelDrift:
     """Drift after a fixed time of training, by one sweep for each depth."""
-    key = conditions.key
-    data = digits(size.num_train, num_test=0, classes="parity", key=key)
-    x = data.x_train * data.x_train.shape[1] ** 0.5
+    data = odd_against_even(size.num_train, conditions.key)
     found = []
     for number, depth in enumerate(size.depths):
         architecture = Architecture(
@@ -83,30 +78,27 @@ def measure(size: KernelDriftSize, conditions: Conditions) -> KernelDrift:
             b_std=0.1,
             parameterization=size.parameterization,
         )
-        rate = 1 / float(eigvalsh(infinite_ntk(architecture, x))[-1])
-        found.append(
-            sweep(
-                architecture,
-                x,
-                data.y_train,
-                widths=size.widths,
-                num_seeds=size.num_seeds,
-                key=key,
-                learning_rates=[rate],
-                num_steps=size.num_steps,
-                observe=[observers.ntk_drift, observers.relative_parameter_distance],
-                progress=conditions.part(
-                    number / len(size.depths), (number + 1) / len(size.depths)
-                ),
-            ).sel(alpha=1.0, learning_rate=rate)
+        runs = trained(
+            architecture,
+            data,
+            unit_rate(architecture, data),
+            widths=size.widths,
+            num_seeds=size.num_seeds,
+            key=conditions.key,
+            num_steps=size.num_steps,
+            observe=[observers.ntk_drift, observers.parameter_distance],
+            progress=conditions.part(
+                number / len(size.depths), (number + 1) / len(size.depths)
+            ),
         )
+        found.append(runs.sel(alpha=1.0))
     last = lambda name: np.stack([runs.observations[name][..., -1] for runs in found])
     drift = last("ntk_drift")
     return KernelDrift(
         depths=size.depths,
         widths=size.widths,
         drift=drift,
-        distance=last("relative_parameter_distance"),
+        distance=last("parameter_distance"),
         loss=np.stack([runs.loss[..., -1] / runs.loss[..., 0] for runs in found]),
         slopes=tuple(
             log_log_slope(jnp.asarray(size.widths, drift.dtype), jnp.asarray(values))
@@ -132,21 +124,20 @@ def verdict(found: KernelDrift) -> Judgement:
 
 def tables(found: KernelDrift) -> list[Table]:
     """Drift by width and depth."""
-    mean, sem = (np.asarray(a) for a in mean_and_sem(found.drift))
-    rows = [
-        [str(width), *map(report.with_error, mean[:, i], sem[:, i])]
-        for i, width in enumerate(found.widths)
-    ]
-    slopes = [
-        report.with_error(float(s.slope), float(s.slope_sem)) for s in found.slopes
-    ]
+    slopes = ", ".join(
+        f"{report.with_error(float(fit.slope), float(fit.slope_sem))} at depth {depth}"
+        for fit, depth in zip(found.slopes, found.depths, strict=True)
+    )
     return [
-        report.table(
+        report.means_table(
             "Relative drift of the kernel",
-            ["width", *(f"depth {depth}" for depth in found.depths)],
-            [*rows, ["exponent", *slopes]],
-            caption=f"Bound: {BOUND:g}; claimed: {CLAIMED:g}. Means over seeds, with "
-            "standard errors in the last digits.",
+            "width",
+            found.widths,
+            {
+                f"depth {d}": values
+                for d, values in zip(found.depths, found.drift, strict=True)
+            },
+            caption=f"Exponents: {slopes}; claimed {CLAIMED:g}, bound {BOUND:g}.",
         )
     ]
 

@@ -15,16 +15,15 @@ from rich.table import Table
 
 from lazyjax import report
 from lazyjax.architecture import Architecture
-from lazyjax.data import Dataset, digits
+from lazyjax.data import Dataset
 from lazyjax.dynamics import linear_dynamics, observers
 from lazyjax.experiments.judgement import Check, Judgement
+from lazyjax.experiments.lazy._digits import odd_against_even, trained, unit_rate
 from lazyjax.experiments.record import Conditions, Control, Experiment, Size
-from lazyjax.infinite import infinite_ntk
 from lazyjax.infinite.predict import nngp_grams, ntk_grams, trained_ensemble
 from lazyjax.interop.neural_tangents import compare
-from lazyjax.laziness import SlopeFit, log_log_slope, mean_and_sem
-from lazyjax.linalg import eigvalsh
-from lazyjax.sweeps import Sweep, sweep
+from lazyjax.laziness import SlopeFit, log_log_slope
+from lazyjax.sweeps import Sweep
 from lazyjax.typing import Parameterization
 
 # Of exponents, of means in standard deviations, of variances, of kernels by
@@ -94,11 +93,7 @@ class Lee2019:
 def measure(size: Lee2019Size, conditions: Conditions) -> Lee2019:
     """Gaps by width, then an ensemble of one width."""
     key = conditions.key
-    found = digits(size.num_train, num_test=size.num_train, classes="parity", key=key)
-    scale = found.x_train.shape[1] ** 0.5
-    data = dataclasses.replace(
-        found, x_train=scale * found.x_train, x_test=scale * found.x_test
-    )
+    data = odd_against_even(size.num_train, key, num_test=size.num_train)
     architecture = Architecture(
         depth=2,
         activation="erf",
@@ -106,29 +101,27 @@ def measure(size: Lee2019Size, conditions: Conditions) -> Lee2019:
         b_std=0.1,
         parameterization=size.parameterization,
     )
-    rate = 1 / float(eigvalsh(infinite_ntk(architecture, data.x_train))[-1])
+    rate = unit_rate(architecture, data)
     steps = (0, *np.unique(np.geomspace(1, size.num_steps, 8).round().astype(int)))
     steps = tuple(map(int, steps))
     every_input = jnp.concatenate([data.x_train, data.x_test])
 
-    def trained(widths: tuple[int, ...], num_seeds: int, observe, part) -> Sweep:
-        runs = sweep(
+    def observed(widths: tuple[int, ...], num_seeds: int, observe, part) -> Sweep:
+        return trained(
             architecture,
-            data.x_train,
-            data.y_train,
+            data,
+            rate,
             widths=widths,
             num_seeds=num_seeds,
             key=key,
-            learning_rates=[rate],
             num_steps=size.num_steps,
             observe={name: observers.on_inputs(o, every_input) for name, o in observe},
             observe_at=steps,
             progress=conditions.part(*part),
-        )
-        return runs.sel(alpha=1.0, learning_rate=rate)
+        ).sel(alpha=1.0)
 
     outputs = ("outputs", observers.outputs)
-    runs = trained(
+    runs = observed(
         size.widths,
         size.num_seeds,
         [
@@ -149,7 +142,7 @@ def measure(size: Lee2019Size, conditions: Conditions) -> Lee2019:
     gap = np.asarray(gaps).reshape(seen["outputs"].shape[:2])
     root = np.sqrt(np.asarray(size.widths, gap.dtype))[:, None]
     distance = seen["distance"][..., -1] / root
-    members = trained(
+    members = observed(
         (size.ensemble_width,), size.ensemble_size, [outputs], (0.5, 1.0)
     ).observations["outputs"][0, :, :, size.num_train :, 0]
     grams = (nngp_grams, ntk_grams)
@@ -246,10 +239,6 @@ def verdict(found: Lee2019) -> Judgement:
 
 def tables(found: Lee2019) -> list[Table]:
     """Gap and distance by width; the ensemble by step."""
-    cells = lambda values: report.with_error(*map(float, mean_and_sem(values)))
-    by_width = zip(found.widths, found.gap, found.distance, strict=True)
-    slopes = (found.slope, found.distance_slope)
-    exponents = [report.with_error(float(s.slope), float(s.slope_sem)) for s in slopes]
     of_points = zip(
         found.steps,
         found.mean.mean(axis=1),
@@ -259,13 +248,16 @@ def tables(found: Lee2019) -> list[Table]:
         strict=True,
     )
     return [
-        report.table(
+        report.means_table(
             "Networks beside their linear models",
-            ["width", "largest gap", "distance of parameters / √width"],
-            [
-                *([str(width), cells(gap), cells(way)] for width, gap, way in by_width),
-                ["exponent", *exponents],
-            ],
+            "width",
+            found.widths,
+            {
+                "largest gap": found.gap,
+                "distance of parameters / √width": found.distance,
+            },
+            caption=f"Exponents: {found.slope.slope:.2f} ± {found.slope.slope_sem:.2f}, "
+            f"{found.distance_slope.slope:.2f} ± {found.distance_slope.slope_sem:.2f}.",
         ),
         report.table(
             "Ensemble beside infinite width, averages over test inputs",

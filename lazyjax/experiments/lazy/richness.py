@@ -15,13 +15,11 @@ from rich.table import Table
 
 from lazyjax import report
 from lazyjax.architecture import Architecture
-from lazyjax.data import digits
 from lazyjax.dynamics import observers
 from lazyjax.experiments.judgement import Check, Judgement
+from lazyjax.experiments.lazy._digits import odd_against_even, unit_rate
 from lazyjax.experiments.record import Conditions, Control, Experiment, Size
-from lazyjax.infinite import infinite_ntk
-from lazyjax.laziness import SlopeFit, log_log_slope, mean_and_sem
-from lazyjax.linalg import eigvalsh
+from lazyjax.laziness import SlopeFit, log_log_slope
 from lazyjax.sweeps import Sweep, sweep
 
 ALLOWANCE = 0.25
@@ -86,21 +84,19 @@ class Richness:
 def measure(size: RichnessSize, conditions: Conditions) -> Richness:
     """Best rates by one sweep for each depth, drift by one for each parameterization."""
     num_parts = len(size.depths) + len(_PARAMETERIZATIONS)
-    data = digits(size.num_train, num_test=0, classes="parity", key=conditions.key)
-    x = data.x_train * data.x_train.shape[1] ** 0.5
+    data = odd_against_even(size.num_train, conditions.key)
     gammas = 2.0 ** np.array(size.log_gammas)
 
     def trained(part: int, widths, architecture, alphas, rates, observe=()) -> Sweep:
-        largest = float(eigvalsh(infinite_ntk(architecture, x))[-1])
         return sweep(
             architecture,
-            x,
+            data.x_train,
             data.y_train,
             widths=widths,
             num_seeds=size.num_seeds,
             key=conditions.key,
             alphas=alphas,
-            learning_rates=rates / largest,
+            learning_rates=rates * unit_rate(architecture, data),
             num_steps=size.num_steps,
             center=True,
             observe=observe,
@@ -178,34 +174,25 @@ def verdict(found: Richness) -> Judgement:
 
 def tables(found: Richness) -> list[Table]:
     """Best rates by gamma, and drift by width."""
-
-    def cells(values: np.ndarray) -> list[str]:
-        mean, sem = (np.asarray(a) for a in mean_and_sem(values))
-        return [*map(report.with_error, mean, sem)]
-
-    exponents = lambda fits: [
+    exponents = lambda fits: ", ".join(
         report.with_error(float(fit.slope), float(fit.slope_sem)) for fit in fits
-    ]
-    by_gamma = zip(found.gammas, *map(cells, np.log2(found.best_rate)), strict=True)
-    by_width = zip(found.widths, *map(cells, found.drift), strict=True)
+    )
+    by_depth = zip(found.depths, np.log2(found.best_rate), strict=True)
     return [
-        report.table(
+        report.means_table(
             "Logarithm (base 2) of the best learning rate",
-            ["gamma", *(f"{depth + 1} layers" for depth in found.depths)],
-            [
-                *([f"{gamma:g}", *values] for gamma, *values in by_gamma),
-                ["exponent, lazy", *exponents(found.lazy)],
-                ["exponent, rich", *exponents(found.rich)],
-            ],
-            caption="Claimed: 2 if lazy; 2 over the number of layers if rich.",
+            "gamma",
+            found.gammas,
+            {f"{depth + 1} layers": rate for depth, rate in by_depth},
+            caption=f"Exponents if lazy: {exponents(found.lazy)}; claimed 2. If rich: "
+            f"{exponents(found.rich)}; claimed 2 over the number of layers.",
         ),
-        report.table(
+        report.means_table(
             "Relative drift of the kernel at gamma = 1",
-            ["width", *_PARAMETERIZATIONS],
-            [
-                *([str(width), *values] for width, *values in by_width),
-                ["exponent", *exponents(found.drift_slopes)],
-            ],
+            "width",
+            found.widths,
+            dict(zip(_PARAMETERIZATIONS, found.drift, strict=True)),
+            caption=f"Exponents: {exponents(found.drift_slopes)}.",
         ),
     ]
 
