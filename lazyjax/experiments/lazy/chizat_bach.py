@@ -50,7 +50,7 @@ class ChizatBachSize(Size):
     width: int = 50
     num_features: int = 20
     num_train: int = 200
-    num_steps: int = 3000
+    num_steps: int = 4000
     is_noise: bool = False
 
 
@@ -252,9 +252,7 @@ EXPERIMENT = Experiment(
     "root (figures of the synthetic experiments).",
     sizes={
         "quick": ChizatBachSize(),
-        "brief": ChizatBachSize(
-            widths=(8, 256), num_seeds=4, taus=(2.0**-4, 2.0), num_steps=2000
-        ),
+        "brief": ChizatBachSize(widths=(8, 256), num_seeds=4, taus=(2.0**-4, 2.0)),
         "full": ChizatBachSize(
             widths=(2, 4, 8, 16, 32, 64, 128, 256, 512),
             num_seeds=10,

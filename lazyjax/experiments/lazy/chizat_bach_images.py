@@ -56,10 +56,11 @@ class ChizatBachImagesSize(Size):
         num_test: Test images.
         batch_size: Images of a step of descent with momentum 0.9.
         num_steps: Steps.
-        rate_share: Learning rate, over the largest that is stable for the linear model.
+        rate_share: Learning rate, over the largest that is stable for the linear model
+            of 20 images.
     """
 
-    alphas: tuple[float, ...] = (0.1, 0.3, 1.0, 10.0, 1000.0)
+    alphas: tuple[float, ...] = (0.1, 1.0, 10.0, 1000.0)
     num_seeds: int = 3
     architecture: Architecture = _SMALL
     width: int = 8
@@ -67,7 +68,7 @@ class ChizatBachImagesSize(Size):
     num_test: int = 400
     batch_size: int = 50
     num_steps: int = 400
-    rate_share: float = 0.1
+    rate_share: float = 0.04
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -152,7 +153,7 @@ def _member(
     start = network.init(key, data.x_train)
     h = linearize(network.apply, start) if is_linear else network.apply
     model = lambda params, x: alpha * (h(params, x) - network.apply(start, x))
-    few = slice(0, size.batch_size)
+    few = slice(0, 20)
     rate = largest_stable_rate(
         network.apply, start, data.x_train[few], data.y_train[few]
     )
@@ -171,8 +172,9 @@ def _member(
         jnp.mean(jnp.argmax(model(params, x), axis=1) == jnp.argmax(y, axis=1))
         for x, y in ((data.x_test, data.y_test), (data.x_train, data.y_train))
     ]
-    stability = jnp.full((), jnp.nan)
-    if network.architecture.kind == "cnn":
+    # Gates of the linear model are those of the start.
+    stability = jnp.asarray(1.0 if is_linear else jnp.nan)
+    if network.architecture.kind == "cnn" and not is_linear:
         gates = pre_activations(network)
         now, before = gates(params, data.x_test), gates(start, data.x_test)
         same = jax.tree.map(lambda a, b: jnp.mean((a > 0) == (b > 0)), now, before)
@@ -209,7 +211,7 @@ def verdict(found: ChizatBachImages) -> Judgement:
             ALLOWANCE,
         ),
     ]
-    if not np.isnan(found.stability).all():
+    if not np.isnan(found.stability).any():
         gates = "share of gates as at the start, output scale"
         checks += [
             check(f"{gates} {most},", found.stability[-2], "at least", STABLE),
