@@ -286,11 +286,11 @@ EXPERIMENT = Experiment(
     sizes={
         "quick": ChizatBachImagesSize(),
         "brief": ChizatBachImagesSize(
-            alphas=(1.0, 1000.0),
+            alphas=(0.1, 1000.0),
             num_seeds=2,
             num_train=100,
-            num_test=100,
-            num_steps=100,
+            num_test=200,
+            num_steps=300,
         ),
         "full": _of_authors(vgg11(num_outputs=10).architecture, 64),
         "full-resnet18": _of_authors(resnet18(num_outputs=10).architecture, 64),

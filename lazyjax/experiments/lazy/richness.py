@@ -252,7 +252,7 @@ EXPERIMENT = Experiment(
     sizes={
         "quick": RichnessSize(),
         "brief": RichnessSize(
-            widths=(32, 512), num_seeds=6, depths=(1,), num_train=16, num_steps=200
+            widths=(32, 512), num_seeds=8, depths=(1,), num_steps=200
         ),
         "full": RichnessSize(
             widths=(256, 512, 1024, 2048, 4096),
