@@ -254,6 +254,7 @@ def figure(found: ChizatBachImages):
     plot.curves(
         axes, finite, shown, log="x", guides={"test accuracy, linear model": linear}
     )
+    axes.legend(fontsize=8, loc="center right", framealpha=0.7)
     images = "CIFAR-10" if found.is_cifar else "digits"
     plot.style_axes(
         axes,

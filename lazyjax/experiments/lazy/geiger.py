@@ -163,7 +163,9 @@ def figure(found: Geiger):
     image = left.pcolormesh(
         widths, found.alphas, drift.T, norm="log", cmap="viridis", shading="nearest"
     )
-    figure.colorbar(image, ax=left, label="relative drift of the kernel")
+    bar = figure.colorbar(image, ax=left)
+    bar.set_label("relative drift of the kernel", fontsize=9)
+    bar.ax.tick_params(labelsize=8)
     mean, sem = (np.asarray(a) for a in mean_and_sem(found.crossover))
     left.errorbar(
         widths,

@@ -312,7 +312,9 @@ def figure(found: Lee2019):
             label=f"{found.ensemble_size} networks",
         )
     right.set_xscale("symlog", linthresh=1)
-    right.legend(fontsize=8, frameon=False)
+    low, high = right.get_ylim()
+    right.set_ylim(low - 0.6 * (high - low), high)  # room for the legend
+    right.legend(fontsize=8, frameon=False, loc="lower left")
     plot.style_axes(
         right,
         xlabel="step",

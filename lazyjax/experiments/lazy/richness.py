@@ -211,7 +211,7 @@ def figure(found: Richness):
     guides = {
         r"slope $2$": found.best_rate[0, 0].mean() * (gammas / gammas[0]) ** 2,
         **{
-            rf"slope $2/{depth + 1}$": rate[-1].mean()
+            rf"slope $2/L$, $L = {depth + 1}$": rate[-1].mean()
             * (gammas / gammas[-1]) ** (2 / (depth + 1))
             for depth, rate in zip(found.depths, found.best_rate, strict=True)
         },
