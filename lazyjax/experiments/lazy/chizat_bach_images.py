@@ -254,7 +254,9 @@ def figure(found: ChizatBachImages):
     plot.curves(
         axes, finite, shown, log="x", guides={"test accuracy, linear model": linear}
     )
-    axes.legend(fontsize=8, loc="center right", framealpha=0.7)
+    low, high = axes.get_ylim()
+    axes.set_ylim(low - 0.45 * (high - low), high)  # room for the legend
+    axes.legend(fontsize=8, frameon=False, loc="lower left")
     images = "CIFAR-10" if found.is_cifar else "digits"
     plot.style_axes(
         axes,
