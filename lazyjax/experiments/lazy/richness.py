@@ -43,14 +43,14 @@ class RichnessSize(Size):
     """
 
     widths: tuple[int, ...] = (64, 128, 256, 512)
-    num_seeds: int = 3
+    num_seeds: int = 5
     depths: tuple[int, ...] = (1, 2)
     log_gammas: tuple[int, ...] = tuple(range(-4, 8))
     num_lazy: int = 4
     num_rich: int = 5
     num_rates: int = 30
     num_train: int = 32
-    num_steps: int = 300
+    num_steps: int = 200
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -251,9 +251,7 @@ EXPERIMENT = Experiment(
     "not depend on the width (figures and equations not checked).",
     sizes={
         "quick": RichnessSize(),
-        "brief": RichnessSize(
-            widths=(32, 512), num_seeds=8, depths=(1,), num_steps=200
-        ),
+        "brief": RichnessSize(widths=(32, 512), num_seeds=8, depths=(1,)),
         "full": RichnessSize(
             widths=(256, 512, 1024, 2048, 4096),
             num_seeds=8,
