@@ -264,7 +264,7 @@ class _PreActivations:
             mutable=["intermediates"],
         )
         layers = state["intermediates"].items()
-        return {name: seen["__call__"][0] for name, seen in layers}
+        return {name: cast(Any, seen)["__call__"][0] for name, seen in layers}
 
 
 # Checks of inputs ---------------------------------------------------------------------

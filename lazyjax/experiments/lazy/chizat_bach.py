@@ -44,8 +44,8 @@ class ChizatBachSize(Size):
         is_noise: Whether targets are noise of the same size, not of a teacher.
     """
 
-    widths: tuple[int, ...] = (8, 32, 128, 512)
-    num_seeds: int = 6
+    widths: tuple[int, ...] = (8, 32, 128, 256)
+    num_seeds: int = 4
     taus: tuple[float, ...] = tuple(2.0**k for k in range(-4, 3))
     width: int = 50
     num_features: int = 20

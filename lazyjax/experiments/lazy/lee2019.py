@@ -275,7 +275,7 @@ def figure(found: Lee2019):
     left, right = figure.subplots(1, 2)
     plot.scaling(
         left,
-        found.widths,
+        np.asarray(found.widths, float),
         {"gap": found.gap, "parameters": found.distance},
         {"gap": found.slope, "parameters": found.distance_slope},
         theory_slope=-0.5,

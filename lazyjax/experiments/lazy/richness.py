@@ -227,7 +227,7 @@ def figure(found: Richness):
     )
     plot.scaling(
         right,
-        found.widths,
+        np.asarray(found.widths, float),
         dict(zip(_PARAMETERIZATIONS, found.drift, strict=True)),
         dict(zip(_PARAMETERIZATIONS, found.drift_slopes, strict=True)),
         theory_slope=-0.5,
