@@ -6,9 +6,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sklearn import datasets
 from sklearn.datasets import load_digits
 
-from lazyjax.data import Dataset, digits, minimum_angle, sphere
+from lazyjax.data import (
+    Dataset,
+    breast_cancer,
+    diabetes,
+    digits,
+    minimum_angle,
+    sphere,
+    wine,
+)
 from tests.helpers.compare import assert_close
 
 pytestmark = pytest.mark.once
@@ -18,6 +27,12 @@ MAKERS = {
     "pair": lambda **kw: digits(30, num_test=21, classes=(3, 8), **kw),
     "parity": lambda **kw: digits(30, num_test=21, classes="parity", **kw),
     "ten": lambda **kw: digits(30, num_test=21, **kw),
+    "three": lambda **kw: digits(30, num_test=21, classes=(9, 0, 4), **kw),
+    "unbalanced": lambda **kw: digits(30, num_test=21, balanced=False, **kw),
+    "breast cancer": lambda **kw: breast_cancer(30, num_test=21, **kw),
+    "wine": lambda **kw: wine(30, num_test=21, **kw),
+    "two wines": lambda **kw: wine(30, num_test=21, classes=(2, 0), **kw),
+    "diabetes": lambda **kw: diabetes(30, num_test=21, **kw),
     "sphere": lambda key=KEY, **kw: sphere(30, 5, num_test=21, key=key, **kw),
     "normal": lambda key=KEY, **kw: sphere(
         30, 5, num_test=21, key=key, targets="normal", **kw
@@ -90,6 +105,49 @@ def test_digits_are_balanced_to_one_in_training_and_test(num_train, num_test):
         assert counts.max() - counts.min() <= 1
 
 
+def test_three_classes_have_one_hot_targets_in_the_order_given():
+    data = digits(30, num_test=0, classes=(9, 0, 4))
+    same = digits(30, num_test=0, classes=(4, 0, 9))
+    assert_close(same.x_train, data.x_train, "exact")
+    assert_close(same.y_train, data.y_train[:, ::-1], "exact")
+    assert np.asarray(data.y_train).sum(0).tolist() == [10, 10, 10]
+    assert data.description == "handwritten digits, 9, 0, 4; one-hot targets"
+
+
+def test_unbalanced_digits_are_as_frequent_as_they_happen_to_be():
+    counts = [
+        np.asarray(digits(100, balanced=False, key=jax.random.key(seed)).y_train).sum(0)
+        for seed in range(5)
+    ]
+    # The variance of a count is about 9; that of balanced ones would be 0.
+    assert 4 < np.var(counts) < 20
+
+
+@pytest.mark.parametrize("make", [breast_cancer, wine, diabetes])
+def test_tables_are_standardized_by_their_training_rows_alone(make):
+    load = getattr(datasets, f"load_{make.__name__}")
+    table, label = (np.asarray(values) for values in load(return_X_y=True))
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(KEY)))
+    order = rng.permutation(len(table))
+    train, test = order[:60], order[60:]
+    if make is diabetes:
+        data = make(60, dtype=jnp.float32)
+        y = ((label - label[train].mean()) / label[train].std())[:, None]
+    else:
+        data = make(60, balanced=False, dtype=jnp.float32)
+        train, test = rng.permutation(train), rng.permutation(test)
+        y = np.eye(3)[label] if make is wine else 2.0 * label[:, None] - 1
+    x = (table - table[train].mean(0)) / table[train].std(0)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    for found, expected in (
+        (data.x_train, x[train]),
+        (data.x_test, x[test]),
+        (data.y_train, y[train]),
+        (data.y_test, y[test]),
+    ):
+        assert_close(found, expected.astype(np.float32))
+
+
 def test_order_of_training_digits_is_not_sorted_by_label():
     order = np.argmax(digits(100).y_train, axis=1)
     assert not np.array_equal(order[:10], order[10:20])
@@ -99,9 +157,9 @@ def test_order_of_training_digits_is_not_sorted_by_label():
     ("arguments", "message"),
     [
         ({"classes": "odd"}, "`classes` must be None"),
-        ({"classes": (3, 3)}, "two different digits"),
+        ({"classes": (3, 3)}, "two or more different numbers below 10"),
         ({"classes": (3, 10)}, r"got \(3, 10\)"),
-        ({"classes": (1, 2, 3)}, "two different digits"),
+        ({"classes": (1,)}, "two or more different numbers below 10"),
         ({"num_train": 0}, "`num_train` must be at least 1"),
         ({"num_test": -1}, "`num_test` must be at least 0"),
         ({"num_train": 400, "classes": (0, 1)}, r"at most 360.*got 400 \+ 100"),

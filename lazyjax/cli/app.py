@@ -6,6 +6,7 @@ import typer
 
 import lazyjax
 from lazyjax.cli.commands.certify import certify_app
+from lazyjax.cli.commands.datasets import data_app
 from lazyjax.cli.commands.forecast import forecast
 from lazyjax.cli.commands.quickstart import quickstart
 from lazyjax.cli.commands.reproduce import reproduce
@@ -50,3 +51,4 @@ app.add_typer(
     name="certify",
     help="Whether gradient descent is certain to reach zero loss.",
 )
+app.add_typer(data_app, name="data", help="Data sets, and where to get them.")

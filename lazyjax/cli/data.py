@@ -1,4 +1,4 @@
-"""Examples that commands are asked to use: digits, or arrays of a file."""
+"""Examples that commands are asked to use: digits, arrays of a file, files of data sets."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +14,13 @@ Data = Annotated[
     str,
     typer.Option(
         help="digits (odd against even), or an .npz file with arrays X and y."
+    ),
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="LAZYJAX_DATA_DIR",
+        help="Folder of data sets that do not come with lazyjax.",
     ),
 ]
 NumTrain = Annotated[

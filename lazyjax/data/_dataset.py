@@ -24,9 +24,9 @@ class Dataset(Storable):
         description: What the data are, in a few words.
     """
 
-    x_train: Float[Array, "n d"]
+    x_train: Float[Array, "n *d"]
     y_train: Float[Array, "n k"]
-    x_test: Float[Array, "n_test d"]
+    x_test: Float[Array, "n_test *d"]
     y_test: Float[Array, "n_test k"]
     description: str = dataclasses.field(metadata={"static": True})
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from lazyjax.files.results import Storable
+from lazyjax.laziness import SlopeFit
 
 REPRODUCED = "reproduced"
 NOT_REPRODUCED = "not reproduced"
@@ -32,6 +33,29 @@ class Check(Storable):
     sense: Literal["at most", "at least"]
     threshold: float
     uncertainty: float = 0.0
+
+    @classmethod
+    def of_exponent(
+        cls, statement: str, fit: SlopeFit, exponent: float, allowance: float
+    ) -> "Check":
+        """That a fitted exponent is within `allowance` of what theory says it is.
+
+        Args:
+            statement: What scales, such as "exponent of the drift in the width".
+            fit: Of values of every seed.
+            exponent: In theory.
+            allowance: Fixed before the fit is known.
+
+        Returns:
+            The check, undecided within two standard errors of the fit.
+        """
+        return cls(
+            statement=f"{statement} ({float(fit.slope):.2f}), off from {exponent:.3g},",
+            measured=abs(float(fit.slope) - exponent),
+            sense="at most",
+            threshold=allowance,
+            uncertainty=2 * float(fit.slope_sem),
+        )
 
     @property
     def excess(self) -> float:

@@ -15,6 +15,12 @@ _MODULES = {
     "chatterjee": "convergence.chatterjee",
     "allen-zhu": "convergence.allen_zhu",
     "piecewise-affine": "convergence.piecewise_affine",
+    "chizat-bach": "lazy.chizat_bach",
+    "chizat-bach-images": "lazy.chizat_bach_images",
+    "geiger": "lazy.geiger",
+    "kernel-drift": "lazy.kernel_drift",
+    "lee2019": "lazy.lee2019",
+    "richness": "lazy.richness",
     "simon2023": "generalization.simon2023",
 }
 _registered: dict[str, Experiment] = {}

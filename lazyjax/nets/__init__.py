@@ -8,6 +8,7 @@ from lazyjax.nets.mlp import mlp as mlp, resnet as resnet
 from lazyjax.nets.network import (
     Network as Network,
     from_module as from_module,
+    pre_activations as pre_activations,
     symmetrize as symmetrize,
 )
 from lazyjax.nets.rnn import rnn as rnn

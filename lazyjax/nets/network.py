@@ -212,6 +212,61 @@ class SymmetrizedApply:
         return (plus - minus) / 2**0.5
 
 
+def pre_activations(
+    network: Network,
+) -> Callable[[Params, Array], dict[str, Array]]:
+    """What hidden layers of a network pass to their activations, for observers of gates.
+
+    Args:
+        network: As built here, of layers of weights "layer_1" and so on.
+
+    Returns:
+        Function `(params, x)`, of one array for each hidden layer, by its name.
+
+    Raises:
+        ValueError: If the network is symmetrized, or normalizes pre-activations.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, lazyjax
+        >>> net = lazyjax.nets.mlp(width=4, depth=2)
+        >>> x = jnp.ones((3, 2))
+        >>> gates = lazyjax.nets.pre_activations(net)
+        >>> found = gates(net.init(jax.random.key(0), x), x)
+        >>> {name: z.shape for name, z in found.items()}
+        {'layer_1': (3, 4), 'layer_2': (3, 4)}
+    """
+    apply_fn = network.apply.apply_fn if isinstance(network.apply, Apply) else None
+    has_them = network.architecture.kind in ("mlp", "resnet", "cnn", "conv_resnet")
+    if (
+        not isinstance(apply_fn, ModuleApply)
+        or network.architecture.normalization != "none"
+        or not has_them
+    ):
+        raise ValueError(
+            "`network` must be fully connected or convolutional, not symmetrized and "
+            f"without normalization; got {brief(network)}."
+        )
+    return _PreActivations(apply_fn.module, f"layer_{network.architecture.num_layers}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _PreActivations:
+    module: nn.Module
+    last: str  # the output layer, which has no activation
+
+    def __call__(self, params: Params, x: Array) -> dict[str, Array]:
+        _, state = self.module.apply(
+            {"params": params},
+            x,
+            capture_intermediates=lambda module, _: (
+                (module.name or self.last) != self.last
+            ),
+            mutable=["intermediates"],
+        )
+        layers = state["intermediates"].items()
+        return {name: cast(Any, seen)["__call__"][0] for name, seen in layers}
+
+
 # Checks of inputs ---------------------------------------------------------------------
 
 

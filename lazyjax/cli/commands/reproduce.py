@@ -10,6 +10,7 @@ import typer
 
 from lazyjax.cli import outcomes
 from lazyjax.cli.console import bad_usage, numbers, one_line_errors
+from lazyjax.cli.data import DataDir
 from lazyjax.files.writing import check_file
 
 if TYPE_CHECKING:
@@ -42,10 +43,7 @@ def reproduce(
         Path,
         typer.Option(help="Folder for figures and numbers; made if missing."),
     ] = Path(),
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(help="Folder of data sets that do not come with lazyjax."),
-    ] = None,
+    data_dir: DataDir = None,
     widths: Annotated[
         str | None, typer.Option(help="Widths, with commas between them.")
     ] = None,
