@@ -9,6 +9,9 @@ from lazyjax.experiments.record import Experiment
 _MODULES = {
     "du2019": "convergence.du2019",
     "simon2023": "generalization.simon2023",
+    "ghorbani": "generalization.ghorbani",
+    "symmetry": "generalization.symmetry",
+    "finite-width": "lazy.finite_width",
 }
 _registered: dict[str, Experiment] = {}
 
