@@ -12,6 +12,8 @@ _MODULES = {
     "ghorbani": "generalization.ghorbani",
     "symmetry": "generalization.symmetry",
     "finite-width": "lazy.finite_width",
+    "spectra": "spectra.weight_spectra",
+    "cross-entropy": "lazy.cross_entropy",
 }
 _registered: dict[str, Experiment] = {}
 

@@ -7,6 +7,7 @@ networks of the same size that start from random weights are trained alike.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -163,9 +164,11 @@ def measure(size: SymmetrySize, conditions: Conditions) -> Accuracies:
         for place in range(len(TARGETS)):
             y = jnp.asarray(1 - 2 * (num_ones >> place & 1), x.dtype)[..., None]
             for start in STARTS:
-                params = jax.vmap(lambda key, start=start: _start(start, shape[2], key))
+                start_fn = functools.partial(_start, start, size.num_bits)
                 found.append(
-                    _accuracies(params(keys), x, y, keys, num_train, size.num_steps)
+                    _accuracies(
+                        jax.vmap(start_fn)(keys), x, y, keys, num_train, size.num_steps
+                    )
                 )
     table = np.array(found).reshape(
         len(size.train_sizes), len(names), 2, size.num_seeds
