@@ -13,6 +13,7 @@ _MODULES = {
     "symmetry": "generalization.symmetry",
     "finite-width": "lazy.finite_width",
     "spectra": "spectra.weight_spectra",
+    "hessian": "spectra.hessian",
     "cross-entropy": "lazy.cross_entropy",
 }
 _registered: dict[str, Experiment] = {}

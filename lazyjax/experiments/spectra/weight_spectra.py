@@ -143,8 +143,6 @@ class WeightSpectra:
         panels = figure.subplots(1, 3)
         for axes, name in zip(panels, ("lazy", "rich"), strict=False):
             plot.weight_spectrum(axes, self.shown[name])
-            axes.set_yscale("log")
-            axes.set_ylim(1e-3, 30)
             axes.set_title(f"Layer 2 after {name} training", fontsize=9, loc="left")
         ranks = {f"{name} training": k[..., 0].T for name, k in self.kernel.items()}
         shares = np.linspace(0, 1, len(next(iter(ranks.values()))))
