@@ -1,6 +1,7 @@
 r"""Hessians and Gauss-Newton matrices as operators, which are never formed."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Shaped
 
 from lazyjax._checks import check_apply_fn, check_batch, check_function, check_params
+from lazyjax.callables.static import HashableCallable
 from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params
 
 
@@ -80,14 +82,8 @@ def hessian_operator(fn: Callable[[Any], Array], params: Params) -> CurvatureOpe
     shape = jax.eval_shape(fn, params)
     if getattr(shape, "shape", None) != ():
         raise ValueError(f"`fn` must return one number; got {shape}.")
-    flat, unravel = ravel_pytree(params)
-    gradient = jax.grad(lambda w: fn(unravel(w)))
-
-    @jax.jit
-    def product(v: Array) -> Array:
-        return jax.jvp(gradient, (flat,), (v,))[1]
-
-    return CurvatureOperator(product, flat.size, flat.dtype)
+    product = functools.partial(_hessian_product, HashableCallable(fn), params)
+    return _operator(product, params)
 
 
 def gauss_newton_operator(
@@ -135,17 +131,34 @@ def gauss_newton_operator(
     check_params("params", params)
     check_batch("x", x)
     check_function("loss_fn", loss_fn, "(f, y) -> scalar")
-    flat, unravel = ravel_pytree(params)
-    targets = jnp.asarray(y)
-    slope = jax.grad(lambda f: loss_fn(f, targets))
+    functions = HashableCallable(apply_fn), HashableCallable(loss_fn)
+    data = jnp.asarray(x), jnp.asarray(y)
+    product = functools.partial(_gauss_newton_product, functions, params, data)
+    return _operator(product, params)
 
-    def outputs(w: Array) -> Array:
-        return apply_fn(unravel(w), jnp.asarray(x))
 
-    @jax.jit
-    def product(v: Array) -> Array:
-        f, moved = jax.jvp(outputs, (flat,), (v,))
-        _, vjp_fn = jax.vjp(outputs, flat)
-        return vjp_fn(jax.jvp(slope, (f,), (moved,))[1])[0]
-
+def _operator(product: Callable[[Array], Array], params: Params) -> CurvatureOperator:
+    flat = jax.eval_shape(lambda p: ravel_pytree(p)[0], params)
     return CurvatureOperator(product, flat.size, flat.dtype)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _hessian_product(fn: Callable[[Any], Array], params: Params, v: Array) -> Array:
+    flat, unravel = ravel_pytree(params)
+    gradient = jax.grad(lambda w: fn(unravel(w)))
+    return jax.jvp(gradient, (flat,), (v,))[1]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _gauss_newton_product(
+    functions: tuple[ApplyFn, LossFn],
+    params: Params,
+    data: tuple[Array, Array],
+    v: Array,
+) -> Array:
+    (apply_fn, loss_fn), (x, y) = functions, data
+    flat, unravel = ravel_pytree(params)
+    outputs = lambda w: apply_fn(unravel(w), x)
+    f, moved = jax.jvp(outputs, (flat,), (v,))
+    slope_moved = jax.jvp(jax.grad(lambda f: loss_fn(f, y)), (f,), (moved,))[1]
+    return jax.vjp(outputs, flat)[1](slope_moved)[0]

@@ -23,9 +23,9 @@ from lazyjax.dynamics import train
 from lazyjax.dynamics.losses import cross_entropy_loss
 from lazyjax.experiments.judgement import Check, Judgement
 from lazyjax.experiments.record import Conditions, Control, Experiment, Size
-from lazyjax.laziness import SlopeFit, log_log_slope
+from lazyjax.laziness import SlopeFit, log_log_slope, mean_and_sem
 from lazyjax.nets import build
-from lazyjax.spectrum import CurvatureOperator
+from lazyjax.spectrum import CurvatureOperator, Density
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,8 +68,7 @@ class Hessians:
         norms: Spectral norms of the Hessian of an output at the start.
         observed_at: Steps of SGD.
         loss: Mean cross-entropy at these steps.
-        nodes: Eigenvalues of the Hessian of the mean loss, by Lanczos quadrature.
-        weights: Their shares.
+        densities: Of the eigenvalues of the Hessian of the mean loss.
         gauss_newton: Largest eigenvalue of the Gauss-Newton matrix.
     """
 
@@ -77,8 +76,7 @@ class Hessians:
     norms: Float[np.ndarray, "widths seeds"]
     observed_at: tuple[int, ...]
     loss: Float[np.ndarray, " steps"]
-    nodes: Float[np.ndarray, "steps samples nodes"]
-    weights: Float[np.ndarray, "steps samples nodes"]
+    densities: tuple[Density, ...]
     gauss_newton: Float[np.ndarray, " steps"]
 
     @property
@@ -87,8 +85,13 @@ class Hessians:
         return log_log_slope(np.array(self.widths, float), self.norms)
 
     @property
+    def nodes(self) -> Float[np.ndarray, "steps samples nodes"]:
+        """Ritz values of the loss's Hessian."""
+        return np.array([density.nodes for density in self.densities])
+
+    @property
     def largest(self) -> Float[np.ndarray, " steps"]:
-        """Largest eigenvalues of the loss."""
+        """Largest of them."""
         return self.nodes.max(axis=(1, 2))
 
     @property
@@ -132,9 +135,10 @@ class Hessians:
 
     def tables(self) -> Sequence[Table]:
         """Norms by width, and the spectrum along SGD."""
+        mean, sem = mean_and_sem(self.norms)
         norms = [
-            [f"{width}", report.with_error(float(np.mean(found)), _sem(found))]
-            for width, found in zip(self.widths, self.norms, strict=True)
+            [f"{width}", report.with_error(float(mean[i]), float(sem[i]))]
+            for i, width in enumerate(self.widths)
         ]
         rows = [
             [
@@ -180,14 +184,14 @@ class Hessians:
             ylabel=r"$\|\nabla_w^2 f\|$",
             title="Hessian of the network at the start",
         )
-        span = np.linspace(self.nodes.min(), self.nodes.max(), 400) * 1.05
-        width = 0.01 * self.nodes.max()
-        densities = {}
-        for i in (0, len(self.observed_at) - 1):
-            offsets = (span[:, None, None] - self.nodes[i]) / width
-            shares = self.weights[i] * np.exp(-(offsets**2) / 2)
-            density = shares.sum(axis=2) / (width * np.sqrt(2 * np.pi))
-            densities[f"step {self.observed_at[i]}"] = np.maximum(density, 1e-6)
+        top = float(self.nodes.max())
+        span = np.linspace(float(self.nodes.min()), top, 400) * 1.05
+        densities = {
+            f"step {self.observed_at[i]}": np.maximum(
+                self.densities[i].smoothed(span, width=0.01 * top).value, 1e-6
+            )
+            for i in (0, -1)
+        }
         plot.curves(right, span, densities, log="y", is_marked=False)
         right.set_ylim(1e-4, None)
         plot.style_axes(
@@ -199,11 +203,7 @@ class Hessians:
         return figure
 
 
-def _sem(values: np.ndarray) -> float:
-    return float(np.std(values, ddof=1) / len(values) ** 0.5)
-
-
-def _ritz(operator: CurvatureOperator, key: Array, num_samples: int = 2) -> Any:
+def _ritz(operator: CurvatureOperator, key: Array, num_samples: int = 2) -> Density:
     return spectrum.density(
         operator,
         key=key,
@@ -238,7 +238,7 @@ def measure(size: HessianSize, conditions: Conditions) -> Hessians:
         observe={"params": lambda snapshot: snapshot.params},
         observe_at=steps,
     )
-    nodes, weights, gauss_newton, losses = [], [], [], []
+    densities, gauss_newton, losses = [], [], []
     for i in range(len(steps)):
         conditions.progress(0.6 + 0.4 * i / len(steps), f"step {steps[i]}")
         params = jax.tree.map(lambda leaf, i=i: leaf[i], run.observations["params"])
@@ -249,12 +249,11 @@ def measure(size: HessianSize, conditions: Conditions) -> Hessians:
         def of_params(params: Any) -> Array:
             return mean_loss(network.apply(params, x), data.y_train)
 
-        found = _ritz(spectrum.hessian_operator(of_params, params), conditions.key, 4)
+        hessian = spectrum.hessian_operator(of_params, params)
         matrix = spectrum.gauss_newton_operator(
             network.apply, params, x, data.y_train, mean_loss
         )
-        nodes.append(np.asarray(found.nodes))
-        weights.append(np.asarray(found.weights))
+        densities.append(_ritz(hessian, conditions.key, num_samples=4))
         gauss_newton.append(float(jnp.max(_ritz(matrix, conditions.key).nodes)))
         losses.append(float(of_params(params)))
     return Hessians(
@@ -262,8 +261,7 @@ def measure(size: HessianSize, conditions: Conditions) -> Hessians:
         norms=norms,
         observed_at=steps,
         loss=np.array(losses),
-        nodes=np.array(nodes),
-        weights=np.array(weights),
+        densities=tuple(densities),
         gauss_newton=np.array(gauss_newton),
     )
 
