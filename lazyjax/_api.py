@@ -31,6 +31,7 @@ from lazyjax.ntk import (
     empirical_ntk as empirical_ntk,
     layerwise_ntk as layerwise_ntk,
     linearize as linearize,
+    ntk_blocks as ntk_blocks,
     ntk_diagonal as ntk_diagonal,
     ntk_operator as ntk_operator,
     ntk_plan as ntk_plan,

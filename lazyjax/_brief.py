@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import math
 import reprlib
 import types
 from collections.abc import Mapping
@@ -76,3 +77,14 @@ def brief(value: object) -> str:
     if len(text) <= _LONGEST:
         return text
     return f"{type(value).__name__} {text[: _LONGEST - 30].rstrip()}..."[:_LONGEST]
+
+
+def in_bytes(count: int | float) -> str:
+    """A number of bytes with a unit, such as "1.5 GiB"."""
+    if not math.isfinite(count):
+        return "infinite"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB", "PiB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1024
+    return f"{count:.0f} EiB" if count < 1e5 else f"{count:.0e} EiB"

@@ -122,13 +122,13 @@ def test_no_other_verb_has_anything_of_that_size(verb):
 @pytest.mark.parametrize(
     ("verb", "size"),
     [
-        (lambda f, w, x: lazyjax.empirical_ntk(f, w, x), r"984 GB.*trace.*1.02 kB"),
-        (lambda f, w, x: lazyjax.empirical_nngp(f, w, x), "984 GB"),
-        (lambda f, w, x: lazyjax.layerwise_ntk(f, w, x), "984 GB"),
-        (lambda f, w, x: lazyjax.ntk_diagonal(f, w, x), "61.5 GB"),
+        (lambda f, w, x: lazyjax.empirical_ntk(f, w, x), r"916 GiB.*trace.*1 KiB"),
+        (lambda f, w, x: lazyjax.empirical_nngp(f, w, x), "916 GiB"),
+        (lambda f, w, x: lazyjax.layerwise_ntk(f, w, x), "916 GiB"),
+        (lambda f, w, x: lazyjax.ntk_diagonal(f, w, x), "57.3 GiB"),
         (
             lambda f, w, x: lazyjax.empirical_ntk(f, w, x[:2], method="jacobian"),
-            r"jacobian.*23.1 GB.*structured",
+            r"jacobian.*21.5 GiB.*structured",
         ),
     ],
     ids=["ntk", "nngp", "layerwise", "diagonal", "jacobian"],

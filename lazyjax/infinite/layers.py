@@ -32,7 +32,7 @@ class Kernels(NamedTuple):
         return Kernels(fn(self.nngp), None if self.ntk is None else fn(self.ntk))
 
 
-class Scales(NamedTuple):
+class LayerScales(NamedTuple):
     """Scales of a layer of weights, biases included."""
 
     w_sq: float  # variance of a pre-activation for inputs of unit second moment
@@ -43,12 +43,12 @@ class Scales(NamedTuple):
     is_trained: bool  # whether it adds anything
 
 
-def dense(kernels: Kernels, scales: Scales) -> Kernels:
+def dense(kernels: Kernels, scales: LayerScales) -> Kernels:
     r"""Weights $z = W h + b$, the same at every pixel: covariances of $z$."""
     return add_bias(weigh(kernels, scales), scales)
 
 
-def weigh(kernels: Kernels, scales: Scales) -> Kernels:
+def weigh(kernels: Kernels, scales: LayerScales) -> Kernels:
     """Weights without biases, to be averaged over pixels that are summed."""
     nngp, ntk = kernels
     own = scales.ntk_w * nngp if scales.is_trained else None
@@ -61,7 +61,7 @@ def add(first: Kernels, second: Kernels) -> Kernels:
     return Kernels(first.nngp + second.nngp, _sum(first.ntk, second.ntk))
 
 
-def add_bias(kernels: Kernels, scales: Scales) -> Kernels:
+def add_bias(kernels: Kernels, scales: LayerScales) -> Kernels:
     """Biases added to every unit and pixel."""
     nngp, ntk = kernels
     if scales.is_trained and ntk is not None:

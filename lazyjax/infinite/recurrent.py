@@ -22,15 +22,15 @@ from jaxtyping import Array, Bool, Float
 from lazyjax.architecture import Architecture, InfiniteLimit
 from lazyjax.infinite import layers
 from lazyjax.infinite.duals.dual import dual_variance
-from lazyjax.infinite.layers import Kernels, Scales
+from lazyjax.infinite.layers import Kernels, LayerScales
 from lazyjax.infinite.recursion import layer_scales, output
 
 
 class _RecurrentLayer(NamedTuple):
     """A recurrent layer: scales of its two arrays of weights, and of its units."""
 
-    inputs: Scales
-    recurrent: Scales
+    inputs: LayerScales
+    recurrent: LayerScales
     factor: float
 
 
@@ -103,15 +103,15 @@ def _stack(
 
 def _recurrent_scales(
     architecture: Architecture, layer: int, width: int | None
-) -> Scales:
+) -> LayerScales:
     variance = float(architecture.recurrent_std) ** 2
     if not architecture.is_trained(layer):
-        return Scales(variance, 0.0, 0.0, 0.0, is_trained=False)
+        return LayerScales(variance, 0.0, 0.0, 0.0, is_trained=False)
     own = variance
     if architecture.parameterization == "standard":
         assert width is not None
         own = float(width)
-    return Scales(variance, 0.0, own, 0.0, is_trained=True)
+    return LayerScales(variance, 0.0, own, 0.0, is_trained=True)
 
 
 def _input_moments(

@@ -24,14 +24,14 @@ from jaxtyping import Array, Bool, Float, PyTree
 from lazyjax.architecture import KINDS, Architecture, InfiniteLimit
 from lazyjax.infinite import layers
 from lazyjax.infinite.duals.dual import dual_mean, dual_variance
-from lazyjax.infinite.layers import Kernels, Scales
+from lazyjax.infinite.layers import Kernels, LayerScales
 
 
 @dataclasses.dataclass(frozen=True)
 class _HiddenLayer:
     """What is static about a hidden layer."""
 
-    scales: Scales  # of its weights
+    scales: LayerScales  # of its weights
     factor: float  # what multiplies the activation
     is_residual: bool  # whether it adds to the layer before
     stride: int  # of its convolution
@@ -248,13 +248,13 @@ def layer_scales(
     shape: tuple[int, ...],
     width: int | None,
     num_pixels: int,
-) -> Scales:
+) -> LayerScales:
     """Scales of a layer, from 1, whose units read `num_pixels` pixels."""
     w_sq, b_sq = float(architecture.w_std) ** 2, float(architecture.b_std) ** 2
     if not architecture.is_trained(layer):
-        return Scales(w_sq, b_sq, 0.0, 0.0, is_trained=False)
+        return LayerScales(w_sq, b_sq, 0.0, 0.0, is_trained=False)
     if architecture.parameterization != "standard":
-        return Scales(w_sq, b_sq, w_sq, b_sq, is_trained=True)
+        return LayerScales(w_sq, b_sq, w_sq, b_sq, is_trained=True)
     # The gradient is that in W itself: every weight of a unit counts with 1.
     if layer == 1:
         channels = _num_channels(architecture, shape)
@@ -262,7 +262,7 @@ def layer_scales(
         assert width is not None
         channels = width * architecture.width_factor(layer - 1)
     own = float(architecture.fan_in(layer, channels, num_pixels))
-    return Scales(w_sq, b_sq, own, float(b_sq > 0), is_trained=True)
+    return LayerScales(w_sq, b_sq, own, float(b_sq > 0), is_trained=True)
 
 
 def _input_moments(

@@ -1,5 +1,6 @@
 """Finite-width neural tangent kernels of any pure function `apply_fn(params, x)`."""
 
+from lazyjax.ntk.blocks import KernelBlocks as KernelBlocks, ntk_blocks as ntk_blocks
 from lazyjax.ntk.diagonal import ntk_diagonal as ntk_diagonal
 from lazyjax.ntk.empirical import empirical_ntk as empirical_ntk
 from lazyjax.ntk.layerwise import layerwise_ntk as layerwise_ntk

@@ -12,12 +12,12 @@ from lazyjax.callables.static import HashableCallable
 from lazyjax.ntk.methods.auto import auto_ntk
 from lazyjax.ntk.methods.jacobian import jacobian_ntk
 from lazyjax.ntk.methods.output_chunks import in_output_chunks
+from lazyjax.ntk.methods.several import PairsProgram, run_pairs
 from lazyjax.ntk.methods.structured import structured_ntk
 from lazyjax.ntk.methods.vjp import vector_product_ntk
 from lazyjax.ntk.requests.compiled import KernelProgram, run_program
 from lazyjax.ntk.requests.memory import Devices
 from lazyjax.ntk.requests.request import KernelRequest
-from lazyjax.trees import leaf_paths, split_leaves
 from lazyjax.typing import AnyArray, ApplyFn, Method, Outputs, Params
 
 _METHODS: dict[str, Callable[[KernelRequest], Array]] = {
@@ -29,10 +29,10 @@ _METHODS: dict[str, Callable[[KernelRequest], Array]] = {
 
 
 def empirical_ntk(
-    apply_fn: ApplyFn,
+    apply_fn: ApplyFn | tuple[ApplyFn, ApplyFn],
     params: Params,
-    x1: Shaped[AnyArray, "n1 *d"],
-    x2: Shaped[AnyArray, "n2 *d"] | None = None,
+    x1: Shaped[AnyArray, "n1 ..."],
+    x2: Shaped[AnyArray, "n2 ..."] | None = None,
     *,
     outputs: Outputs = "full",
     method: Method = "auto",
@@ -50,7 +50,10 @@ def empirical_ntk(
     Args:
         apply_fn: Network `(params, x) -> f`; rows of `x` must not interact. It should
             be the same object from call to call, or each call compiles again, as it does
-            once what the function holds or names has changed.
+            once what the function holds or names has changed. Two functions `(f, g)` of
+            the same parameters give the kernel
+            $\langle \nabla f_a(x_i), \nabla g_b(x'_j)\rangle$ of f on `x1` and g on `x2`
+            (or `x1`), of shape `(n1, n2, k_f, k_g)`; see also `ntk_blocks`.
         params: Point at which the network is linearized.
         x1: First batch.
         x2: Second batch; `None` means `x1`, does less work, and the result is exactly
@@ -66,7 +69,8 @@ def empirical_ntk(
             "vjp" forms one column at a time from vector products and holds `k p`
             numbers, for the work of `n2 k` forward passes over `x1`; "auto" is
             "structured", unless another is modelled to be quicker, as "jacobian" is for
-            small networks. "trace" and "diagonal" of thousands of outputs are computed
+            small networks. Between two functions it is "structured", and there is no
+            "vjp". "trace" and "diagonal" of thousands of outputs are computed
             for some of the outputs at a time.
         precision: Of matrix products, the network's own included where it sets none.
         filter: Which parameters count, by path (`layer_1/kernel`); `None` means all.
@@ -104,13 +108,51 @@ def empirical_ntk(
             "`filter` must be a function of a parameter's path, such as "
             f"`lambda path: path.endswith('kernel')`; got {brief(filter)}."
         )
+    accepts = None if filter is None else HashableCallable(filter)
+    if isinstance(apply_fn, tuple):
+        return _cross(
+            apply_fn,
+            params,
+            (x1, x1 if x2 is None else x2),
+            PairsProgram(
+                pairs=((0, 1),),
+                method=method,
+                precision=precision,
+                outputs=outputs,
+                filter=accepts,
+            ),
+            check_rows=check_rows,
+        )
     program = _Empirical(
         outputs=outputs,
         precision=precision,
         method=method,
-        filter=None if filter is None else HashableCallable(filter),
+        filter=accepts,
     )
     return run_program(program, apply_fn, params, x1, x2, check_rows=check_rows)
+
+
+def _cross(
+    functions: tuple[ApplyFn, ...],
+    params: Params,
+    batches: tuple[AnyArray, AnyArray],
+    program: PairsProgram,
+    *,
+    check_rows: bool,
+) -> Array:
+    """The kernel between two functions."""
+    check_choice("method", program.method, ("auto", "structured", "jacobian"))
+    if len(functions) != 2:
+        raise ValueError(
+            f"`apply_fn` must be one function, or two; got {len(functions)}. "
+            "`ntk_blocks` takes more."
+        )
+    labels = ("`apply_fn[0]`", "`apply_fn[1]`")
+    pairs = zip(functions, batches, strict=True)
+    by_label: dict[str, tuple[ApplyFn, AnyArray]] = {}
+    by_label |= zip(labels, pairs, strict=True)
+    (kernel,) = run_pairs(program, by_label, params, check_rows=check_rows)
+    return kernel
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -121,18 +163,7 @@ class _Empirical(KernelProgram):
     filter: Callable[[str], bool] | None
 
     def compute(self, request: KernelRequest, devices: Devices) -> Array:
-        params, apply_fn = request.params, request.apply_fn
-        chosen, merge = split_leaves(params, self.filter or (lambda path: True))
-        if not chosen:
-            raise ValueError(
-                "`filter` must accept at least one parameter; it accepts none of "
-                f"{', '.join(leaf_paths(params))}."
-            )
-        request = dataclasses.replace(
-            request,
-            apply_fn=lambda leaves, x: apply_fn(merge(leaves), x),
-            params=chosen,
-        )
+        request = request.filtered(self.filter)
         return in_output_chunks(
             _METHODS[self.method], request, method=self.method, devices=devices
         )

@@ -5,6 +5,7 @@ and a choice of pairs of directions: all ("full"), equal ones ("diagonal"), or t
 over equal ones ("trace", and the single direction of "pseudo" or of one class).
 """
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
@@ -45,6 +46,19 @@ def check_outputs(outputs: Outputs, num_outputs: int) -> None:
         raise ValueError(
             f"`outputs` as a class index must be in 0..{num_outputs - 1}, since "
             f"the network has {num_outputs} outputs; got {brief(outputs)}."
+        )
+
+
+def check_equal_outputs(outputs: Outputs, counts: Sequence[int]) -> None:
+    """Check that functions have one number of outputs, if pairs of equal ones are wanted.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    if outputs in ("diagonal", "trace") and len({*counts}) > 1:
+        raise ValueError(
+            f"`outputs={outputs!r}` is of equal outputs of functions that have as many; "
+            f'these have {" and ".join(map(str, counts))}. Take `outputs="full"`.'
         )
 
 

@@ -24,7 +24,10 @@ from lazyjax.spectrum.ends import (
     condition as condition,
     extremes as extremes,
 )
-from lazyjax.spectrum.estimates import Enclosure as Enclosure, Estimate as Estimate
+from lazyjax.spectrum.estimates import (
+    ConfidenceInterval as ConfidenceInterval,
+    Estimate as Estimate,
+)
 from lazyjax.spectrum.moments import (
     effective_rank as effective_rank,
     entropy as entropy,

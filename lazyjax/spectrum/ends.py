@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Key
 
 from lazyjax._checks import check_at_least
 from lazyjax.linalg import condition as condition_of
-from lazyjax.spectrum.estimates import Enclosure
+from lazyjax.spectrum.estimates import ConfidenceInterval
 from lazyjax.spectrum.lanczos import Section, lanczos
 from lazyjax.spectrum.operators import (
     MAX_DENSE,
@@ -24,8 +24,8 @@ from lazyjax.spectrum.operators import (
 class Extremes(NamedTuple):
     """Enclosures of the smallest and the largest eigenvalue."""
 
-    smallest: Enclosure
-    largest: Enclosure
+    smallest: ConfidenceInterval
+    largest: ConfidenceInterval
 
 
 def extremes(
@@ -87,13 +87,13 @@ def extremes(
     part = _relative_gap(size, steps, (1 - confidence) / 2)
     gap = part * (largest - smallest) if part < math.inf else jnp.inf
     return Extremes(
-        Enclosure(
+        ConfidenceInterval(
             value=smallest,
             lower=jnp.maximum(smallest - jnp.maximum(gap, below), 0),
             upper=smallest + below,
             confidence=confidence,
         ),
-        Enclosure(
+        ConfidenceInterval(
             value=largest,
             lower=largest - above,
             upper=largest + jnp.maximum(gap, above),
@@ -109,7 +109,7 @@ def condition(
     num_steps: int = 100,
     confidence: float = 0.999,
     max_dense: int = MAX_DENSE,
-) -> Enclosure:
+) -> ConfidenceInterval:
     """Condition of a positive semidefinite kernel: largest over smallest eigenvalue.
 
     Args:
@@ -139,7 +139,7 @@ def condition(
         max_dense=max_dense,
     )
     (smallest, largest) = ends
-    return Enclosure(
+    return ConfidenceInterval(
         value=_ratio(largest.value, smallest.value),
         lower=_ratio(largest.lower, smallest.upper),
         upper=_ratio(largest.upper, smallest.lower),
@@ -152,8 +152,8 @@ def _of_matrix(matrix: Float[Array, "m m"]) -> Extremes:
     # Zero to rounding is zero: no digit of the computed value is right.
     smallest = jnp.where(values[0] > cutoff, values[0], 0)
 
-    def enclosed(value: Array) -> Enclosure:
-        return Enclosure(
+    def enclosed(value: Array) -> ConfidenceInterval:
+        return ConfidenceInterval(
             value=value,
             lower=jnp.maximum(value - cutoff, 0),
             upper=value + cutoff,

@@ -53,7 +53,7 @@ class Estimate(Storable):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Enclosure(Storable):
+class ConfidenceInterval(Storable):
     """An interval that holds a number.
 
     Attributes:

@@ -22,6 +22,7 @@ from jax.sharding import (
 )
 from jaxtyping import Array
 
+from lazyjax._brief import in_bytes
 from lazyjax.files.archive import Arrays
 from lazyjax.files.writing import check_folder
 from lazyjax.progress import Progress
@@ -110,8 +111,7 @@ class Execution:
                 if program.num_bytes > self.memory:
                     raise ValueError(
                         "`memory` must hold one member at least, which needs "
-                        f"{program.num_bytes / 2**20:.1f} MiB; got "
-                        f"{self.memory / 2**20:.1f} MiB."
+                        f"{in_bytes(program.num_bytes)}; got {in_bytes(self.memory)}."
                     )
                 programs[width] = program
         return programs

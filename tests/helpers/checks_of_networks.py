@@ -89,22 +89,26 @@ def check_error_propagation():
             (evaluation.transposed, lambda v, w=layer.weight: v @ w.T, right[0]),
         ):
             h = direction[None]
-            rows = evaluation.Rows(h, np.array([shift]), np.array([1.0]))
+            rows = evaluation.EnclosedRows(h, np.array([shift]), np.array([1.0]))
             found = spread(layer, norm, rows, U)
             moved = layer.scale * np.linalg.norm(fn(shift * h))
             assert moved <= found.error[0] * (1 + 1e-9)
-    slope = evaluation.Rows(np.ones((1, 2)), np.array([0.0]), np.array([2.0**0.5]))
-    b = evaluation.Rows(np.array([[[3.0, 0]]]), np.array([[shift]]), np.array([[3.0]]))
+    slope = evaluation.EnclosedRows(
+        np.ones((1, 2)), np.array([0.0]), np.array([2.0**0.5])
+    )
+    b = evaluation.EnclosedRows(
+        np.array([[[3.0, 0]]]), np.array([[shift]]), np.array([[3.0]])
+    )
     chained = evaluation.chained(network, b, slope, U)
     assert chained.error[0, 0] >= shift * network.factor
     slope = dataclasses.replace(slope, error=np.array([shift]))
     b = dataclasses.replace(b, error=np.array([[0.0]]))
     assert evaluation.chained(network, b, slope, U).error[0, 0] >= 3 * shift
     tanh = dataclasses.replace(network, activation="tanh")
-    z = evaluation.Rows(np.array([[0.0]]), np.array([shift]), np.array([0.0]))
+    z = evaluation.EnclosedRows(np.array([[0.0]]), np.array([shift]), np.array([0.0]))
     assert evaluation.activated(tanh, z, U)[0].error[0] >= 1.1 * math.tanh(shift)
     bend = math.atanh(3**-0.5)  # where the slope of tanh changes fastest
-    z = evaluation.Rows(np.array([[bend]]), np.array([1e-5]), np.array([bend]))
+    z = evaluation.EnclosedRows(np.array([[bend]]), np.array([1e-5]), np.array([bend]))
     change = math.tanh(bend) ** 2 - math.tanh(bend - 1e-5) ** 2
     assert evaluation.activated(tanh, z, U)[1].error[0] >= 1.1 * change
     # Kernels (s^2 h h + s_b^2) e e, with errors of h or of e along themselves.

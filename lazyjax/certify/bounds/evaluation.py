@@ -30,7 +30,7 @@ from lazyjax.certify.bounds.layers import Layer, Layers
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
+class EnclosedRows:
     """Row vectors, and upper bounds of the norms of their errors and of themselves.
 
     Attributes:
@@ -81,11 +81,11 @@ class Evaluation:
     """
 
     network: Layers
-    output: Rows
-    preactivations: tuple[Rows, ...]
-    inputs: tuple[Rows, ...]
-    backward: tuple[Rows, ...]
-    cotangents: tuple[Rows, ...]
+    output: EnclosedRows
+    preactivations: tuple[EnclosedRows, ...]
+    inputs: tuple[EnclosedRows, ...]
+    backward: tuple[EnclosedRows, ...]
+    cotangents: tuple[EnclosedRows, ...]
     norms: tuple[LayerNorms, ...]
     unit: float
 
@@ -119,7 +119,7 @@ def evaluate(
     if norms is None:
         norms = layer_norms(network, unit)
     num_rows, num_outputs = len(x), network.layers[-1].weight.shape[1]
-    rows = Rows(x, np.zeros(num_rows), row_norms_upper(x, unit))
+    rows = EnclosedRows(x, np.zeros(num_rows), row_norms_upper(x, unit))
     inputs, preactivations, slopes = [rows], [], []
     for layer, norm in zip(network.layers[:-1], norms, strict=False):
         z = affine(layer, norm, rows, unit)
@@ -133,7 +133,7 @@ def evaluate(
         np.eye(num_outputs), (num_rows,) + (num_outputs,) * 2
     )
     ones = np.ones((num_rows, num_outputs))
-    cotangent = Rows(unit_vectors, 0 * ones, ones)
+    cotangent = EnclosedRows(unit_vectors, 0 * ones, ones)
     backward, cotangents = [], [cotangent]
     for i in range(network.depth, 0, -1):
         b = transposed(network.layers[i], norms[i], cotangent, unit)
@@ -168,11 +168,11 @@ def layer_norms(
 
 
 def map_rows(
-    fn: Callable[..., Rows], evaluation: Evaluation, *others: Evaluation
+    fn: Callable[..., EnclosedRows], evaluation: Evaluation, *others: Evaluation
 ) -> Evaluation:
     """An evaluation with all its rows mapped, beside those of others of one network."""
 
-    def mapped(name: str) -> tuple[Rows, ...]:
+    def mapped(name: str) -> tuple[EnclosedRows, ...]:
         rows = (getattr(e, name) for e in (evaluation, *others))
         return tuple(map(fn, *rows))
 
@@ -195,8 +195,8 @@ def plain(evaluation: Evaluation) -> Evaluation:
 def concatenated(evaluation: Evaluation, other: Evaluation) -> Evaluation:
     """Evaluations of one network on two sets of inputs, as one."""
 
-    def joined(one: Rows, two: Rows) -> Rows:
-        return Rows(
+    def joined(one: EnclosedRows, two: EnclosedRows) -> EnclosedRows:
+        return EnclosedRows(
             np.concatenate([one.value, two.value]),
             np.concatenate([one.error, two.error]),
             np.concatenate([one.computed_norm, two.computed_norm]),
@@ -209,12 +209,16 @@ def example_of(evaluation: Evaluation, i: int) -> Evaluation:
     """The evaluation of example `i` alone."""
     one = slice(i, i + 1)
     return map_rows(
-        lambda rows: Rows(rows.value[one], rows.error[one], rows.computed_norm[one]),
+        lambda rows: EnclosedRows(
+            rows.value[one], rows.error[one], rows.computed_norm[one]
+        ),
         evaluation,
     )
 
 
-def affine(layer: Layer, norm: LayerNorms, rows: Rows, unit: float) -> Rows:
+def affine(
+    layer: Layer, norm: LayerNorms, rows: EnclosedRows, unit: float
+) -> EnclosedRows:
     """Pre-activations of a layer."""
     value = layer.scale * (rows.value @ layer.weight) + layer.bias_scale * layer.bias
     fan_in = layer.weight.shape[0]
@@ -224,7 +228,9 @@ def affine(layer: Layer, norm: LayerNorms, rows: Rows, unit: float) -> Rows:
     return _rows(value, error, unit)
 
 
-def activated(network: Layers, z: Rows, unit: float) -> tuple[Rows, Rows]:
+def activated(
+    network: Layers, z: EnclosedRows, unit: float
+) -> tuple[EnclosedRows, EnclosedRows]:
     r"""Activations $c \phi(z)$ and derivatives $c \phi'(z)$."""
     phi, c = activation_of(network), network.factor
     value, derivative = values_of(phi, z.value)
@@ -236,7 +242,9 @@ def activated(network: Layers, z: Rows, unit: float) -> tuple[Rows, Rows]:
     return scaled, _rows(c * derivative, c * of_derivative, unit, roundings=1)
 
 
-def transposed(layer: Layer, norm: LayerNorms, cotangent: Rows, unit: float) -> Rows:
+def transposed(
+    layer: Layer, norm: LayerNorms, cotangent: EnclosedRows, unit: float
+) -> EnclosedRows:
     """Cotangents of a layer's inputs, from those of its outputs."""
     units = layer.weight.shape[1]
     value = layer.scale * (cotangent.value @ layer.weight.T)
@@ -245,7 +253,9 @@ def transposed(layer: Layer, norm: LayerNorms, cotangent: Rows, unit: float) -> 
     return _rows(value, gamma(units + 3, unit) * size + error, unit)
 
 
-def chained(network: Layers, b: Rows, slope: Rows, unit: float) -> Rows:
+def chained(
+    network: Layers, b: EnclosedRows, slope: EnclosedRows, unit: float
+) -> EnclosedRows:
     """Cotangents of pre-activations, from those of activations."""
     value = slope.value[:, None, :] * b.value
     steepest = network.factor * activation_of(network).slope
@@ -324,10 +334,12 @@ def _product_error(
 
 def _rows(
     value: np.ndarray, error: np.ndarray, unit: float, *, roundings: int = 0
-) -> Rows:
+) -> EnclosedRows:
     """Rows whose error is that given, of at most ten roundings, and some of `value`."""
     computed_norm = row_norms_upper(value, unit)
     if roundings:
         error = error + gamma(roundings, unit) * computed_norm
     error = round_up(error, 12, unit)
-    return Rows(value, np.broadcast_to(error, computed_norm.shape), computed_norm)
+    return EnclosedRows(
+        value, np.broadcast_to(error, computed_norm.shape), computed_norm
+    )

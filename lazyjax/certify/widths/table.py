@@ -16,6 +16,7 @@ import numpy as np
 import optax
 from jaxtyping import Float
 
+from lazyjax._brief import in_bytes
 from lazyjax._checks import check_at_least, check_batch, check_floating, check_targets
 from lazyjax.certify.bounds.start import local_bounds
 from lazyjax.certify.certificate import Certificate, Rigor
@@ -153,7 +154,7 @@ class WidthTable(Storable):
     def _sizes(self, width: float, depth: int) -> list[str]:
         count = self.num_parameters(width, depth)
         memory = BYTES_PER_PARAMETER * count
-        return [order_of_magnitude(width), order_of_magnitude(count), _in_bytes(memory)]
+        return [order_of_magnitude(width), order_of_magnitude(count), in_bytes(memory)]
 
     def summary(self) -> dict[str, Any]:
         """Widths with their parameters and bytes, as what JSON can hold."""
@@ -361,11 +362,3 @@ def order_of_magnitude(width: float) -> str:
     if not np.isfinite(width):
         return "infinite"
     return f"{width:.0f}" if width < 1e5 else f"{width:.0e}"
-
-
-def _in_bytes(count: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB", "PiB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1024
-    return f"{order_of_magnitude(count)} EiB" if math.isfinite(count) else "infinite"

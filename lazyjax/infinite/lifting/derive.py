@@ -20,7 +20,7 @@ from lazyjax.infinite.lifting.rules import Context
 from lazyjax.infinite.lifting.rules.context import Leaves
 from lazyjax.infinite.lifting.rules.elementwise import elementwise
 from lazyjax.infinite.lifting.rules.weights import rearranged
-from lazyjax.infinite.lifting.steps import KnownStep, Program
+from lazyjax.infinite.lifting.steps import KnownStep, LiftedNetwork
 from lazyjax.infinite.lifting.values import (
     Constant,
     Hidden,
@@ -67,7 +67,7 @@ def lift(
     params: Any,
     variances: Sequence[float],
     example: jax.ShapeDtypeStruct,
-) -> Program:
+) -> LiftedNetwork:
     """The network `apply_fn` at infinite width, for inputs shaped as `example`."""
     batch = _batch(example, 2)
     check_network_output(jax.eval_shape(apply_fn, params, batch), batch.shape)
@@ -102,7 +102,7 @@ class _Lifter:
         self.known: list[KnownStep] = []
         self.num_known = 1
 
-    def program(self, programs: Sequence[Any]) -> Program:
+    def program(self, programs: Sequence[Any]) -> LiftedNetwork:
         """The whole network."""
         inputs: list[Value] = [
             Weight(number, np.arange(math.prod(shape)).reshape(shape), 1.0, True)
@@ -112,7 +112,7 @@ class _Lifter:
         inputs.append(Known(0, shape, Rows(0)))
         labels = [*(FIXED for _ in self.shapes), Rows(0)]
         ((value, label),) = self.walk(programs, inputs, labels, None)
-        return Program(
+        return LiftedNetwork(
             known=tuple(self.known),
             features=tuple(self.context.features),
             result=self.result(value, label),

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float
 
 from lazyjax.infinite import layers
 from lazyjax.infinite.duals.dual import dual_mean
-from lazyjax.infinite.layers import Kernels, Scales
+from lazyjax.infinite.layers import Kernels, LayerScales
 from lazyjax.infinite.lifting.pixels import PixelMap
 from lazyjax.jaxpr.equations import evaluate
 from lazyjax.typing import Activation
@@ -35,7 +35,7 @@ class Weigh:
     """Weights without biases, which multiply a source."""
 
     source: int
-    scales: Scales
+    scales: LayerScales
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Bias:
 
     shape: tuple[int, ...]
     is_shared: tuple[bool, ...]
-    scales: Scales
+    scales: LayerScales
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +104,7 @@ class KnownStep:
 
 
 @dataclasses.dataclass(frozen=True)
-class Program:
+class LiftedNetwork:
     """A network, lifted."""
 
     # How values that are functions of the input are made; the input is 0.
@@ -131,7 +131,7 @@ class Program:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class InputStatistics:
+class Precomputed:
     """What kernels with other inputs need to know of one input."""
 
     features: tuple[Array, ...]  # factors of weights, (pixels, features) each
@@ -139,14 +139,14 @@ class InputStatistics:
     means: dict[int, Array]  # of a unit over units, where sums need them, by register
 
 
-def precompute(program: Program, x: Float[Array, "*d"]) -> InputStatistics:
+def precompute(program: LiftedNetwork, x: Float[Array, "*d"]) -> Precomputed:
     """Features, variances and means of an input: all that kernels with others need."""
     values = [jnp.stack([x, x])]
     for step in program.known:
         operands = [values[o] if isinstance(o, int) else o for o in step.operands]
         values.extend(evaluate(step.eqn, step.debug_info, *operands))
     features = tuple(read(values[number]) for number, read in program.features)
-    statistics = InputStatistics(features, {}, {})
+    statistics = Precomputed(features, {}, {})
     registers: list[Kernels] = []
     is_same = jnp.ones((), bool)
 
@@ -183,9 +183,9 @@ def precompute(program: Program, x: Float[Array, "*d"]) -> InputStatistics:
 
 
 def kernels_of(
-    program: Program,
-    statistics1: InputStatistics,
-    statistics2: InputStatistics,
+    program: LiftedNetwork,
+    statistics1: Precomputed,
+    statistics2: Precomputed,
     is_same: Bool[Array, ""] | None,
 ) -> Kernels:
     """Kernels of the outputs for one pair of inputs, from what `precompute` found."""
@@ -196,17 +196,19 @@ def kernels_of(
     return registers[program.result].map(lambda array: array[0, 0])
 
 
-def with_means(program: Program, terms: tuple[tuple[int, float], ...]) -> list[int]:
+def with_means(
+    program: LiftedNetwork, terms: tuple[tuple[int, float], ...]
+) -> list[int]:
     """Terms whose means are multiplied in a sum: all with a mean, if several have one."""
     found = [source for source, _ in terms if program.has_mean(source)]
     return found if len(found) > 1 else []
 
 
 def _run(
-    program: Program,
+    program: LiftedNetwork,
     number: int,
     registers: list[Kernels],
-    inputs: tuple[InputStatistics, InputStatistics],
+    inputs: tuple[Precomputed, Precomputed],
     is_same: Array | None,
 ) -> Kernels:
     step = program.steps[number]
@@ -242,10 +244,10 @@ def _run(
 
 
 def _combined(
-    program: Program,
+    program: LiftedNetwork,
     step: Combine,
     registers: list[Kernels],
-    inputs: tuple[InputStatistics, InputStatistics],
+    inputs: tuple[Precomputed, Precomputed],
 ) -> Kernels:
     nngp, ntk = None, None
     for source, coefficient in step.terms:

@@ -76,7 +76,7 @@ class Weight:
 
 
 @dataclasses.dataclass(frozen=True)
-class View:
+class PixelSelection:
     """A selection of pixels."""
 
     parent: int  # register that they are selected from
@@ -94,7 +94,9 @@ class Hidden:
     terms: tuple[tuple[int, float], ...] = ()
     phi: Elementwise | None = None  # an elementwise function
     source: int = -1  # of this Gaussian register
-    view: View | None = None  # what it is a selection of, if it is nothing more
+    view: PixelSelection | None = (
+        None  # what it is a selection of, if it is nothing more
+    )
 
 
 Value: TypeAlias = Constant | Known | Weight | Hidden

@@ -125,6 +125,12 @@ def working_dtype(dtype: Any) -> Any:
     return jnp.dtype(dtype) if jnp.dtype(dtype).itemsize >= 4 else jnp.dtype("float32")
 
 
+def common_dtype(*dtypes: Any) -> Any:
+    """Dtype of a kernel between networks of these dtypes."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.result_type(*dtypes)
+
+
 def merge(shape: Shape, factors: Sequence[Factor]) -> Factor:
     """One factor of several: their positions side by side."""
     if len(factors) == 1:

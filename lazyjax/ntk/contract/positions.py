@@ -53,7 +53,8 @@ def _by_group(act: Array) -> Array:
 def by_kronecker(contraction: Contraction, first: Factor, second: Factor) -> Array:
     """Products of cotangents times those of operands, summed over pairs of positions."""
     acts = products_of_operands(contraction, first, second)
-    if first.shape.positions == 1 and acts.size * contraction.num_cotangents < _SMALL:
+    is_single = first.shape.positions == second.shape.positions == 1
+    if is_single and acts.size * contraction.num_cotangents < _SMALL:
         return _by_single_position(contraction, first, second, acts)
     return _by_pairs(contraction, _deltas(first, second), acts)
 

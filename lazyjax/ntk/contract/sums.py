@@ -4,25 +4,21 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from lazyjax.ntk.contract.accumulator import Contraction
 from lazyjax.ntk.contract.contract import factor_kernel
+from lazyjax.ntk.contract.evaluated import EvaluatedNetwork
 from lazyjax.ntk.contract.factors import (
     Factor,
-    factor_of,
-    merge,
     pad_to_box,
     with_root_axes,
     working_dtype,
 )
-from lazyjax.ntk.contract.gradients import embedding_gradients, gradients
+from lazyjax.ntk.contract.gradients import embedding_gradients
 from lazyjax.ntk.contract.groups import SiteBlock, SiteGroup
-from lazyjax.ntk.contract.layout import merged_shape
 from lazyjax.ntk.contract.positions import products_of_operands
-from lazyjax.ntk.trace.replay import param_values
 from lazyjax.ntk.trace.sites import TracedNetwork
 from lazyjax.ntk.trace.views import bounding_box
 
@@ -60,17 +56,22 @@ def _key(network: TracedNetwork, root: int, block: SiteBlock) -> tuple | None:
 class KernelSums:
     """Kernels, to which site groups are added one by one."""
 
-    network: TracedNetwork
-    contraction: Contraction  # how gradients are contracted
-    values: Mapping[int, Array]  # parameters, and what is computed of these alone
-    leaves: Sequence[Array]  # parameters
-    cotangents: Mapping[int, Array]  # by perturbation
-    records: Mapping[int, Array]  # operands, by number
+    evaluated: EvaluatedNetwork  # for the examples of both batches, one after another
     # For each leaf, the number of the kernel that it counts for.
     kernel_of_leaf: Sequence[int]
     kernels: list[Array]  # the kernels so far
     # Products of cotangents that several roots may need, by their keys.
     shared: Mapping[tuple, SharedProducts]
+
+    @property
+    def contraction(self) -> Contraction:
+        """How gradients are contracted."""
+        return self.evaluated.contraction
+
+    @property
+    def network(self) -> TracedNetwork:
+        """The network, traced."""
+        return self.evaluated.network
 
     def accumulate(self, group: SiteGroup) -> None:
         """Add the kernel of a group, whose leaves no other group has."""
@@ -81,16 +82,18 @@ class KernelSums:
         elif group.kind == "embedding":
             self._add_embedding(group)
         else:
-            for leaf, gradient in zip(group.leaves, self._vjp(group), strict=True):
+            for leaf, gradient in zip(
+                group.leaves, self.evaluated.leaf_gradients(group), strict=True
+            ):
                 self._add_gram(self.kernel_of_leaf[leaf], gradient)
 
     def _add_direct(self, number: int, root: int, blocks: Sequence[SiteBlock]) -> None:
         """Add the kernel of a root that is a piece of a leaf."""
         if len(blocks) > 1:
-            self._add_gram(number, self._root_gradient(root, blocks))
+            self._add_gram(number, self.evaluated.root_gradient(root, blocks))
             return
         (block,) = blocks
-        factor, key = self._factor(block), _key(self.network, root, block)
+        factor, key = self.evaluated.factor(block), _key(self.network, root, block)
         first, second = self._by_batch(factor)
         if key is None:
             self._add(
@@ -118,9 +121,9 @@ class KernelSums:
             if any(block.shape.is_index for block in blocks):
                 tables.append((root, *blocks))
             else:
-                others[root] = self._root_gradient(root, blocks)
+                others[root] = self.evaluated.root_gradient(root, blocks)
         ((root, block),) = tables
-        factor, (layout, *_) = self._factor(block), block.layouts
+        factor, (layout, *_) = self.evaluated.factor(block), block.layouts
         first, second = self._by_batch(factor)
         box = bounding_box([group.origins[other].box for other in others])
         shape = list(self.network.avals[root].shape)
@@ -151,44 +154,8 @@ class KernelSums:
             self.kernels[number], *self._by_batch(gradient), weights
         )
 
-    def _factor(self, block: SiteBlock) -> Factor:
-        factors = [
-            factor_of(self.network, layout, self.values, self.cotangents, self.records)
-            for layout in block.layouts
-        ]
-        return merge(merged_shape(block.layouts), factors)
-
     def _by_batch(self, both: _Sliceable) -> tuple[_Sliceable, _Sliceable]:
         """What belongs to the first batch, and to the second."""
         if self.contraction.is_symmetric:
             return both, both
         return both[: self.contraction.num_rows], both[self.contraction.num_rows :]
-
-    def _root_gradient(self, root: int, blocks: Sequence[SiteBlock]) -> Array:
-        shape = self.network.avals[root].shape
-        terms = []
-        for block in blocks:
-            gradient = gradients(self.contraction, self._factor(block))
-            terms.append(with_root_axes(block.layouts[0], shape, gradient))
-        return sum(terms[1:], terms[0])
-
-    def _vjp(self, group: SiteGroup) -> list[Array]:
-        """Gradients by the leaves of a group, from those by its roots."""
-        by_root = {
-            root: self._root_gradient(root, b) for root, b in group.roots.items()
-        }
-
-        def roots_of(chosen: list[Array]) -> list[Array]:
-            leaves = list(self.leaves)
-            for number, leaf in zip(group.leaves, chosen, strict=True):
-                leaves[number] = leaf
-            values = param_values(self.network, leaves)
-            return [values[root] for root in by_root]
-
-        values, vjp_fn = jax.vjp(roots_of, [self.leaves[i] for i in group.leaves])
-        cotangents = [
-            gradient.astype(value.dtype)
-            for gradient, value in zip(by_root.values(), values, strict=True)
-        ]
-        (by_leaf,) = jax.vmap(jax.vmap(vjp_fn))(cotangents)
-        return by_leaf

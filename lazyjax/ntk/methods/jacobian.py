@@ -2,13 +2,17 @@
 
 import functools
 import operator
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from lazyjax.ntk.outputs import Pairs
 from lazyjax.ntk.requests.request import KernelRequest
 from lazyjax.typing import Params
+
+Jacobian: TypeAlias = PyTree[Float[Array, "_ _ ..."]]
 
 _SUBSCRIPTS = {
     "full": "iap,jbp->ijab",
@@ -19,20 +23,28 @@ _SUBSCRIPTS = {
 
 def jacobian_ntk(request: KernelRequest) -> Array:
     """Kernel by contracting the Jacobians of all examples, leaf by leaf."""
-    jacobian1 = _jacobian(request, request.x1)
-    jacobian2 = jacobian1 if request.x2 is None else _jacobian(request, request.x2)
+    first = jacobian(request, request.x1)
+    second = first if request.x2 is None else jacobian(request, request.x2)
+    return request.symmetrized(
+        contracted(first, second, request.pairs, request.precision, request.f.dtype)
+    )
 
-    def contracted(*leaves: Array) -> Array:
+
+def contracted(
+    first: Jacobian, second: Jacobian, pairs: Pairs, precision: Any, dtype: Any
+) -> Array:
+    """Kernel of two Jacobians by the same parameters."""
+
+    def of_leaf(*leaves: Array) -> Array:
         rows = (leaf.reshape(*leaf.shape[:2], -1) for leaf in leaves)
-        subscripts = _SUBSCRIPTS[request.pairs]
-        term = jnp.einsum(subscripts, *rows, precision=request.precision)
-        return term.astype(request.f.dtype)
+        term = jnp.einsum(_SUBSCRIPTS[pairs], *rows, precision=precision)
+        return term.astype(dtype)
 
-    terms = jax.tree.leaves(jax.tree.map(contracted, jacobian1, jacobian2))
-    return request.symmetrized(functools.reduce(operator.add, terms))
+    terms = jax.tree.leaves(jax.tree.map(of_leaf, first, second))
+    return functools.reduce(operator.add, terms)
 
 
-def _jacobian(request: KernelRequest, x: Array) -> PyTree[Float[Array, "n c ..."]]:
+def jacobian(request: KernelRequest, x: Array) -> Jacobian:
     """Jacobian of each example along the directions of `outputs`."""
 
     def of_example(x_i: Array) -> Params:

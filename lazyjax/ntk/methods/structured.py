@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from lazyjax.ntk.contract.accumulator import Arrangement, Contraction
+from lazyjax.ntk.contract.evaluated import EvaluatedNetwork
 from lazyjax.ntk.contract.groups import SiteGroup, group_sites
 from lazyjax.ntk.contract.orders import Sizes
 from lazyjax.ntk.contract.sums import KernelSums, shared_products
@@ -66,10 +67,15 @@ def contract_by_leaf(
     problem: KernelProblem, kernel_of_leaf: Sequence[int]
 ) -> list[Array]:
     """Several kernels, numbered from 0: `kernel_of_leaf` says which each leaf is for."""
+    return kernels_of_leaves(problem, evaluate(problem), kernel_of_leaf)
+
+
+def evaluate(problem: KernelProblem) -> EvaluatedNetwork:
+    """The network of a problem, for the examples of both batches."""
     request, network, sizes = problem.request, problem.network, problem.sizes
     leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(request.params)]
-    dtype = network.result.dtype
-    along, pairs = directions(request.outputs, network.result.shape[1], dtype)
+    num_outputs, dtype = network.result.shape[1], network.result.dtype
+    along, pairs = directions(request.outputs, num_outputs, dtype)
     values = param_values(network, leaves)
     x = jnp.asarray(request.x1)
     if request.x2 is not None:
@@ -83,16 +89,19 @@ def contract_by_leaf(
         num_columns=sizes.columns,
         num_cotangents=sizes.num_cotangents,
     )
+    return EvaluatedNetwork(network, contraction, leaves, values, cotangents, records)
+
+
+def kernels_of_leaves(
+    problem: KernelProblem, evaluated: EvaluatedNetwork, kernel_of_leaf: Sequence[int]
+) -> list[Array]:
+    """As `contract_by_leaf`, of a network that has been evaluated."""
+    contraction, dtype = evaluated.contraction, problem.network.result.dtype
     sums = KernelSums(
-        network=network,
-        contraction=contraction,
-        values=values,
-        leaves=leaves,
-        cotangents=cotangents,
-        records=records,
+        evaluated=evaluated,
         kernel_of_leaf=kernel_of_leaf,
         kernels=[contraction.zeros(dtype) for _ in range(max(kernel_of_leaf) + 1)],
-        shared=shared_products(network, problem.groups),
+        shared=shared_products(problem.network, problem.groups),
     )
     # The last first, as cotangents are made, so that these need not be kept.
     for group in reversed(problem.groups):

@@ -1,11 +1,13 @@
 """Checks that kernels fit into the memory of devices, before they are computed."""
 
 import os
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
+from lazyjax._brief import in_bytes
 from lazyjax.ntk.requests.request import KernelRequest
 from lazyjax.trees import tree_size
 from lazyjax.typing import Method, Params
@@ -53,14 +55,32 @@ def check_result_fits(
     memory = memory_of(devices)
     if memory is None or size <= memory:
         return
-    smaller = f'`outputs="trace"` takes {_bytes(size // num_pairs)}, '
+    smaller = f'`outputs="trace"` takes {in_bytes(size // num_pairs)}, '
     raise ValueError(
-        f"The kernel must fit into memory, which is {_bytes(memory)}; that of {n1} by "
+        f"The kernel must fit into memory, which is {in_bytes(memory)}; that of {n1} by "
         f"{n2} examples with {num_outputs} outputs and `outputs={outputs!r}` takes "
-        f"{_bytes(size)}. {smaller if num_pairs > 1 else ''}fewer examples at a time "
+        f"{in_bytes(size)}. {smaller if num_pairs > 1 else ''}fewer examples at a time "
         "take in proportion, and `ntk_operator` multiplies by the kernel without "
         "forming it."
     )
+
+
+def check_blocks_fit(
+    requests: Sequence[KernelRequest],
+    pairs: Sequence[tuple[int, int]],
+    devices: Devices,
+) -> None:
+    """Check that devices can hold the kernels of pairs of functions at all."""
+    rows = [request.f.size for request in requests]
+    itemsize = max(jnp.dtype(request.f.dtype).itemsize for request in requests)
+    size = itemsize * sum(rows[i] * rows[j] for i, j in pairs)
+    memory = memory_of(devices)
+    if memory is not None and size > memory:
+        raise ValueError(
+            f"The blocks must fit into memory, which is {in_bytes(memory)}; those of "
+            f"functions with {', '.join(map(str, rows))} numbers take {in_bytes(size)}. "
+            "Fewer examples take less, with the square of their number."
+        )
 
 
 def check_work_fits(
@@ -85,15 +105,7 @@ def check_work_fits(
         return
     cure = ' or `method="structured"`' if method == "jacobian" else ""
     raise ValueError(
-        f'`method="{method}"` must hold {_bytes(size)} at once, for {num_examples} '
+        f'`method="{method}"` must hold {in_bytes(size)} at once, for {num_examples} '
         f"examples and {num_directions} outputs at a time, and memory is "
-        f"{_bytes(memory)}. Take fewer examples at a time{cure}."
+        f"{in_bytes(memory)}. Take fewer examples at a time{cure}."
     )
-
-
-def _bytes(number: int | float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.3g} {unit}"
-        number /= 1000
-    return f"{number:.3g} TB"

@@ -2,12 +2,14 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 from jaxtyping import Array
 
 from lazyjax.ntk.outputs import Directions, Pairs, directions, symmetrized
+from lazyjax.trees import leaf_paths, split_leaves
 from lazyjax.typing import ApplyFn, Outputs, Params
 
 
@@ -51,3 +53,18 @@ class KernelRequest:
     def symmetrized(self, kernel: Array) -> Array:
         """A kernel, exactly symmetric if it is of one batch."""
         return symmetrized(kernel, self.outputs) if self.x2 is None else kernel
+
+    def filtered(self, accepts: Callable[[str], bool] | None) -> "KernelRequest":
+        """The request for the parameters that are accepted, by path, as a list."""
+        if accepts is None:
+            return self
+        apply_fn = self.apply_fn
+        chosen, merge = split_leaves(self.params, accepts)
+        if not chosen:
+            raise ValueError(
+                "`filter` must accept at least one parameter; it accepts none of "
+                f"{', '.join(leaf_paths(self.params))}."
+            )
+        return dataclasses.replace(
+            self, apply_fn=lambda leaves, x: apply_fn(merge(leaves), x), params=chosen
+        )

@@ -19,7 +19,13 @@ from lazyjax.infinite.lifting.axes import (
 )
 from lazyjax.infinite.lifting.pixels import take
 from lazyjax.infinite.lifting.rules.context import Context, limit_of
-from lazyjax.infinite.lifting.values import Constant, Hidden, RefusalError, Value, View
+from lazyjax.infinite.lifting.values import (
+    Constant,
+    Hidden,
+    PixelSelection,
+    RefusalError,
+    Value,
+)
 from lazyjax.jaxpr.equations import aval_of
 
 
@@ -86,7 +92,7 @@ def _take(
     axes[axis] = axis_of("pixels", indices.size)
     whole = Hidden(parent_axes, ((parent, 1.0),))
     taken = context.registers.map_pixels(whole, tuple(axes), fn)
-    view = View(parent, parent_axes, axis, indices)
+    view = PixelSelection(parent, parent_axes, axis, indices)
     return dataclasses.replace(taken, view=view)
 
 
@@ -96,17 +102,17 @@ def _concatenate(
 ) -> Hidden:
     """Selections of one value, put side by side."""
     axis = eqn.params["dimension"]
-    candidates: list[dict[int, View]] = []
+    candidates: list[dict[int, PixelSelection]] = []
     for operand in operands:
         if not isinstance(operand, Hidden):
             raise RefusalError("puts a hidden value beside something else")
-        found: dict[int, View] = {}
+        found: dict[int, PixelSelection] = {}
         if operand.view is not None and operand.view.axis == axis:
             found[operand.view.parent] = operand.view
         if operand.axes[axis]:
             register = context.registers.of(operand)
             indices = np.arange(lengths(operand.axes)[axis])
-            whole = View(register, operand.axes, axis, indices)
+            whole = PixelSelection(register, operand.axes, axis, indices)
             found.setdefault(register, whole)
         candidates.append(found)
     for parent in candidates[0]:

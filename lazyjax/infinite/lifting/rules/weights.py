@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from lazyjax.infinite.layers import Scales
+from lazyjax.infinite.layers import LayerScales
 from lazyjax.infinite.lifting.axes import Axes, Axis, axis_of, has, positions, sizes
 from lazyjax.infinite.lifting.pixels import PixelMap, filter_sums, summed_pixels
 from lazyjax.infinite.lifting.registers import RegisterInfo, added
@@ -269,13 +269,13 @@ def _scales(
     num_units: int,
     *,
     is_bias: bool,
-) -> Scales:
+) -> LayerScales:
     context.leaves.claim(weight.leaf, entries)
     own = weight.scale**2 * num_units
     variance = own * context.leaves.variances[weight.leaf]
     if is_bias:
-        return Scales(0.0, variance, 0.0, own, weight.is_trained)
-    return Scales(variance, 0.0, own, 0.0, weight.is_trained)
+        return LayerScales(0.0, variance, 0.0, own, weight.is_trained)
+    return LayerScales(variance, 0.0, own, 0.0, weight.is_trained)
 
 
 def _reader(

@@ -1,0 +1,182 @@
+"""Kernels within and between several functions of the same parameters."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from lazyjax.callables.static import HashableCallable
+from lazyjax.jaxpr.convolutions import has_convolutions, with_quick_convolutions
+from lazyjax.ntk.contract.cross import Side, cross_kernel
+from lazyjax.ntk.contract.factors import common_dtype
+from lazyjax.ntk.methods.jacobian import contracted, jacobian
+from lazyjax.ntk.methods.structured import (
+    KernelProblem,
+    build_problem,
+    evaluate,
+    kernels_of_leaves,
+)
+from lazyjax.ntk.outputs import check_equal_outputs, checked_form
+from lazyjax.ntk.requests.memory import Devices, check_blocks_fit, devices_of
+from lazyjax.ntk.requests.request import KernelRequest
+from lazyjax.ntk.requests.row_check import (
+    check_row_independence,
+    nan_if_interacting,
+    rows_are_proven,
+)
+from lazyjax.ntk.requests.validate import (
+    check_arguments,
+    check_options,
+    checked_output,
+)
+from lazyjax.typing import AnyArray, ApplyFn, Method, Outputs, Params
+
+Pair = tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PairsProgram:
+    """What is computed between functions, beside the functions and arrays."""
+
+    pairs: tuple[Pair, ...]  # numbers of the two functions of each kernel
+    method: Method
+    precision: Any
+    outputs: Outputs = "full"
+    filter: Callable[[str], bool] | None = None
+
+
+def run_pairs(
+    program: PairsProgram,
+    functions: Mapping[str, tuple[ApplyFn, AnyArray]],
+    params: Params,
+    *,
+    check_rows: bool,
+) -> list[Array]:
+    """Kernels of pairs of functions, by what errors call each, with their examples."""
+    check_options(program.precision, check_rows)
+    program = dataclasses.replace(program, outputs=checked_form(program.outputs))
+    fns = [HashableCallable(fn) for fn, _ in functions.values()]
+    labelled = list(zip(functions, fns, functions.values(), strict=True))
+    for label, fn, (_, x) in labelled:
+        with _labelled(label):
+            check_arguments(fn, params, x, None)
+    batches = [jnp.asarray(x) for _, x in functions.values()]
+    with jax.default_matmul_precision(program.precision):
+        counts = []
+        for label, fn, (_, x) in labelled:
+            with _labelled(label):
+                f = checked_output(fn, params, jnp.asarray(x), program.outputs)
+            counts.append(f.shape[1])
+        check_equal_outputs(program.outputs, counts)
+        devices = devices_of(params, *batches)
+        kernels = _compiled(program, tuple(fns), devices, params, batches)
+        if not check_rows:
+            return kernels
+        for (label, fn, _), x in zip(labelled, batches, strict=True):
+            if not rows_are_proven(fn, params, x):
+                with _labelled(label):
+                    interacts = check_row_independence(fn, params, x)
+                kernels = nan_if_interacting(kernels, interacts)
+    return kernels
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _compiled(
+    program: PairsProgram,
+    fns: tuple[Callable[..., Array], ...],
+    devices: Devices,
+    params: Params,
+    batches: list[Array],
+) -> list[Array]:
+    networks = [jax.jit(fn) for fn in fns]
+
+    def kernels_of(params: Params, batches: list[Array]) -> list[Array]:
+        requests = [
+            KernelRequest(
+                apply_fn=network,
+                params=params,
+                x1=x,
+                outputs=program.outputs,
+                precision=program.precision,
+            ).filtered(program.filter)
+            for network, x in zip(networks, batches, strict=True)
+        ]
+        check_blocks_fit(requests, program.pairs, devices)
+        return kernels_of_pairs(requests, program.pairs, program.method)
+
+    arguments = zip(networks, batches, strict=True)
+    if any(has_convolutions(network, params, x) for network, x in arguments):
+        kernels_of = with_quick_convolutions(kernels_of)
+    return kernels_of(params, batches)
+
+
+@contextmanager
+def _labelled(label: str) -> Iterator[None]:
+    """Says which function is meant, in errors of one that is checked."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if type(error) not in (TypeError, ValueError):
+            raise
+        raise type(error)(f"{label}: {error}") from error
+
+
+def kernels_of_pairs(
+    requests: Sequence[KernelRequest], pairs: Sequence[Pair], method: Method
+) -> list[Array]:
+    """Kernels of pairs of requests, of one form and without second batches."""
+    if method == "jacobian":
+        return _from_jacobians(requests, pairs)
+    problems = [build_problem(request) for request in requests]
+    evaluated = [evaluate(problem) for problem in problems]
+    sides = [
+        Side(network, problem.groups)
+        for network, problem in zip(evaluated, problems, strict=True)
+    ]
+
+    def kernel(i: int, j: int) -> Array:
+        if i == j:
+            kernel_of_leaf = [0] * len(evaluated[i].leaves)
+            return kernels_of_leaves(problems[i], evaluated[i], kernel_of_leaf)[0]
+        return _between(problems[i], problems[j], sides[i], sides[j])
+
+    return [kernel(i, j) for i, j in pairs]
+
+
+def _from_jacobians(
+    requests: Sequence[KernelRequest], pairs: Sequence[Pair]
+) -> list[Array]:
+    jacobians = [jacobian(request, request.x1) for request in requests]
+    kernels = []
+    for i, j in pairs:
+        one, two = requests[i], requests[j]
+        dtype = common_dtype(one.f.dtype, two.f.dtype)
+        kernel = contracted(jacobians[i], jacobians[j], one.pairs, one.precision, dtype)
+        kernels.append(one.symmetrized(kernel) if i == j else kernel)
+    return kernels
+
+
+def _between(
+    first: KernelProblem, second: KernelProblem, one: Side, two: Side
+) -> Array:
+    """Kernel of two functions, each for its own examples."""
+    counts = first.sizes.num_cotangents, second.sizes.num_cotangents
+    contraction = dataclasses.replace(
+        one.evaluated.contraction,
+        is_symmetric=False,
+        num_columns=second.sizes.rows,
+        num_cotangents=max(counts),
+    )
+    sizes = dataclasses.replace(
+        first.sizes,
+        is_symmetric=False,
+        columns=second.sizes.rows,
+        num_cotangents=max(counts),
+    )
+    kernel = cross_kernel(contraction, sizes, one, two)
+    return kernel[:, :, : counts[0], : counts[1]] if kernel.ndim == 4 else kernel
