@@ -238,16 +238,17 @@ def measure(size: HessianSize, conditions: Conditions) -> Hessians:
         observe={"params": lambda snapshot: snapshot.params},
         observe_at=steps,
     )
+
+    def mean_loss(f: Array, y: Array) -> Array:
+        return cross_entropy_loss(f, y) / size.num_train
+
+    def of_params(params: Any) -> Array:
+        return mean_loss(network.apply(params, x), data.y_train)
+
     densities, gauss_newton, losses = [], [], []
     for i in range(len(steps)):
         conditions.progress(0.6 + 0.4 * i / len(steps), f"step {steps[i]}")
         params = jax.tree.map(lambda leaf, i=i: leaf[i], run.observations["params"])
-
-        def mean_loss(f: Array, y: Array) -> Array:
-            return cross_entropy_loss(f, y) / size.num_train
-
-        def of_params(params: Any) -> Array:
-            return mean_loss(network.apply(params, x), data.y_train)
 
         hessian = spectrum.hessian_operator(of_params, params)
         matrix = spectrum.gauss_newton_operator(
