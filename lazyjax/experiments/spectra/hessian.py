@@ -54,7 +54,7 @@ class HessianSize(Size):
     widths: tuple[int, ...] = (64, 128, 256, 512)
     num_seeds: int = 6
     is_output_nonlinear: bool = False
-    classifier_width: int = 64
+    classifier_width: int = 256
     num_train: int = 200
     num_steps: int = 8000
 
@@ -301,7 +301,7 @@ EXPERIMENT = Experiment(
         ),
         "brief": HessianSize(
             widths=(32, 128, 512),
-            classifier_width=16,
+            classifier_width=128,
             num_train=40,
             num_steps=3000,
         ),
