@@ -247,7 +247,7 @@ EXPERIMENT = Experiment(
             widths=(64, 128, 256, 512, 1024, 2048), num_train=200, num_steps=4000
         ),
         "brief": CrossEntropySize(
-            widths=(16, 128), num_seeds=3, num_train=20, num_steps=500
+            widths=(32, 256), num_seeds=3, num_train=20, num_steps=500
         ),
     },
     measure=measure,
