@@ -179,6 +179,38 @@ def curves(
     axes.legend(fontsize=_FONT - 1, frameon=False)
 
 
+def estimates(
+    axes: Axes,
+    x: AnyArray,
+    series: Mapping[str, tuple[AnyArray, AnyArray]],
+    *,
+    spread: float = 1.0,
+) -> None:
+    """Estimates with their standard errors, as points.
+
+    Args:
+        axes: Where to draw.
+        x: Abscissa, `(num_points,)`.
+        series: Estimates and standard errors, `(num_points,)` each, by label.
+        spread: Factor between the abscissas at which one series and the next are drawn,
+            so that bars do not hide one another.
+    """
+    middle = (len(series) - 1) / 2
+    for number, (label, (value, sem)) in enumerate(series.items()):
+        axes.errorbar(
+            np.asarray(x) * spread ** (number - middle),
+            np.asarray(value),
+            yerr=np.asarray(sem),
+            color=_COLORS[number % len(_COLORS)],
+            marker=_MARKERS[number % len(_MARKERS)],
+            markersize=4,
+            linestyle="none",
+            linewidth=1,
+            capsize=2,
+            label=label,
+        )
+
+
 def scaling(
     axes: Axes,
     width: AnyArray,

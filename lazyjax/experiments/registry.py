@@ -22,6 +22,12 @@ _MODULES = {
     "lee2019": "lazy.lee2019",
     "richness": "lazy.richness",
     "simon2023": "generalization.simon2023",
+    "ghorbani": "generalization.ghorbani",
+    "symmetry": "generalization.symmetry",
+    "finite-width": "lazy.finite_width",
+    "spectra": "spectra.weight_spectra",
+    "hessian": "spectra.hessian",
+    "cross-entropy": "lazy.cross_entropy",
 }
 _registered: dict[str, Experiment] = {}
 

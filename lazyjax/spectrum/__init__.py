@@ -13,6 +13,11 @@ from lazyjax.spectrum.alignments import (
     subspace_angles as subspace_angles,
     target_alignment as target_alignment,
 )
+from lazyjax.spectrum.curvature import (
+    CurvatureOperator as CurvatureOperator,
+    gauss_newton_operator as gauss_newton_operator,
+    hessian_operator as hessian_operator,
+)
 from lazyjax.spectrum.distribution import Density as Density, density as density
 from lazyjax.spectrum.ends import (
     Extremes as Extremes,

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from lazyjax._checks import check_at_least, check_positive
+from lazyjax._checks import check_at_least, check_flag, check_positive
 from lazyjax.files.results import Storable
 from lazyjax.linalg import eigvalsh
 from lazyjax.spectrum.estimates import Estimate, exact, from_samples
@@ -102,6 +102,7 @@ def density(
     num_samples: int = 16,
     num_steps: int = 64,
     max_dense: int = MAX_DENSE,
+    semidefinite: bool = True,
 ) -> Density:
     """Distribution of the eigenvalues of a kernel, by stochastic Lanczos quadrature.
 
@@ -111,6 +112,7 @@ def density(
         num_samples: Random vectors, at least 2.
         num_steps: Products with the operator for each.
         max_dense: Largest number of rows of an operator that is made into a matrix.
+        semidefinite: Whether negative eigenvalues are refused; Hessians have them.
 
     Returns:
         The distribution: exact if the kernel is a matrix or made into one.
@@ -129,12 +131,14 @@ def density(
     References:
         Ubaru, Chen and Saad (2017), SIAM J. Matrix Anal. Appl. 38, 1075-1099.
     """
+    check_flag("semidefinite", semidefinite)
     check_at_least("num_samples", num_samples, 2)
     check_at_least("num_steps", num_steps, 1)
     matrix = dense(kernel, max_dense)
     if matrix is not None:
         values = eigvalsh(matrix)[None]
-        check_eigenvalues(values)
+        if semidefinite:
+            check_eigenvalues(values)
         return Density(
             nodes=values,
             weights=jnp.full_like(values, 1 / values.size),
@@ -146,5 +150,6 @@ def density(
         section = lanczos(kernel, num_steps, sample_key)
         samples.append((section.values, section.weights))
     nodes, weights = map(jnp.stack, zip(*samples, strict=True))
-    check_eigenvalues(nodes)
+    if semidefinite:
+        check_eigenvalues(nodes)
     return Density(nodes=nodes, weights=weights, is_exact=False)
