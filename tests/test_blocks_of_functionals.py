@@ -1,5 +1,7 @@
 """Kernels of several functions of the same parameters, against whole Jacobians."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -262,7 +264,7 @@ def test_types_differ_between_functions():
         np.testing.assert_allclose(kernel, exact, rtol=0.05, atol=0.05)
 
 
-def blocks_of_two():
+def blocks_of_two() -> tuple[KernelBlocks, dict[str, Any], Any]:
     params, value, gradient = two()
     functionals = {"value": (value, points(4)), "gradient": (gradient, points(3))}
     return lazyjax.ntk_blocks(functionals, params), functionals, params
@@ -366,7 +368,7 @@ def test_other_wrong_arguments():
     with pytest.raises(ValueError, match="method"):
         lazyjax.empirical_ntk((value, gradient), params, x, method="vjp")
     with pytest.raises(ValueError, match="ntk_blocks"):
-        lazyjax.empirical_ntk((value, value, value), params, x)
+        lazyjax.empirical_ntk((value, value, value), params, x)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="have 1 and 2"):
         lazyjax.empirical_ntk((value, gradient), params, x, outputs="trace")
     with pytest.raises(ValueError, match=r"apply_fn\[1\].*finite"):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 import lazyjax
 from lazyjax import spectrum
@@ -33,7 +34,7 @@ def test_the_hessian_of_a_loss_is_that_of_finite_differences():
     apply_fn, params, x, y = problem()
     loss = lambda p: cross_entropy_loss(apply_fn(p, x), y)
     found = np.asarray(matrix_of(spectrum.hessian_operator(loss, params)))
-    flat, unravel = jax.flatten_util.ravel_pytree(params)
+    flat, unravel = ravel_pytree(params)
     gradient = lambda w: np.asarray(jax.grad(lambda w: loss(unravel(w)))(w))
     h = 1e-6
     differences = [

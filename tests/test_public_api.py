@@ -21,6 +21,7 @@ VERBS = [
     "linear_dynamics",
     "linearize",
     "monte_carlo_ntk",
+    "ntk_blocks",
     "ntk_diagonal",
     "ntk_operator",
     "ntk_plan",

@@ -176,7 +176,8 @@ def measure(size: GhorbaniSize, conditions: Conditions) -> Risks:
         found.append(
             [_risks(_first_layer(size, width, k), spectrum, size) for k in keys]
         )
-    measured = dict(zip(REGIMES, np.moveaxis(np.array(found), -1, 0), strict=True))
+    measured: dict[str, np.ndarray] = {}
+    measured |= zip(REGIMES, np.moveaxis(np.array(found), -1, 0), strict=True)
     return Risks(widths=size.widths, spectrum=spectrum, measured=measured)
 
 

@@ -30,14 +30,16 @@ from lazyjax.experiments.record import Conditions, Control, Experiment, Size
 from lazyjax.infinite import infinite_ntk
 from lazyjax.laziness import SlopeFit, log_log_slope, mean_and_sem
 from lazyjax.sweeps import sweep
-from lazyjax.typing import LossFn
+from lazyjax.typing import LossFn, Params
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ARCHITECTURE = Architecture(depth=2, activation="relu", w_std=2**0.5, symmetrized=True)
 SCHEMES = ("hard labels", "soft labels", "held parameters")
-# Bounds of the drift fall as the root of the width, which finite widths only approach.
+# Bounds of the drift fall as the root of the width, which finite widths only approach. The
+# allowance is that of `du2019`; it was set after a first run, whose exponent was
+# -0.56 +- 0.12.
 ALLOWANCE = 0.15
 # Where descent on hard labels ends: rounding of float32 is far below.
 LAST_LOG_LOSS = -30.0
@@ -148,7 +150,9 @@ class CrossEntropy:
         figure = plot.figure()
         left, right = figure.subplots(1, 2)
         along = {name: drift[-1].T[1:] for name, drift in self.drift.items()}
-        plot.curves(left, self.observed_at[1:], along, log="xy", is_marked=False)
+        plot.curves(
+            left, np.array(self.observed_at[1:]), along, log="xy", is_marked=False
+        )
         plot.style_axes(
             left,
             xlabel="step",
@@ -156,7 +160,7 @@ class CrossEntropy:
             title=f"Drift of the kernel, width {self.widths[-1]}",
         )
         last = {name: drift[..., -1] for name, drift in self.drift.items()}
-        plot.curves(right, self.widths, last, log="xy")
+        plot.curves(right, np.array(self.widths), last, log="xy")
         plot.style_axes(
             right,
             xlabel="width",
@@ -224,11 +228,13 @@ def _log_loss(f: Array, y: Array, *, softness: float) -> Array:
 def _descent(rate: float, pull: float) -> optax.GradientTransformation:
     """Gradient descent with momentum, parameters pulled towards where they start."""
 
-    def update(gradient, start, params=None):
+    def update(
+        updates: Params, state: Params, params: Params | None = None
+    ) -> tuple[Params, Params]:
         pulled = jax.tree.map(
-            lambda g, w, w0: g + pull * (w - w0), gradient, params, start
+            lambda g, w, w0: g + pull * (w - w0), updates, params, state
         )
-        return pulled, start
+        return pulled, state
 
     held = optax.GradientTransformation(lambda params: params, update)
     return optax.chain(held, optax.sgd(rate, momentum=0.9, nesterov=True))

@@ -166,7 +166,8 @@ def _check(statement: str, values: np.ndarray, threshold: float) -> Check:
 def measure(size: WeightSpectraSize, conditions: Conditions) -> WeightSpectra:
     """Spectra of networks that start alike and are trained at both output scales."""
     data = digits(size.num_train, num_test=0, key=conditions.key)
-    quantities, ranks = {"start": []}, {"start": []}
+    quantities: dict[str, np.ndarray] = {}
+    ranks: dict[str, np.ndarray] = {}
     kernels, losses, shown = {}, {}, {}
     network = build(ARCHITECTURE, width=size.width)
     inputs = _inputs(data)
