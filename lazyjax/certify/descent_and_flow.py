@@ -44,7 +44,8 @@ def gradient_flow(
         params: The start; initial or trained.
         x: Training inputs.
         y: Training targets.
-        rigor: "proof" accounts for rounding in all numbers, "float" does not.
+        rigor: "proof" accounts for rounding in all numbers, "float" does not where
+            bounds are those of an `Architecture`.
         radius: Distance from the start that the path should stay within, if any.
 
     Returns:
@@ -102,7 +103,8 @@ def gradient_descent(
         learning_rate: $\eta$; `None` to find the one with the best guaranteed rate.
         gradient_error: Bound of the error of each gradient, relative to its norm;
             0 is exact arithmetic. For smooth activations only.
-        rigor: "proof" accounts for rounding in all numbers, "float" does not.
+        rigor: "proof" accounts for rounding in all numbers, "float" does not where
+            bounds are those of an `Architecture`.
         radius: Distance from the start that iterates should stay within, if any.
 
     Returns:
@@ -164,7 +166,8 @@ def existence(
         params: The centre.
         x: Training inputs.
         y: Training targets.
-        rigor: "proof" accounts for rounding in all numbers, "float" does not.
+        rigor: "proof" accounts for rounding in all numbers, "float" does not where
+            bounds are those of an `Architecture`.
         radius: Distance from `params` within which they should be, if any. The
             certificate is REFUTED if none can be.
 

@@ -80,7 +80,8 @@ def lazy_gap(
         x: Training inputs.
         y: Training targets.
         x_test: Inputs to bound the gap on.
-        rigor: "proof" accounts for rounding in all numbers, "float" does not.
+        rigor: "proof" accounts for rounding in all numbers, "float" does not where
+            bounds are those of an `Architecture`.
 
     Returns:
         The bounds. They hold but are seldom tight: by a factor of ten and more.

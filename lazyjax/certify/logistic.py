@@ -50,7 +50,8 @@ def logistic_flow(
         x: Training inputs.
         y: Labels, $-1$ or $1$.
         target_loss: The mean loss $\epsilon > 0$ to reach.
-        rigor: "proof" accounts for rounding in all numbers, "float" does not.
+        rigor: "proof" accounts for rounding in all numbers, "float" does not where
+            bounds are those of an `Architecture`.
 
     Returns:
         The certificate; its quantity "time" bounds the time that it takes. Radii are

@@ -67,7 +67,8 @@ def zero_training_error(
         loss: "square", $\tfrac12\lVert f - y\rVert^2$ summed; or "logistic", the mean of
             $\log(1 + e^{-y f})$, for flow only.
         learning_rate: Of descent; `None` to find the one with the best guaranteed rate.
-        rigor: "proof" accounts for rounding in all numbers, "float" does not.
+        rigor: "proof" accounts for rounding in all numbers, "float" does not where
+            bounds are those of an `Architecture`.
 
     Returns:
         The certificate. Of flow, no example is wrong from some moment on, which is at
