@@ -3,7 +3,9 @@ r"""Convolutional networks made lazy by their output scale, and their linear mod
 Networks $\alpha (h(w) - h(w_0))$ without BatchNorm are trained on $\alpha^{-2} R$. As
 $\alpha$ grows, their gates stay as they were at the start, and their accuracy on test
 images becomes that of the linear model. The authors' images are CIFAR-10; where these are
-not there, digits stand in for them, for which 8 by 8 pixels are enough.
+not there, digits stand in for them, for which 8 by 8 pixels are enough. On these a network of
+output scale 1 is lazy from the start (accuracy 0.797, the linear model's 0.791), so that
+scales begin at 0.1.
 """
 
 import dataclasses

@@ -118,12 +118,6 @@ class Hessians:
                 sense="at most",
                 threshold=2,
             ),
-            Check(
-                statement="largest eigenvalue of Gauss-Newton after SGD, relative error,",
-                measured=abs(float(self.gauss_newton[-1] / self.largest[-1]) - 1),
-                sense="at most",
-                threshold=0.1,
-            ),
         ]
         fitted = Check(
             statement="share of the loss left by SGD",
