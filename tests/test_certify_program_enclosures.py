@@ -68,6 +68,7 @@ def weakened(name, change):
     return results
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted({*CASES} - {"is_finite", "computed exponents"}))
 def test_smaller_enclosures_are_noticed(name, monkeypatch):
     factor = LOOSE.get(name, 0.9)

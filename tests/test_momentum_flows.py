@@ -165,6 +165,7 @@ def test_nesterov_flow_of_a_quadratic_is_a_bessel_function(dtype):
     assert run.status == 0
 
 
+@pytest.mark.slow
 def test_linear_flow_is_that_of_the_linear_model_trained_for_real(x64):
     # In function space and in that of parameters, under a loss without a closed form.
     params, x, y = jax.tree.map(jnp.asarray, two_layer.problem())

@@ -38,7 +38,7 @@ from lazyjax.sweeps.result import Sweep
 from lazyjax.sweeps.run import Execution
 from lazyjax.typing import AnyArray, LossFn, RandomKey, Targets
 
-Numbers: TypeAlias = Sequence[int | float] | Shaped[AnyArray, "num"]
+Numbers: TypeAlias = Sequence[int | float] | Shaped[AnyArray, "_"]
 
 
 def sweep(

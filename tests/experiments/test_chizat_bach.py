@@ -12,6 +12,7 @@ from tests.helpers.experiments import check_control, check_repeatable, checked_r
 pytestmark = pytest.mark.once
 
 
+@pytest.mark.slow
 def test_lazy_students_generalize_worse_in_both_ways():
     found = checked_run("chizat-bach", word="reproduced").measured
     assert found.test_by_tau.shape == (2, 4)

@@ -17,6 +17,7 @@ def result():
     return run("chizat-bach-images", size="brief")
 
 
+@pytest.mark.slow
 def test_gates_stay_as_the_output_scale_grows(result):
     found, checks = result.measured, result.verdict.checks
     assert found.alphas == (0.1, 1000.0, np.inf)

@@ -10,6 +10,7 @@ from tests.helpers.experiments import check_control, check_repeatable, checked_r
 pytestmark = pytest.mark.once
 
 
+@pytest.mark.slow
 def test_crossover_falls_like_the_root_of_the_width():
     found = checked_run("geiger", word="reproduced").measured
     # Both regimes are there, at every width and seed.

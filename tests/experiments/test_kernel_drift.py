@@ -9,6 +9,7 @@ from tests.helpers.experiments import check_control, check_repeatable, checked_r
 pytestmark = pytest.mark.once
 
 
+@pytest.mark.slow
 def test_drift_falls_like_the_inverse_of_the_width():
     found = checked_run("kernel-drift", word="reproduced").measured
     assert found.drift.shape == (1, 2, 20)

@@ -13,6 +13,7 @@ from tests.helpers.experiments import check_control, check_repeatable, checked_r
 pytestmark = pytest.mark.once
 
 
+@pytest.mark.slow
 def test_wide_networks_evolve_as_linear_models():
     found = checked_run("lee2019", word="reproduced").measured
     assert found.steps[0] == 0

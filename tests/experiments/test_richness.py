@@ -9,6 +9,7 @@ from tests.helpers.experiments import check_control, check_repeatable, checked_r
 pytestmark = pytest.mark.once
 
 
+@pytest.mark.slow
 def test_best_rate_grows_by_two_powers_and_mup_keeps_learning():
     found = checked_run("richness", word="reproduced").measured
     assert float(found.lazy[0].slope) > float(found.rich[0].slope) + 0.5

@@ -19,7 +19,8 @@ def result() -> Result:
 def test_units_of_the_chosen_start_are_steps_in_the_number_of_ones():
     params = symmetry._start("chosen", 6, jax.random.key(0))
     x = np.tril(np.ones((7, 6)), -1)  # rows of 0, 1, ..., 6 ones
-    hidden = 1 / (1 + np.exp(-(x @ params["weights"] + params["biases"])))
+    weights, biases = (np.asarray(params[name]) for name in ("weights", "biases"))
+    hidden = 1 / (1 + np.exp(-(x @ weights + biases)))
     np.testing.assert_array_equal(hidden > 0.5, np.tril(np.ones((7, 7))))
     assert not np.any(params["readout"])
 

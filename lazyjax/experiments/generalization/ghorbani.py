@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 from rich.table import Table
 
 from lazyjax import report
@@ -60,7 +60,7 @@ def spectrum_of_target(num_inputs: int) -> Float[np.ndarray, " d"]:
 
 
 def formulas(
-    spectrum: Float[np.ndarray, " d"], num_neurons: Float[AnyArray, " N"]
+    spectrum: Float[np.ndarray, " d"], num_neurons: Shaped[AnyArray, " N"]
 ) -> dict[str, Float[np.ndarray, " N"]]:
     r"""Risks as $d \to \infty$ with $N / d$ fixed, as shares of the target's variance.
 

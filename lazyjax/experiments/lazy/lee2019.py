@@ -336,7 +336,7 @@ EXPERIMENT = Experiment(
     sizes={
         "quick": Lee2019Size(),
         "brief": Lee2019Size(
-            widths=(32, 512), num_seeds=12, ensemble_size=120, num_train=8, num_steps=50
+            widths=(32, 512), num_seeds=12, ensemble_size=300, num_train=8, num_steps=50
         ),
         "full": Lee2019Size(
             widths=(64, 128, 256, 512, 1024, 2048, 4096),
