@@ -222,7 +222,7 @@ def figure(found: Chatterjee):
         for j in (0, len(found.widths) - 1)
     }
     plot.curves(left, steps, series, log="xy", is_marked=False)
-    left.legend(fontsize=8, frameon=False, loc="lower left")
+    left.legend(fontsize=8, frameon=False, loc="upper right")
     left.set_ylim(1e-12, 2)
     plot.curves(
         right,
