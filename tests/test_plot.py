@@ -84,7 +84,7 @@ def test_pyplot_is_not_imported_and_missing_matplotlib_says_how_to_get_it():
     code = (
         "import sys, lazyjax.plot\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
-        "del sys.modules['lazyjax.plot']\n"
+        "del sys.modules['lazyjax.plot'], sys.modules['matplotlib.axes']\n"
         "sys.modules['matplotlib.axes'] = None\n"
         "try:\n    import lazyjax.plot\n"
         "except ImportError as e:\n    print(e)\n"
