@@ -181,7 +181,9 @@ PROBLEMS = {
 }
 
 
-@pytest.mark.parametrize("method", ["structured", "jacobian"])
+@pytest.mark.parametrize(
+    "method", ["structured", pytest.param("jacobian", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_blocks_are_those_of_whole_jacobians(problem, method):
     params, functionals = PROBLEMS[problem]()

@@ -53,6 +53,7 @@ CALLS: dict[str, dict[str, Any]] = {
         "key": KEY,
         "num_seeds": 2,
     },
+    "ntk_blocks": {"functionals": {"f": (NET.apply, X)}, "params": PARAMS},
     "ntk_diagonal": {"apply_fn": NET.apply, "params": PARAMS, "x": X},
     "ntk_operator": KERNEL,
     "ntk_plan": KERNEL,

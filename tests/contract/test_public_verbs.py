@@ -26,6 +26,11 @@ def counted(params: Any, x: jax.Array) -> jax.Array:
     return NET.apply(params, x)
 
 
+def twice(params: Any, x: jax.Array) -> jax.Array:
+    """Another function of the same parameters."""
+    return 2 * NET.apply(params, x) ** 2
+
+
 def dense(params: Any, x: jax.Array) -> jax.Array:
     """A network that the infinite-width kernels can be read from."""
     return jnp.tanh(x @ params["w"]) @ params["v"]
@@ -109,6 +114,12 @@ TABLE = {
     ),
     "layerwise_ntk": Verb(
         lambda p, x: lazyjax.layerwise_ntk(counted, p, x), is_kernel=True
+    ),
+    "ntk_blocks": Verb(
+        lambda p, x: lazyjax.ntk_blocks(
+            {"f": (counted, x), "g": (twice, x)}, p
+        ).matrix(),
+        is_kernel=True,
     ),
     "ntk_diagonal": Verb(lambda p, x: lazyjax.ntk_diagonal(counted, p, x)),
     "ntk_operator": Verb(lambda p, x: lazyjax.ntk_operator(counted, p, x)(targets(x))),

@@ -11,7 +11,7 @@ from tests.helpers.zoo_base import ZOO
 
 # One of each kind in every run, the others nightly.
 NETWORKS = [
-    name if name in CORE[::4] else pytest.param(name, marks=pytest.mark.slow)
+    name if name in CORE[::8] else pytest.param(name, marks=pytest.mark.slow)
     for name in ZOO
     # Twice its output is not twice its gradient.
     if name != "custom_vjp_not_linear_in_the_cotangent"
