@@ -208,7 +208,14 @@ def table() -> Iterator[dict[tuple[str, str], tuple[float, float]]]:
     )
 
 
-@pytest.mark.parametrize(("network", "activation"), COMBINATIONS)
+# Every third in every run, all of them nightly.
+@pytest.mark.parametrize(
+    ("network", "activation"),
+    [
+        pytest.param(*pair, marks=[pytest.mark.slow] * bool(number % 3))
+        for number, pair in enumerate(COMBINATIONS)
+    ],
+)
 def test_kernels_agree_on_every_combination(
     network: str, activation: str, table: dict[tuple[str, str], tuple[float, float]]
 ) -> None:
