@@ -126,12 +126,17 @@ def test_no_other_verb_has_anything_of_that_size(verb):
         (lambda f, w, x: lazyjax.empirical_nngp(f, w, x), "916 GiB"),
         (lambda f, w, x: lazyjax.layerwise_ntk(f, w, x), "916 GiB"),
         (lambda f, w, x: lazyjax.ntk_diagonal(f, w, x), "57.3 GiB"),
+        (lambda f, w, x: lazyjax.ntk_blocks({"f": (f, x)}, w), r"blocks.*916 GiB"),
+        (
+            lambda f, w, x: lazyjax.empirical_ntk((f, f), w, x, outputs="trace"),
+            "auto.*57.3 GiB",
+        ),
         (
             lambda f, w, x: lazyjax.empirical_ntk(f, w, x[:2], method="jacobian"),
             r"jacobian.*21.5 GiB.*structured",
         ),
     ],
-    ids=["ntk", "nngp", "layerwise", "diagonal", "jacobian"],
+    ids=["ntk", "nngp", "layerwise", "diagonal", "blocks", "between", "jacobian"],
 )
 def test_what_cannot_be_held_is_refused_with_its_size(verb, size, monkeypatch, mode):
     monkeypatch.setattr(_memory, "memory_of", lambda devices: 2 * 10**10)

@@ -93,7 +93,7 @@ class KernelBlocks(Storable):
                 same proportion.
 
         Returns:
-            A weight for each function.
+            A weight for each function; infinite where the trace of its block is zero.
 
         References:
             Wang, Yu and Perdikaris (2022), arXiv:2007.14527, Algorithm 1 (number not

@@ -22,12 +22,16 @@ from lazyjax.ntk.methods.structured import (
     kernels_of_leaves,
 )
 from lazyjax.ntk.outputs import check_equal_outputs, checked_form
-from lazyjax.ntk.requests.memory import Devices, check_blocks_fit, devices_of
+from lazyjax.ntk.requests.memory import (
+    Devices,
+    check_blocks_fit,
+    check_work_fits,
+    devices_of,
+)
 from lazyjax.ntk.requests.request import KernelRequest
 from lazyjax.ntk.requests.row_check import (
     check_row_independence,
     nan_if_interacting,
-    rows_are_proven,
 )
 from lazyjax.ntk.requests.validate import (
     check_arguments,
@@ -60,28 +64,24 @@ def run_pairs(
     """Kernels of pairs of functions, by what errors call each, with their examples."""
     check_options(program.precision, check_rows)
     program = dataclasses.replace(program, outputs=checked_form(program.outputs))
-    fns = [HashableCallable(fn) for fn, _ in functions.values()]
-    labelled = list(zip(functions, fns, functions.values(), strict=True))
-    for label, fn, (_, x) in labelled:
+    checked = []
+    for label, (fn, x) in functions.items():
         with _labelled(label):
             check_arguments(fn, params, x, None)
-    batches = [jnp.asarray(x) for _, x in functions.values()]
+        checked.append((label, HashableCallable(fn), jnp.asarray(x)))
+    fns, batches = tuple(fn for _, fn, _ in checked), [x for *_, x in checked]
+    devices = devices_of(params, *batches)
     with jax.default_matmul_precision(program.precision):
         counts = []
-        for label, fn, (_, x) in labelled:
+        for label, fn, x in checked:
             with _labelled(label):
-                f = checked_output(fn, params, jnp.asarray(x), program.outputs)
-            counts.append(f.shape[1])
+                counts.append(checked_output(fn, params, x, program.outputs).shape[1])
         check_equal_outputs(program.outputs, counts)
-        devices = devices_of(params, *batches)
-        kernels = _compiled(program, tuple(fns), devices, params, batches)
-        if not check_rows:
-            return kernels
-        for (label, fn, _), x in zip(labelled, batches, strict=True):
-            if not rows_are_proven(fn, params, x):
-                with _labelled(label):
-                    interacts = check_row_independence(fn, params, x)
-                kernels = nan_if_interacting(kernels, interacts)
+        kernels = _compiled(program, fns, devices, params, batches)
+        for label, fn, x in checked if check_rows else ():
+            with _labelled(label):
+                interacts = check_row_independence(fn, params, x)
+            kernels = nan_if_interacting(kernels, interacts)
     return kernels
 
 
@@ -107,6 +107,10 @@ def _compiled(
             for network, x in zip(networks, batches, strict=True)
         ]
         check_blocks_fit(requests, program.pairs, devices)
+        for request in requests:
+            number = request.f.shape[1] if request.is_each_output else 1
+            rows = request.x1.shape[0]
+            check_work_fits(request, program.method, rows, number, devices)
         return kernels_of_pairs(requests, program.pairs, program.method)
 
     arguments = zip(networks, batches, strict=True)

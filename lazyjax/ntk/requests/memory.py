@@ -49,7 +49,7 @@ def check_result_fits(
     """Check that devices can hold so many kernels at all."""
     n1, n2 = request.x1.shape[0], request.columns.shape[0]
     outputs, num_outputs = request.outputs, request.f.shape[1]
-    num_pairs = {"full": num_outputs**2, "diagonal": num_outputs}.get(str(outputs), 1)
+    num_pairs = _num_pairs(request, request)
     itemsize = jnp.dtype(request.f.dtype).itemsize
     size = num_kernels * n1 * n2 * num_pairs * itemsize
     memory = memory_of(devices)
@@ -71,16 +71,27 @@ def check_blocks_fit(
     devices: Devices,
 ) -> None:
     """Check that devices can hold the kernels of pairs of functions at all."""
-    rows = [request.f.size for request in requests]
+    rows = [request.x1.shape[0] for request in requests]
     itemsize = max(jnp.dtype(request.f.dtype).itemsize for request in requests)
-    size = itemsize * sum(rows[i] * rows[j] for i, j in pairs)
+    size = itemsize * sum(
+        rows[i] * rows[j] * _num_pairs(requests[i], requests[j]) for i, j in pairs
+    )
     memory = memory_of(devices)
     if memory is not None and size > memory:
+        shapes = ", ".join(str(request.f.shape) for request in requests)
         raise ValueError(
             f"The blocks must fit into memory, which is {in_bytes(memory)}; those of "
-            f"functions with {', '.join(map(str, rows))} numbers take {in_bytes(size)}. "
-            "Fewer examples take less, with the square of their number."
+            f"functions with outputs {shapes} take {in_bytes(size)}. Fewer examples take "
+            "less, with the square of their number."
         )
+
+
+def _num_pairs(one: KernelRequest, two: KernelRequest) -> int:
+    """Entries of the kernel of two functions for each pair of examples."""
+    counts = one.f.shape[1], two.f.shape[1]
+    return {"full": counts[0] * counts[1], "diagonal": counts[0]}.get(
+        str(one.outputs), 1
+    )
 
 
 def check_work_fits(
