@@ -39,14 +39,7 @@ class Side:
 
     def pieces(self, leaf: int) -> list[_Piece] | None:
         """The roots that a leaf is made of; `None` if they are no disjoint boxes."""
-        group = self._group(leaf)
-        if group.kind != "direct":
-            return None
-        return [
-            _Piece(root, group.origins[root], blocks)
-            for root, blocks in group.roots.items()
-            if group.origins[root].leaf == leaf
-        ]
+        return self._boxes(leaf) if self._group(leaf).kind == "direct" else None
 
     def gradient(self, leaf: int) -> Array:
         """Gradients `(n, s, *leaf)` by a leaf."""
@@ -56,11 +49,8 @@ class Side:
             return by_leaf[group.leaves.index(leaf)]
         whole = tuple((0, size) for size in self.evaluated.leaves[leaf].shape)
         terms = [
-            pad_to_box(
-                group.origins[root], whole, self.evaluated.root_gradient(root, blocks)
-            )
-            for root, blocks in group.roots.items()
-            if group.origins[root].leaf == leaf
+            pad_to_box(origin, whole, self.evaluated.root_gradient(root, blocks))
+            for root, origin, blocks in self._boxes(leaf)
         ]
         return sum(terms[1:], terms[0])
 
@@ -71,6 +61,15 @@ class Side:
             for number, group in enumerate(self.groups)
             if group.kind == "vjp"
         }
+
+    def _boxes(self, leaf: int) -> list[_Piece]:
+        """The roots that are boxes of a leaf, of a group that has no others."""
+        group = self._group(leaf)
+        return [
+            _Piece(root, group.origins[root], blocks)
+            for root, blocks in group.roots.items()
+            if group.origins[root].leaf == leaf
+        ]
 
     def _group(self, leaf: int) -> SiteGroup:
         return next(group for group in self.groups if leaf in group.leaves)
