@@ -5,7 +5,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float
 
 from lazyjax._checks import (
     check_at_least,
@@ -24,7 +24,7 @@ from lazyjax.ntk import empirical_nngp, empirical_ntk
 from lazyjax.ntk.outputs import checked_form
 from lazyjax.ntk.requests.row_check import check_row_independence, nan_if_interacting
 from lazyjax.progress import Listener, Progress, program_listener, tell
-from lazyjax.typing import AnyArray, ApplyFn, InitFn, Outputs, RandomKey
+from lazyjax.typing import ApplyFn, InitFn, Inputs, Outputs, RandomKey
 
 
 @jax.tree_util.register_dataclass
@@ -46,8 +46,8 @@ class MonteCarloKernel(Storable):
 def monte_carlo_ntk(
     apply_fn: ApplyFn,
     init_fn: InitFn,
-    x1: Shaped[AnyArray, "n1 *d"],
-    x2: Shaped[AnyArray, "n2 *d"] | None = None,
+    x1: Inputs,
+    x2: Inputs | None = None,
     *,
     key: RandomKey,
     num_seeds: int,

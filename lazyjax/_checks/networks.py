@@ -52,8 +52,11 @@ def _num_required(fn: Callable) -> int:
     )
 
 
-def check_params(name: str, params: Params) -> None:
-    """Check that every leaf of `params` is a real floating-point array."""
+def check_params(name: str, params: Params, *, allow_complex: bool = False) -> None:
+    """Check that every leaf of `params` is a floating-point array, and real but if allowed."""
+    kind, expected = jnp.floating, "a real floating-point array"
+    if allow_complex:
+        kind, expected = jnp.inexact, "a floating-point or complex array"
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if not leaves:
         raise ValueError(f"`{name}` must hold at least one array; got {brief(params)}.")
@@ -61,10 +64,10 @@ def check_params(name: str, params: Params) -> None:
         dtype: Any = getattr(leaf, "dtype", None)
         where = f"{name}{jax.tree_util.keystr(path)}"
         where = where if len(where) < 120 else f"{where[:117]}..."
-        if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        if dtype is None or not jnp.issubdtype(dtype, kind):
             came = f"a {type(leaf).__name__}" if dtype is None else f"dtype {dtype}"
             raise TypeError(
-                f"`{where}` must be a real floating-point array; got {came}."
+                f"`{where}` must be {expected}; got {came}."
                 f"{_leaf_hint(name, params, leaf, dtype)}"
             )
         check_not_explicit(where, leaf)

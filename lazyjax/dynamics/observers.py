@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree, Shaped
+from jaxtyping import Array, Float, PyTree
 
 from lazyjax import spectrum
 from lazyjax._brief import brief
@@ -17,7 +17,7 @@ from lazyjax._checks import check_batch
 from lazyjax.dynamics.snapshot import Observer as Observer, Snapshot as Snapshot
 from lazyjax.linalg import eigvalsh, frobenius_norm, singular_values
 from lazyjax.trees import leaf_paths, tree_distance, tree_norm
-from lazyjax.typing import AnyArray, Params
+from lazyjax.typing import AnyArray, Inputs, Params
 
 
 def parameters(snapshot: Snapshot) -> Params:
@@ -238,7 +238,7 @@ class _OnInputs:
 
 def on_inputs(
     observer: Observer,
-    x: Shaped[AnyArray, "n *d"],
+    x: Inputs,
     y: Float[AnyArray, "n k"] | None = None,
 ) -> Observer:
     """The observer, looking at other inputs than those that are trained on.

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Shaped
+from jaxtyping import Array
 
 from lazyjax._brief import brief
 from lazyjax._checks import (
@@ -19,7 +19,7 @@ from lazyjax._checks import (
 from lazyjax.callables.static import HashableCallable
 from lazyjax.dynamics.losses import one_hot_rows, takes_labels
 from lazyjax.dynamics.snapshot import Observer
-from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params, Targets
+from lazyjax.typing import AnyArray, ApplyFn, Inputs, LossFn, Params, Targets
 
 
 def named_observers(
@@ -60,7 +60,7 @@ def named_observers(
 def checked_problem(
     apply_fn: ApplyFn,
     params: Params,
-    x: Shaped[AnyArray, "n *d"],
+    x: Inputs,
     y: Targets,
     loss_fn: LossFn,
 ) -> tuple[Params, Array, Array, jnp.dtype]:

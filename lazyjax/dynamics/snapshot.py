@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, PyTree, Shaped
 from lazyjax.dynamics.blocks import in_batches, ntk_in_blocks
 from lazyjax.dynamics.losses import square_loss
 from lazyjax.linalg import eigvalsh, gram_matrix
-from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params
+from lazyjax.typing import AnyArray, ApplyFn, Inputs, LossFn, Params
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class Snapshot:
 
     apply_fn: ApplyFn
     params: Params
-    x: Shaped[AnyArray, "n *d"]
+    x: Inputs
     y: Float[AnyArray, "n k"]
     step: int | float | Shaped[Array, ""] = 0
     start: "Snapshot | None" = None

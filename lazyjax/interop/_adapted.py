@@ -8,10 +8,10 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Shaped
+from jaxtyping import Array
 
 from lazyjax.callables.state import ComparedByValue
-from lazyjax.typing import AnyArray, Params
+from lazyjax.typing import Inputs, Params
 
 # A model as a function of what is frozen, the parameters, and a batch or an example.
 ModelCall: TypeAlias = Callable[[Any, Params, Array], Any]
@@ -48,7 +48,7 @@ class Adapted(ComparedByValue):
     frozen: Frozen  # its first argument
     batched: bool  # whether its third is a batch `(n, *d)`, or one example `(*d)`
 
-    def __call__(self, params: Any, x: Shaped[AnyArray, "n *d"], /) -> Any:
+    def __call__(self, params: Any, x: Inputs, /) -> Any:
         """Outputs of the model: `(n, 1)` where it gives one number per example."""
         x = jnp.asarray(x)
         call = lambda inputs: self.call(self.frozen.tree, params, inputs)

@@ -6,7 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float
 
 from lazyjax._checks import (
     check_apply_fn,
@@ -26,7 +26,7 @@ from lazyjax.ntk import empirical_ntk
 from lazyjax.ntk.methods.forward import directional_derivative
 from lazyjax.ntk.requests.row_check import check_row_independence, nan_if_interacting
 from lazyjax.trees import tree_norm
-from lazyjax.typing import AnyArray, ApplyFn, Params, RandomKey
+from lazyjax.typing import AnyArray, ApplyFn, Inputs, Params, RandomKey
 
 
 @jax.tree_util.register_dataclass
@@ -52,7 +52,7 @@ class Kappa(Storable):
 def kappa(
     apply_fn: ApplyFn,
     params: Params,
-    x: Shaped[AnyArray, "n *d"],
+    x: Inputs,
     y: Float[AnyArray, "n k"],
     *,
     key: RandomKey,

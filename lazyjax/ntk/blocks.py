@@ -13,7 +13,7 @@ from lazyjax._checks import check_choice
 from lazyjax.files.results import Storable
 from lazyjax.linalg import eigvalsh
 from lazyjax.ntk.methods.several import Pair, PairsProgram, run_pairs
-from lazyjax.typing import AnyArray, ApplyFn, Method, Params
+from lazyjax.typing import ApplyFn, Inputs, Method, Params
 
 
 @jax.tree_util.register_dataclass
@@ -107,7 +107,7 @@ class KernelBlocks(Storable):
 
 
 def ntk_blocks(
-    functionals: Mapping[str, tuple[ApplyFn, AnyArray]],
+    functionals: Mapping[str, tuple[ApplyFn, Inputs]],
     params: Params,
     *,
     method: Method = "auto",
@@ -161,7 +161,10 @@ def ntk_blocks(
     check_choice("method", method, ("auto", "structured", "jacobian"))
     _check_functionals(functionals)
     program = PairsProgram(
-        pairs=_pairs(len(functionals)), method=method, precision=precision
+        pairs=_pairs(len(functionals)),
+        method=method,
+        precision=precision,
+        outputs="flat",
     )
     labelled = {f"`functionals[{name!r}]`": pair for name, pair in functionals.items()}
     kernels = run_pairs(program, labelled, params, check_rows=check_rows)

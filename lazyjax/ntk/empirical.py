@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 
 import jax
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array
 
 from lazyjax._brief import brief
 from lazyjax._checks import check_choice
@@ -18,7 +18,7 @@ from lazyjax.ntk.methods.vjp import vector_product_ntk
 from lazyjax.ntk.requests.compiled import KernelProgram, run_program
 from lazyjax.ntk.requests.memory import Devices
 from lazyjax.ntk.requests.request import KernelRequest
-from lazyjax.typing import AnyArray, ApplyFn, Method, Outputs, Params
+from lazyjax.typing import ApplyFn, Inputs, Kernel, Method, Outputs, Params
 
 _METHODS: dict[str, Callable[[KernelRequest], Array]] = {
     "auto": auto_ntk,
@@ -31,15 +31,15 @@ _METHODS: dict[str, Callable[[KernelRequest], Array]] = {
 def empirical_ntk(
     apply_fn: ApplyFn | tuple[ApplyFn, ApplyFn],
     params: Params,
-    x1: Shaped[AnyArray, "n1 ..."],
-    x2: Shaped[AnyArray, "n2 ..."] | None = None,
+    x1: Inputs,
+    x2: Inputs | None = None,
     *,
     outputs: Outputs = "full",
     method: Method = "auto",
     precision: jax.lax.PrecisionLike = "highest",
     filter: Callable[[str], bool] | None = None,  # noqa: A002 (the field's word)
     check_rows: bool = True,
-) -> Float[Array, "n1 n2 *k"]:
+) -> Kernel:
     r"""Neural tangent kernel $\Theta$ of `apply_fn` at `params`.
 
     $\Theta_{ijab} = \langle \nabla f_a(x_i), \nabla f_b(x'_j) \rangle$, summed over all
@@ -135,11 +135,11 @@ def empirical_ntk(
 def _cross(
     functions: tuple[ApplyFn, ...],
     params: Params,
-    batches: tuple[AnyArray, AnyArray],
+    batches: tuple[Inputs, Inputs],
     program: PairsProgram,
     *,
     check_rows: bool,
-) -> Array:
+) -> Kernel:
     """The kernel between two functions."""
     check_choice("method", program.method, ("auto", "structured", "jacobian"))
     if len(functions) != 2:
@@ -149,7 +149,7 @@ def _cross(
         )
     labels = ("`apply_fn[0]`", "`apply_fn[1]`")
     pairs = zip(functions, batches, strict=True)
-    by_label: dict[str, tuple[ApplyFn, AnyArray]] = {}
+    by_label: dict[str, tuple[ApplyFn, Inputs]] = {}
     by_label |= zip(labels, pairs, strict=True)
     (kernel,) = run_pairs(program, by_label, params, check_rows=check_rows)
     return kernel

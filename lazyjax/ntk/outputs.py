@@ -31,7 +31,7 @@ def checked_form(outputs: object) -> Outputs:
     """The form of a kernel that is asked for: a known name, or the index of a class."""
     if isinstance(outputs, int | np.integer) and not isinstance(outputs, bool):
         return int(outputs)
-    check_choice("outputs", outputs, ("full", "diagonal", "trace", "pseudo"))
+    check_choice("outputs", outputs, ("full", "diagonal", "trace", "pseudo", "flat"))
     return outputs  # pyright: ignore[reportReturnType]
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float
 
 from lazyjax._checks import check_apply_fn, check_batch, check_function, check_params
 from lazyjax.callables.static import HashableCallable
-from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params
+from lazyjax.typing import AnyArray, ApplyFn, Inputs, LossFn, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +89,7 @@ def hessian_operator(fn: Callable[[Any], Array], params: Params) -> CurvatureOpe
 def gauss_newton_operator(
     apply_fn: ApplyFn,
     params: Params,
-    x: Shaped[AnyArray, "n *d"],
+    x: Inputs,
     y: AnyArray,
     loss_fn: LossFn,
 ) -> CurvatureOperator:

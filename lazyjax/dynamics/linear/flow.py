@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int
 
 from lazyjax._checks import (
     check_at_least,
@@ -34,7 +34,7 @@ from lazyjax.dynamics.ode import (
 from lazyjax.files.results import Storable
 from lazyjax.linalg import gram_matrix
 from lazyjax.trees import tree_add
-from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params
+from lazyjax.typing import AnyArray, ApplyFn, Inputs, LossFn, Params
 
 
 @jax.tree_util.register_dataclass
@@ -220,7 +220,7 @@ def _compiled(
 def dual_params(
     apply_fn: ApplyFn,
     params: Params,
-    x: Shaped[AnyArray, "n *d"],
+    x: Inputs,
     dual: Float[AnyArray, "*times n k"],
 ) -> Params:
     r"""Parameters $w_0 + J^\top a$ of the linear model, from its dual variables.

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PyTree, Shaped
+from jaxtyping import Array, Float, Int, PyTree
 
 from lazyjax._checks import (
     check_at_least,
@@ -47,7 +47,7 @@ from lazyjax.files.tables import (
     run_axes,
 )
 from lazyjax.progress import Progress, program_listener
-from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params, RandomKey, Targets
+from lazyjax.typing import AnyArray, ApplyFn, Inputs, LossFn, Params, RandomKey, Targets
 
 
 @jax.tree_util.register_dataclass
@@ -151,7 +151,7 @@ class Run(Tabular, Storable):
 def train(
     apply_fn: ApplyFn,
     params: Params,
-    x: Shaped[AnyArray, "n *d"],
+    x: Inputs,
     y: Targets,
     *,
     optimizer: optax.GradientTransformation,
