@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from lazyjax._brief import brief
 from lazyjax._checks.arrays import check_not_explicit
 from lazyjax._models import model_hint
-from lazyjax.typing import Params
+from lazyjax.batches import num_rows
+from lazyjax.typing import Inputs, Params
 
 
 def check_function(name: str, fn: object, form: str, hint: str = "") -> None:
@@ -103,14 +104,14 @@ def check_like(name: str, params: Params, other_name: str, other: Params) -> Non
             )
 
 
-def check_network_output(f: object, x_shape: tuple[int, ...]) -> None:
+def check_network_output(f: object, x: Inputs) -> None:
     """Check that `f`, from `jax.eval_shape`, is one real array of shape `(n, k)`."""
     if not isinstance(f, jax.ShapeDtypeStruct):
         raise TypeError(
             "`apply_fn` must return one array of shape (n, k); got a "
             f"{type(f).__name__}. Concatenate several outputs along the last axis."
         )
-    n = x_shape[0]
+    n, x_shape = num_rows(x), getattr(x, "shape", ())
     if f.ndim != 2 or f.shape[0] != n or f.shape[1] == 0:
         hint = ""
         if f.shape == (n,):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from lazyjax.batches import as_arrays, num_rows
 from lazyjax.callables.state import ComparedByValue
 from lazyjax.typing import Inputs, Params
 
@@ -50,10 +51,10 @@ class Adapted(ComparedByValue):
 
     def __call__(self, params: Any, x: Inputs, /) -> Any:
         """Outputs of the model: `(n, 1)` where it gives one number per example."""
-        x = jnp.asarray(x)
+        x = as_arrays(x)
         call = lambda inputs: self.call(self.frozen.tree, params, inputs)
         f = call(x) if self.batched else jax.vmap(call)(x)
-        is_column = isinstance(f, jax.Array) and f.shape == x.shape[:1]
+        is_column = isinstance(f, jax.Array) and f.shape == (num_rows(x),)
         return f[:, None] if is_column else f
 
 

@@ -11,13 +11,14 @@ from jaxtyping import Array, Float
 from lazyjax._checks import (
     check_apply_fn,
     check_at_least,
-    check_batch,
+    check_inputs,
     check_key,
     check_network_output,
     check_params,
     check_positive,
     check_targets,
 )
+from lazyjax.batches import as_arrays
 from lazyjax.callables.static import HashableCallable
 from lazyjax.files.results import Storable
 from lazyjax.jaxpr.convolutions import with_quick_convolutions
@@ -108,11 +109,11 @@ def kappa(
     check_key("key", key)
     check_apply_fn(apply_fn, params)
     check_params("params", params)
-    check_batch("x", x)
-    f = jax.eval_shape(apply_fn, params, jnp.asarray(x))
-    check_network_output(f, x.shape)
+    check_inputs("x", x)
+    f = jax.eval_shape(apply_fn, params, as_arrays(x))
+    check_network_output(f, x)
     check_targets("y", y, *f.shape)
-    x = jnp.asarray(x)
+    x = as_arrays(x)
     interacts = check_row_independence(apply_fn, params, x) if check_rows else None
     found = _kappa(
         params,

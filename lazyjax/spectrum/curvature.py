@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from lazyjax._checks import check_apply_fn, check_batch, check_function, check_params
+from lazyjax._checks import check_apply_fn, check_function, check_inputs, check_params
+from lazyjax.batches import as_arrays
 from lazyjax.callables.static import HashableCallable
 from lazyjax.typing import AnyArray, ApplyFn, Inputs, LossFn, Params
 
@@ -129,10 +130,10 @@ def gauss_newton_operator(
     """
     check_apply_fn(apply_fn, params)
     check_params("params", params)
-    check_batch("x", x)
+    check_inputs("x", x)
     check_function("loss_fn", loss_fn, "(f, y) -> scalar")
     functions = HashableCallable(apply_fn), HashableCallable(loss_fn)
-    data = jnp.asarray(x), jnp.asarray(y)
+    data = as_arrays(x), jnp.asarray(y)
     product = functools.partial(_gauss_newton_product, functions, params, data)
     return _operator(product, params)
 

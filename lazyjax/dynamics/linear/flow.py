@@ -16,6 +16,7 @@ from lazyjax._checks import (
     check_nonnegative,
     check_params,
 )
+from lazyjax.batches import as_arrays
 from lazyjax.callables.static import HashableCallable
 from lazyjax.dynamics.linear.checks import check_kernel_problem, check_test_points
 from lazyjax.dynamics.losses import square_loss
@@ -252,7 +253,7 @@ def dual_params(
     """
     check_params("params", params)
     check_floating("dual", dual)
-    x, dual = jnp.asarray(x), jnp.asarray(dual)
+    x, dual = as_arrays(x), jnp.asarray(dual)
     shape = jax.eval_shape(apply_fn, params, x).shape
     if dual.shape[-2:] != shape or dual.ndim < 2:
         raise ValueError(

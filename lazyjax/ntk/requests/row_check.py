@@ -172,7 +172,8 @@ def measured_excess(
         if x is not None and num_rows(x) > 1:
             with contextlib.nullcontext() if is_x64 is None else jax.enable_x64(is_x64):
                 programs = _programs(apply_fn, params, x)
-            of_batch = _excess(*programs, *map(jax.tree.leaves, (params, x)), level)
+            leaves = jax.tree.leaves(params), jax.tree.leaves(x)
+            of_batch = _excess(*programs, *leaves, level)
             excess = jnp.maximum(excess, of_batch)
     return excess
 
