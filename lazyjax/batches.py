@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from lazyjax.typing import Inputs
 
 
-def num_rows(x: Inputs) -> int:
+def num_rows(x: Any) -> int:
     """Number of examples of a batch."""
     return jax.tree.leaves(x)[0].shape[0]
 
@@ -18,7 +18,7 @@ def as_arrays(x: Inputs) -> Any:
     return jax.tree.map(jnp.asarray, x)
 
 
-def rows_like(x: Inputs, number: int) -> Any:
+def rows_like(x: Any, number: int) -> Any:
     """Shapes and dtypes of so many examples like those of a batch."""
 
     def of_leaf(leaf: Any) -> jax.ShapeDtypeStruct:
@@ -27,7 +27,7 @@ def rows_like(x: Inputs, number: int) -> Any:
     return jax.tree.map(of_leaf, x)
 
 
-def rows_at(x: Inputs, index: Any) -> Any:
+def rows_at(x: Any, index: Any) -> Any:
     """The rows of a batch at an index: a slice, a number or an array of numbers."""
     return jax.tree.map(lambda leaf: leaf[index], x)
 

@@ -12,7 +12,7 @@ from lazyjax.typing import AnyArray
 
 def check_inputs(name: str, x: object, *, wait: bool = True) -> None:
     """Check that `x` is a batch: an array, or a tree of arrays with as many rows each."""
-    if isinstance(x, AnyArray) or jax.tree_util.all_leaves([x]):
+    if x is None or isinstance(x, AnyArray) or jax.tree_util.all_leaves([x]):
         check_batch(name, x, wait=wait)  # pyright: ignore[reportArgumentType]
         return
     named = _named(name, x)

@@ -58,7 +58,7 @@ def check_options(precision: object, check_rows: object) -> None:
 
 
 def check_network(
-    apply_fn: ApplyFn, params: Params, x: Inputs, outputs: Outputs
+    apply_fn: ApplyFn, params: Params, x: Any, outputs: Outputs
 ) -> AskedKernel:
     """Check what tracing `apply_fn` tells: once per program, not once per call.
 
@@ -102,7 +102,7 @@ def _traced_output(
 
 
 def _check_single_row(
-    apply_fn: ApplyFn, params: Params, x: Inputs, columns: Columns
+    apply_fn: ApplyFn, params: Params, x: Any, columns: Columns
 ) -> None:
     """Check that one row gives one, and that it depends on `params`."""
     row = rows_like(x, 1)
