@@ -36,7 +36,8 @@ class MonteCarloKernel(Storable):
 
     Attributes:
         mean: Mean over seeds, entry by entry.
-        sem: Its standard error, from the scatter over seeds; NaN for a single one.
+        sem: Its standard error, from the scatter over seeds, of a complex one that of its
+            modulus; NaN for a single one.
         num_seeds: Number of seeds.
     """
 

@@ -46,6 +46,7 @@ class NotHolomorphic(nn.Module):
 
     @nn.compact
     def __call__(self, x: Any) -> Any:
+        """Logarithm of the wave function."""
         shape = (SPINS, ALPHA * SPINS)
         h = x @ self.param("kernel", nn.initializers.normal(), shape, complex)
         return jnp.sum(jnp.conj(jnp.tanh(h)) * jnp.abs(h), axis=-1)

@@ -35,7 +35,6 @@ def eigenvalues(num_hidden: int, start: int, spins: jax.Array) -> np.ndarray:
 
 def main() -> None:
     """Draw and save."""
-    jax.config.update("jax_enable_x64", True)
     every = np.array(np.meshgrid(*[[-1.0, 1.0]] * SPINS)).reshape(SPINS, -1).T
     chosen = np.random.default_rng(0).permutation(len(every))[:SAMPLES]
     spins = jnp.asarray(every[chosen])
@@ -57,4 +56,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with jax.enable_x64(True):
+        main()

@@ -26,9 +26,7 @@ def check_array(name: str, array: object) -> None:
         raise TypeError(f"`{name}` must hold numbers; got dtype {array.dtype}.")
 
 
-def check_floating(
-    name: str, array: AnyArray, *, allow_complex: bool = False
-) -> None:
+def check_floating(name: str, array: AnyArray, *, allow_complex: bool = False) -> None:
     """Check that `array` is an array of real floating-point numbers, or of complex ones."""
     check_array(name, array)
     kind = jnp.inexact if allow_complex else jnp.floating

@@ -122,8 +122,9 @@ def ntk_blocks(
     is $\dot r_a = -\sum_b K_{ab} r_b$.
 
     Args:
-        functionals: By name, a pure function `(params, x) -> (n, k)` and its examples.
-            Functions may differ in examples and outputs, and contain derivatives of a
+        functionals: By name, a pure function `(params, x) -> (n, k)` and examples.
+            Examples may be trees, and outputs of any form: blocks are in that of
+            `outputs="flat"`. Functions may differ in both, and contain derivatives of a
             network by its input (`jax.grad`, `jax.jvp`, `jax.hessian`); rows must not
             interact. They should be the same objects from call to call, or each call
             compiles again.

@@ -31,8 +31,8 @@ def ntk_diagonal(
         apply_fn: Network `(params, x) -> f`, as in `empirical_ntk`.
         params: Point at which the network is linearized.
         x: Batch.
-        outputs: As in `empirical_ntk`: "full" gives `(n, k, k)`, "diagonal" `(n, k)`,
-            the others `(n,)`.
+        outputs: As in `empirical_ntk`: "full" and "flat" give `(n, k, k)`, "diagonal"
+            `(n, k)`, the others `(n,)`.
         batch_size: Examples whose Jacobians are held at a time; `None` means all.
         precision: Of matrix products, the network's own included where it sets none.
         check_rows: As in `empirical_ntk`.

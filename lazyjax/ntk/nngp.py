@@ -25,7 +25,8 @@ def empirical_nngp(
     r"""Products $f_a(x_i) f_b(x'_j)$ of a network's outputs at `params`.
 
     Averaged over initializations it is the kernel of the Gaussian process that the
-    network converges to; a single one has rank one for each pair of outputs.
+    network converges to; a single one has rank one for each pair of outputs. Of complex
+    outputs it is $f_a \bar f_b$.
 
     Args:
         apply_fn: Network `(params, x) -> f`; rows of `x` must not interact.

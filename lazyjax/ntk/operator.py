@@ -34,15 +34,16 @@ class NTKOperator:
     """The kernel between two batches as a linear map; see `ntk_operator`.
 
     `op(v)` takes and returns one row per example. `op.mv(v)` and `op @ v` do the same for
-    flat vectors, on which the operator is the matrix `gram_matrix(empirical_ntk(...))`:
-    `op.mv` is what iterative solvers take.
+    flat vectors, on which the operator is the matrix `gram_matrix(empirical_ntk(...))`,
+    with `outputs="flat"` where outputs are not `(n, k)` or complex: `op.mv` is what
+    iterative solvers take.
 
     Attributes:
         apply_fn: Network `(params, x) -> f`.
         params: Point at which the network is linearized.
         x1: First batch, whose outputs the result is indexed by.
         x2: Second batch, whose outputs the argument is indexed by.
-        num_outputs: Outputs `k` of the network.
+        num_outputs: Real numbers `k` that outputs for one example consist of.
         dtype: Of the network's outputs and of products.
         batch_size: Examples taken at a time; `None` takes all at once.
     """
@@ -110,7 +111,7 @@ class NTKOperator:
         return self(v.reshape(-1, self.num_outputs)).ravel()
 
     def as_matrix(self) -> Float[Array, "n1k n2k"]:
-        """The matrix, formed as `gram_matrix(empirical_ntk(...))`."""
+        """The matrix, formed as `gram_matrix(empirical_ntk(..., outputs="flat"))`."""
         x2 = None if self.x2 is self.x1 else self.x2
         kernel = empirical_ntk(
             self.apply_fn, self.params, self.x1, x2, outputs="flat", check_rows=False

@@ -36,8 +36,8 @@ def ntk_plan(
 
     Raises:
         ValueError: If `outputs` is unknown, a batch is empty or not finite, features
-            differ, the output is not `(n, k)`, or `apply_fn` ignores `params`.
-        TypeError: If a parameter or the output is not real floating point.
+            differ, an output is not `(n, *shape)`, or `apply_fn` ignores `params`.
+        TypeError: If a parameter or an output is neither floating point nor complex.
 
     Example:
         >>> import jax.numpy as jnp

@@ -61,10 +61,11 @@ def linearize(apply_fn: ApplyFn, params: Params) -> ApplyFn:
         params: The point $w_0$.
 
     Returns:
-        The linearized network; its parameters are those of `apply_fn`.
+        The linearized network; its parameters and its outputs, which may be trees or
+        complex, are of the form of those of `apply_fn`.
 
     Raises:
-        TypeError: If a parameter is not floating point.
+        TypeError: If a parameter is neither floating point nor complex.
 
     Example:
         >>> import jax.numpy as jnp, lazyjax
@@ -87,10 +88,11 @@ def taylor_expand(apply_fn: ApplyFn, params: Params, *, order: int) -> ApplyFn:
         order: Degree of the polynomial; 1 is `linearize`.
 
     Returns:
-        The expanded network; its parameters are those of `apply_fn`.
+        The expanded network; its parameters and outputs are of the form of those of
+        `apply_fn`.
 
     Raises:
-        TypeError: If a parameter is not floating point or `order` not an integer.
+        TypeError: If a parameter is neither floating point nor complex, or `order` not an integer.
         ValueError: If `order` is negative.
 
     Example:
