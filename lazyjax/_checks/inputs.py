@@ -4,9 +4,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import keystr
 
 from lazyjax._brief import brief
 from lazyjax._checks.arrays import check_array, check_batch, check_same_features
+from lazyjax._models import model_hint
 from lazyjax.typing import AnyArray
 
 
@@ -15,15 +17,19 @@ def check_inputs(name: str, x: object, *, wait: bool = True) -> None:
     if x is None or isinstance(x, AnyArray) or jax.tree_util.all_leaves([x]):
         check_batch(name, x, wait=wait)  # pyright: ignore[reportArgumentType]
         return
+    if model_hint(x):
+        raise TypeError(
+            f"`{name}` must be an array, or a tree of arrays; got {type(x).__name__}. Are "
+            "arguments swapped? Parameters come before inputs."
+        )
     named = _named(name, x)
     if not named:
         raise ValueError(f"`{name}` must hold at least one array; got {brief(x)}.")
-    if not any(isinstance(leaf, AnyArray) for leaf in named.values()):
+    if not any(isinstance(leaf, AnyArray) for _, leaf in named):
         check_array(name, x)  # such as a list of lists of numbers
-    for where, leaf in named.items():
+    for where, leaf in named:
         check_batch(where, leaf, wait=wait)
-    counts = {where: leaf.shape[0] for where, leaf in named.items()}
-    (first, number), *others = counts.items()
+    (first, number), *others = [(where, leaf.shape[0]) for where, leaf in named]
     for where, other in others:
         if other != number:
             raise ValueError(
@@ -41,15 +47,19 @@ def check_same_inputs(name1: str, x1: Any, name2: str, x2: Any) -> None:
             f"`{name1}` and `{name2}` must be of the same structure; got {brief(x1)} and "
             f"{brief(x2)}."
         )
-    pairs = zip(_named(name1, x1).items(), _named(name2, x2).items(), strict=True)
+    pairs = zip(_named(name1, x1), _named(name2, x2), strict=True)
     for (where1, leaf1), (where2, leaf2) in pairs:
         check_same_features(where1, leaf1, where2, leaf2)
 
 
-def _named(name: str, x: Any) -> dict[str, Any]:
+def _named(name: str, x: Any) -> list[tuple[str, Any]]:
     """Leaves of a tree, as they are written in Python."""
     paths = jax.tree_util.tree_leaves_with_path(x)
-    return {f"{name}{jax.tree_util.keystr(path)}": leaf for path, leaf in paths}
+    return [(_shortened(f"{name}{keystr(path)}"), leaf) for path, leaf in paths]
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) < 120 else f"{name[:60]}...{name[-57:]}"
 
 
 def check_outputs_of(f: object, x: Any) -> None:
@@ -58,7 +68,7 @@ def check_outputs_of(f: object, x: Any) -> None:
     named = _named("", f)
     if not named:
         raise ValueError(f"`apply_fn` must return at least one array; got {brief(f)}.")
-    for path, leaf in named.items():
+    for path, leaf in named:
         where = f", at `f{path}`" if path else ""
         if leaf.ndim < 1 or leaf.shape[0] != n or leaf.size == 0:
             hint = ""
