@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 import lazyjax
-from lazyjax.typing import Method
+from lazyjax.typing import Method, Outputs
 from tests.contract.cases import METHODS, TOLERANCE
 from tests.helpers.compare import assert_close, assert_trees_close
 from tests.helpers.zoo_forms import FORMS, batches, expected_form, kernel_oracle
 
-OUTPUTS = ("full", "diagonal", "trace", "pseudo", 1, "flat")
+OUTPUTS: tuple[Outputs, ...] = ("full", "diagonal", "trace", "pseudo", 1, "flat")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Case:
     name: str
     method: Method
     dtype: str
-    outputs: str | int
+    outputs: Outputs
     paired: bool
     jit: bool
 
