@@ -5,26 +5,28 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array
 
 from lazyjax._checks import (
     check_at_least,
-    check_batch,
     check_choice,
     check_flag,
     check_function,
+    check_inputs,
     check_key,
     check_params,
-    check_same_features,
+    check_same_inputs,
 )
+from lazyjax.batches import as_arrays
 from lazyjax.callables.static import HashableCallable
 from lazyjax.files.results import Storable
 from lazyjax.jaxpr.convolutions import with_quick_convolutions
 from lazyjax.ntk import empirical_nngp, empirical_ntk
 from lazyjax.ntk.outputs import checked_form
+from lazyjax.ntk.requests.columns import Columns, in_real_numbers
 from lazyjax.ntk.requests.row_check import check_row_independence, nan_if_interacting
 from lazyjax.progress import Listener, Progress, program_listener, tell
-from lazyjax.typing import AnyArray, ApplyFn, InitFn, Outputs, RandomKey
+from lazyjax.typing import ApplyFn, InitFn, Inputs, Kernel, Outputs, RandomKey
 
 
 @jax.tree_util.register_dataclass
@@ -34,20 +36,21 @@ class MonteCarloKernel(Storable):
 
     Attributes:
         mean: Mean over seeds, entry by entry.
-        sem: Its standard error, from the scatter over seeds; NaN for a single one.
+        sem: Its standard error, from the scatter over seeds, of a complex one that of its
+            modulus; NaN for a single one.
         num_seeds: Number of seeds.
     """
 
-    mean: Float[Array, "n1 n2 *k"]
-    sem: Float[Array, "n1 n2 *k"]
+    mean: Kernel
+    sem: Kernel
     num_seeds: int = dataclasses.field(metadata={"static": True})
 
 
 def monte_carlo_ntk(
     apply_fn: ApplyFn,
     init_fn: InitFn,
-    x1: Shaped[AnyArray, "n1 *d"],
-    x2: Shaped[AnyArray, "n2 *d"] | None = None,
+    x1: Inputs,
+    x2: Inputs | None = None,
     *,
     key: RandomKey,
     num_seeds: int,
@@ -104,11 +107,11 @@ def monte_carlo_ntk(
     check_function("init_fn", init_fn, "(key, x) -> params")
     check_flag("check_rows", check_rows)
     outputs = checked_form(outputs)
-    check_batch("x1", x1, wait=False)
+    check_inputs("x1", x1, wait=False)
     if x2 is not None:
-        check_batch("x2", x2, wait=False)
-        check_same_features("x1", x1, "x2", x2)
-    x1, x2 = jnp.asarray(x1), None if x2 is None else jnp.asarray(x2)
+        check_inputs("x2", x2, wait=False)
+        check_same_inputs("x1", x1, "x2", x2)
+    x1, x2 = as_arrays(x1), as_arrays(x2)
     draw = _Draw(
         apply_fn=HashableCallable(apply_fn),
         init_fn=HashableCallable(init_fn),
@@ -120,8 +123,10 @@ def monte_carlo_ntk(
     interacts = None
     if check_rows:
         params = init_fn(jax.random.fold_in(key, 0), x1)
-        check_params("init_fn(key, x)", params)
-        interacts = check_row_independence(apply_fn, params, x1, x2)
+        check_params("init_fn(key, x)", params, allow_complex=True)
+        columns = Columns.of(jax.eval_shape(apply_fn, params, x1))
+        real = in_real_numbers(apply_fn, params, columns)
+        interacts = check_row_independence(*real, x1, x2)
     with program_listener(progress, "kernels", num_seeds) as listener:
         mean, sem = _mean_and_sem(draw, int(num_seeds), key, x1, x2, listener)
     mean, sem = nan_if_interacting((mean, sem), interacts)
@@ -138,7 +143,7 @@ class _Draw:
     of: str
     check_rows: bool
 
-    def __call__(self, key: Array, x1: Array, x2: Array | None) -> Array:
+    def __call__(self, key: Array, x1: Inputs, x2: Inputs | None) -> Kernel:
         kernel_fn = empirical_ntk if self.of == "ntk" else empirical_nngp
         return kernel_fn(
             self.apply_fn,
@@ -156,25 +161,33 @@ def _mean_and_sem(
     draw: _Draw,
     num_seeds: int,
     key: Array,
-    x1: Array,
-    x2: Array | None,
+    x1: Inputs,
+    x2: Inputs | None,
     listener: Listener | None,
-) -> tuple[Array, Array]:
+) -> tuple[Kernel, Kernel]:
     """Mean and standard error, updated seed by seed (Welford)."""
 
     def update(
-        state: tuple[Array, Array], number: Array
-    ) -> tuple[tuple[Array, Array], None]:
+        state: tuple[Kernel, Kernel], number: Array
+    ) -> tuple[tuple[Kernel, Kernel], None]:
         mean, scatter = state
         drawn = draw(jax.random.fold_in(key, number), x1, x2)
-        step = drawn - mean
-        mean = mean + step / (number + 1).astype(mean.dtype)
+        step = jax.tree.map(jnp.subtract, drawn, mean)
+        mean = jax.tree.map(
+            lambda old, s: old + s / (number + 1).astype(old.dtype), mean, step
+        )
         tell(listener, number + 1, "seed")
-        return (mean, scatter + step * (drawn - mean)), None
+        scatter = jax.tree.map(
+            lambda old, s, d, m: old + (s * jnp.conj(d - m)).real,
+            *(scatter, step, drawn, mean),
+        )
+        return (mean, scatter), None
 
-    shape = jax.eval_shape(draw, key, x1, x2)
-    zero = jnp.zeros(shape.shape, shape.dtype)
-    (mean, scatter), _ = jax.lax.scan(update, (zero, zero), jnp.arange(num_seeds))
+    shapes = jax.eval_shape(draw, key, x1, x2)
+    mean = jax.tree.map(lambda of: jnp.zeros(of.shape, of.dtype), shapes)
+    scatter = jax.tree.map(jnp.real, mean)
+    (mean, scatter), _ = jax.lax.scan(update, (mean, scatter), jnp.arange(num_seeds))
     if num_seeds < 2:
-        return mean, jnp.full_like(mean, jnp.nan)
-    return mean, jnp.sqrt(scatter / (num_seeds - 1) / num_seeds)
+        return mean, jax.tree.map(lambda s: jnp.full_like(s, jnp.nan), scatter)
+    variance_of_mean = lambda s: s / (num_seeds - 1) / num_seeds
+    return mean, jax.tree.map(lambda s: jnp.sqrt(variance_of_mean(s)), scatter)

@@ -5,7 +5,7 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, PyTree, Scalar, Shaped, UInt32
+from jaxtyping import Array, Float, Inexact, Int, Key, PyTree, Scalar, Shaped, UInt32
 
 # What public verbs accept; what they return is always a `jax.Array`.
 AnyArray: TypeAlias = jax.Array | np.ndarray
@@ -14,12 +14,16 @@ AnyArray: TypeAlias = jax.Array | np.ndarray
 RandomKey: TypeAlias = Key[Array, ""] | UInt32[Array, "_"]
 
 Params: TypeAlias = PyTree
+# A batch of examples: an array `(n, *d)`, or any tree of arrays with the same first axis.
+Inputs: TypeAlias = PyTree[Shaped[AnyArray, "..."]]
+# An array whose first axes are those of examples; of several outputs, a tree of such.
+Kernel: TypeAlias = PyTree[Inexact[Array, "..."]]
 # One row of targets per example; or, for losses of classes, integer labels.
 Targets: TypeAlias = Float[AnyArray, "n k"] | Int[AnyArray, "n"]
 Activation: TypeAlias = str | Callable[[Array], Array]
 LossFn: TypeAlias = Callable[[Float[Array, "n k"], Float[Array, "n k"]], Scalar]
 
-Outputs: TypeAlias = Literal["full", "diagonal", "trace", "pseudo"] | int
+Outputs: TypeAlias = Literal["full", "diagonal", "trace", "pseudo", "flat"] | int
 Method: TypeAlias = Literal["auto", "structured", "jacobian", "vjp"]
 Kind: TypeAlias = str  # a name in `lazyjax.architecture.KINDS`
 Parameterization: TypeAlias = Literal["ntk", "standard", "mup"]
@@ -37,8 +41,8 @@ Normalization: TypeAlias = Literal["none", "layer"]
 class ApplyFn(Protocol):
     """A network as a pure function: `(params, x) -> f`, batch first, rows independent."""
 
-    def __call__(self, params: Any, x: Shaped[Array, "n *d"], /) -> Float[Array, "n k"]:
-        """Outputs `f` of shape `(n, k)` for inputs `x` of shape `(n, *d)`."""
+    def __call__(self, params: Any, x: Inputs, /) -> Any:
+        """Outputs `f`, of shape `(n, k)` or as a verb allows, for a batch `x`."""
         ...
 
 

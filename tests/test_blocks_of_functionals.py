@@ -340,9 +340,9 @@ def test_rows_that_interact_are_refused_by_the_name_of_their_function():
             r"functionals\['v'\].*callable|func",
         ),
         (
-            lambda f: {"flat": (lambda p, x: f["value"][0](p, x)[:, 0], f["value"][1])},
+            lambda f: {"sum": (lambda p, x: f["value"][0](p, x).sum(), f["value"][1])},
             ValueError,
-            r"functionals\['flat'\].*Add an axis",
+            r"functionals\['sum'\].*a row for each of the",
         ),
         (
             lambda f: f | {"nan": (f["value"][0], jnp.full((2, 2), jnp.nan))},

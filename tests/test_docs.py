@@ -14,6 +14,7 @@ pytestmark = pytest.mark.once
 
 # What users reach through other modules, or never.
 INTERNAL = {
+    "batches",
     "callables",
     "cli",
     "files",

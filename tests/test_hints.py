@@ -175,15 +175,19 @@ def test_models_in_place_of_parameters_are_met_with_the_adapter():
 # Parameters and inputs ----------------------------------------------------------------
 
 
-def test_complex_parameters_are_to_be_split():
+def test_complex_parameters_of_what_is_trained_are_to_be_split():
     weights = {"w": jnp.ones((4, 3), complex)}
+    x, y = jnp.ones((5, 4)), jnp.ones((5, 3))
+    train = lambda apply_fn, params: lazyjax.train(
+        apply_fn, params, x, y, optimizer=optax.sgd(0.1), num_steps=1
+    )
     message = r"`params\['w'\]` must be a real .*got dtype complex.*real and imaginary"
     with pytest.raises(TypeError, match=message):
-        ntk(lambda p, x: (x @ p["w"]).real, weights)
+        train(lambda p, x: (x @ p["w"]).real, weights)
     parts = {"real": jnp.ones((4, 3)), "imag": jnp.zeros((4, 3))}
     weights_of = lambda p: jax.lax.complex(p["real"], p["imag"])
     as_told = lambda p, x: (x.astype(complex) @ weights_of(p)).real
-    assert ntk(as_told, parts).shape == (5, 5, 3, 3)
+    assert train(as_told, parts).loss.shape == (2,)
 
 
 def test_integers_and_numbers_among_parameters_are_told_apart():
@@ -201,21 +205,26 @@ def test_arguments_in_another_order_are_suspected():
         "{'kernel': float32[4,8]}, 'layer_2': {'kernel': float32[8,3]}}. Are `apply_fn` "
         "and `params` swapped?"
     )
-    with pytest.raises(TypeError, match=r"`x1` must be an array; got dict. Are arg"):
+    with pytest.raises(
+        ValueError, match=r"these are parameters, arguments are swapped"
+    ):
         ntk(params=X, x=PARAMS)
     with pytest.raises(TypeError, match=r"`apply_fn` must be callable.*got 'relu'"):
         ntk("relu")
 
 
-def test_outputs_of_tokens_are_to_be_flattened():
+def test_outputs_of_tokens_are_to_be_flattened_in_training():
     tokens = lambda params, x: x[:, :, None] * params[None, None]
+    x = jnp.ones((5, 4))
+    train = lambda apply_fn, y: lazyjax.train(
+        apply_fn, jnp.ones(3), x, y, optimizer=optax.sgd(0.1), num_steps=1
+    )
     with pytest.raises(ValueError, match=r"got \(5, 4, 3\).*Flatten.*reshape\(f\.shap"):
-        ntk(tokens, jnp.ones(3))
+        train(tokens, jnp.ones((5, 4, 3)))
     for as_told in (lambda f: f.reshape(f.shape[0], -1), lambda f: f[:, -1]):
-        assert ntk(lambda p, x, g=as_told: g(tokens(p, x)), jnp.ones(3)).shape[:2] == (
-            5,
-            5,
-        )
+        y = as_told(jnp.ones((5, 4, 3)))
+        told = lambda p, x, g=as_told: g(tokens(p, x))
+        assert train(told, y).loss.shape == (2,)
 
 
 def test_one_example_lacks_its_axis():

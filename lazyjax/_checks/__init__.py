@@ -12,6 +12,11 @@ from lazyjax._checks.arrays import (
     check_same_features as check_same_features,
     check_targets as check_targets,
 )
+from lazyjax._checks.inputs import (
+    check_inputs as check_inputs,
+    check_outputs_of as check_outputs_of,
+    check_same_inputs as check_same_inputs,
+)
 from lazyjax._checks.networks import (
     check_apply_fn as check_apply_fn,
     check_function as check_function,

@@ -26,10 +26,11 @@ def check_array(name: str, array: object) -> None:
         raise TypeError(f"`{name}` must hold numbers; got dtype {array.dtype}.")
 
 
-def check_floating(name: str, array: AnyArray) -> None:
-    """Check that `array` is an array of real floating-point numbers."""
+def check_floating(name: str, array: AnyArray, *, allow_complex: bool = False) -> None:
+    """Check that `array` is an array of real floating-point numbers, or of complex ones."""
     check_array(name, array)
-    if not jnp.issubdtype(array.dtype, jnp.floating):
+    kind = jnp.inexact if allow_complex else jnp.floating
+    if not jnp.issubdtype(array.dtype, kind):
         raise TypeError(
             f"`{name}` must be a real floating-point array; got dtype {array.dtype}. "
             f"Convert it first, for example with `{name}.astype(jnp.float32)`."

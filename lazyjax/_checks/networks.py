@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from lazyjax._brief import brief
 from lazyjax._checks.arrays import check_not_explicit
 from lazyjax._models import model_hint
-from lazyjax.typing import Params
+from lazyjax.batches import num_rows
+from lazyjax.typing import Inputs, Params
 
 
 def check_function(name: str, fn: object, form: str, hint: str = "") -> None:
@@ -52,8 +53,11 @@ def _num_required(fn: Callable) -> int:
     )
 
 
-def check_params(name: str, params: Params) -> None:
-    """Check that every leaf of `params` is a real floating-point array."""
+def check_params(name: str, params: Params, *, allow_complex: bool = False) -> None:
+    """Check that every leaf of `params` is a floating-point array, and real but if allowed."""
+    kind, expected = jnp.floating, "a real floating-point array"
+    if allow_complex:
+        kind, expected = jnp.inexact, "a floating-point or complex array"
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if not leaves:
         raise ValueError(f"`{name}` must hold at least one array; got {brief(params)}.")
@@ -61,10 +65,10 @@ def check_params(name: str, params: Params) -> None:
         dtype: Any = getattr(leaf, "dtype", None)
         where = f"{name}{jax.tree_util.keystr(path)}"
         where = where if len(where) < 120 else f"{where[:117]}..."
-        if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        if dtype is None or not jnp.issubdtype(dtype, kind):
             came = f"a {type(leaf).__name__}" if dtype is None else f"dtype {dtype}"
             raise TypeError(
-                f"`{where}` must be a real floating-point array; got {came}."
+                f"`{where}` must be {expected}; got {came}."
                 f"{_leaf_hint(name, params, leaf, dtype)}"
             )
         check_not_explicit(where, leaf)
@@ -100,14 +104,14 @@ def check_like(name: str, params: Params, other_name: str, other: Params) -> Non
             )
 
 
-def check_network_output(f: object, x_shape: tuple[int, ...]) -> None:
+def check_network_output(f: object, x: Inputs) -> None:
     """Check that `f`, from `jax.eval_shape`, is one real array of shape `(n, k)`."""
     if not isinstance(f, jax.ShapeDtypeStruct):
         raise TypeError(
             "`apply_fn` must return one array of shape (n, k); got a "
             f"{type(f).__name__}. Concatenate several outputs along the last axis."
         )
-    n = x_shape[0]
+    n, x_shape = num_rows(x), getattr(x, "shape", ())
     if f.ndim != 2 or f.shape[0] != n or f.shape[1] == 0:
         hint = ""
         if f.shape == (n,):

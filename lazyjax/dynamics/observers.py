@@ -9,15 +9,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree, Shaped
+from jaxtyping import Array, Float, PyTree
 
 from lazyjax import spectrum
 from lazyjax._brief import brief
-from lazyjax._checks import check_batch
+from lazyjax._checks import check_inputs
+from lazyjax.batches import as_arrays
 from lazyjax.dynamics.snapshot import Observer as Observer, Snapshot as Snapshot
 from lazyjax.linalg import eigvalsh, frobenius_norm, singular_values
 from lazyjax.trees import leaf_paths, tree_distance, tree_norm
-from lazyjax.typing import AnyArray, Params
+from lazyjax.typing import AnyArray, Inputs, Params
 
 
 def parameters(snapshot: Snapshot) -> Params:
@@ -163,7 +164,7 @@ class _ActivationStability:
 
     def __call__(self, snapshot: Snapshot) -> PyTree[Float[Array, ""]]:
         now, before = (
-            self.pre_activations_fn(of.params, jnp.asarray(of.x))
+            self.pre_activations_fn(of.params, as_arrays(of.x))
             for of in (snapshot, snapshot.initial)
         )
         return jax.tree.map(_share_unchanged, now, before)
@@ -214,7 +215,7 @@ def activation_stability(
 @dataclasses.dataclass(frozen=True, eq=False)
 class _OnInputs:
     observer: Observer
-    x: AnyArray
+    x: Inputs
     y: AnyArray | None
 
     @property
@@ -223,7 +224,7 @@ class _OnInputs:
         return f"{getattr(of, '__name__', type(of).__name__)}_on_inputs"
 
     def __call__(self, snapshot: Snapshot) -> PyTree[Any]:
-        x = jnp.asarray(self.x)
+        x = as_arrays(self.x)
         if self.y is not None:
             y = jnp.asarray(self.y)
         else:
@@ -238,7 +239,7 @@ class _OnInputs:
 
 def on_inputs(
     observer: Observer,
-    x: Shaped[AnyArray, "n *d"],
+    x: Inputs,
     y: Float[AnyArray, "n k"] | None = None,
 ) -> Observer:
     """The observer, looking at other inputs than those that are trained on.
@@ -269,7 +270,7 @@ def on_inputs(
     """
     if not callable(observer):
         raise TypeError(f"`observer` must be callable; got {brief(observer)}.")
-    check_batch("x", x)
+    check_inputs("x", x)
     return _OnInputs(observer, x, y)
 
 

@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Shaped
+from jaxtyping import Array
 
 from lazyjax._brief import brief
 from lazyjax._checks import (
     check_apply_fn,
     check_array,
-    check_batch,
     check_function,
+    check_inputs,
     check_network_output,
     check_params,
     check_targets,
@@ -19,7 +19,7 @@ from lazyjax._checks import (
 from lazyjax.callables.static import HashableCallable
 from lazyjax.dynamics.losses import one_hot_rows, takes_labels
 from lazyjax.dynamics.snapshot import Observer
-from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params, Targets
+from lazyjax.typing import AnyArray, ApplyFn, Inputs, LossFn, Params, Targets
 
 
 def named_observers(
@@ -60,19 +60,19 @@ def named_observers(
 def checked_problem(
     apply_fn: ApplyFn,
     params: Params,
-    x: Shaped[AnyArray, "n *d"],
+    x: Inputs,
     y: Targets,
     loss_fn: LossFn,
-) -> tuple[Params, Array, Array, jnp.dtype]:
+) -> tuple[Params, Inputs, Array, jnp.dtype]:
     """Parameters, inputs and targets, as arrays that keep their type in loops; loss dtype."""
     check_apply_fn(apply_fn, params)
     check_function("loss_fn", loss_fn, "(f, y) -> scalar")
     check_params("params", params)
     params = jax.tree.map(_strongly_typed, params)
-    check_batch("x", x)
-    x = _strongly_typed(x)
+    check_inputs("x", x)
+    x = jax.tree.map(_strongly_typed, x)
     f = jax.eval_shape(apply_fn, params, x)
-    check_network_output(f, x.shape)
+    check_network_output(f, x)
     y = _strongly_typed(checked_targets(y, f.shape, f.dtype, loss_fn))
     if y.dtype != f.dtype:
         raise TypeError(

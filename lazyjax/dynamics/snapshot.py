@@ -10,13 +10,13 @@ import functools
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, Shaped
 
+from lazyjax.batches import as_arrays
 from lazyjax.dynamics.blocks import in_batches, ntk_in_blocks
 from lazyjax.dynamics.losses import square_loss
 from lazyjax.linalg import eigvalsh, gram_matrix
-from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params
+from lazyjax.typing import AnyArray, ApplyFn, Inputs, LossFn, Params
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class Snapshot:
 
     apply_fn: ApplyFn
     params: Params
-    x: Shaped[AnyArray, "n *d"]
+    x: Inputs
     y: Float[AnyArray, "n k"]
     step: int | float | Shaped[Array, ""] = 0
     start: "Snapshot | None" = None
@@ -67,12 +67,12 @@ class Snapshot:
     def outputs(self) -> Float[Array, "n k"]:
         """Outputs on the training inputs."""
         outputs_fn = functools.partial(self.apply_fn, self.params)
-        return in_batches(outputs_fn, jnp.asarray(self.x), self.batch_size)
+        return in_batches(outputs_fn, as_arrays(self.x), self.batch_size)
 
     @functools.cached_property
     def ntk(self) -> Float[Array, "n n k k"]:
         """Kernel on the training inputs, unnormalized; NaN if rows interact."""
-        x = jnp.asarray(self.x)
+        x = as_arrays(self.x)
         return ntk_in_blocks(self.apply_fn, self.params, x, self.batch_size)
 
     @functools.cached_property

@@ -4,20 +4,20 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float
 
 from lazyjax.callables.static import HashableCallable
 from lazyjax.dynamics.losses import square_loss
 from lazyjax.dynamics.problem import checked_problem
 from lazyjax.linalg import eigvalsh, gram_matrix
 from lazyjax.ntk import empirical_ntk
-from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params, Targets
+from lazyjax.typing import ApplyFn, Inputs, LossFn, Params, Targets
 
 
 def largest_stable_rate(
     apply_fn: ApplyFn,
     params: Params,
-    x: Shaped[AnyArray, "n *d"],
+    x: Inputs,
     y: Targets,
     *,
     loss_fn: LossFn = square_loss,

@@ -8,10 +8,11 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Shaped
+from jaxtyping import Array
 
+from lazyjax.batches import as_arrays, num_rows
 from lazyjax.callables.state import ComparedByValue
-from lazyjax.typing import AnyArray, Params
+from lazyjax.typing import Inputs, Params
 
 # A model as a function of what is frozen, the parameters, and a batch or an example.
 ModelCall: TypeAlias = Callable[[Any, Params, Array], Any]
@@ -48,12 +49,12 @@ class Adapted(ComparedByValue):
     frozen: Frozen  # its first argument
     batched: bool  # whether its third is a batch `(n, *d)`, or one example `(*d)`
 
-    def __call__(self, params: Any, x: Shaped[AnyArray, "n *d"], /) -> Any:
+    def __call__(self, params: Any, x: Inputs, /) -> Any:
         """Outputs of the model: `(n, 1)` where it gives one number per example."""
-        x = jnp.asarray(x)
+        x = as_arrays(x)
         call = lambda inputs: self.call(self.frozen.tree, params, inputs)
         f = call(x) if self.batched else jax.vmap(call)(x)
-        is_column = isinstance(f, jax.Array) and f.shape == x.shape[:1]
+        is_column = isinstance(f, jax.Array) and f.shape == (num_rows(x),)
         return f[:, None] if is_column else f
 
 

@@ -6,18 +6,19 @@ import functools
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float
 
 from lazyjax._checks import (
     check_apply_fn,
     check_at_least,
-    check_batch,
+    check_inputs,
     check_key,
     check_network_output,
     check_params,
     check_positive,
     check_targets,
 )
+from lazyjax.batches import as_arrays
 from lazyjax.callables.static import HashableCallable
 from lazyjax.files.results import Storable
 from lazyjax.jaxpr.convolutions import with_quick_convolutions
@@ -26,7 +27,7 @@ from lazyjax.ntk import empirical_ntk
 from lazyjax.ntk.methods.forward import directional_derivative
 from lazyjax.ntk.requests.row_check import check_row_independence, nan_if_interacting
 from lazyjax.trees import tree_norm
-from lazyjax.typing import AnyArray, ApplyFn, Params, RandomKey
+from lazyjax.typing import AnyArray, ApplyFn, Inputs, Params, RandomKey
 
 
 @jax.tree_util.register_dataclass
@@ -52,7 +53,7 @@ class Kappa(Storable):
 def kappa(
     apply_fn: ApplyFn,
     params: Params,
-    x: Shaped[AnyArray, "n *d"],
+    x: Inputs,
     y: Float[AnyArray, "n k"],
     *,
     key: RandomKey,
@@ -108,11 +109,11 @@ def kappa(
     check_key("key", key)
     check_apply_fn(apply_fn, params)
     check_params("params", params)
-    check_batch("x", x)
-    f = jax.eval_shape(apply_fn, params, jnp.asarray(x))
-    check_network_output(f, x.shape)
+    check_inputs("x", x)
+    f = jax.eval_shape(apply_fn, params, as_arrays(x))
+    check_network_output(f, x)
     check_targets("y", y, *f.shape)
-    x = jnp.asarray(x)
+    x = as_arrays(x)
     interacts = check_row_independence(apply_fn, params, x) if check_rows else None
     found = _kappa(
         params,

@@ -1,13 +1,15 @@
 """Kernels of several outputs as matrices, and back."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Inexact
 
 from lazyjax._checks import check_at_least
 from lazyjax.typing import AnyArray
 
 
-def gram_matrix(ntk: Float[AnyArray, "n1 n2 *kk"]) -> Float[Array, "rows columns"]:
+def gram_matrix(
+    ntk: Inexact[AnyArray, "n1 n2 *kk"],
+) -> Inexact[Array, "rows columns"]:
     r"""Matrix of a kernel `(n1, n2, k, k)`, or `(n1, n2)`, which it is already.
 
     Row `i * k + a` belongs to output `a` of example `i`: the matrix acts on outputs
@@ -46,7 +48,7 @@ def gram_matrix(ntk: Float[AnyArray, "n1 n2 *kk"]) -> Float[Array, "rows columns
         return ntk
     if ntk.ndim != 4 or ntk.shape[2] != ntk.shape[3]:
         raise ValueError(
-            '`ntk` must have shape (n1, n2, k, k), that of `outputs="full"`, or '
+            '`ntk` must have shape (n1, n2, k, k), that of `outputs="full"` or "flat", or '
             f"(n1, n2); got {ntk.shape}."
         )
     n1, n2, k, _ = ntk.shape

@@ -13,7 +13,7 @@ from lazyjax._checks import check_choice
 from lazyjax.files.results import Storable
 from lazyjax.linalg import eigvalsh
 from lazyjax.ntk.methods.several import Pair, PairsProgram, run_pairs
-from lazyjax.typing import AnyArray, ApplyFn, Method, Params
+from lazyjax.typing import ApplyFn, Inputs, Method, Params
 
 
 @jax.tree_util.register_dataclass
@@ -107,7 +107,7 @@ class KernelBlocks(Storable):
 
 
 def ntk_blocks(
-    functionals: Mapping[str, tuple[ApplyFn, AnyArray]],
+    functionals: Mapping[str, tuple[ApplyFn, Inputs]],
     params: Params,
     *,
     method: Method = "auto",
@@ -122,8 +122,9 @@ def ntk_blocks(
     is $\dot r_a = -\sum_b K_{ab} r_b$.
 
     Args:
-        functionals: By name, a pure function `(params, x) -> (n, k)` and its examples.
-            Functions may differ in examples and outputs, and contain derivatives of a
+        functionals: By name, a pure function `(params, x) -> (n, k)` and examples.
+            Examples may be trees, and outputs of any form: blocks are in that of
+            `outputs="flat"`. Functions may differ in both, and contain derivatives of a
             network by its input (`jax.grad`, `jax.jvp`, `jax.hessian`); rows must not
             interact. They should be the same objects from call to call, or each call
             compiles again.
@@ -161,7 +162,10 @@ def ntk_blocks(
     check_choice("method", method, ("auto", "structured", "jacobian"))
     _check_functionals(functionals)
     program = PairsProgram(
-        pairs=_pairs(len(functionals)), method=method, precision=precision
+        pairs=_pairs(len(functionals)),
+        method=method,
+        precision=precision,
+        outputs="flat",
     )
     labelled = {f"`functionals[{name!r}]`": pair for name, pair in functionals.items()}
     kernels = run_pairs(program, labelled, params, check_rows=check_rows)

@@ -3,35 +3,36 @@
 import dataclasses
 
 import jax
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array
 
 from lazyjax._checks import check_at_least
+from lazyjax.batches import batch_of, num_rows, rows_at
 from lazyjax.ntk.methods.jacobian import jacobian_ntk
 from lazyjax.ntk.methods.output_chunks import in_output_chunks
 from lazyjax.ntk.requests.compiled import KernelProgram, run_program
 from lazyjax.ntk.requests.memory import Devices
 from lazyjax.ntk.requests.request import KernelRequest
-from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
+from lazyjax.typing import ApplyFn, Inputs, Kernel, Outputs, Params
 
 
 def ntk_diagonal(
     apply_fn: ApplyFn,
     params: Params,
-    x: Shaped[AnyArray, "n *d"],
+    x: Inputs,
     *,
     outputs: Outputs = "full",
     batch_size: int | None = None,
     precision: jax.lax.PrecisionLike = "highest",
     check_rows: bool = True,
-) -> Float[Array, "n *k"]:
+) -> Kernel:
     r"""Kernel blocks $\Theta(x_i, x_i)$, for the work of one Jacobian.
 
     Args:
         apply_fn: Network `(params, x) -> f`, as in `empirical_ntk`.
         params: Point at which the network is linearized.
         x: Batch.
-        outputs: As in `empirical_ntk`: "full" gives `(n, k, k)`, "diagonal" `(n, k)`,
-            the others `(n,)`.
+        outputs: As in `empirical_ntk`: "full" and "flat" give `(n, k, k)`, "diagonal"
+            `(n, k)`, the others `(n,)`.
         batch_size: Examples whose Jacobians are held at a time; `None` means all.
         precision: Of matrix products, the network's own included where it sets none.
         check_rows: As in `empirical_ntk`.
@@ -63,12 +64,12 @@ class _Diagonal(KernelProgram):
     batch_size: int | None
 
     def compute(self, request: KernelRequest, devices: Devices) -> Array:
-        num_examples = request.x1.shape[0]
+        num_examples = num_rows(request.x1)
         num_at_once = min(self.batch_size or num_examples, num_examples)
 
         def blocks(request: KernelRequest) -> Array:
-            def block(x_i: Array) -> Array:
-                own = dataclasses.replace(request, x1=x_i[None], x2=None)
+            def block(row: Inputs) -> Array:
+                own = dataclasses.replace(request, x1=batch_of(row), x2=None)
                 return jacobian_ntk(own)[0, 0]
 
             return jax.lax.map(block, request.x1, batch_size=num_at_once)
@@ -76,7 +77,7 @@ class _Diagonal(KernelProgram):
         return in_output_chunks(
             blocks,
             # As large as the kernel with one other example.
-            dataclasses.replace(request, x2=request.x1[:1]),
+            dataclasses.replace(request, x2=rows_at(request.x1, slice(0, 1))),
             method="jacobian",
             devices=devices,
             num_at_once=num_at_once,

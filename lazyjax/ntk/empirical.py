@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 
 import jax
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array
 
 from lazyjax._brief import brief
 from lazyjax._checks import check_choice
@@ -18,7 +18,7 @@ from lazyjax.ntk.methods.vjp import vector_product_ntk
 from lazyjax.ntk.requests.compiled import KernelProgram, run_program
 from lazyjax.ntk.requests.memory import Devices
 from lazyjax.ntk.requests.request import KernelRequest
-from lazyjax.typing import AnyArray, ApplyFn, Method, Outputs, Params
+from lazyjax.typing import ApplyFn, Inputs, Kernel, Method, Outputs, Params
 
 _METHODS: dict[str, Callable[[KernelRequest], Array]] = {
     "auto": auto_ntk,
@@ -31,21 +31,29 @@ _METHODS: dict[str, Callable[[KernelRequest], Array]] = {
 def empirical_ntk(
     apply_fn: ApplyFn | tuple[ApplyFn, ApplyFn],
     params: Params,
-    x1: Shaped[AnyArray, "n1 ..."],
-    x2: Shaped[AnyArray, "n2 ..."] | None = None,
+    x1: Inputs,
+    x2: Inputs | None = None,
     *,
     outputs: Outputs = "full",
     method: Method = "auto",
     precision: jax.lax.PrecisionLike = "highest",
     filter: Callable[[str], bool] | None = None,  # noqa: A002 (the field's word)
     check_rows: bool = True,
-) -> Float[Array, "n1 n2 *k"]:
+) -> Kernel:
     r"""Neural tangent kernel $\Theta$ of `apply_fn` at `params`.
 
     $\Theta_{ijab} = \langle \nabla f_a(x_i), \nabla f_b(x'_j) \rangle$, summed over all
     parameters and not divided by anything. Under gradient flow on
     $\tfrac12 \lVert f - y \rVert^2$, summed over examples and outputs,
     $\dot f = -\Theta (f - y)$; for the mean over examples divide time by $n$.
+
+    Of complex outputs it is the Hermitian $J J^\dagger$,
+    $\Theta_{ijab} = \sum_\theta \partial_\theta f_a(x_i)\,
+    \overline{\partial_\theta f_b(x'_j)}$ over real parameters $\theta$. A complex
+    parameter counts as two, its real and imaginary parts; of a holomorphic function that
+    is twice the kernel of complex derivatives. Between parts (0 real, 1 imaginary) of
+    outputs, which `outputs="flat"` gives, $\Theta = (\Theta^{00} + \Theta^{11}) +
+    i (\Theta^{10} - \Theta^{01})$.
 
     Args:
         apply_fn: Network `(params, x) -> f`; rows of `x` must not interact. It should
@@ -55,14 +63,20 @@ def empirical_ntk(
             $\langle \nabla f_a(x_i), \nabla g_b(x'_j)\rangle$ of f on `x1` and g on `x2`
             (or `x1`), of shape `(n1, n2, k_f, k_g)`; see also `ntk_blocks`.
         params: Point at which the network is linearized.
-        x1: First batch.
+        x1: First batch: an array, or a tree of arrays with one row for each example.
         x2: Second batch; `None` means `x1`, does less work, and the result is exactly
             symmetric.
         outputs: "full" for all pairs of outputs, shape `(n1, n2, k, k)`; "diagonal"
             for equal pairs, `(n1, n2, k)`; "trace" for their sum over outputs,
             `(n1, n2)`; "pseudo" for the sum over all pairs divided by k, `(n1, n2)`,
             the kernel of $\sum_a f_a / \sqrt k$; a class index for that output's
-            kernel, `(n1, n2)`.
+            kernel, `(n1, n2)`. Outputs may also be `(n, *shape)`, with `*shape` in place
+            of k, or a tree of such arrays: then "full" is a tree of trees of blocks, by
+            the outputs of rows and of columns as in `jax.hessian`, "diagonal" one tree,
+            and all others are of all outputs together, numbered along
+            `jax.tree.leaves`. "flat" is one real array `(n1, n2, K, K)` of all numbers
+            that outputs consist of, array after array, of complex ones real parts first.
+            Every form of complex outputs takes the work of "full".
         method: "structured" contracts the factors of each parameter's gradient in the
             order of least modelled cost (see `ntk_plan`);
             "jacobian" contracts whole Jacobians and holds `(n1 + n2) k p` numbers;
@@ -80,16 +94,16 @@ def empirical_ntk(
             are not known, the result is NaN instead.
 
     Returns:
-        The kernel in the form `outputs`, in the dtype of the network's outputs. The call
+        The kernel in the form `outputs`, in the dtypes of the network's outputs. The call
         returns before the device is done; values of batches that are still being
         computed are not checked: NaN in gives NaN out.
 
     Raises:
-        ValueError: If a batch is empty or not finite, features differ, the output is
-            not `(n, k)`, an option is unknown, `apply_fn` ignores `params`, or its rows
+        ValueError: If a batch is empty or not finite, its arrays differ in their number
+            of rows, features differ, an output is not `(n, *shape)`, an option is unknown, `apply_fn` ignores `params`, or its rows
             interact, `filter` accepts no parameter, or the kernel, or what the method
             needs, is larger than the memory of the devices that hold the arrays.
-        TypeError: If a parameter or the output is not real floating point.
+        TypeError: If a parameter or an output is neither floating point nor complex.
 
     Example:
         >>> import jax.numpy as jnp, lazyjax
@@ -135,11 +149,11 @@ def empirical_ntk(
 def _cross(
     functions: tuple[ApplyFn, ...],
     params: Params,
-    batches: tuple[AnyArray, AnyArray],
+    batches: tuple[Inputs, Inputs],
     program: PairsProgram,
     *,
     check_rows: bool,
-) -> Array:
+) -> Kernel:
     """The kernel between two functions."""
     check_choice("method", program.method, ("auto", "structured", "jacobian"))
     if len(functions) != 2:
@@ -149,7 +163,7 @@ def _cross(
         )
     labels = ("`apply_fn[0]`", "`apply_fn[1]`")
     pairs = zip(functions, batches, strict=True)
-    by_label: dict[str, tuple[ApplyFn, AnyArray]] = {}
+    by_label: dict[str, tuple[ApplyFn, Inputs]] = {}
     by_label |= zip(labels, pairs, strict=True)
     (kernel,) = run_pairs(program, by_label, params, check_rows=check_rows)
     return kernel

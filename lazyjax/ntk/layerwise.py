@@ -3,7 +3,7 @@
 from typing import get_args
 
 import jax
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array
 
 from lazyjax._checks import check_choice
 from lazyjax.ntk.empirical import empirical_ntk
@@ -13,20 +13,20 @@ from lazyjax.ntk.requests.compiled import KernelProgram, run_program
 from lazyjax.ntk.requests.memory import Devices
 from lazyjax.ntk.requests.request import KernelRequest
 from lazyjax.trees import leaf_paths, path_names
-from lazyjax.typing import AnyArray, ApplyFn, Method, Outputs, Params
+from lazyjax.typing import ApplyFn, Inputs, Kernel, Method, Outputs, Params
 
 
 def layerwise_ntk(
     apply_fn: ApplyFn,
     params: Params,
-    x1: Shaped[AnyArray, "n1 *d"],
-    x2: Shaped[AnyArray, "n2 *d"] | None = None,
+    x1: Inputs,
+    x2: Inputs | None = None,
     *,
     outputs: Outputs = "full",
     method: Method = "auto",
     precision: jax.lax.PrecisionLike = "highest",
     check_rows: bool = True,
-) -> dict[str, Float[Array, "n1 n2 *k"]]:
+) -> dict[str, Kernel]:
     """Kernel of each layer apart; their sum is `empirical_ntk`.
 
     A layer is all leaves whose paths differ in the last part only, such as

@@ -2,12 +2,12 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array
 
 from lazyjax.ntk.requests.compiled import KernelProgram, run_program
 from lazyjax.ntk.requests.memory import Devices, check_result_fits
 from lazyjax.ntk.requests.request import KernelRequest
-from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
+from lazyjax.typing import ApplyFn, Inputs, Kernel, Outputs, Params
 
 _SUBSCRIPTS = {"full": "ia,jb->ijab", "diagonal": "ia,ja->ija", "trace": "ia,ja->ij"}
 
@@ -15,17 +15,18 @@ _SUBSCRIPTS = {"full": "ia,jb->ijab", "diagonal": "ia,ja->ija", "trace": "ia,ja-
 def empirical_nngp(
     apply_fn: ApplyFn,
     params: Params,
-    x1: Shaped[AnyArray, "n1 *d"],
-    x2: Shaped[AnyArray, "n2 *d"] | None = None,
+    x1: Inputs,
+    x2: Inputs | None = None,
     *,
     outputs: Outputs = "full",
     precision: jax.lax.PrecisionLike = "highest",
     check_rows: bool = True,
-) -> Float[Array, "n1 n2 *k"]:
+) -> Kernel:
     r"""Products $f_a(x_i) f_b(x'_j)$ of a network's outputs at `params`.
 
     Averaged over initializations it is the kernel of the Gaussian process that the
-    network converges to; a single one has rank one for each pair of outputs.
+    network converges to; a single one has rank one for each pair of outputs. Of complex
+    outputs it is $f_a \bar f_b$.
 
     Args:
         apply_fn: Network `(params, x) -> f`; rows of `x` must not interact.

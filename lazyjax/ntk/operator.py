@@ -2,23 +2,26 @@ r"""The kernel as a linear map $v \mapsto J J^\top v$ that is never formed."""
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float
 
 from lazyjax._brief import summary
 from lazyjax._checks import check_at_least, check_flag
+from lazyjax.batches import as_arrays, in_chunks, num_rows
 from lazyjax.callables.static import HashableCallable
 from lazyjax.jaxpr.convolutions import with_quick_convolutions
 from lazyjax.linalg import gram_matrix
 from lazyjax.ntk.empirical import empirical_ntk
 from lazyjax.ntk.methods.forward import tangent_outputs
+from lazyjax.ntk.requests.columns import Columns, in_real_numbers
 from lazyjax.ntk.requests.row_check import check_row_independence, nan_if_interacting
 from lazyjax.ntk.requests.validate import check_arguments, checked_output
 from lazyjax.trees import tree_add
-from lazyjax.typing import AnyArray, ApplyFn, Params
+from lazyjax.typing import AnyArray, ApplyFn, Inputs, Params
 
 
 @functools.partial(
@@ -31,23 +34,24 @@ class NTKOperator:
     """The kernel between two batches as a linear map; see `ntk_operator`.
 
     `op(v)` takes and returns one row per example. `op.mv(v)` and `op @ v` do the same for
-    flat vectors, on which the operator is the matrix `gram_matrix(empirical_ntk(...))`:
-    `op.mv` is what iterative solvers take.
+    flat vectors, on which the operator is the matrix `gram_matrix(empirical_ntk(...))`,
+    with `outputs="flat"` where outputs are not `(n, k)` or complex: `op.mv` is what
+    iterative solvers take.
 
     Attributes:
         apply_fn: Network `(params, x) -> f`.
         params: Point at which the network is linearized.
         x1: First batch, whose outputs the result is indexed by.
         x2: Second batch, whose outputs the argument is indexed by.
-        num_outputs: Outputs `k` of the network.
+        num_outputs: Real numbers `k` that outputs for one example consist of.
         dtype: Of the network's outputs and of products.
         batch_size: Examples taken at a time; `None` takes all at once.
     """
 
     apply_fn: ApplyFn
     params: Params
-    x1: Shaped[Array, "n1 *d"]
-    x2: Shaped[Array, "n2 *d"]
+    x1: Inputs
+    x2: Inputs
     num_outputs: int
     dtype: jnp.dtype
     batch_size: int | None
@@ -61,7 +65,7 @@ class NTKOperator:
     def shape(self) -> tuple[int, int]:
         """Shape `(n1 * k, n2 * k)` of the matrix."""
         k = self.num_outputs
-        return self.x1.shape[0] * k, self.x2.shape[0] * k
+        return num_rows(self.x1) * k, num_rows(self.x2) * k
 
     @property
     def T(self) -> "NTKOperator":
@@ -80,7 +84,7 @@ class NTKOperator:
         Raises:
             ValueError: If `v` has another shape.
         """
-        shape = self.x2.shape[0], self.num_outputs
+        shape = num_rows(self.x2), self.num_outputs
         if v.shape != shape:
             raise ValueError(
                 f"`v` must have shape {shape}, one number per example and output; "
@@ -107,10 +111,10 @@ class NTKOperator:
         return self(v.reshape(-1, self.num_outputs)).ravel()
 
     def as_matrix(self) -> Float[Array, "n1k n2k"]:
-        """The matrix, formed as `gram_matrix(empirical_ntk(...))`."""
+        """The matrix, formed as `gram_matrix(empirical_ntk(..., outputs="flat"))`."""
         x2 = None if self.x2 is self.x1 else self.x2
         kernel = empirical_ntk(
-            self.apply_fn, self.params, self.x1, x2, check_rows=False
+            self.apply_fn, self.params, self.x1, x2, outputs="flat", check_rows=False
         )
         return gram_matrix(kernel)
 
@@ -122,11 +126,13 @@ class NTKOperator:
 
     def _product(self, v: Array) -> Array:
         # As a program of its own, the network is traced once for each size of batch.
-        operator = dataclasses.replace(self, apply_fn=jax.jit(self.apply_fn))
+        columns = Columns.of(jax.eval_shape(self.apply_fn, self.params, self.x1))
+        network, params = in_real_numbers(self.apply_fn, self.params, columns)
+        operator = dataclasses.replace(self, apply_fn=jax.jit(network), params=params)
         return operator._jvp(operator._vjp(v))
 
     def _vjp(self, v: Array) -> Params:
-        def of_chunk(chunk: Array, v: Array) -> Params:
+        def of_chunk(chunk: Inputs, v: Array) -> Params:
             _, vjp_fn = jax.vjp(lambda p: self.apply_fn(p, chunk), self.params)
             return vjp_fn(v)[0]
 
@@ -137,22 +143,22 @@ class NTKOperator:
             optax.tree.zeros_like(self.params),
             (chunks, v_chunks),
         )
-        return tree_add(gradient, of_chunk(rest, v_rest)) if rest.size else gradient
+        return tree_add(gradient, of_chunk(rest, v_rest)) if v_rest.size else gradient
 
     def _jvp(self, tangent: Params) -> Array:
-        def of_chunk(chunk: Array) -> Array:
+        def of_chunk(chunk: Inputs) -> Array:
             return tangent_outputs(self.apply_fn, self.params, chunk, tangent)
 
         chunks, rest = self._split(self.x1)
         products = jax.lax.map(of_chunk, chunks).reshape(-1, self.num_outputs)
-        return jnp.concatenate([products, of_chunk(rest)]) if rest.size else products
+        return (
+            jnp.concatenate([products, of_chunk(rest)]) if num_rows(rest) else products
+        )
 
-    def _split(self, rows: Array) -> tuple[Array, Array]:
+    def _split(self, rows: Inputs) -> tuple[Any, Any]:
         """Whole chunks of rows, stacked, and the rows left over."""
-        num_rows = rows.shape[0]
-        size = min(self.batch_size or num_rows, num_rows)
-        num_whole = num_rows // size * size
-        return rows[:num_whole].reshape(-1, size, *rows.shape[1:]), rows[num_whole:]
+        number = num_rows(rows)
+        return in_chunks(rows, min(self.batch_size or number, number))
 
 
 _compiled_product = jax.jit(with_quick_convolutions(NTKOperator._product))
@@ -161,8 +167,8 @@ _compiled_product = jax.jit(with_quick_convolutions(NTKOperator._product))
 def ntk_operator(
     apply_fn: ApplyFn,
     params: Params,
-    x1: Shaped[AnyArray, "n1 *d"],
-    x2: Shaped[AnyArray, "n2 *d"] | None = None,
+    x1: Inputs,
+    x2: Inputs | None = None,
     *,
     batch_size: int | None = None,
     check_rows: bool = True,
@@ -206,17 +212,18 @@ def ntk_operator(
     check_flag("check_rows", check_rows)
     if batch_size is not None:
         check_at_least("batch_size", batch_size, 1)
-    x1, x2 = jnp.asarray(x1), None if x2 is None else jnp.asarray(x2)
-    f = checked_output(apply_fn, params, x1, "full")
+    x1, x2 = as_arrays(x1), as_arrays(x2)
+    columns = checked_output(apply_fn, params, x1, "flat").columns
     if check_rows:
-        interacts = check_row_independence(apply_fn, params, x1, x2)
+        real = in_real_numbers(apply_fn, params, columns)
+        interacts = check_row_independence(*real, x1, x2)
         params = nan_if_interacting(params, interacts)
     return NTKOperator(
         apply_fn=apply_fn,
         params=params,
         x1=x1,
         x2=x1 if x2 is None else x2,
-        num_outputs=f.shape[1],
-        dtype=f.dtype,
+        num_outputs=columns.number,
+        dtype=columns.dtype,
         batch_size=batch_size,
     )

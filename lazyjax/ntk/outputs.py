@@ -31,7 +31,7 @@ def checked_form(outputs: object) -> Outputs:
     """The form of a kernel that is asked for: a known name, or the index of a class."""
     if isinstance(outputs, int | np.integer) and not isinstance(outputs, bool):
         return int(outputs)
-    check_choice("outputs", outputs, ("full", "diagonal", "trace", "pseudo"))
+    check_choice("outputs", outputs, ("full", "diagonal", "trace", "pseudo", "flat"))
     return outputs  # pyright: ignore[reportReturnType]
 
 
@@ -76,7 +76,8 @@ def directions(outputs: Outputs, num_outputs: int, dtype: jnp.dtype) -> Directio
             jnp.zeros((1, num_outputs), dtype).at[0, outputs].set(1), "trace"
         )
     # Computed by the program: as a constant they would be stored in it.
-    return Directions(jnp.eye(num_outputs, dtype=dtype), outputs)
+    pairs: Pairs = outputs if outputs in ("full", "diagonal") else "trace"
+    return Directions(jnp.eye(num_outputs, dtype=dtype), pairs)
 
 
 def symmetrized(

@@ -1,21 +1,20 @@
 """What a kernel will cost, before it is computed."""
 
-import jax.numpy as jnp
-from jaxtyping import Shaped
-
+from lazyjax.batches import as_arrays, rows_like
 from lazyjax.ntk.methods.plan import Plan, build_plan
 from lazyjax.ntk.methods.structured import build_problem
 from lazyjax.ntk.outputs import checked_form
+from lazyjax.ntk.requests.columns import in_real_numbers
 from lazyjax.ntk.requests.request import KernelRequest
 from lazyjax.ntk.requests.validate import check_arguments, check_network
-from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
+from lazyjax.typing import ApplyFn, Inputs, Outputs, Params
 
 
 def ntk_plan(
     apply_fn: ApplyFn,
     params: Params,
-    x1: Shaped[AnyArray, "n1 *d"],
-    x2: Shaped[AnyArray, "n2 *d"] | None = None,
+    x1: Inputs,
+    x2: Inputs | None = None,
     *,
     outputs: Outputs = "full",
 ) -> Plan:
@@ -37,8 +36,8 @@ def ntk_plan(
 
     Raises:
         ValueError: If `outputs` is unknown, a batch is empty or not finite, features
-            differ, the output is not `(n, k)`, or `apply_fn` ignores `params`.
-        TypeError: If a parameter or the output is not real floating point.
+            differ, an output is not `(n, *shape)`, or `apply_fn` ignores `params`.
+        TypeError: If a parameter or an output is neither floating point nor complex.
 
     Example:
         >>> import jax.numpy as jnp
@@ -53,8 +52,13 @@ def ntk_plan(
     """
     check_arguments(apply_fn, params, x1, x2)
     outputs = checked_form(outputs)
-    check_network(apply_fn, params, jnp.asarray(x1)[:1], outputs)
+    asked = check_network(apply_fn, params, rows_like(as_arrays(x1), 1), outputs)
+    real_fn, real = in_real_numbers(apply_fn, params, asked.columns)
     request = KernelRequest(
-        apply_fn=apply_fn, params=params, x1=x1, x2=x2, outputs=outputs
+        apply_fn=asked.network(real_fn),
+        params=real,
+        x1=x1,
+        x2=x2,
+        outputs=asked.of_columns,
     )
     return build_plan(build_problem(request))

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array
 
 from lazyjax._checks import (
     check_apply_fn,
@@ -16,8 +16,11 @@ from lazyjax._checks import (
     check_not_explicit,
     check_params,
 )
+from lazyjax.batches import as_arrays
 from lazyjax.ntk.methods.forward import tangent_outputs
-from lazyjax.typing import AnyArray, ApplyFn, Params
+from lazyjax.ntk.requests.columns import Columns, in_real_numbers
+from lazyjax.ntk.requests.complex_numbers import real_params
+from lazyjax.typing import ApplyFn, Inputs, Params
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,25 +29,28 @@ class _Taylor:
     params0: Params
     order: int
 
-    def __call__(
-        self, params: Any, x: Shaped[AnyArray, "n *d"], /
-    ) -> Float[Array, "n k"]:
-        check_not_explicit("x", x)
+    def __call__(self, params: Any, x: Inputs, /) -> Any:
+        for leaf in jax.tree.leaves(x):
+            check_not_explicit("x", leaf)
         check_like("params", params, "the point of expansion", self.params0)
-        x = jnp.asarray(x)
-        displacement = jax.tree.map(jnp.subtract, params, self.params0)
+        x = as_arrays(x)
+        columns = Columns.of(jax.eval_shape(self.apply_fn, self.params0, x))
+        apply_fn, params0 = in_real_numbers(self.apply_fn, self.params0, columns)
+        if apply_fn is not self.apply_fn:
+            params = real_params(params)
+        displacement = jax.tree.map(jnp.subtract, params, params0)
 
-        def derivative(order: int, p: Params, x: Array) -> Array:
+        def derivative(order: int, p: Params, x: Inputs) -> Array:
             """Directional derivative of this order at `p`, along the displacement."""
             if order == 0:
-                return self.apply_fn(p, x)
+                return apply_fn(p, x)
             lower = functools.partial(derivative, order - 1)
             return tangent_outputs(lower, p, x, displacement)
 
-        f = derivative(0, self.params0, x)
+        f = derivative(0, params0, x)
         for order in range(1, self.order + 1):
-            f = f + derivative(order, self.params0, x) / math.factorial(order)
-        return f
+            f = f + derivative(order, params0, x) / math.factorial(order)
+        return columns.outputs(f)
 
 
 def linearize(apply_fn: ApplyFn, params: Params) -> ApplyFn:
@@ -55,10 +61,11 @@ def linearize(apply_fn: ApplyFn, params: Params) -> ApplyFn:
         params: The point $w_0$.
 
     Returns:
-        The linearized network; its parameters are those of `apply_fn`.
+        The linearized network; its parameters and its outputs, which may be trees or
+        complex, are of the form of those of `apply_fn`.
 
     Raises:
-        TypeError: If a parameter is not floating point.
+        TypeError: If a parameter is neither floating point nor complex.
 
     Example:
         >>> import jax.numpy as jnp, lazyjax
@@ -81,10 +88,11 @@ def taylor_expand(apply_fn: ApplyFn, params: Params, *, order: int) -> ApplyFn:
         order: Degree of the polynomial; 1 is `linearize`.
 
     Returns:
-        The expanded network; its parameters are those of `apply_fn`.
+        The expanded network; its parameters and outputs are of the form of those of
+        `apply_fn`.
 
     Raises:
-        TypeError: If a parameter is not floating point or `order` not an integer.
+        TypeError: If a parameter is neither floating point nor complex, or `order` not an integer.
         ValueError: If `order` is negative.
 
     Example:
@@ -95,6 +103,6 @@ def taylor_expand(apply_fn: ApplyFn, params: Params, *, order: int) -> ApplyFn:
         7.0
     """
     check_apply_fn(apply_fn, params)
-    check_params("params", params)
+    check_params("params", params, allow_complex=True)
     check_at_least("order", order, 0)
     return _Taylor(apply_fn, params, order)

@@ -1,27 +1,29 @@
 """How kernels, and targets, lie to one another."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Inexact
 
 from lazyjax._checks import check_at_least, check_floating
 from lazyjax.linalg import eigh, frobenius_norm, singular_values
 from lazyjax.typing import AnyArray
 
 
-def center(kernel: Float[AnyArray, "n n"]) -> Float[Array, "n n"]:
+def center(kernel: Inexact[AnyArray, "n n"]) -> Inexact[Array, "n n"]:
     r"""Centred kernel $C K C$, $C = 1 - \mathbb{1} \mathbb{1}^\top / n$.
 
-    It is the kernel of features from which their mean over examples is taken away.
+    It is the kernel of features from which their mean over examples is taken away: of
+    the logarithm of a wave function at its own samples, that of stochastic
+    reconfiguration.
 
     Args:
-        kernel: One number for each pair of examples.
+        kernel: One number for each pair of examples, real or complex.
 
     Returns:
         The centred kernel, whose rows and columns add up to zero.
 
     Raises:
         ValueError: If the kernel is not square.
-        TypeError: If it is not floating point.
+        TypeError: If it is neither floating point nor complex.
 
     Example:
         >>> import jax.numpy as jnp
@@ -29,7 +31,7 @@ def center(kernel: Float[AnyArray, "n n"]) -> Float[Array, "n n"]:
         >>> spectrum.center(jnp.eye(2)).tolist()
         [[0.5, -0.5], [-0.5, 0.5]]
     """
-    check_floating("kernel", kernel)
+    check_floating("kernel", kernel, allow_complex=True)
     if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1]:
         raise ValueError(f"`kernel` must have shape (n, n); got {kernel.shape}.")
     rows = jnp.asarray(kernel) - jnp.mean(kernel, axis=0, keepdims=True)

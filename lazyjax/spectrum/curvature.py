@@ -8,11 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float
 
-from lazyjax._checks import check_apply_fn, check_batch, check_function, check_params
+from lazyjax._checks import check_apply_fn, check_function, check_inputs, check_params
+from lazyjax.batches import as_arrays
 from lazyjax.callables.static import HashableCallable
-from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params
+from lazyjax.typing import AnyArray, ApplyFn, Inputs, LossFn, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +90,7 @@ def hessian_operator(fn: Callable[[Any], Array], params: Params) -> CurvatureOpe
 def gauss_newton_operator(
     apply_fn: ApplyFn,
     params: Params,
-    x: Shaped[AnyArray, "n *d"],
+    x: Inputs,
     y: AnyArray,
     loss_fn: LossFn,
 ) -> CurvatureOperator:
@@ -129,10 +130,10 @@ def gauss_newton_operator(
     """
     check_apply_fn(apply_fn, params)
     check_params("params", params)
-    check_batch("x", x)
+    check_inputs("x", x)
     check_function("loss_fn", loss_fn, "(f, y) -> scalar")
     functions = HashableCallable(apply_fn), HashableCallable(loss_fn)
-    data = jnp.asarray(x), jnp.asarray(y)
+    data = as_arrays(x), jnp.asarray(y)
     product = functools.partial(_gauss_newton_product, functions, params, data)
     return _operator(product, params)
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from lazyjax._brief import brief
 from lazyjax._checks import check_at_least, check_finite, check_floating
 from lazyjax.linalg import (
     Eigen,
@@ -103,7 +104,7 @@ def dense(kernel: Kernel, max_dense: int) -> Float[Array, "m m"] | None:
     elif isinstance(kernel, NTKOperator) and not _is_of_one_batch(kernel):
         raise ValueError(
             "`kernel` must be the operator of one batch with itself; it is of two, "
-            f"{kernel.x1.shape} and {kernel.x2.shape}."
+            f"{brief(kernel.x1)} and {brief(kernel.x2)}."
         )
     elif _rows(kernel) > max_dense:
         return None
@@ -166,7 +167,10 @@ def _is_of_one_batch(operator: NTKOperator) -> bool:
     """Whether both batches are the same, as far as values are known."""
     x1, x2 = operator.x1, operator.x2
     try:
-        return x1 is x2 or bool(jnp.array_equal(x1, x2))
+        if x1 is x2:
+            return True
+        pairs = zip(jax.tree.leaves(x1), jax.tree.leaves(x2), strict=True)
+        return all(bool(jnp.array_equal(*pair)) for pair in pairs)
     except jax.errors.ConcretizationTypeError:
         return True
 

@@ -111,7 +111,7 @@ class Ensemble:
         widest = self.networks[self.axes["width"][-1]]
         params = self._shapes(widest.width)
         outputs = jax.eval_shape(widest.apply, params, self.x)
-        check_network_output(outputs, self.x.shape)
+        check_network_output(outputs, self.x)
         check_targets("y", self.y, *outputs.shape)
         functions = functions_of(
             widest.apply,

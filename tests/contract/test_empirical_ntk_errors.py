@@ -72,13 +72,12 @@ def test_nan_that_cannot_be_seen_under_jit_comes_out(method):
     [
         (jnp.arange(3), "int32"),
         (jnp.ones(3, bool), "bool"),
-        (jnp.ones(3, jnp.complex64), "complex64"),
         (jax.random.key(0), "key"),
         (1.5, "float"),
     ],
-    ids=["int", "bool", "complex", "key", "python"],
+    ids=["int", "bool", "key", "python"],
 )
-def test_a_leaf_that_is_not_real_floating_point_is_named(method, leaf, dtype):
+def test_a_leaf_that_is_not_floating_point_is_named(method, leaf, dtype):
     params = {"dense": [W, {"table": leaf}]}
     with pytest.raises(TypeError, match=rf"dense.*1.*table.*{dtype}"):
         ntk(lambda p, x: x @ p["dense"][0], params, X, method=method)
@@ -124,8 +123,6 @@ def test_outputs_of_another_type_are_refused(method, outputs):
 @pytest.mark.parametrize(
     "apply_fn",
     [
-        lambda w, x: (x @ w)[:, 0],
-        lambda w, x: (x @ w)[..., None],
         lambda w, x: (x @ w)[0],
         lambda w, x: jnp.sum(x @ w),
         lambda w, x: jnp.sum(x @ w, axis=0, keepdims=True),
@@ -133,7 +130,7 @@ def test_outputs_of_another_type_are_refused(method, outputs):
         lambda w, x: (x @ w).T,
         lambda w, x: jnp.concatenate([x @ w, x @ w]),
     ],
-    ids=["vector", "rank3", "row", "scalar", "sum", "no_output", "transposed", "twice"],
+    ids=["row", "scalar", "sum", "no_output", "transposed", "twice"],
 )
 def test_outputs_that_are_not_one_row_per_example_are_refused(method, apply_fn):
     with pytest.raises(ValueError, match=r"`apply_fn`.*\(n, k\)"):
@@ -143,15 +140,15 @@ def test_outputs_that_are_not_one_row_per_example_are_refused(method, apply_fn):
 @pytest.mark.parametrize(
     "apply_fn",
     [
-        lambda w, x: (x @ w, x @ w),
-        lambda w, x: {"logits": x @ w},
+        lambda w, x: (x @ w, (x @ w).astype(jnp.int32)),
+        lambda w, x: {"logits": x @ w, "loss": jnp.sum(x @ w)},
         lambda w, x: None,
+        lambda w, x: {},
         lambda w, x: jnp.round(x @ w).astype(jnp.int32),
-        lambda w, x: jnp.fft.fft(x @ w),
     ],
-    ids=["tuple", "dict", "none", "integer", "complex"],
+    ids=["tuple", "dict", "none", "empty", "integer"],
 )
-def test_outputs_that_are_not_one_real_array_are_refused(method, apply_fn):
+def test_outputs_that_are_no_numbers_of_each_example_are_refused(method, apply_fn):
     with pytest.raises((TypeError, ValueError), match="`apply_fn`"):
         ntk(apply_fn, W, X, method=method)
 

@@ -126,8 +126,12 @@ MORE: dict[str, Any] = {
 }
 
 
-# A batch as good as any, but that the functions want another number of features.
-FITTING = ("x1", "matrix")
+# Batches as good as any, but that the functions want another form or number of features.
+FITTING = {
+    (argument, kind)
+    for argument in ("x", "x1")
+    for kind in ("large dict of arrays", "wrong tree", "matrix")
+} - {("x", "matrix")}
 
 
 def misfits(name: str, values: dict[str, Any]) -> list[str]:
@@ -141,7 +145,7 @@ def misfits(name: str, values: dict[str, Any]) -> list[str]:
             except Exception as error:
                 text = str(error)
                 # Functions may raise what they like, also of what they are called on.
-                is_passed_on = argument == "params" or (argument, kind) == FITTING
+                is_passed_on = argument == "params" or (argument, kind) in FITTING
                 is_ours = not callable(value) and not is_passed_on
                 is_named = isinstance(error, TypeError | ValueError) and "`" in text
                 if len(text) > LONGEST or (is_ours and not is_named):

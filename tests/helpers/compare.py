@@ -42,16 +42,19 @@ def assert_trees_close(
 
 def relative_error(actual: object, expected: object) -> float:
     """Frobenius norm of the difference over that of `expected` (or 1 if it is 0)."""
-    actual = np.asarray(actual).astype(np.float64)
-    expected = np.asarray(expected).astype(np.float64)
+    actual, expected = (_wide(np.asarray(array)) for array in (actual, expected))
     scale = np.linalg.norm(expected)
     return float(np.linalg.norm(actual - expected) / (scale if scale > 0 else 1.0))
+
+
+def _wide(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
 
 
 def _tolerance(level: Level | float, *arrays: np.ndarray) -> float:
     if not isinstance(level, str):
         return level
-    floating = [a for a in arrays if jnp.issubdtype(a.dtype, jnp.floating)]
+    floating = [a for a in arrays if jnp.issubdtype(a.dtype, jnp.inexact)]
     if not floating:
         return 0.0
     eps = max(float(jnp.finfo(a.dtype).eps) for a in floating)

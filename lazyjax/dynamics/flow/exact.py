@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from lazyjax._checks import check_at_least
 from lazyjax.callables.static import HashableCallable
@@ -32,7 +32,7 @@ from lazyjax.files.tables import Labelled, Tabular, observed, on_host, run_axes
 from lazyjax.jaxpr.convolutions import with_quick_convolutions
 from lazyjax.progress import TIME, Listener, Progress, program_listener, tell
 from lazyjax.trees import tree_add
-from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params, Targets
+from lazyjax.typing import AnyArray, ApplyFn, Inputs, LossFn, Params, Targets
 
 
 @jax.tree_util.register_dataclass
@@ -83,7 +83,7 @@ class Flow(SolverStatus, Tabular, Storable):
 def gradient_flow(
     apply_fn: ApplyFn,
     params: Params,
-    x: Shaped[AnyArray, "n *d"],
+    x: Inputs,
     y: Targets,
     times: Sequence[float] | Float[AnyArray, "num_times"],
     *,

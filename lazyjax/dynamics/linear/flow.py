@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int
 
 from lazyjax._checks import (
     check_at_least,
@@ -16,6 +16,7 @@ from lazyjax._checks import (
     check_nonnegative,
     check_params,
 )
+from lazyjax.batches import as_arrays
 from lazyjax.callables.static import HashableCallable
 from lazyjax.dynamics.linear.checks import check_kernel_problem, check_test_points
 from lazyjax.dynamics.losses import square_loss
@@ -34,7 +35,7 @@ from lazyjax.dynamics.ode import (
 from lazyjax.files.results import Storable
 from lazyjax.linalg import gram_matrix
 from lazyjax.trees import tree_add
-from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params
+from lazyjax.typing import AnyArray, ApplyFn, Inputs, LossFn, Params
 
 
 @jax.tree_util.register_dataclass
@@ -220,7 +221,7 @@ def _compiled(
 def dual_params(
     apply_fn: ApplyFn,
     params: Params,
-    x: Shaped[AnyArray, "n *d"],
+    x: Inputs,
     dual: Float[AnyArray, "*times n k"],
 ) -> Params:
     r"""Parameters $w_0 + J^\top a$ of the linear model, from its dual variables.
@@ -252,7 +253,7 @@ def dual_params(
     """
     check_params("params", params)
     check_floating("dual", dual)
-    x, dual = jnp.asarray(x), jnp.asarray(dual)
+    x, dual = as_arrays(x), jnp.asarray(dual)
     shape = jax.eval_shape(apply_fn, params, x).shape
     if dual.shape[-2:] != shape or dual.ndim < 2:
         raise ValueError(

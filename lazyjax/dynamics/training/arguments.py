@@ -11,7 +11,7 @@ from lazyjax._brief import brief
 from lazyjax._checks import check_at_least, check_key, checked_path, known_numbers
 from lazyjax.callables.static import HashableCallable
 from lazyjax.ntk.requests.row_check import check_row_independence
-from lazyjax.typing import AnyArray, ApplyFn, Params
+from lazyjax.typing import AnyArray, ApplyFn, Inputs, Params
 
 
 def checked_optimizer(
@@ -45,7 +45,7 @@ def check_batches(batch_size: int | None, key: object, num_examples: int) -> Non
 
 
 def check_eval_batches(
-    eval_batch_size: int | None, apply_fn: ApplyFn, params: Params, x: Array
+    eval_batch_size: int | None, apply_fn: ApplyFn, params: Params, x: Inputs
 ) -> None:
     """Check that a network can be evaluated on so many examples at a time."""
     if eval_batch_size is not None:

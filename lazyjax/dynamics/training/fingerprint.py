@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lazyjax.batches import as_arrays, num_rows, rows_like
 from lazyjax.dynamics.snapshot import Observer, Snapshot
 from lazyjax.dynamics.training.program_digest import content_digest, program_digest
-from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params
+from lazyjax.typing import AnyArray, ApplyFn, Inputs, LossFn, Params
 
 # Programs can be compared only where these parts are the same: what they are traced by.
 _TRACED = ("versions", "shapes", "batch_size")
@@ -45,21 +46,19 @@ def functions_of(
     optimizer: Callable[[], optax.GradientTransformation],
     observers: Mapping[str, Observer],
     params: Params,
-    x: AnyArray,
+    x: Inputs,
     y: AnyArray,
     *,
     batch_size: int | None = None,
 ) -> dict[str, str]:
     """Digests of the functions of a run, with the gradients that it takes of them."""
-    size = x.shape[0] if batch_size is None else batch_size
-    x_batch, y_batch = (
-        jax.ShapeDtypeStruct((size, *array.shape[1:]), array.dtype) for array in (x, y)
-    )
+    size = num_rows(x) if batch_size is None else batch_size
+    x_batch, y_batch = rows_like(x, size), rows_like(y, size)
     f = jax.eval_shape(apply_fn, params, x_batch)
     number = jax.eval_shape(loss_fn, f, y_batch)
 
-    def network(params: Params, x: AnyArray, cotangents: AnyArray) -> Any:
-        outputs, pullback = jax.vjp(lambda p: apply_fn(p, jnp.asarray(x)), params)
+    def network(params: Params, x: Inputs, cotangents: AnyArray) -> Any:
+        outputs, pullback = jax.vjp(lambda p: apply_fn(p, as_arrays(x)), params)
         return outputs, pullback(cotangents)
 
     def value_fn(params: Params) -> AnyArray:
@@ -77,7 +76,7 @@ def functions_of(
             grads, state, params, value=value, grad=grads, value_fn=value_fn
         )
 
-    def inspect(params: Params, later: Params, x: AnyArray, y: AnyArray) -> Any:
+    def inspect(params: Params, later: Params, x: Inputs, y: AnyArray) -> Any:
         first = Snapshot(
             apply_fn=apply_fn,
             params=params,

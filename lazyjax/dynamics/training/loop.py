@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+from lazyjax.batches import num_rows, rows_at
 from lazyjax.dynamics.snapshot import Observer, Snapshot
 from lazyjax.jaxpr.convolutions import with_quick_convolutions
 from lazyjax.progress import Listener, tell
@@ -279,7 +280,7 @@ class _Batches:
     def __init__(self, problem: Problem, settings: Settings) -> None:
         self.problem = problem
         self.settings = settings
-        self.num_examples = problem.x.shape[0]
+        self.num_examples = num_rows(problem.x)
         self.per_epoch = self.num_examples // (settings.batch_size or 1)
 
     @property
@@ -319,7 +320,7 @@ class _Batches:
             else:
                 first = step % self.per_epoch * size
                 chosen = jax.lax.dynamic_slice_in_dim(order, first, size)
-            x, y = x[chosen], y[chosen]
+            x, y = rows_at(x, chosen), y[chosen]
         return lambda params: settings.loss_fn(settings.apply_fn(params, x), y)
 
 

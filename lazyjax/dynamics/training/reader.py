@@ -9,10 +9,11 @@ import numpy as np
 from jaxtyping import Array
 
 from lazyjax._brief import brief
-from lazyjax._checks import check_batch
+from lazyjax._checks import check_inputs
+from lazyjax.batches import as_arrays
 from lazyjax.dynamics.problem import checked_problem, checked_targets
 from lazyjax.dynamics.training.fingerprint import tree_digest
-from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params
+from lazyjax.typing import ApplyFn, Inputs, LossFn, Params
 
 
 class BatchReader:
@@ -38,16 +39,17 @@ class BatchReader:
         self._iterator = iter(batches)
         self._known: dict[Any, jax.ShapeDtypeStruct] = {}
 
-    def first(self) -> tuple[Array, Array]:
+    def first(self) -> tuple[Inputs, Array]:
         """The first batch."""
         batch = self.next(0)
-        return jnp.asarray(batch["x"]), jnp.asarray(batch["y"])
+        return as_arrays(batch["x"]), jnp.asarray(batch["y"])
 
-    def next(self, step: int) -> dict[str, AnyArray]:
+    def next(self, step: int) -> dict[str, Any]:
         """The batch of `step`, which is the next; `x` and `y`."""
         try:
             x, y = self._pair(step)
-            like = np.shape(x), x.dtype, np.shape(y), y.dtype
+            leaves, structure = jax.tree.flatten((x, y))
+            like = structure, *((np.shape(leaf), leaf.dtype) for leaf in leaves)
             if like not in self._known:
                 self.params, x, y, self.loss_dtype = checked_problem(
                     self._apply_fn, self.params, x, y, self._loss_fn
@@ -56,7 +58,7 @@ class BatchReader:
                 self._known[like] = f
             else:
                 f = self._known[like]
-                check_batch("x", x)
+                check_inputs("x", x)
                 y = checked_targets(y, f.shape, f.dtype, self._loss_fn)
         except (TypeError, ValueError) as error:
             error.add_note(f"It was raised by the batch of step {step}.")
@@ -65,7 +67,7 @@ class BatchReader:
             self.digest = tree_digest((self.digest, x, y))
         return {"x": x, "y": y}
 
-    def _pair(self, step: int) -> Sequence[AnyArray]:
+    def _pair(self, step: int) -> Sequence[Any]:
         try:
             batch = next(self._iterator)
         except StopIteration:
@@ -74,7 +76,9 @@ class BatchReader:
                 f"{step}. `itertools.cycle` repeats a list."
             ) from None
         is_pair = isinstance(batch, tuple | list) and len(batch) == 2
-        if not is_pair or not all(hasattr(part, "dtype") for part in batch):
+        if not is_pair or not all(
+            hasattr(leaf, "dtype") for leaf in jax.tree.leaves(batch)
+        ):
             raise TypeError(
                 f"`batches` must yield pairs (x, y) of arrays; got {brief(batch)}."
             )

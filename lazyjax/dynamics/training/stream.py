@@ -47,7 +47,7 @@ from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params
 def train_on_batches(
     apply_fn: ApplyFn,
     params: Params,
-    batches: Iterable[Sequence[AnyArray]],
+    batches: Iterable[Sequence[Any]],
     *,
     optimizer: optax.GradientTransformation,
     num_steps: int,

@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PyTree, Shaped
+from jaxtyping import Array, Float, Int, PyTree
 
 from lazyjax._checks import (
     check_at_least,
     check_choice,
     check_function,
 )
+from lazyjax.batches import num_rows
 from lazyjax.callables.static import HashableCallable
 from lazyjax.dynamics.losses import square_loss
 from lazyjax.dynamics.problem import checked_problem, named_observers
@@ -47,7 +48,7 @@ from lazyjax.files.tables import (
     run_axes,
 )
 from lazyjax.progress import Progress, program_listener
-from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params, RandomKey, Targets
+from lazyjax.typing import AnyArray, ApplyFn, Inputs, LossFn, Params, RandomKey, Targets
 
 
 @jax.tree_util.register_dataclass
@@ -151,7 +152,7 @@ class Run(Tabular, Storable):
 def train(
     apply_fn: ApplyFn,
     params: Params,
-    x: Shaped[AnyArray, "n *d"],
+    x: Inputs,
     y: Targets,
     *,
     optimizer: optax.GradientTransformation,
@@ -187,7 +188,7 @@ def train(
             shapes reuses the compiled program, so all functions passed must be pure;
             one that is not hashable is compiled on every call.
         params: Parameters at step 0.
-        x: Training inputs.
+        x: Training inputs: an array, or a tree of arrays with the same first axis.
         y: Training targets, in the dtype of the network's outputs.
         optimizer: From optax; loss, gradient and loss function are passed on to those
             that use them.
@@ -256,7 +257,7 @@ def train(
     observers = named_observers(observe)
     steps = checked_steps(observe_at, num_steps)
     params, x, y, loss_dtype = checked_problem(apply_fn, params, x, y, loss_fn)
-    check_batches(batch_size, key, x.shape[0])
+    check_batches(batch_size, key, num_rows(x))
     check_eval_batches(eval_batch_size, apply_fn, params, x)
     num_steps = int(num_steps)
     settings = Settings(

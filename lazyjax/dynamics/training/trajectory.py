@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 
 from lazyjax.callables.static import HashableCallable
 from lazyjax.dynamics.losses import square_loss
@@ -13,7 +13,7 @@ from lazyjax.dynamics.problem import checked_problem
 from lazyjax.dynamics.training.arguments import as_limit, checked_optimizer
 from lazyjax.dynamics.training.loop import Problem, Settings, State
 from lazyjax.dynamics.training.segments import segment_from
-from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params
+from lazyjax.typing import AnyArray, ApplyFn, Inputs, LossFn, Params
 
 
 class Waypoint(NamedTuple):
@@ -47,7 +47,7 @@ class Trajectory:
         self,
         apply_fn: ApplyFn,
         params: Params,
-        x: Shaped[AnyArray, "n *d"],
+        x: Inputs,
         y: Float[AnyArray, "n k"],
         *,
         optimizer: optax.GradientTransformation,

@@ -10,17 +10,16 @@ custom rules for derivatives need to be walked, too.
 from typing import Any
 
 import jax
-from jaxtyping import Array, Shaped
+from jaxtyping import Array
 
+from lazyjax.batches import num_rows, rows_like
 from lazyjax.jaxpr.labels import FIXED, Label, Rows
 from lazyjax.jaxpr.rows.scope import StructureMismatchError
 from lazyjax.jaxpr.rows.walk import Walk
-from lazyjax.typing import ApplyFn, Params
+from lazyjax.typing import ApplyFn, Inputs, Params
 
 
-def rows_are_independent(
-    apply_fn: ApplyFn, params: Params, x: Shaped[Array, "n *d"]
-) -> bool:
+def rows_are_independent(apply_fn: ApplyFn, params: Params, x: Inputs) -> bool:
     """Whether it is proven that rows of outputs are one function of their rows of `x`.
 
     Proven is, for batches as large as `x` (or 2, if larger) and one row larger: outputs
@@ -39,19 +38,18 @@ def rows_are_independent(
         >>> rows_are_independent(lambda w, x: (x - x.mean(0)[None]) @ w, w, x)
         False
     """
-    size = max(2, x.shape[0])
+    size = max(2, num_rows(x))
     sizes = (size, size + 1)
     leaves, structure = jax.tree.flatten(params)
     like = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
 
-    def of_leaves(leaves: list[Array], x: Array) -> Array:
+    def of_leaves(leaves: list[Array], x: Inputs) -> Any:
         return apply_fn(jax.tree.unflatten(structure, leaves), x)
 
-    def traced(num_rows: int) -> Any:
-        batch = jax.ShapeDtypeStruct((num_rows, *x.shape[1:]), x.dtype)
-        return jax.make_jaxpr(of_leaves)(like, batch)
+    def traced(number: int) -> Any:
+        return jax.make_jaxpr(of_leaves)(like, rows_like(x, number))
 
-    labels: list[Label] = [*(FIXED for _ in leaves), Rows(0)]
+    labels: list[Label] = [FIXED] * len(leaves) + [Rows(0)] * len(jax.tree.leaves(x))
     try:
         programs = [traced(n) for n in (*sizes, 1)]
         results = Walk(sizes).closed(programs, labels)

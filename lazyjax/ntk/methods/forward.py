@@ -10,16 +10,16 @@ from jaxtyping import Array, Bool
 
 from lazyjax.jaxpr.equations import equations, primitives
 from lazyjax.jaxpr.registry import describe, primitive_of
-from lazyjax.typing import ApplyFn, Params
+from lazyjax.typing import ApplyFn, Inputs, Params
 
 # If a network has no other primitives and its value is finite, so is its forward
 # derivative.
 _HAVE_FINITE_DERIVATIVES = """
-abs add add_any and argmax argmin asinh atan broadcast_in_dim ceil clamp concatenate
+abs add add_any and argmax argmin asinh atan broadcast_in_dim ceil clamp complex concatenate conj
 conv_general_dilated convert_element_type copy cos cosh cumlogsumexp cummax cummin cumsum
 div dot_general dynamic_slice dynamic_update_slice eq erf erfc exp exp2 expand_dims expm1
-floor gather ge gt integer_pow iota is_finite le log log1p logistic lt max min mul ne neg
-not one_minus_square or pad reduce_and reduce_max reduce_min reduce_or reduce_sum reduce_window_max
+floor gather ge gt imag integer_pow iota is_finite le log log1p logistic lt max min mul ne neg
+not one_minus_square or pad real reduce_and reduce_max reduce_min reduce_or reduce_sum reduce_window_max
 reduce_window_min reduce_window_sum rem reshape rev round rsqrt scatter-add
 select_and_gather_add select_n sign sin sinh slice sort split square squeeze stop_gradient
 sub tan tanh transpose xor
@@ -42,7 +42,7 @@ def directional_derivative(
 
 
 def tangent_outputs(
-    apply_fn: ApplyFn, params: Params, x: Array, tangent: Params
+    apply_fn: ApplyFn, params: Params, x: Inputs, tangent: Params
 ) -> Array:
     """Derivative of outputs along a direction of the parameters, in forward mode."""
     # Where a derivative inside the network is infinite and what follows ignores it, as

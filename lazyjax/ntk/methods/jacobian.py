@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from lazyjax.batches import batch_of
 from lazyjax.ntk.outputs import Pairs
 from lazyjax.ntk.requests.request import KernelRequest
-from lazyjax.typing import Params
+from lazyjax.typing import Inputs, Params
 
 Jacobian: TypeAlias = PyTree[Float[Array, "_ _ ..."]]
 
@@ -44,11 +45,12 @@ def contracted(
     return functools.reduce(operator.add, terms)
 
 
-def jacobian(request: KernelRequest, x: Array) -> Jacobian:
+def jacobian(request: KernelRequest, x: Inputs) -> Jacobian:
     """Jacobian of each example along the directions of `outputs`."""
 
-    def of_example(x_i: Array) -> Params:
-        _, vjp_fn = jax.vjp(lambda p: request.apply_fn(p, x_i[None])[0], request.params)
+    def of_example(row: Inputs) -> Params:
+        one = batch_of(row)
+        _, vjp_fn = jax.vjp(lambda p: request.apply_fn(p, one)[0], request.params)
         return jax.vmap(lambda c: vjp_fn(c)[0])(request.directions.cotangents)
 
     return jax.vmap(of_example)(x)

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
+from lazyjax.batches import num_rows
 from lazyjax.ntk.requests.memory import Devices, check_result_fits, check_work_fits
 from lazyjax.ntk.requests.request import KernelRequest
 from lazyjax.trees import tree_size
-from lazyjax.typing import Method, Params
+from lazyjax.typing import Inputs, Method, Params
 
 # Where cotangents of all outputs and examples hold more, outputs are taken in chunks...
 _MANY_BYTES = 2**27
@@ -50,7 +51,7 @@ def in_output_chunks(
     """Kernels of a network, for some outputs at a time where memory asks for it."""
     outputs, num_outputs = request.outputs, request.f.shape[1]
     batches = [x for x in (request.x1, request.x2) if x is not None]
-    num_at_once = num_at_once or sum(x.shape[0] for x in batches)
+    num_at_once = num_at_once or sum(map(num_rows, batches))
     size = outputs_at_a_time(request, num_at_once, method)
     check_result_fits(request, devices, num_kernels=num_kernels)
     check_work_fits(request, method, num_at_once, size, devices)
@@ -59,7 +60,7 @@ def in_output_chunks(
     number = math.ceil(num_outputs / size)
 
     def chunk(start: Array) -> Any:
-        def some(params: Params, x: Array) -> Array:
+        def some(params: Params, x: Inputs) -> Array:
             f = request.apply_fn(params, x)
             # Outputs that pad the last chunk are constant.
             f = jnp.pad(f, ((0, 0), (0, number * size - num_outputs)))

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array
 
+from lazyjax.batches import as_arrays, num_rows
 from lazyjax.callables.static import HashableCallable
 from lazyjax.jaxpr.convolutions import has_convolutions, with_quick_convolutions
 from lazyjax.ntk.contract.cross import Side, cross_kernel
@@ -22,6 +22,8 @@ from lazyjax.ntk.methods.structured import (
     kernels_of_leaves,
 )
 from lazyjax.ntk.outputs import check_equal_outputs, checked_form
+from lazyjax.ntk.requests.columns import AskedKernel, check_alike, in_real_numbers
+from lazyjax.ntk.requests.complex_numbers import real_params
 from lazyjax.ntk.requests.memory import (
     Devices,
     check_blocks_fit,
@@ -38,7 +40,7 @@ from lazyjax.ntk.requests.validate import (
     check_options,
     checked_output,
 )
-from lazyjax.typing import AnyArray, ApplyFn, Method, Outputs, Params
+from lazyjax.typing import ApplyFn, Inputs, Kernel, Method, Outputs, Params
 
 Pair = tuple[int, int]
 
@@ -56,11 +58,11 @@ class PairsProgram:
 
 def run_pairs(
     program: PairsProgram,
-    functions: Mapping[str, tuple[ApplyFn, AnyArray]],
+    functions: Mapping[str, tuple[ApplyFn, Inputs]],
     params: Params,
     *,
     check_rows: bool,
-) -> list[Array]:
+) -> list[Kernel]:
     """Kernels of pairs of functions, by what errors call each, with their examples."""
     check_options(program.precision, check_rows)
     program = dataclasses.replace(program, outputs=checked_form(program.outputs))
@@ -68,55 +70,66 @@ def run_pairs(
     for label, (fn, x) in functions.items():
         with _labelled(label):
             check_arguments(fn, params, x, None)
-        checked.append((label, HashableCallable(fn), jnp.asarray(x)))
+        checked.append((label, HashableCallable(fn), as_arrays(x)))
     fns, batches = tuple(fn for _, fn, _ in checked), [x for *_, x in checked]
     devices = devices_of(params, *batches)
     with jax.default_matmul_precision(program.precision):
-        counts = []
+        asked = []
         for label, fn, x in checked:
             with _labelled(label):
-                counts.append(checked_output(fn, params, x, program.outputs).shape[1])
-        check_equal_outputs(program.outputs, counts)
-        kernels = _compiled(program, fns, devices, params, batches)
-        for label, fn, x in checked if check_rows else ():
+                asked.append(checked_output(fn, params, x, program.outputs))
+        check_equal_outputs(program.outputs, [of.columns.num_outputs for of in asked])
+        check_alike(asked)
+        kernels = _compiled(program, fns, devices, tuple(asked), params, batches)
+        for (label, fn, x), of in (
+            zip(checked, asked, strict=True) if check_rows else ()
+        ):
             with _labelled(label):
-                interacts = check_row_independence(fn, params, x)
+                real = in_real_numbers(fn, params, of.columns)
+                interacts = check_row_independence(*real, x)
             kernels = nan_if_interacting(kernels, interacts)
     return kernels
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _compiled(
     program: PairsProgram,
-    fns: tuple[Callable[..., Array], ...],
+    fns: tuple[Callable[..., Any], ...],
     devices: Devices,
+    asked: tuple[AskedKernel, ...],
     params: Params,
-    batches: list[Array],
-) -> list[Array]:
-    networks = [jax.jit(fn) for fn in fns]
+    batches: list[Inputs],
+) -> list[Kernel]:
+    networks = []
+    for fn, of in zip(fns, asked, strict=True):
+        real_fn, _ = in_real_numbers(fn, params, of.columns)
+        networks.append(jax.jit(of.network(real_fn)))
+    params = real_params(params)
 
-    def kernels_of(params: Params, batches: list[Array]) -> list[Array]:
+    def kernels_of(params: Params, batches: list[Inputs]) -> list[Array]:
         requests = [
             KernelRequest(
                 apply_fn=network,
                 params=params,
                 x1=x,
-                outputs=program.outputs,
+                outputs=of.of_columns,
                 precision=program.precision,
             ).filtered(program.filter)
-            for network, x in zip(networks, batches, strict=True)
+            for network, x, of in zip(networks, batches, asked, strict=True)
         ]
         check_blocks_fit(requests, program.pairs, devices)
         for request in requests:
             number = request.f.shape[1] if request.is_each_output else 1
-            rows = request.x1.shape[0]
+            rows = num_rows(request.x1)
             check_work_fits(request, program.method, rows, number, devices)
         return kernels_of_pairs(requests, program.pairs, program.method)
 
     arguments = zip(networks, batches, strict=True)
     if any(has_convolutions(network, params, x) for network, x in arguments):
         kernels_of = with_quick_convolutions(kernels_of)
-    return kernels_of(params, batches)
+    kernels = kernels_of(params, batches)
+    pairs = zip(program.pairs, kernels, strict=True)
+    return [asked[i].finished(kernel, asked[j].columns) for (i, j), kernel in pairs]
 
 
 @contextmanager

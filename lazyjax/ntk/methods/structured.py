@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from lazyjax.batches import as_arrays, joined, num_rows, rows_like
 from lazyjax.ntk.contract.accumulator import Arrangement, Contraction
 from lazyjax.ntk.contract.evaluated import EvaluatedNetwork
 from lazyjax.ntk.contract.groups import SiteGroup, group_sites
@@ -38,11 +39,10 @@ class KernelProblem:
 def build_problem(request: KernelRequest) -> KernelProblem:
     """The problem of a request, of whose arrays only the shapes are used."""
     x1, outputs = request.x1, request.outputs
-    example = jax.ShapeDtypeStruct((1, *x1.shape[1:]), x1.dtype)
-    network = trace_network(request.apply_fn, request.params, example)
+    network = trace_network(request.apply_fn, request.params, rows_like(x1, 1))
     sizes = Sizes(
-        rows=x1.shape[0],
-        columns=request.columns.shape[0],
+        rows=num_rows(x1),
+        columns=num_rows(request.columns),
         num_cotangents=network.result.shape[1] if request.is_each_output else 1,
         is_full=outputs == "full",
         is_symmetric=request.x2 is None,
@@ -77,9 +77,9 @@ def evaluate(problem: KernelProblem) -> EvaluatedNetwork:
     num_outputs, dtype = network.result.shape[1], network.result.dtype
     along, pairs = directions(request.outputs, num_outputs, dtype)
     values = param_values(network, leaves)
-    x = jnp.asarray(request.x1)
+    x = as_arrays(request.x1)
     if request.x2 is not None:
-        x = jnp.concatenate([x, request.x2])
+        x = joined(x, request.x2)
     cotangents, records = factors(network, values, x, along[:, None, :])
     contraction = Contraction(
         arrangement=_ARRANGEMENTS[pairs],

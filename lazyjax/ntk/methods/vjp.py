@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from lazyjax.batches import batch_of
 from lazyjax.ntk.methods.forward import tangent_outputs
 from lazyjax.ntk.requests.request import KernelRequest
+from lazyjax.typing import Inputs
 
 
 def vector_product_ntk(request: KernelRequest) -> Array:
@@ -13,10 +15,9 @@ def vector_product_ntk(request: KernelRequest) -> Array:
     # `k p` numbers beside one forward pass over `x1`, for the work of `n2 k` of them.
     cotangents, pairs = request.directions
 
-    def column(x_j: Array) -> Array:
-        f_j, vjp_fn = jax.vjp(
-            lambda p: request.apply_fn(p, x_j[None])[0], request.params
-        )
+    def column(row: Inputs) -> Array:
+        one = batch_of(row)
+        f_j, vjp_fn = jax.vjp(lambda p: request.apply_fn(p, one)[0], request.params)
 
         def along(cotangent: Array) -> Array:
             (gradient,) = vjp_fn(cotangent.astype(f_j.dtype))

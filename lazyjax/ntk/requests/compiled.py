@@ -6,12 +6,12 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Shaped
 
+from lazyjax.batches import as_arrays
 from lazyjax.callables.static import HashableCallable
 from lazyjax.jaxpr.convolutions import has_convolutions, with_quick_convolutions
 from lazyjax.ntk.outputs import checked_form
+from lazyjax.ntk.requests.columns import Columns, in_real_numbers
 from lazyjax.ntk.requests.memory import Devices, devices_of
 from lazyjax.ntk.requests.request import KernelRequest
 from lazyjax.ntk.requests.row_check import (
@@ -20,7 +20,7 @@ from lazyjax.ntk.requests.row_check import (
     rows_are_proven,
 )
 from lazyjax.ntk.requests.validate import check_arguments, check_network, check_options
-from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
+from lazyjax.typing import ApplyFn, Inputs, Outputs, Params
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,8 +39,8 @@ def run_program(
     program: KernelProgram,
     apply_fn: ApplyFn,
     params: Params,
-    x1: Shaped[AnyArray, "n1 *d"],
-    x2: Shaped[AnyArray, "n2 *d"] | None = None,
+    x1: Inputs,
+    x2: Inputs | None = None,
     *,
     check_rows: bool,
 ) -> Any:
@@ -51,12 +51,15 @@ def run_program(
     check_options(program.precision, check_rows)
     program = dataclasses.replace(program, outputs=checked_form(program.outputs))
     apply_fn = HashableCallable(apply_fn)
-    x1, x2 = jnp.asarray(x1), None if x2 is None else jnp.asarray(x2)
+    x1, x2 = as_arrays(x1), as_arrays(x2)
     devices = devices_of(params, x1, x2)
     with jax.default_matmul_precision(program.precision):
         found = _compiled(program, apply_fn, devices, check_rows, params, x1, x2)
         if found.is_proven:
             return found.kernels
+        if not found.is_plain:
+            columns = Columns.of(jax.eval_shape(apply_fn, params, x1))
+            apply_fn, params = in_real_numbers(apply_fn, params, columns)
         interacts = check_row_independence(apply_fn, params, x1, x2)
     return nan_if_interacting(found.kernels, interacts)
 
@@ -69,6 +72,8 @@ class _Kernels:
     kernels: Any  # a pytree of arrays
     # Whether rows need not be compared.
     is_proven: bool = dataclasses.field(metadata={"static": True})
+    # Whether parameters and outputs are those of the program, one real array `(n, k)`.
+    is_plain: bool = dataclasses.field(metadata={"static": True})
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -78,20 +83,24 @@ def _compiled(
     devices: Devices,
     check_rows: bool,
     params: Params,
-    x1: Array,
-    x2: Array | None,
+    x1: Inputs,
+    x2: Inputs | None,
 ) -> _Kernels:
     # As a program of its own, the network is traced once for each size of batch.
     network = jax.jit(apply_fn)
-    check_network(network, params, x1, program.outputs)
+    asked = check_network(network, params, x1, program.outputs)
+    real_fn, params = in_real_numbers(apply_fn, params, asked.columns)
+    is_plain = real_fn is apply_fn
+    if not is_plain:
+        network = jax.jit(asked.network(real_fn))
 
-    def kernels_of(params: Params, x1: Array, x2: Array | None) -> Any:
+    def kernels_of(params: Params, x1: Inputs, x2: Inputs | None) -> Any:
         request = KernelRequest(
             apply_fn=network,
             params=params,
             x1=x1,
             x2=x2,
-            outputs=program.outputs,
+            outputs=asked.of_columns,
             precision=program.precision,
         )
         return program.compute(request, devices)
@@ -100,5 +109,6 @@ def _compiled(
     if has_convolutions(network, params, x1):
         kernels_of = with_quick_convolutions(kernels_of)
     kernels = kernels_of(params, x1, x2)
-    is_proven = not check_rows or rows_are_proven(apply_fn, params, x1, x2)
-    return _Kernels(kernels, is_proven)
+    kernels = jax.tree.map(asked.finished, kernels)
+    is_proven = not check_rows or rows_are_proven(real_fn, params, x1, x2)
+    return _Kernels(kernels, is_proven, is_plain)

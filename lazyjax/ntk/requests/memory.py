@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from lazyjax._brief import in_bytes
+from lazyjax.batches import num_rows
 from lazyjax.ntk.requests.request import KernelRequest
 from lazyjax.trees import tree_size
 from lazyjax.typing import Method, Params
@@ -47,7 +48,7 @@ def check_result_fits(
     request: KernelRequest, devices: Devices, *, num_kernels: int = 1
 ) -> None:
     """Check that devices can hold so many kernels at all."""
-    n1, n2 = request.x1.shape[0], request.columns.shape[0]
+    n1, n2 = num_rows(request.x1), num_rows(request.columns)
     outputs, num_outputs = request.outputs, request.f.shape[1]
     num_pairs = _num_pairs(request, request)
     itemsize = jnp.dtype(request.f.dtype).itemsize
@@ -71,7 +72,7 @@ def check_blocks_fit(
     devices: Devices,
 ) -> None:
     """Check that devices can hold the kernels of pairs of functions at all."""
-    rows = [request.x1.shape[0] for request in requests]
+    rows = [num_rows(request.x1) for request in requests]
     itemsize = max(jnp.dtype(request.f.dtype).itemsize for request in requests)
     size = itemsize * sum(
         rows[i] * rows[j] * _num_pairs(requests[i], requests[j]) for i, j in pairs

@@ -15,15 +15,16 @@ import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Shaped
+from jaxtyping import Array, Bool, Float
 
+from lazyjax.batches import batch_of, num_rows
 from lazyjax.callables.static import HashableCallable, Identity
 from lazyjax.jaxpr.convolutions import with_quick_convolutions
 from lazyjax.jaxpr.equations import primitives
 from lazyjax.jaxpr.rows.independence import rows_are_independent
 from lazyjax.jaxpr.widened import evaluate_at_least
 from lazyjax.trees import tree_add, tree_size
-from lazyjax.typing import ApplyFn, Params
+from lazyjax.typing import ApplyFn, Inputs, Params
 
 # Times the change of a row when its parameters are changed by rounding.
 _CONDITION = 30.0
@@ -60,8 +61,8 @@ _proofs = weakref.WeakKeyDictionary()
 def rows_are_proven(
     apply_fn: ApplyFn,
     params: Params,
-    x1: Shaped[Array, "n1 *d"],
-    x2: Shaped[Array, "n2 *d"] | None = None,
+    x1: Inputs,
+    x2: Inputs | None = None,
 ) -> bool:
     """Whether it is proven that rows do not interact; no numbers are looked at."""
     # Proofs are kept for each state of `apply_fn` and the shapes and dtypes of the
@@ -72,9 +73,11 @@ def rows_are_proven(
     like = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
     is_x64 = _is_x64()
     for x in (x1, x2):
-        if x is None or x.shape[0] < 2:
+        if x is None or num_rows(x) < 2:
             continue
-        key = structure, like, x.shape, x.dtype, is_x64
+        rows, of_rows = jax.tree.flatten(x)
+        of_rows = of_rows, tuple((leaf.shape, leaf.dtype) for leaf in rows)
+        key = structure, like, of_rows, is_x64
         if key not in proofs:
             # As a program of its own, it is traced once for each size of batch.
             proofs[key] = rows_are_independent(jax.jit(fn), params, x)
@@ -86,8 +89,8 @@ def rows_are_proven(
 def check_row_independence(
     apply_fn: ApplyFn,
     params: Params,
-    x1: Shaped[Array, "n1 *d"],
-    x2: Shaped[Array, "n2 *d"] | None = None,
+    x1: Inputs,
+    x2: Inputs | None = None,
 ) -> Bool[Array, ""] | None:
     """Refuse a network whose rows interact, in a program of its own."""
     fn = HashableCallable(apply_fn)
@@ -102,8 +105,8 @@ def refuse_interaction(
     excess: Float[Array, ""],
     apply_fn: ApplyFn,
     params: Params,
-    x1: Shaped[Array, "n1 *d"],
-    x2: Shaped[Array, "n2 *d"] | None,
+    x1: Inputs,
+    x2: Inputs | None,
 ) -> Bool[Array, ""] | None:
     """Refuse a network whose rows interact; where values are traced, whether they do."""
     # If a quick excess is above 1, rows are compared again: in float64, or, where values
@@ -147,15 +150,15 @@ def _is_x64() -> bool:
     return jax.dtypes.canonicalize_dtype(jnp.float64) == jnp.float64
 
 
-def _is_double(apply_fn: ApplyFn, params: Params, x: Array) -> bool:
+def _is_double(apply_fn: ApplyFn, params: Params, x: Inputs) -> bool:
     return jax.eval_shape(apply_fn, params, x).dtype == jnp.float64
 
 
 def measured_excess(
     apply_fn: ApplyFn,
     params: Params,
-    x1: Shaped[Array, "n1 *d"],
-    x2: Shaped[Array, "n2 *d"] | None,
+    x1: Inputs,
+    x2: Inputs | None,
     level: _Level,
     is_x64: bool | None = None,
 ) -> Float[Array, ""]:
@@ -166,10 +169,11 @@ def measured_excess(
     params, x1, x2 = lax.stop_gradient((params, x1, x2))
     excess = jnp.zeros((), jnp.float32)
     for x in (x1, x2):
-        if x is not None and x.shape[0] > 1:
+        if x is not None and num_rows(x) > 1:
             with contextlib.nullcontext() if is_x64 is None else jax.enable_x64(is_x64):
                 programs = _programs(apply_fn, params, x)
-            of_batch = _excess(*programs, jax.tree.leaves(params), x, level)
+            leaves = jax.tree.leaves(params), jax.tree.leaves(x)
+            of_batch = _excess(*programs, *leaves, level)
             excess = jnp.maximum(excess, of_batch)
     return excess
 
@@ -182,16 +186,16 @@ _compiled_measured = jax.jit(
 def _excess(
     together: jex.ClosedJaxpr,
     alone: jex.ClosedJaxpr,
-    leaves: list[Array],
-    x: Array,
+    params: list[Array],
+    x: list[Array],
     level: _Level,
 ) -> Float[Array, ""]:
-    whole = evaluate_at_least(level.dtype, together, [*leaves, x])
-    rows = evaluate_at_least(level.dtype, alone, [*leaves, x])
+    whole = evaluate_at_least(level.dtype, together, [*params, *x])
+    rows = evaluate_at_least(level.dtype, alone, [*params, *x])
     changes = [jnp.zeros_like(part) for part in rows]
     if level.is_conditioned:
-        moved = [_rounded_otherwise(leaf, level) for leaf in leaves]
-        others = evaluate_at_least(level.dtype, alone, [*moved, x])
+        moved = [_rounded_otherwise(leaf, level) for leaf in params]
+        others = evaluate_at_least(level.dtype, alone, [*moved, *x])
         changes = [jnp.abs(a - b) for a, b in zip(rows, others, strict=True)]
     excesses = [
         jnp.max(_entry_excess(*parts, level))
@@ -235,17 +239,16 @@ def _rounded_otherwise(leaf: Array, level: _Level) -> Array:
 
 
 def _programs(
-    apply_fn: ApplyFn, params: Params, x: Array
+    apply_fn: ApplyFn, params: Params, x: Inputs
 ) -> tuple[jex.ClosedJaxpr, jex.ClosedJaxpr]:
     """Programs of leaves and batch: of all rows together, and of each alone."""
-    leaves, structure = jax.tree.flatten(params)
+    leaves, structure = jax.tree.flatten((params, x))
 
     def traced(fn: Callable[..., list[Array]]) -> jex.ClosedJaxpr:
         def of_leaves(*arguments: Array) -> list[Array]:
-            *leaves, x = arguments
-            return fn(apply_fn, structure.unflatten(leaves), x)
+            return fn(apply_fn, *structure.unflatten(arguments))
 
-        return jax.make_jaxpr(of_leaves)(*leaves, x)
+        return jax.make_jaxpr(of_leaves)(*leaves)
 
     together = traced(_forward)
     if "custom_lin" in primitives(together):  # which JAX cannot evaluate
@@ -253,30 +256,32 @@ def _programs(
     return together, traced(_forward_alone)
 
 
-def _forward(apply_fn: ApplyFn, params: Params, x: Array) -> list[Array]:
+def _forward(apply_fn: ApplyFn, params: Params, x: Inputs) -> list[Array]:
     tangent = jax.tree.map(_direction, params)
     return list(jax.jvp(lambda p: apply_fn(p, x), (params,), (tangent,)))
 
 
-def _forward_alone(apply_fn: ApplyFn, params: Params, x: Array) -> list[Array]:
+def _forward_alone(apply_fn: ApplyFn, params: Params, x: Inputs) -> list[Array]:
     one = functools.partial(_forward, apply_fn, params)
-    return [part[:, 0] for part in jax.vmap(lambda row: one(row[None]))(x)]
+    return [part[:, 0] for part in jax.vmap(lambda row: one(batch_of(row)))(x)]
 
 
-def _reverse(apply_fn: ApplyFn, params: Params, x: Array) -> list[Array]:
+def _reverse(apply_fn: ApplyFn, params: Params, x: Inputs) -> list[Array]:
     return _vjp(apply_fn, params, x, _cotangents(apply_fn, params, x))
 
 
-def _reverse_alone(apply_fn: ApplyFn, params: Params, x: Array) -> list[Array]:
-    n = x.shape[0]
+def _reverse_alone(apply_fn: ApplyFn, params: Params, x: Inputs) -> list[Array]:
+    n = num_rows(x)
     limit = max(1, _GRADIENT_NUMBERS // tree_size(params))
     size = next(size for size in range(min(n, limit), 0, -1) if n % size == 0)
     cotangents = _cotangents(apply_fn, params, x)
-    chunks = [
-        part.reshape(n // size, size, 1, *part.shape[1:]) for part in (x, cotangents)
-    ]
+    chunks = jax.tree.map(
+        lambda part: part.reshape(n // size, size, 1, *part.shape[1:]), (x, cotangents)
+    )
 
-    def of_chunk(sums: list[Array], chunk: list[Array]) -> tuple[list[Array], Array]:
+    def of_chunk(
+        sums: list[Array], chunk: tuple[Inputs, Array]
+    ) -> tuple[list[Array], Array]:
         one = functools.partial(_vjp, apply_fn, params)
         f, *gradients = jax.vmap(one)(*chunk)
         return tree_add(sums, [gradient.sum(0) for gradient in gradients]), f
@@ -286,12 +291,14 @@ def _reverse_alone(apply_fn: ApplyFn, params: Params, x: Array) -> list[Array]:
     return [f.reshape(n, -1), *sums]
 
 
-def _vjp(apply_fn: ApplyFn, params: Params, x: Array, cotangents: Array) -> list[Array]:
+def _vjp(
+    apply_fn: ApplyFn, params: Params, x: Inputs, cotangents: Array
+) -> list[Array]:
     f, vjp_fn = jax.vjp(lambda p: apply_fn(p, x), params)
     return [f, *(leaf.ravel() for leaf in jax.tree.leaves(vjp_fn(cotangents)[0]))]
 
 
-def _cotangents(apply_fn: ApplyFn, params: Params, x: Array) -> Array:
+def _cotangents(apply_fn: ApplyFn, params: Params, x: Inputs) -> Array:
     """Weights of all outputs: no two are equal, and no sum of them is zero."""
     f = jax.eval_shape(apply_fn, params, x)
     return _waves(f.size, f.dtype).reshape(f.shape)

@@ -1,27 +1,29 @@
 """Input validation for kernels."""
 
 import functools
+from typing import Any
 
 import jax
-from jaxtyping import Array, Shaped
 
 from lazyjax._brief import brief
 from lazyjax._checks import (
     check_apply_fn,
-    check_batch,
     check_flag,
-    check_network_output,
+    check_inputs,
+    check_outputs_of,
     check_params,
-    check_same_features,
+    check_same_inputs,
 )
+from lazyjax.batches import rows_like
 from lazyjax.callables.static import HashableCallable
 from lazyjax.jaxpr.dependence import depends
 from lazyjax.ntk.outputs import check_outputs
-from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
+from lazyjax.ntk.requests.columns import AskedKernel, Columns
+from lazyjax.typing import ApplyFn, Inputs, Outputs, Params
 
 
 def check_arguments(
-    apply_fn: ApplyFn, params: Params, x1: AnyArray, x2: AnyArray | None
+    apply_fn: ApplyFn, params: Params, x1: Inputs, x2: Inputs | None
 ) -> None:
     """Check what can be told from the arguments alone.
 
@@ -30,11 +32,11 @@ def check_arguments(
         ValueError: If a batch is empty, not finite or of other features than the other.
     """
     check_apply_fn(apply_fn, params)
-    check_params("params", params)
-    check_batch("x1", x1, wait=False)
+    check_params("params", params, allow_complex=True)
+    check_inputs("x1", x1, wait=False)
     if x2 is not None:
-        check_batch("x2", x2, wait=False)
-        check_same_features("x1", x1, "x2", x2)
+        check_inputs("x2", x2, wait=False)
+        check_same_inputs("x1", x1, "x2", x2)
 
 
 def check_options(precision: object, check_rows: object) -> None:
@@ -56,55 +58,65 @@ def check_options(precision: object, check_rows: object) -> None:
 
 
 def check_network(
-    apply_fn: ApplyFn, params: Params, x: Shaped[Array, "n *d"], outputs: Outputs
-) -> None:
+    apply_fn: ApplyFn, params: Params, x: Any, outputs: Outputs
+) -> AskedKernel:
     """Check what tracing `apply_fn` tells: once per program, not once per call.
 
+    Returns:
+        The kernel that `outputs` asks for.
+
     Raises:
-        TypeError: If the output is not one real floating-point array.
-        ValueError: If the output is not `(n, k)` for any `n`, `outputs` does not fit it,
-            or it does not depend on `params`.
+        TypeError: If an output is not floating point.
+        ValueError: If an output is not `(n, *shape)` for any `n`, `outputs` does not fit,
+            or no output depends on `params`.
     """
     f = jax.eval_shape(apply_fn, params, x)
-    check_network_output(f, x.shape)
-    check_outputs(outputs, f.shape[1])
-    _check_single_row(apply_fn, params, x, f)
+    check_outputs_of(f, x)
+    columns = Columns.of(f)
+    check_outputs(outputs, columns.num_outputs)
+    _check_single_row(apply_fn, params, x, columns)
+    return AskedKernel(outputs, columns)
 
 
 def checked_output(
-    apply_fn: ApplyFn, params: Params, x: Shaped[Array, "n *d"], outputs: Outputs
-) -> jax.ShapeDtypeStruct:
+    apply_fn: ApplyFn, params: Params, x: Inputs, outputs: Outputs
+) -> AskedKernel:
     """Check a network as `check_network`; a second call of a function traces nothing.
 
     Returns:
-        The network's outputs, by shape.
+        The kernel that `outputs` asks for.
     """
-    return _traced_output.eval_shape(HashableCallable(apply_fn), outputs, params, x)
+    fn = HashableCallable(apply_fn)
+    return AskedKernel(
+        outputs, Columns.of(_traced_output.eval_shape(fn, outputs, params, x))
+    )
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _traced_output(
-    apply_fn: ApplyFn, outputs: Outputs, params: Params, x: Array
-) -> Array:
+    apply_fn: ApplyFn, outputs: Outputs, params: Params, x: Inputs
+) -> Any:
     apply_fn = jax.jit(apply_fn)
     check_network(apply_fn, params, x, outputs)
     return apply_fn(params, x)
 
 
 def _check_single_row(
-    apply_fn: ApplyFn, params: Params, x: Array, f: jax.ShapeDtypeStruct
+    apply_fn: ApplyFn, params: Params, x: Any, columns: Columns
 ) -> None:
     """Check that one row gives one, and that it depends on `params`."""
-    row = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
+    row = rows_like(x, 1)
     jaxpr = jax.make_jaxpr(apply_fn)(params, row)
-    (result,) = jaxpr.out_avals
-    if result.shape != (1, f.shape[1]):
+    shapes = [result.shape for result in jaxpr.out_avals]
+    if shapes != [(1, *array.shape) for array in columns.arrays]:
         raise ValueError(
             "`apply_fn` must return one row for each row of `x`; for one row it "
-            f"returned shape {result.shape}. Does it close over an array for a whole "
-            "batch, such as outputs at the start? Compute it inside, from its own `x`."
+            f"returned shape {', '.join(map(str, shapes))}. Does it close over an array for "
+            "a whole batch, such as outputs at the start? Compute it inside, from its own "
+            "`x`."
         )
-    if not depends(jaxpr, [*(True for _ in jax.tree.leaves(params)), False]):
+    is_param = [True] * len(jax.tree.leaves(params))
+    if not depends(jaxpr, [*is_param, *(False for _ in jax.tree.leaves(row))]):
         raise ValueError(
             "`apply_fn` must depend on `params`; its output does not change with any "
             "of them. Does it close over parameters of its own?"

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Shaped
 
+from lazyjax.batches import batch_of
 from lazyjax.ntk.trace.pooling import derivatives
 from lazyjax.ntk.trace.sites import (
     ExampleStep,
@@ -17,6 +18,7 @@ from lazyjax.ntk.trace.sites import (
     ScanStep,
     TracedNetwork,
 )
+from lazyjax.typing import Inputs
 
 Values = Mapping[int, Array]
 
@@ -34,7 +36,7 @@ def param_values(network: TracedNetwork, leaves: Sequence[Any]) -> dict[int, Arr
 def factors(
     network: TracedNetwork,
     parameters: Values,
-    x: Shaped[Array, "n *d"],
+    x: Inputs,
     output_cotangents: Shaped[Array, "s 1 k"],
 ) -> tuple[dict[int, Array], dict[int, Array]]:
     """Cotangents `(n, s, ...)` at all perturbations, and recorded operands `(n, ...)`."""
@@ -45,9 +47,10 @@ def factors(
     }
     visible = {ref: parameters[ref.id] for ref in network.program.parameters}
 
-    def of_example(x: Array) -> tuple[dict[int, Array], dict[int, Array]]:
+    def of_example(row: Any) -> tuple[dict[int, Array], dict[int, Array]]:
         def perturbed(added: Values) -> tuple[Array, dict[int, Array]]:
-            values = {network.example: x[None]}
+            one = jax.tree.leaves(batch_of(row))
+            values = dict(zip(network.examples, one, strict=True))
             (result,), records = _run(network.program, visible, values, added, 0)
             return result, records
 

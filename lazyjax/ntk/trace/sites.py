@@ -143,7 +143,9 @@ class TracedNetwork:
     constants: Mapping[int, Any]  # known parameter values
     # Numbers of the parameter values that are the parameter leaves.
     leaves: tuple[int, ...]
-    example: int  # number of the example value that is the input
+    examples: tuple[
+        int, ...
+    ]  # numbers of the example values that are the input's leaves
     # For each parameter value, the leaves that it is differentiable in.
     depends_on: tuple[frozenset[int], ...]
     # For each computed parameter value, the step that makes it.

@@ -32,12 +32,12 @@ from lazyjax.ntk.trace.sites import (
 
 
 def trace_network(
-    apply_fn: Callable[..., Array], params: Any, example: jax.ShapeDtypeStruct
+    apply_fn: Callable[..., Array], params: Any, example: Any
 ) -> TracedNetwork:
-    """The network `apply_fn` at one example of shape `(1, *d)`, with its sites."""
+    """The network `apply_fn` at one example, a batch of one by shapes, with its sites."""
     leaves, structure = jax.tree.flatten(params)
 
-    def of_leaves(leaves: list[Array], x: Array) -> Array:
+    def of_leaves(leaves: list[Array], x: Any) -> Array:
         return apply_fn(jax.tree.unflatten(structure, leaves), x)
 
     shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
@@ -103,8 +103,8 @@ class _Tracer:
             differentiable = jnp.issubdtype(aval_of(var).dtype, jnp.inexact)
             depends_on = frozenset({number} if differentiable else ())
             leaves.append(self.new_param(var.aval, depends_on))
-        example = self.new_value(jaxpr.invars[num_leaves].aval)
-        refs = [*(ParamRef(leaf) for leaf in leaves), example]
+        examples = [self.new_value(var.aval) for var in jaxpr.invars[num_leaves:]]
+        refs = [*(ParamRef(leaf) for leaf in leaves), *examples]
         (result,) = self.walk(scope, jaxpr, consts, refs)
         result = self.as_value(scope, result)
         program = scope.program((result,), self.perturbations)
@@ -126,7 +126,7 @@ class _Tracer:
             program=program,
             constants=self.constants,
             leaves=tuple(leaves),
-            example=example.id,
+            examples=tuple(example.id for example in examples),
             depends_on=tuple(self.depends_on),
             producers=self.producers,
             avals=tuple(self.avals),

@@ -167,10 +167,12 @@ def _squeezed(
 def _is_scaling(network: TracedNetwork, step: ParamStep) -> bool:
     name = step.eqn.primitive.name
     weights = [value for value in step.inputs if network.depends_on[value]]
-    if len(weights) != 1 or not jnp.issubdtype(
-        network.avals[weights[0]].dtype, jnp.floating
-    ):
+    if len(weights) != 1:
         return False
+    # Not of real numbers as complex ones: their gradients are real parts of others.
+    for value in (weights[0], step.outputs[0]):
+        if not jnp.issubdtype(network.avals[value].dtype, jnp.floating):
+            return False
     if network.avals[weights[0]].shape != network.avals[step.outputs[0]].shape:
         return False
     if name in ("neg", "convert_element_type", "copy"):
