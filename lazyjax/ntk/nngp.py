@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
+from lazyjax.ntk.outputs import of_each
 from lazyjax.ntk.requests.compiled import KernelProgram, run_program
 from lazyjax.ntk.requests.memory import Devices, check_result_fits
 from lazyjax.ntk.requests.request import KernelRequest
@@ -66,10 +67,15 @@ class _OutputProducts(KernelProgram):
         f2 = f1
         if request.x2 is not None:
             f2 = request.apply_fn(request.params, request.x2)
-        if not request.is_each_output:
-            along = request.directions.cotangents
+        if request.num_directions < request.f.shape[1] or request.along is not None:
             f1, f2 = (
-                jnp.einsum("ik,ck->ic", f, along, precision="highest") for f in (f1, f2)
+                jnp.einsum(
+                    "ik,ck->ic" if of_each(along) is None else "ik,ick->ic",
+                    f,
+                    along,
+                    precision="highest",
+                )
+                for f, along in zip((f1, f2), request.cotangents, strict=True)
             )
         nngp = jnp.einsum(
             _SUBSCRIPTS[request.pairs], f1, f2, precision=request.precision

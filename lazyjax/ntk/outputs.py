@@ -5,13 +5,15 @@ and a choice of pairs of directions: all ("full"), equal ones ("diagonal"), or t
 over equal ones ("trace", and the single direction of "pseudo" or of one class).
 """
 
+import dataclasses
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from lazyjax._brief import brief
 from lazyjax._checks import check_choice
@@ -20,11 +22,52 @@ from lazyjax.typing import Outputs
 Pairs = Literal["full", "diagonal", "trace"]
 
 
-class Directions(NamedTuple):
-    """Directions in output space, and the pairs of them that are wanted."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Directions:
+    """Directions in output space: of all examples the same, or of each its own."""
 
-    cotangents: Float[Array, "c k"]
-    pairs: Pairs
+    # Numbers of outputs, `(c,)` or `(n, c)`, that of none giving the direction 0; or
+    # vectors, `(c, k)` or `(n, c, k)`.
+    array: Shaped[Array, "*n c"] | Float[Array, "*n c k"]
+
+    @property
+    def _axis(self) -> int:
+        """The axis of directions."""
+        is_numbers = jnp.issubdtype(self.array.dtype, jnp.integer)
+        return self.array.ndim - (1 if is_numbers else 2)
+
+    @property
+    def number(self) -> int:
+        """Directions of an example."""
+        return self.array.shape[self._axis]
+
+    def vectors(
+        self, num_outputs: int, dtype: jnp.dtype
+    ) -> Float[Array, "c k"] | Float[Array, "n c k"]:
+        """The directions as cotangents of the outputs."""
+        if not jnp.issubdtype(self.array.dtype, jnp.integer):
+            return self.array.astype(dtype)
+        # Computed by the program: as a constant they would be stored in it.
+        return jax.nn.one_hot(self.array, num_outputs, dtype=dtype)
+
+    def of_examples(self, start: Array, size: int) -> "Directions":
+        """Those of some examples."""
+        if self._axis == 0:
+            return self
+        return Directions(lax.dynamic_slice_in_dim(self.array, start, size))
+
+    def some(self, start: Array, size: int) -> "Directions":
+        """Some of each example's."""
+        return Directions(
+            lax.dynamic_slice_in_dim(self.array, start, size, self._axis)
+        )
+
+    def padded(self, number: int, num_outputs: int) -> "Directions":
+        """With zeros, up to a number of directions."""
+        axis, margins = self._axis, [(0, 0)] * self.array.ndim
+        margins[axis] = (0, number - self.number)
+        none = num_outputs if axis == self.array.ndim - 1 else 0
+        return Directions(jnp.pad(self.array, margins, constant_values=none))
 
 
 def checked_form(outputs: object) -> Outputs:
@@ -66,17 +109,29 @@ def directions(outputs: Outputs, num_outputs: int, dtype: jnp.dtype) -> Directio
     r"""Directions whose kernel entries make up `outputs`.
 
     Returns:
-        The $k$ unit vectors; for "pseudo" the vector $(1, \dots, 1)/\sqrt k$; for a class
-        its unit vector.
+        The numbers of all outputs; for "pseudo" the vector $(1, \dots, 1)/\sqrt k$; for
+        a class its number.
     """
     if outputs == "pseudo":
-        return Directions(jnp.full((1, num_outputs), num_outputs**-0.5, dtype), "trace")
+        return Directions(jnp.full((1, num_outputs), num_outputs**-0.5, dtype))
     if isinstance(outputs, int):
-        return Directions(
-            jnp.zeros((1, num_outputs), dtype).at[0, outputs].set(1), "trace"
-        )
-    # Computed by the program: as a constant they would be stored in it.
-    return Directions(jnp.eye(num_outputs, dtype=dtype), outputs)
+        return Directions(jnp.full((1,), outputs))
+    return Directions(jnp.arange(num_outputs))
+
+
+def pairs_of(outputs: Outputs) -> Pairs:
+    """Which pairs of directions make up `outputs`."""
+    return outputs if outputs in ("full", "diagonal") else "trace"
+
+
+def of_each(cotangents: Float[Array, "*n c k"]) -> int | None:
+    """The axis of examples of cotangents, if each has its own."""
+    return 0 if cotangents.ndim == 3 else None
+
+
+def for_each(cotangents: Float[Array, "*n c k"], num: int) -> Float[Array, "n c k"]:
+    """Cotangents of each of some examples."""
+    return jnp.broadcast_to(cotangents, (num, *cotangents.shape[-2:]))
 
 
 def symmetrized(

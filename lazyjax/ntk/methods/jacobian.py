@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from lazyjax.ntk.outputs import Pairs
+from lazyjax.ntk.outputs import Pairs, of_each
 from lazyjax.ntk.requests.request import KernelRequest
 from lazyjax.typing import Params
 
@@ -23,8 +23,11 @@ _SUBSCRIPTS = {
 
 def jacobian_ntk(request: KernelRequest) -> Array:
     """Kernel by contracting the Jacobians of all examples, leaf by leaf."""
-    first = jacobian(request, request.x1)
-    second = first if request.x2 is None else jacobian(request, request.x2)
+    rows, columns = request.cotangents
+    first = jacobian(request, request.x1, rows)
+    second = first
+    if request.x2 is not None:
+        second = jacobian(request, request.x2, columns)
     return request.symmetrized(
         contracted(first, second, request.pairs, request.precision, request.f.dtype)
     )
@@ -44,11 +47,11 @@ def contracted(
     return functools.reduce(operator.add, terms)
 
 
-def jacobian(request: KernelRequest, x: Array) -> Jacobian:
-    """Jacobian of each example along the directions of `outputs`."""
+def jacobian(request: KernelRequest, x: Array, cotangents: Array) -> Jacobian:
+    """Jacobian of each example along directions in output space."""
 
-    def of_example(x_i: Array) -> Params:
+    def of_example(x_i: Array, along: Array) -> Params:
         _, vjp_fn = jax.vjp(lambda p: request.apply_fn(p, x_i[None])[0], request.params)
-        return jax.vmap(lambda c: vjp_fn(c)[0])(request.directions.cotangents)
+        return jax.vmap(lambda c: vjp_fn(c)[0])(along)
 
-    return jax.vmap(of_example)(x)
+    return jax.vmap(of_example, in_axes=(0, of_each(cotangents)))(x, cotangents)

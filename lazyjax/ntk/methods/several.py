@@ -108,7 +108,7 @@ def _compiled(
         ]
         check_blocks_fit(requests, program.pairs, devices)
         for request in requests:
-            number = request.f.shape[1] if request.is_each_output else 1
+            number = request.num_directions
             rows = request.x1.shape[0]
             check_work_fits(request, program.method, rows, number, devices)
         return kernels_of_pairs(requests, program.pairs, program.method)
@@ -155,7 +155,9 @@ def kernels_of_pairs(
 def _from_jacobians(
     requests: Sequence[KernelRequest], pairs: Sequence[Pair]
 ) -> list[Array]:
-    jacobians = [jacobian(request, request.x1) for request in requests]
+    jacobians = [
+        jacobian(request, request.x1, request.cotangents[0]) for request in requests
+    ]
     kernels = []
     for i, j in pairs:
         one, two = requests[i], requests[j]
