@@ -112,6 +112,7 @@ def ntk_blocks(
     *,
     method: Method = "auto",
     precision: jax.lax.PrecisionLike = "highest",
+    memory: int | str | None = None,
     check_rows: bool = True,
 ) -> KernelBlocks:
     r"""Neural tangent kernel of several functions of the same parameters.
@@ -131,6 +132,7 @@ def ntk_blocks(
         method: "structured", which "auto" is, contracts the factors of gradients;
             "jacobian" contracts whole Jacobians.
         precision: Of matrix products, as in `empirical_ntk`.
+        memory: As in `empirical_ntk`.
         check_rows: As in `empirical_ntk`.
 
     Returns:
@@ -161,7 +163,10 @@ def ntk_blocks(
     check_choice("method", method, ("auto", "structured", "jacobian"))
     _check_functionals(functionals)
     program = PairsProgram(
-        pairs=_pairs(len(functionals)), method=method, precision=precision
+        pairs=_pairs(len(functionals)),
+        method=method,
+        precision=precision,
+        memory=memory,
     )
     labelled = {f"`functionals[{name!r}]`": pair for name, pair in functionals.items()}
     kernels = run_pairs(program, labelled, params, check_rows=check_rows)

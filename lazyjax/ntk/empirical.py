@@ -11,12 +11,12 @@ from lazyjax._checks import check_choice
 from lazyjax.callables.static import HashableCallable
 from lazyjax.ntk.methods.auto import auto_ntk
 from lazyjax.ntk.methods.jacobian import jacobian_ntk
-from lazyjax.ntk.methods.output_chunks import in_output_chunks
 from lazyjax.ntk.methods.several import PairsProgram, run_pairs
 from lazyjax.ntk.methods.structured import structured_ntk
+from lazyjax.ntk.methods.tiles import in_tiles
 from lazyjax.ntk.methods.vjp import vector_product_ntk
 from lazyjax.ntk.requests.compiled import KernelProgram, run_program
-from lazyjax.ntk.requests.memory import Devices
+from lazyjax.ntk.requests.memory import Budget
 from lazyjax.ntk.requests.request import KernelRequest
 from lazyjax.typing import AnyArray, ApplyFn, Method, Outputs, Params
 
@@ -37,6 +37,7 @@ def empirical_ntk(
     outputs: Outputs = "full",
     method: Method = "auto",
     precision: jax.lax.PrecisionLike = "highest",
+    memory: int | str | None = None,
     filter: Callable[[str], bool] | None = None,  # noqa: A002 (the field's word)
     check_rows: bool = True,
 ) -> Float[Array, "n1 n2 *k"]:
@@ -73,6 +74,9 @@ def empirical_ntk(
             "vjp". "trace" and "diagonal" of thousands of outputs are computed
             for some of the outputs at a time.
         precision: Of matrix products, the network's own included where it sets none.
+        memory: Bytes that may be held at once, such as "4GiB": the kernel is formed in
+            tiles of examples and outputs that need no more, with the same result but for
+            rounding. `None` means what devices have free when the program is compiled.
         filter: Which parameters count, by path (`layer_1/kernel`); `None` means all.
         check_rows: Whether to refuse rows that interact. If their independence cannot be
             proven from the program of `apply_fn`, rows are compared with batches of one:
@@ -118,6 +122,7 @@ def empirical_ntk(
                 pairs=((0, 1),),
                 method=method,
                 precision=precision,
+                memory=memory,
                 outputs=outputs,
                 filter=accepts,
             ),
@@ -126,6 +131,7 @@ def empirical_ntk(
     program = _Empirical(
         outputs=outputs,
         precision=precision,
+        memory=memory,
         method=method,
         filter=accepts,
     )
@@ -162,8 +168,8 @@ class _Empirical(KernelProgram):
     method: Method
     filter: Callable[[str], bool] | None
 
-    def compute(self, request: KernelRequest, devices: Devices) -> Array:
+    def compute(self, request: KernelRequest, budget: Budget) -> Array:
         request = request.filtered(self.filter)
-        return in_output_chunks(
-            _METHODS[self.method], request, method=self.method, devices=devices
+        return in_tiles(
+            _METHODS[self.method], request, method=self.method, budget=budget
         )

@@ -50,6 +50,15 @@ class Directions:
         # Computed by the program: as a constant they would be stored in it.
         return jax.nn.one_hot(self.array, num_outputs, dtype=dtype)
 
+    def of(self, f: Float[Array, "n k"]) -> Float[Array, "n c"]:
+        """Outputs along the directions."""
+        if jnp.issubdtype(self.array.dtype, jnp.integer):
+            numbers = jnp.broadcast_to(self.array, (f.shape[0], self.number))
+            return jnp.take_along_axis(f, numbers, 1, mode="fill", fill_value=0)
+        subscripts = "ik,ck->ic" if self.array.ndim == 2 else "ik,ick->ic"
+        along = self.array.astype(f.dtype)
+        return jnp.einsum(subscripts, f, along, precision="highest")
+
     def of_examples(self, start: Array, size: int) -> "Directions":
         """Those of some examples."""
         if self._axis == 0:
@@ -58,15 +67,15 @@ class Directions:
 
     def some(self, start: Array, size: int) -> "Directions":
         """Some of each example's."""
-        return Directions(
-            lax.dynamic_slice_in_dim(self.array, start, size, self._axis)
-        )
+        return Directions(lax.dynamic_slice_in_dim(self.array, start, size, self._axis))
 
-    def padded(self, number: int, num_outputs: int) -> "Directions":
-        """With zeros, up to a number of directions."""
+    def padded(self, number: int) -> "Directions":
+        """With directions 0, up to a number of them."""
         axis, margins = self._axis, [(0, 0)] * self.array.ndim
         margins[axis] = (0, number - self.number)
-        none = num_outputs if axis == self.array.ndim - 1 else 0
+        none = 0
+        if jnp.issubdtype(self.array.dtype, jnp.integer):
+            none = jnp.iinfo(self.array.dtype).max
         return Directions(jnp.pad(self.array, margins, constant_values=none))
 
 
@@ -134,11 +143,13 @@ def for_each(cotangents: Float[Array, "*n c k"], num: int) -> Float[Array, "n c 
     return jnp.broadcast_to(cotangents, (num, *cotangents.shape[-2:]))
 
 
-def symmetrized(
-    ntk: Float[Array, "n n *k"], outputs: Outputs
-) -> Float[Array, "n n *k"]:
+def transposed(ntk: Float[Array, "n1 n2 *k"]) -> Float[Array, "n2 n1 *k"]:
+    """The kernel with its two batches exchanged."""
+    return ntk.transpose((1, 0, 3, 2) if ntk.ndim == 4 else (1, 0, 2)[: ntk.ndim])
+
+
+def symmetrized(ntk: Float[Array, "n n *k"]) -> Float[Array, "n n *k"]:
     """Mean of a kernel of one batch and its transpose: exactly symmetric."""
     # Written to memory first: rounding must not differ between two fusions.
     ntk = lax.optimization_barrier(ntk)
-    axes = (1, 0, 3, 2) if outputs == "full" else (1, 0, 2)[: ntk.ndim]
-    return (ntk + ntk.transpose(axes)) / 2
+    return (ntk + transposed(ntk)) / 2

@@ -12,21 +12,28 @@ from jaxtyping import Array
 
 from lazyjax.callables.static import HashableCallable
 from lazyjax.jaxpr.convolutions import has_convolutions, with_quick_convolutions
+from lazyjax.jaxpr.held import held_bytes
 from lazyjax.ntk.contract.cross import Side, cross_kernel
 from lazyjax.ntk.contract.factors import common_dtype
 from lazyjax.ntk.methods.jacobian import contracted, jacobian
+from lazyjax.ntk.methods.sizes import Tile, rough_bytes
 from lazyjax.ntk.methods.structured import (
     KernelProblem,
     build_problem,
     evaluate,
     kernels_of_leaves,
 )
+from lazyjax.ntk.methods.tiles import Examples, in_tiles_of_sides
 from lazyjax.ntk.outputs import check_equal_outputs, checked_form
 from lazyjax.ntk.requests.memory import (
+    Budget,
     Devices,
+    blocks_bytes,
+    budget_of,
     check_blocks_fit,
-    check_work_fits,
+    checked_memory,
     devices_of,
+    refuse_work,
 )
 from lazyjax.ntk.requests.request import KernelRequest
 from lazyjax.ntk.requests.row_check import (
@@ -50,6 +57,7 @@ class PairsProgram:
     pairs: tuple[Pair, ...]  # numbers of the two functions of each kernel
     method: Method
     precision: Any
+    memory: int | str | None
     outputs: Outputs = "full"
     filter: Callable[[str], bool] | None = None
 
@@ -63,7 +71,11 @@ def run_pairs(
 ) -> list[Array]:
     """Kernels of pairs of functions, by what errors call each, with their examples."""
     check_options(program.precision, check_rows)
-    program = dataclasses.replace(program, outputs=checked_form(program.outputs))
+    program = dataclasses.replace(
+        program,
+        outputs=checked_form(program.outputs),
+        memory=checked_memory(program.memory),
+    )
     checked = []
     for label, (fn, x) in functions.items():
         with _labelled(label):
@@ -106,12 +118,8 @@ def _compiled(
             ).filtered(program.filter)
             for network, x in zip(networks, batches, strict=True)
         ]
-        check_blocks_fit(requests, program.pairs, devices)
-        for request in requests:
-            number = request.num_directions
-            rows = request.x1.shape[0]
-            check_work_fits(request, program.method, rows, number, devices)
-        return kernels_of_pairs(requests, program.pairs, program.method)
+        budget = budget_of(program.memory, devices)
+        return _within(budget, requests, program.pairs, program.method)
 
     arguments = zip(networks, batches, strict=True)
     if any(has_convolutions(network, params, x) for network, x in arguments):
@@ -128,6 +136,74 @@ def _labelled(label: str) -> Iterator[None]:
         if type(error) not in (TypeError, ValueError):
             raise
         raise type(error)(f"{label}: {error}") from error
+
+
+def _within(
+    budget: Budget,
+    requests: Sequence[KernelRequest],
+    pairs: Sequence[Pair],
+    method: Method,
+) -> list[Array]:
+    """Kernels of pairs of functions: all together or, where memory asks, tile by tile."""
+    check_blocks_fit(requests, pairs, budget)
+    if budget.limit is None or _held_together(requests, pairs, method) <= budget.limit:
+        return kernels_of_pairs(requests, pairs, method)
+    kernels = []
+    result = blocks_bytes(requests, pairs)
+    for i, j in pairs:
+        own = blocks_bytes(requests, [(i, j)])
+        rest = dataclasses.replace(budget, limit=budget.limit - result + own)
+        kernels.append(_in_tiles(rest, requests[i], requests[j], method, own))
+    return kernels
+
+
+def _held_together(
+    requests: Sequence[KernelRequest], pairs: Sequence[Pair], method: Method
+) -> int:
+    together = jax.make_jaxpr(lambda: kernels_of_pairs(requests, pairs, method))
+    return held_bytes(together())
+
+
+def _in_tiles(
+    budget: Budget,
+    first: KernelRequest,
+    second: KernelRequest,
+    method: Method,
+    result: int,
+) -> Array:
+    """The kernel of one function with itself, or with another, in tiles."""
+    is_one = first is second
+    rows = Examples(first.x1, first.directions[0])
+    columns = rows if is_one else Examples(second.x1, second.directions[0])
+
+    def of_sides(one: Examples, two: Examples) -> Array:
+        parts = [
+            dataclasses.replace(
+                request,
+                x1=side.x,
+                outputs=request.pairs,
+                along=(side.along, side.along),
+            )
+            for request, side in ((first, one), (second, two))
+        ]
+        pair = (0, 0) if two is one else (0, 1)
+        (kernel,) = kernels_of_pairs(parts[: 1 + pair[1]], [pair], method)
+        return kernel
+
+    def rough(tile: Tile) -> int:
+        return rough_bytes(first, method, tile) + rough_bytes(second, method, tile)
+
+    kernel = in_tiles_of_sides(
+        of_sides,
+        rows,
+        columns,
+        first.pairs,
+        num_directions=max(rows.along.number, columns.along.number),
+        result=result,
+        rough=rough,
+        budget=budget,
+    )
+    return refuse_work(first, method, budget) if kernel is None else kernel
 
 
 def kernels_of_pairs(

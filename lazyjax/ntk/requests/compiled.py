@@ -12,7 +12,13 @@ from jaxtyping import Array, Shaped
 from lazyjax.callables.static import HashableCallable
 from lazyjax.jaxpr.convolutions import has_convolutions, with_quick_convolutions
 from lazyjax.ntk.outputs import checked_form
-from lazyjax.ntk.requests.memory import Devices, devices_of
+from lazyjax.ntk.requests.memory import (
+    Budget,
+    Devices,
+    budget_of,
+    checked_memory,
+    devices_of,
+)
 from lazyjax.ntk.requests.request import KernelRequest
 from lazyjax.ntk.requests.row_check import (
     check_row_independence,
@@ -29,9 +35,10 @@ class KernelProgram(abc.ABC):
 
     outputs: Outputs  # form of the kernels
     precision: Any  # of matrix products, the network's own included where it sets none
+    memory: int | str | None  # bytes that may be held; by default what is free
 
     @abc.abstractmethod
-    def compute(self, request: KernelRequest, devices: Devices) -> Any:
+    def compute(self, request: KernelRequest, budget: Budget) -> Any:
         """Kernels of a network that has been checked, as a pytree of arrays."""
 
 
@@ -49,7 +56,11 @@ def run_program(
     # then it waits, to compare them. NaN if rows interact and values are not known.
     check_arguments(apply_fn, params, x1, x2)
     check_options(program.precision, check_rows)
-    program = dataclasses.replace(program, outputs=checked_form(program.outputs))
+    program = dataclasses.replace(
+        program,
+        outputs=checked_form(program.outputs),
+        memory=checked_memory(program.memory),
+    )
     apply_fn = HashableCallable(apply_fn)
     x1, x2 = jnp.asarray(x1), None if x2 is None else jnp.asarray(x2)
     devices = devices_of(params, x1, x2)
@@ -94,7 +105,7 @@ def _compiled(
             outputs=program.outputs,
             precision=program.precision,
         )
-        return program.compute(request, devices)
+        return program.compute(request, budget_of(program.memory, devices))
 
     # Only where there are some: it traces the whole program once more.
     if has_convolutions(network, params, x1):

@@ -75,7 +75,7 @@ class KernelRequest:
 
     def symmetrized(self, kernel: Array) -> Array:
         """A kernel, exactly symmetric if it is of one batch."""
-        return symmetrized(kernel, self.outputs) if self.x2 is None else kernel
+        return symmetrized(kernel) if self.x2 is None else kernel
 
     def filtered(self, accepts: Callable[[str], bool] | None) -> "KernelRequest":
         """The request for the parameters that are accepted, by path, as a list."""

@@ -45,9 +45,7 @@ def factors(
     }
     visible = {ref: parameters[ref.id] for ref in network.program.parameters}
 
-    def of_example(
-        x: Array, along: Array
-    ) -> tuple[dict[int, Array], dict[int, Array]]:
+    def of_example(x: Array, along: Array) -> tuple[dict[int, Array], dict[int, Array]]:
         def perturbed(added: Values) -> tuple[Array, dict[int, Array]]:
             values = {network.example: x[None]}
             (result,), records = _run(network.program, visible, values, added, 0)
