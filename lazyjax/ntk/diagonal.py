@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from lazyjax._checks import check_at_least
@@ -97,15 +98,16 @@ class _Diagonal(KernelProgram):
 
             def of_chunk(first: Any) -> Array:
                 some = along.some(first, tile.directions)
-                of_some = dataclasses.replace(
-                    request, x2=None, outputs=pairs, along=(some, some)
-                )
 
-                def block(x_i: Array) -> Array:
-                    of_one = dataclasses.replace(of_some, x1=x_i[None])
+                def block(i: Array) -> Array:
+                    x_i, own = x[i][None], some.of_examples(i, 1)
+                    of_one = dataclasses.replace(
+                        request, x1=x_i, x2=None, outputs=pairs, along=(own, own)
+                    )
                     return jacobian_ntk(of_one)[0, 0]
 
-                return jax.lax.map(block, x, batch_size=tile.examples)
+                numbers = jnp.arange(x.shape[0])
+                return jax.lax.map(block, numbers, batch_size=tile.examples)
 
             return in_chunks(of_chunk, along.number, tile.directions, pairs)
 

@@ -2,6 +2,7 @@ r"""Neural tangent kernel of any pure JAX function at finite width."""
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from jaxtyping import Array, Float, Shaped
@@ -20,7 +21,7 @@ from lazyjax.ntk.requests.memory import Budget
 from lazyjax.ntk.requests.request import KernelRequest
 from lazyjax.typing import AnyArray, ApplyFn, Method, Outputs, Params
 
-_METHODS: dict[str, Callable[[KernelRequest], Array]] = {
+METHODS: dict[str, Callable[[KernelRequest], Array]] = {
     "auto": auto_ntk,
     "jacobian": jacobian_ntk,
     "structured": structured_ntk,
@@ -63,7 +64,10 @@ def empirical_ntk(
             for equal pairs, `(n1, n2, k)`; "trace" for their sum over outputs,
             `(n1, n2)`; "pseudo" for the sum over all pairs divided by k, `(n1, n2)`,
             the kernel of $\sum_a f_a / \sqrt k$; a class index for that output's
-            kernel, `(n1, n2)`.
+            kernel, `(n1, n2)`. A list of m outputs is "full" for these alone,
+            `(n1, n2, m, m)`; an integer array `(n1, m)`, or a pair of them for two
+            batches, for m outputs of each example: `outputs=targets[:, None]` for the
+            logits of targets, `(n1, n2, 1, 1)`.
         method: "structured" contracts the factors of each parameter's gradient in the
             order of least modelled cost (see `ntk_plan`);
             "jacobian" contracts whole Jacobians and holds `(n1 + n2) k p` numbers;
@@ -106,7 +110,7 @@ def empirical_ntk(
         Jacot, Gabriel and Hongler (2018), arXiv:1806.07572; "pseudo" is from Mohamadi,
         Bae and Sutherland (2023), arXiv:2206.12543 (equation numbers not checked).
     """
-    check_choice("method", method, _METHODS)
+    check_choice("method", method, METHODS)
     if filter is not None and not callable(filter):
         raise TypeError(
             "`filter` must be a function of a parameter's path, such as "
@@ -128,7 +132,7 @@ def empirical_ntk(
             ),
             check_rows=check_rows,
         )
-    program = _Empirical(
+    program = Empirical(
         outputs=outputs,
         precision=precision,
         memory=memory,
@@ -162,14 +166,15 @@ def _cross(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Empirical(KernelProgram):
+class Empirical(KernelProgram):
     """The kernel of the parameters that `filter` accepts."""
 
     method: Method
     filter: Callable[[str], bool] | None
 
-    def compute(self, request: KernelRequest, budget: Budget) -> Array:
+    def compute(self, request: KernelRequest, budget: Budget) -> Any:
+        """The kernel, in tiles where memory asks for it."""
         request = request.filtered(self.filter)
         return in_tiles(
-            _METHODS[self.method], request, method=self.method, budget=budget
+            METHODS[self.method], request, method=self.method, budget=budget
         )

@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Bool, Float, Shaped
 
 from lazyjax._brief import brief
-from lazyjax._checks import check_choice
-from lazyjax.typing import Outputs
+from lazyjax._checks import check_choice, known_numbers
+from lazyjax.typing import AnyArray, Outputs
 
 Pairs = Literal["full", "diagonal", "trace"]
 
@@ -59,13 +59,13 @@ class Directions:
         along = self.array.astype(f.dtype)
         return jnp.einsum(subscripts, f, along, precision="highest")
 
-    def of_examples(self, start: Array, size: int) -> "Directions":
+    def of_examples(self, start: Array | int, size: int) -> "Directions":
         """Those of some examples."""
         if self._axis == 0:
             return self
         return Directions(lax.dynamic_slice_in_dim(self.array, start, size))
 
-    def some(self, start: Array, size: int) -> "Directions":
+    def some(self, start: Array | int, size: int) -> "Directions":
         """Some of each example's."""
         return Directions(lax.dynamic_slice_in_dim(self.array, start, size, self._axis))
 
@@ -80,11 +80,72 @@ class Directions:
 
 
 def checked_form(outputs: object) -> Outputs:
-    """The form of a kernel that is asked for: a known name, or the index of a class."""
+    """The form of a kernel that is asked for: a known name, or numbers of outputs."""
     if isinstance(outputs, int | np.integer) and not isinstance(outputs, bool):
         return int(outputs)
-    check_choice("outputs", outputs, ("full", "diagonal", "trace", "pseudo"))
-    return outputs  # pyright: ignore[reportReturnType]
+    if isinstance(outputs, str) or not isinstance(outputs, Sequence | AnyArray):
+        check_choice("outputs", outputs, ("full", "diagonal", "trace", "pseudo"))
+        return outputs  # pyright: ignore[reportReturnType]
+    is_pair = isinstance(outputs, tuple) and any(np.ndim(part) for part in outputs)
+    arrays = [jnp.asarray(part) for part in (outputs if is_pair else [outputs])]
+    ranks = [array.ndim for array in arrays]
+    is_known = ranks in ([1], [2], [2, 2]) and all(array.size for array in arrays)
+    if not is_known or not all(
+        jnp.issubdtype(array.dtype, jnp.integer) for array in arrays
+    ):
+        raise ValueError(
+            "`outputs` as numbers of outputs must be a list of integers, an array `(n, m)` "
+            "of m for each example, or a pair of these, one for each batch; got "
+            f"{brief(outputs)}."
+        )
+    if ranks == [1]:
+        numbers = known_numbers("outputs", arrays[0])
+        return tuple(numbers.tolist()) if numbers.size else arrays[0]
+    return tuple(arrays) if is_pair else arrays[0]
+
+
+def chosen_outputs(outputs: Outputs) -> tuple[Array, ...] | None:
+    """Numbers of outputs, of the examples of both batches or of each, if they are given."""
+    if isinstance(outputs, str | int):
+        return None
+    if isinstance(outputs, tuple) and jnp.ndim(outputs[0]) == 2:
+        return outputs  # pyright: ignore[reportReturnType]
+    return (jnp.asarray(outputs),)
+
+
+def check_chosen(
+    chosen: Sequence[Array], num_outputs: int, nums_examples: Sequence[int]
+) -> None:
+    """Check numbers of outputs, one array for both batches or one for each.
+
+    Raises:
+        ValueError: If they are of another number of examples, or out of range.
+    """
+    is_each = chosen[0].ndim == 2
+    if is_each and (
+        [array.shape[0] for array in chosen] != [*nums_examples]
+        or len({array.shape[1] for array in chosen}) > 1
+    ):
+        raise ValueError(
+            "`outputs` for each example must be one array `(n, m)` for each batch, of "
+            f"{' and '.join(map(str, nums_examples))} examples; got "
+            f"{' and '.join(str(array.shape) for array in chosen)}."
+        )
+    for array in chosen:
+        numbers = known_numbers("outputs", array)
+        if numbers.size and not 0 <= numbers.min() <= numbers.max() < num_outputs:
+            wrong = numbers.min() if numbers.min() < 0 else numbers.max()
+            raise ValueError(
+                f"`outputs` must hold numbers in 0..{num_outputs - 1}, since the network "
+                f"has {num_outputs} outputs; got {wrong}."
+            )
+
+
+def are_outputs(chosen: Sequence[Array], num_outputs: int) -> Bool[Array, ""]:
+    """Whether all numbers are those of outputs."""
+    least = jnp.stack([jnp.min(array) for array in chosen])
+    most = jnp.stack([jnp.max(array) for array in chosen])
+    return jnp.all(least >= 0) & jnp.all(most < num_outputs)
 
 
 def check_outputs(outputs: Outputs, num_outputs: int) -> None:

@@ -11,7 +11,13 @@ from jaxtyping import Array, Shaped
 
 from lazyjax.callables.static import HashableCallable
 from lazyjax.jaxpr.convolutions import has_convolutions, with_quick_convolutions
-from lazyjax.ntk.outputs import checked_form
+from lazyjax.ntk.outputs import (
+    Directions,
+    are_outputs,
+    check_chosen,
+    checked_form,
+    chosen_outputs,
+)
 from lazyjax.ntk.requests.memory import (
     Budget,
     Devices,
@@ -25,7 +31,12 @@ from lazyjax.ntk.requests.row_check import (
     nan_if_interacting,
     rows_are_proven,
 )
-from lazyjax.ntk.requests.validate import check_arguments, check_network, check_options
+from lazyjax.ntk.requests.validate import (
+    check_arguments,
+    check_network,
+    check_options,
+    checked_output,
+)
 from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
 
 
@@ -36,6 +47,13 @@ class KernelProgram(abc.ABC):
     outputs: Outputs  # form of the kernels
     precision: Any  # of matrix products, the network's own included where it sets none
     memory: int | str | None  # bytes that may be held; by default what is free
+
+    def along(
+        self, request: KernelRequest, given: Any
+    ) -> tuple[Directions, Directions]:
+        """Directions in output space, from the arrays given: here numbers of outputs."""
+        rows = Directions(given[0])
+        return rows, rows if len(given) == 1 else Directions(given[1])
 
     @abc.abstractmethod
     def compute(self, request: KernelRequest, budget: Budget) -> Any:
@@ -49,10 +67,12 @@ def run_program(
     x1: Shaped[AnyArray, "n1 *d"],
     x2: Shaped[AnyArray, "n2 *d"] | None = None,
     *,
+    given: Any = None,
     check_rows: bool,
 ) -> Any:
     """Kernels of `program`, compiled once per function, shapes and options."""
-    # Returns before the device is done, unless the independence of rows cannot be proven:
+    # Directions in output space are those that `program.along` makes of `given`, a pytree
+    # of arrays, or else those that its form names. Returns before the device is done, unless the independence of rows cannot be proven:
     # then it waits, to compare them. NaN if rows interact and values are not known.
     check_arguments(apply_fn, params, x1, x2)
     check_options(program.precision, check_rows)
@@ -65,11 +85,20 @@ def run_program(
     x1, x2 = jnp.asarray(x1), None if x2 is None else jnp.asarray(x2)
     devices = devices_of(params, x1, x2)
     with jax.default_matmul_precision(program.precision):
-        found = _compiled(program, apply_fn, devices, check_rows, params, x1, x2)
+        chosen = chosen_outputs(program.outputs)
+        if chosen is not None:
+            program, given = dataclasses.replace(program, outputs="full"), chosen
+            f = checked_output(apply_fn, params, x1, "full")
+            nums_examples = [x.shape[0] for x in (x1, x2) if x is not None]
+            check_chosen(chosen, f.shape[1], nums_examples)
+        found = _compiled(program, apply_fn, devices, check_rows, params, x1, x2, given)
+        kernels = found.kernels
+        if chosen is not None:  # where numbers are traced, they are not known before
+            kernels = nan_if_interacting(kernels, ~are_outputs(chosen, f.shape[1]))
         if found.is_proven:
-            return found.kernels
+            return kernels
         interacts = check_row_independence(apply_fn, params, x1, x2)
-    return nan_if_interacting(found.kernels, interacts)
+    return nan_if_interacting(kernels, interacts)
 
 
 @jax.tree_util.register_dataclass
@@ -91,12 +120,13 @@ def _compiled(
     params: Params,
     x1: Array,
     x2: Array | None,
+    given: Any,
 ) -> _Kernels:
     # As a program of its own, the network is traced once for each size of batch.
     network = jax.jit(apply_fn)
     check_network(network, params, x1, program.outputs)
 
-    def kernels_of(params: Params, x1: Array, x2: Array | None) -> Any:
+    def kernels_of(params: Params, x1: Array, x2: Array | None, given: Any) -> Any:
         request = KernelRequest(
             apply_fn=network,
             params=params,
@@ -105,11 +135,14 @@ def _compiled(
             outputs=program.outputs,
             precision=program.precision,
         )
+        if given is not None:
+            along = program.along(request, given)
+            request = dataclasses.replace(request, along=along)
         return program.compute(request, budget_of(program.memory, devices))
 
     # Only where there are some: it traces the whole program once more.
     if has_convolutions(network, params, x1):
         kernels_of = with_quick_convolutions(kernels_of)
-    kernels = kernels_of(params, x1, x2)
+    kernels = kernels_of(params, x1, x2, given)
     is_proven = not check_rows or rows_are_proven(apply_fn, params, x1, x2)
     return _Kernels(kernels, is_proven)
