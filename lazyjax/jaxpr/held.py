@@ -12,48 +12,63 @@ from lazyjax.jaxpr.registry import primitive_of
 
 # What compilers do not write to memory: it is another array, read otherwise.
 _VIEWS = {"broadcast_in_dim", "iota", "reshape", "squeeze", "expand_dims", "copy"}
+# Those, beside elementwise ones, that are computed with what reads their results.
+_FUSED = {"pad", "convert_element_type", "add_any", "select_n"}
 # Those that update an operand in place, if it is not used again.
-_IN_PLACE = {"dynamic_update_slice", "scatter", "scatter-add", "add_any", "select_n"}
+_IN_PLACE = {"dynamic_update_slice", "scatter", "scatter-add"}
 
 
 def held_bytes(jaxpr: Any) -> int:
     """Most bytes that a program holds at once, beside its arguments and constants."""
-    # Values are held from the equation that makes them to the last one that reads them, and
-    # results to the end. A compiler that fuses equations holds less.
+    # Values are held from the equation that makes them to the last one that reads them,
+    # and results to the end. Elementwise equations one after the other are computed
+    # together, as compilers do: what the first reads is held until the last, so that the
+    # terms of a sum are all there at once.
     inner, _ = opened(jaxpr)
-    results = [v for v in inner.outvars if not isinstance(v, jex.Literal)]
+    results = {v for v in inner.outvars if not isinstance(v, jex.Literal)}
+    readers: dict[Any, list[jex.JaxprEqn]] = {}
+    for eqn in inner.eqns:
+        for operand in operands_of(eqn):
+            readers.setdefault(operand, []).append(eqn)
+
+    def is_written(eqn: jex.JaxprEqn) -> bool:
+        if eqn.primitive.name in _VIEWS:
+            return False
+        (first, *_), read_by = eqn.outvars, readers.get(eqn.outvars[0], [])
+        is_passed_on = len(read_by) == 1 and _is_fused(read_by[0])
+        return not (_is_fused(eqn) and is_passed_on and first not in results)
+
+    # For each value, what is written to memory that it is made of; and when it is read.
+    sources: dict[Any, set[Any]] = {}
     last: dict[Any, int] = {}
     for number, eqn in enumerate(inner.eqns):
-        last.update(dict.fromkeys(operands_of(eqn), number))
-    last.update(dict.fromkeys(results, len(inner.eqns)))
-    owner: dict[Any, Any] = {}  # of a view, the value that it is of, or `None`
-    for number, eqn in enumerate(inner.eqns):
-        if eqn.primitive.name in _VIEWS:
-            operands = operands_of(eqn)
-            source = operands[0] if operands else None
-            source = owner.get(source, source)
-            (view,) = eqn.outvars
-            owner[view] = source
-            if source is not None:
-                last[source] = max(last[source], last.get(view, number))
-    arguments = {*inner.invars, *inner.constvars}
+        read = set().union(*(sources.get(v, set()) for v in operands_of(eqn)))
+        written = is_written(eqn)
+        sources.update((v, {v} if written else read) for v in eqn.outvars)
+        if written:
+            last.update(dict.fromkeys(read, number))
+    for result in results:
+        last.update(dict.fromkeys(sources.get(result, set()), len(inner.eqns)))
     ends: dict[int, list[Any]] = {}
     for value, number in last.items():
-        if value not in arguments and value not in owner:
-            ends.setdefault(number, []).append(value)
+        ends.setdefault(number, []).append(value)
     held = most = 0
     for number, eqn in enumerate(inner.eqns):
-        made = sum(_bytes(v) for v in eqn.outvars if v not in owner)
-        dying = ends.get(number, [])
-        freed = sum(_bytes(v) for v in dying)
+        if not is_written(eqn):
+            continue
+        made, dying = _total(eqn.outvars), ends.get(number, [])
         reused = 0
-        if eqn.primitive.name in _IN_PLACE or primitive_of(eqn).is_elementwise:
+        if _is_fused(eqn) or eqn.primitive.name in _IN_PLACE:
             reused = min(made, max(map(_bytes, dying), default=0))
         most = max(most, held + max(made - reused, _inside(eqn)))
-        # What nothing reads is not made.
-        made = sum(_bytes(v) for v in eqn.outvars if v in last and v not in owner)
-        held += made - freed
+        # What nothing reads is given back at once.
+        held += sum(_bytes(v) for v in eqn.outvars if v in last) - _total(dying)
     return max(most, held)
+
+
+def _is_fused(eqn: jex.JaxprEqn) -> bool:
+    is_view = eqn.primitive.name in _VIEWS
+    return is_view or eqn.primitive.name in _FUSED or primitive_of(eqn).is_elementwise
 
 
 def _inside(eqn: jex.JaxprEqn) -> int:

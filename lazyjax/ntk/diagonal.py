@@ -119,8 +119,9 @@ class _Diagonal(KernelProgram):
         result = result_bytes(of_one)
         tile = fitting(
             tiles,
-            lambda tile: held_bytes(
-                jax.make_jaxpr(lambda x: blocks(tile, x))(request.x1)
+            # Jacobians are copied to be multiplied, example by example.
+            lambda tile: (
+                2 * held_bytes(jax.make_jaxpr(lambda x: blocks(tile, x))(request.x1))
             ),
             lambda tile: rough_bytes(request, "jacobian", tile) + 3 * result,
             budget,

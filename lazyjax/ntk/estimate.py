@@ -12,7 +12,7 @@ from lazyjax.files.results import Storable
 from lazyjax.ntk.empirical import METHODS, Empirical
 from lazyjax.ntk.outputs import Directions
 from lazyjax.ntk.requests.compiled import run_program
-from lazyjax.ntk.requests.memory import Budget
+from lazyjax.ntk.requests.memory import Budget, result_bytes
 from lazyjax.ntk.requests.request import KernelRequest
 from lazyjax.typing import AnyArray, ApplyFn, Method, Params, RandomKey
 
@@ -116,6 +116,6 @@ class _AlongProbes(Empirical):
         return probes, probes
 
     def compute(self, request: KernelRequest, budget: Budget) -> tuple[Array, Array]:
-        kernels = super().compute(request, budget)
+        kernels = super().compute(request, budget.less(2 * result_bytes(request)))
         error = jnp.std(kernels, axis=-1, ddof=1) / self.num_probes**0.5
         return jnp.mean(kernels, axis=-1), error.astype(kernels.dtype)

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array
 
 from lazyjax.callables.static import HashableCallable
@@ -146,14 +147,23 @@ def _within(
 ) -> list[Array]:
     """Kernels of pairs of functions: all together or, where memory asks, tile by tile."""
     check_blocks_fit(requests, pairs, budget)
-    if budget.limit is None or _held_together(requests, pairs, method) <= budget.limit:
+    limit = budget.limit
+    # Compilers hold about twice that of several functions: they take turns in no order.
+    if limit is None or 2 * _held_together(requests, pairs, method) <= limit:
         return kernels_of_pairs(requests, pairs, method)
-    kernels = []
+    kernels: list[Array] = []
     result = blocks_bytes(requests, pairs)
+    params = requests[0].params
     for i, j in pairs:
+        # One after the other: side by side, each would take memory of its own.
+        params, kernels = lax.optimization_barrier((params, kernels))
         own = blocks_bytes(requests, [(i, j)])
-        rest = dataclasses.replace(budget, limit=budget.limit - result + own)
-        kernels.append(_in_tiles(rest, requests[i], requests[j], method, own))
+        rest = budget.less(result - own)
+        first = dataclasses.replace(requests[i], params=params)
+        second = first
+        if i != j:
+            second = dataclasses.replace(requests[j], params=params)
+        kernels = [*kernels, _in_tiles(rest, first, second, method, own)]
     return kernels
 
 

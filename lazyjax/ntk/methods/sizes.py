@@ -21,7 +21,7 @@ _CHUNK_BYTES = 2**24
 # Fewest outputs of a chunk whose forward pass costs little beside its backward passes.
 _FEW_OUTPUTS = 4
 # Compilers hold up to so much more than a program shows, for alignment and copies.
-_EXCESS = 1.1
+_EXCESS = 1.25
 # A rough bound on what is held may be so many times too small.
 _ROUGH = 8
 

@@ -25,6 +25,12 @@ class Budget:
     limit: int | None  # `None` if unknown, so that all is tried
     name: str  # what an error calls it
 
+    def less(self, size: int) -> "Budget":
+        """What is left beside so many bytes."""
+        if self.limit is None:
+            return self
+        return dataclasses.replace(self, limit=max(self.limit - size, 0))
+
     def __str__(self) -> str:
         return f"{self.name}, which is {in_bytes(self.limit or 0)}"
 
