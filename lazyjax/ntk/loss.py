@@ -8,12 +8,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from lazyjax._brief import brief
-from lazyjax._checks import check_choice, check_function
+from lazyjax._checks import check_batch, check_choice, check_function
 from lazyjax.callables.static import HashableCallable
 from lazyjax.ntk.empirical import METHODS, Empirical
 from lazyjax.ntk.outputs import Directions
 from lazyjax.ntk.requests.compiled import run_program
 from lazyjax.ntk.requests.request import KernelRequest
+from lazyjax.ntk.requests.validate import check_arguments
 from lazyjax.typing import AnyArray, ApplyFn, LossFn, Method, Params
 
 
@@ -73,8 +74,10 @@ def empirical_ntk_of_loss(
     if (x2 is None) != (y2 is None):
         raise ValueError("`x2` and `y2` must be given together, or neither.")
     targets = [("x1", x1, "y1", y1), ("x2", x2, "y2", y2)][: 1 if x2 is None else 2]
+    check_arguments(apply_fn, params, x1, x2)
     for x_name, x, y_name, y in targets:
-        if jnp.ndim(x) and jnp.shape(y)[:1] != jnp.shape(x)[:1]:
+        check_batch(y_name, y, wait=False)
+        if len(y) != len(x):
             raise ValueError(
                 f"`{y_name}` must have one row for each of `{x_name}`, which has shape "
                 f"{jnp.shape(x)}; got {brief(y)}."
