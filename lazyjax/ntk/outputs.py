@@ -101,7 +101,7 @@ def checked_form(outputs: object) -> Outputs:
     if ranks == [1]:
         numbers = known_numbers("outputs", arrays[0])
         return tuple(numbers.tolist()) if numbers.size else arrays[0]
-    return tuple(arrays) if is_pair else arrays[0]
+    return (arrays[0], arrays[1]) if is_pair else arrays[0]
 
 
 def chosen_outputs(outputs: Outputs) -> tuple[Array, ...] | None:
@@ -191,7 +191,9 @@ def directions(outputs: Outputs, num_outputs: int, dtype: jnp.dtype) -> Directio
 
 def pairs_of(outputs: Outputs) -> Pairs:
     """Which pairs of directions make up `outputs`."""
-    return outputs if outputs in ("full", "diagonal") else "trace"
+    if isinstance(outputs, str) and outputs in ("full", "diagonal"):
+        return outputs
+    return "trace"
 
 
 def of_each(cotangents: Float[Array, "*n c k"]) -> int | None:

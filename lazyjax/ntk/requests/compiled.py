@@ -85,16 +85,16 @@ def run_program(
     x1, x2 = jnp.asarray(x1), None if x2 is None else jnp.asarray(x2)
     devices = devices_of(params, x1, x2)
     with jax.default_matmul_precision(program.precision):
-        chosen = chosen_outputs(program.outputs)
+        chosen, num_outputs = chosen_outputs(program.outputs), 0
         if chosen is not None:
             program, given = dataclasses.replace(program, outputs="full"), chosen
-            f = checked_output(apply_fn, params, x1, "full")
+            num_outputs = checked_output(apply_fn, params, x1, "full").shape[1]
             nums_examples = [x.shape[0] for x in (x1, x2) if x is not None]
-            check_chosen(chosen, f.shape[1], nums_examples)
+            check_chosen(chosen, num_outputs, nums_examples)
         found = _compiled(program, apply_fn, devices, check_rows, params, x1, x2, given)
         kernels = found.kernels
         if chosen is not None:  # where numbers are traced, they are not known before
-            kernels = nan_if_interacting(kernels, ~are_outputs(chosen, f.shape[1]))
+            kernels = nan_if_interacting(kernels, ~are_outputs(chosen, num_outputs))
         if found.is_proven:
             return kernels
         interacts = check_row_independence(apply_fn, params, x1, x2)
