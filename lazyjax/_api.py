@@ -29,12 +29,14 @@ from lazyjax.nets import Network as Network
 from lazyjax.ntk import (
     empirical_nngp as empirical_nngp,
     empirical_ntk as empirical_ntk,
+    empirical_ntk_of_loss as empirical_ntk_of_loss,
     layerwise_ntk as layerwise_ntk,
     linearize as linearize,
     ntk_blocks as ntk_blocks,
     ntk_diagonal as ntk_diagonal,
     ntk_operator as ntk_operator,
     ntk_plan as ntk_plan,
+    ntk_trace_estimate as ntk_trace_estimate,
     taylor_expand as taylor_expand,
 )
 from lazyjax.sweeps import sweep as sweep

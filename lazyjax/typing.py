@@ -1,6 +1,6 @@
 """Types shared by every module: the roles callables play, and what arrays are accepted."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import jax
@@ -23,7 +23,16 @@ Targets: TypeAlias = Float[AnyArray, "n k"] | Int[AnyArray, "n"]
 Activation: TypeAlias = str | Callable[[Array], Array]
 LossFn: TypeAlias = Callable[[Float[Array, "n k"], Float[Array, "n k"]], Scalar]
 
-Outputs: TypeAlias = Literal["full", "diagonal", "trace", "pseudo", "flat"] | int
+# All outputs in some form, one, some, or some of each example: of both batches, or of each.
+EachOutputs: TypeAlias = Int[AnyArray, "_ _"]
+Outputs: TypeAlias = (
+    Literal["full", "diagonal", "trace", "pseudo", "flat"]
+    | int
+    | Sequence[int]
+    | Int[AnyArray, "_"]
+    | EachOutputs
+    | tuple[EachOutputs, EachOutputs]
+)
 Method: TypeAlias = Literal["auto", "structured", "jacobian", "vjp"]
 Kind: TypeAlias = str  # a name in `lazyjax.architecture.KINDS`
 Parameterization: TypeAlias = Literal["ntk", "standard", "mup"]

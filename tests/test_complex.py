@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -74,7 +75,7 @@ def test_kernels_are_those_recorded_of_netket(name, form, x64):
     fn = NETWORKS[name]
     log_psi = _array(found["log_psi"], is_complex=fn(params, x).dtype.kind == "c")
     assert_close(fn(params, x), log_psi, 1e-10)
-    recorded = _array(found[form], is_complex=True)
+    recorded: Any = _array(found[form], is_complex=True)
     expected = {
         # NetKet's complex derivative; ours are by real and by imaginary parts.
         "holomorphic": lambda: 2 * recorded,

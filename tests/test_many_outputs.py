@@ -13,7 +13,8 @@ import pytest
 
 import lazyjax
 from lazyjax.jaxpr.equations import opened
-from lazyjax.ntk.methods import output_chunks
+from lazyjax.ntk import diagonal
+from lazyjax.ntk.methods import tiles
 from lazyjax.ntk.requests import memory as _memory
 from tests.helpers.compare import assert_close
 from tests.helpers.oracles import naive_ntk, reduce_ntk
@@ -32,7 +33,8 @@ def network(p, x):
 @pytest.fixture
 def in_small_chunks(monkeypatch):
     """Of three outputs each, the last filled up."""
-    monkeypatch.setattr(output_chunks, "outputs_at_a_time", lambda *_: 3)
+    monkeypatch.setattr(tiles, "outputs_at_a_time", lambda *_: 3)
+    monkeypatch.setattr(diagonal, "outputs_at_a_time", lambda *_: 3)
     jax.clear_caches()
 
 
@@ -128,18 +130,16 @@ def test_no_other_verb_has_anything_of_that_size(verb):
         (lambda f, w, x: lazyjax.ntk_diagonal(f, w, x), "57.3 GiB"),
         (lambda f, w, x: lazyjax.ntk_blocks({"f": (f, x)}, w), r"blocks.*916 GiB"),
         (
-            lambda f, w, x: lazyjax.empirical_ntk((f, f), w, x, outputs="trace"),
-            "auto.*57.3 GiB",
-        ),
-        (
-            lambda f, w, x: lazyjax.empirical_ntk(f, w, x[:2], method="jacobian"),
-            r"jacobian.*21.5 GiB.*structured",
+            lambda f, w, x: lazyjax.empirical_ntk(
+                f, w, x[:1], outputs="trace", method="jacobian", memory="100KB"
+            ),
+            r"`memory`, which is 97.7 KiB.*jacobian.*structured",
         ),
     ],
-    ids=["ntk", "nngp", "layerwise", "diagonal", "blocks", "between", "jacobian"],
+    ids=["ntk", "nngp", "layerwise", "diagonal", "blocks", "jacobian"],
 )
 def test_what_cannot_be_held_is_refused_with_its_size(verb, size, monkeypatch, mode):
-    monkeypatch.setattr(_memory, "memory_of", lambda devices: 2 * 10**10)
+    monkeypatch.setattr(_memory, "free_memory", lambda devices: 2 * 10**10)
     w, x = jnp.zeros((3, 31_000)), jnp.ones((16, 3))
     with pytest.raises(ValueError, match=size):
         mode(lambda w, x: verb(lambda w, x: x @ w, w, x))(w, x)
@@ -147,16 +147,18 @@ def test_what_cannot_be_held_is_refused_with_its_size(verb, size, monkeypatch, m
 
 @pytest.mark.once
 @pytest.mark.usefixtures("own_errors")
-def test_memory_is_that_of_all_devices_that_hold_the_arrays():
+def test_memory_is_what_all_devices_that_hold_the_arrays_have_free():
     class Device:
         def __init__(self, platform, stats):
             self.platform, self.memory_stats = platform, lambda: stats
 
-    gpus = [Device("gpu", {"bytes_limit": 80}) for _ in range(2)]
-    assert _memory.memory_of(frozenset(gpus)) == 160
-    assert _memory.memory_of(frozenset([*gpus, Device("gpu", None)])) is None
+    gpus = [Device("gpu", {"bytes_limit": 80, "bytes_in_use": 5}) for _ in range(2)]
+    assert _memory.free_memory(frozenset(gpus)) == 150
+    assert _memory.free_memory(frozenset([*gpus, Device("gpu", None)])) is None
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    assert _memory.memory_of(_memory.devices_of(jnp.ones(2))) == physical
+    free = _memory.free_memory(_memory.devices_of(jnp.ones(2)))
+    assert free is not None
+    assert physical / 100 < free < physical
     assert _memory.devices_of(np.ones(2)) == _memory.devices_of(jnp.ones(2))
 
 

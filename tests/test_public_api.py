@@ -12,6 +12,7 @@ import lazyjax
 VERBS = [
     "empirical_nngp",
     "empirical_ntk",
+    "empirical_ntk_of_loss",
     "gradient_flow",
     "infinite_nngp",
     "infinite_nngp_of",
@@ -25,6 +26,7 @@ VERBS = [
     "ntk_diagonal",
     "ntk_operator",
     "ntk_plan",
+    "ntk_trace_estimate",
     "sweep",
     "taylor_expand",
     "train",

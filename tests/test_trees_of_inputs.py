@@ -1,5 +1,7 @@
 """Batches that are trees of arrays: independence of rows, verbs, training, refusals."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,7 +100,7 @@ def test_kernels_of_a_tree_are_those_of_one_array():
     t1, t2 = rows(TREE, slice(4)), rows(TREE, slice(4, None))
     for method in ("structured", "jacobian", "vjp"):
         for outputs in ("full", "trace", "flat"):
-            options = {"method": method, "outputs": outputs}
+            options: dict[str, Any] = {"method": method, "outputs": outputs}
             kernel = lazyjax.empirical_ntk(of_tree, W, t1, t2, **options)
             assert_close(
                 kernel, lazyjax.empirical_ntk(of_array, W, x1, x2, **options), 1e-6

@@ -3,7 +3,12 @@
 from lazyjax.ntk.blocks import KernelBlocks as KernelBlocks, ntk_blocks as ntk_blocks
 from lazyjax.ntk.diagonal import ntk_diagonal as ntk_diagonal
 from lazyjax.ntk.empirical import empirical_ntk as empirical_ntk
+from lazyjax.ntk.estimate import (
+    TraceEstimate as TraceEstimate,
+    ntk_trace_estimate as ntk_trace_estimate,
+)
 from lazyjax.ntk.layerwise import layerwise_ntk as layerwise_ntk
+from lazyjax.ntk.loss import empirical_ntk_of_loss as empirical_ntk_of_loss
 from lazyjax.ntk.methods.plan import Plan as Plan, PlanRow as PlanRow
 from lazyjax.ntk.nngp import empirical_nngp as empirical_nngp
 from lazyjax.ntk.operator import (

@@ -112,6 +112,7 @@ def ntk_blocks(
     *,
     method: Method = "auto",
     precision: jax.lax.PrecisionLike = "highest",
+    memory: int | str | None = None,
     check_rows: bool = True,
 ) -> KernelBlocks:
     r"""Neural tangent kernel of several functions of the same parameters.
@@ -132,6 +133,7 @@ def ntk_blocks(
         method: "structured", which "auto" is, contracts the factors of gradients;
             "jacobian" contracts whole Jacobians.
         precision: Of matrix products, as in `empirical_ntk`.
+        memory: As in `empirical_ntk`.
         check_rows: As in `empirical_ntk`.
 
     Returns:
@@ -166,6 +168,7 @@ def ntk_blocks(
         method=method,
         precision=precision,
         outputs="flat",
+        memory=memory,
     )
     labelled = {f"`functionals[{name!r}]`": pair for name, pair in functionals.items()}
     kernels = run_pairs(program, labelled, params, check_rows=check_rows)

@@ -1,16 +1,31 @@
 """The kernel of each example with itself, without the rest of the kernel."""
 
 import dataclasses
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from lazyjax._checks import check_at_least
 from lazyjax.batches import batch_of, num_rows, rows_at
+from lazyjax.jaxpr.held import held_bytes
 from lazyjax.ntk.methods.jacobian import jacobian_ntk
-from lazyjax.ntk.methods.output_chunks import in_output_chunks
+from lazyjax.ntk.methods.sizes import (
+    Tile,
+    fitting,
+    outputs_at_a_time,
+    rough_bytes,
+    smaller_tiles,
+)
+from lazyjax.ntk.methods.tiles import Examples, in_chunks
 from lazyjax.ntk.requests.compiled import KernelProgram, run_program
-from lazyjax.ntk.requests.memory import Devices
+from lazyjax.ntk.requests.memory import (
+    Budget,
+    check_result_fits,
+    refuse_work,
+    result_bytes,
+)
 from lazyjax.ntk.requests.request import KernelRequest
 from lazyjax.typing import ApplyFn, Inputs, Kernel, Outputs, Params
 
@@ -23,6 +38,7 @@ def ntk_diagonal(
     outputs: Outputs = "full",
     batch_size: int | None = None,
     precision: jax.lax.PrecisionLike = "highest",
+    memory: int | str | None = None,
     check_rows: bool = True,
 ) -> Kernel:
     r"""Kernel blocks $\Theta(x_i, x_i)$, for the work of one Jacobian.
@@ -35,6 +51,7 @@ def ntk_diagonal(
             `(n, k)`, the others `(n,)`.
         batch_size: Examples whose Jacobians are held at a time; `None` means all.
         precision: Of matrix products, the network's own included where it sets none.
+        memory: As in `empirical_ntk`.
         check_rows: As in `empirical_ntk`.
 
     Returns:
@@ -53,7 +70,9 @@ def ntk_diagonal(
     """
     if batch_size is not None:
         check_at_least("batch_size", batch_size, 1)
-    program = _Diagonal(outputs=outputs, precision=precision, batch_size=batch_size)
+    program = _Diagonal(
+        outputs=outputs, precision=precision, memory=memory, batch_size=batch_size
+    )
     return run_program(program, apply_fn, params, x, check_rows=check_rows)
 
 
@@ -63,22 +82,52 @@ class _Diagonal(KernelProgram):
 
     batch_size: int | None
 
-    def compute(self, request: KernelRequest, devices: Devices) -> Array:
+    def compute(self, request: KernelRequest, budget: Budget) -> Array:
+        # As large as the kernel with one other example.
+        of_one = dataclasses.replace(request, x2=rows_at(request.x1, slice(0, 1)))
+        check_result_fits(of_one, budget)
+        pairs, number = request.pairs, request.num_directions
         num_examples = num_rows(request.x1)
-        num_at_once = min(self.batch_size or num_examples, num_examples)
-
-        def blocks(request: KernelRequest) -> Array:
-            def block(row: Inputs) -> Array:
-                own = dataclasses.replace(request, x1=batch_of(row), x2=None)
-                return jacobian_ntk(own)[0, 0]
-
-            return jax.lax.map(block, request.x1, batch_size=num_at_once)
-
-        return in_output_chunks(
-            blocks,
-            # As large as the kernel with one other example.
-            dataclasses.replace(request, x2=rows_at(request.x1, slice(0, 1))),
-            method="jacobian",
-            devices=devices,
-            num_at_once=num_at_once,
+        most = Tile(
+            min(self.batch_size or num_examples, num_examples),
+            outputs_at_a_time(request, "jacobian"),
         )
+        side = Examples(request.x1, request.directions[0])
+
+        def blocks(tile: Tile, x: Inputs) -> Array:
+            padded = side.padded(tile.directions) if pairs == "trace" else side
+            along = padded.along
+
+            def of_chunk(first: Any) -> Array:
+                some = along.some(first, tile.directions)
+
+                def block(i: Array) -> Array:
+                    row, own = batch_of(rows_at(x, i)), some.of_examples(i, 1)
+                    of_one = dataclasses.replace(
+                        request, x1=row, x2=None, outputs=pairs, along=(own, own)
+                    )
+                    return jacobian_ntk(of_one)[0, 0]
+
+                numbers = jnp.arange(num_examples)
+                return jax.lax.map(block, numbers, batch_size=tile.examples)
+
+            return in_chunks(of_chunk, along.number, tile.directions, pairs)
+
+        tiles = smaller_tiles(most, pairs)
+        if pairs == "full":
+            tiles = [tile for tile in tiles if tile.directions == number]
+        if self.batch_size is not None:
+            tiles = [tile for tile in tiles if tile.examples == most.examples]
+        result = result_bytes(of_one)
+        tile = fitting(
+            tiles,
+            # Jacobians are copied to be multiplied, example by example.
+            lambda tile: (
+                2 * held_bytes(jax.make_jaxpr(lambda x: blocks(tile, x))(request.x1))
+            ),
+            lambda tile: rough_bytes(request, "jacobian", tile) + 3 * result,
+            budget,
+        )
+        if tile is None:
+            refuse_work(of_one, "jacobian", budget)
+        return blocks(tile, request.x1)

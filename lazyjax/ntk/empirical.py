@@ -2,6 +2,7 @@ r"""Neural tangent kernel of any pure JAX function at finite width."""
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from jaxtyping import Array
@@ -11,16 +12,16 @@ from lazyjax._checks import check_choice
 from lazyjax.callables.static import HashableCallable
 from lazyjax.ntk.methods.auto import auto_ntk
 from lazyjax.ntk.methods.jacobian import jacobian_ntk
-from lazyjax.ntk.methods.output_chunks import in_output_chunks
 from lazyjax.ntk.methods.several import PairsProgram, run_pairs
 from lazyjax.ntk.methods.structured import structured_ntk
+from lazyjax.ntk.methods.tiles import in_tiles
 from lazyjax.ntk.methods.vjp import vector_product_ntk
 from lazyjax.ntk.requests.compiled import KernelProgram, run_program
-from lazyjax.ntk.requests.memory import Devices
+from lazyjax.ntk.requests.memory import Budget
 from lazyjax.ntk.requests.request import KernelRequest
 from lazyjax.typing import ApplyFn, Inputs, Kernel, Method, Outputs, Params
 
-_METHODS: dict[str, Callable[[KernelRequest], Array]] = {
+METHODS: dict[str, Callable[[KernelRequest], Array]] = {
     "auto": auto_ntk,
     "jacobian": jacobian_ntk,
     "structured": structured_ntk,
@@ -37,6 +38,7 @@ def empirical_ntk(
     outputs: Outputs = "full",
     method: Method = "auto",
     precision: jax.lax.PrecisionLike = "highest",
+    memory: int | str | None = None,
     filter: Callable[[str], bool] | None = None,  # noqa: A002 (the field's word)
     check_rows: bool = True,
 ) -> Kernel:
@@ -77,6 +79,10 @@ def empirical_ntk(
             `jax.tree.leaves`. "flat" is one real array `(n1, n2, K, K)` of all numbers
             that outputs consist of, array after array, of complex ones real parts first.
             Every form of complex outputs takes the work of "full".
+            kernel, `(n1, n2)`. A list of m outputs is "full" for these alone,
+            `(n1, n2, m, m)`; an integer array `(n1, m)`, or a pair of them for two
+            batches, for m outputs of each example: `outputs=targets[:, None]` for the
+            logits of targets, `(n1, n2, 1, 1)`.
         method: "structured" contracts the factors of each parameter's gradient in the
             order of least modelled cost (see `ntk_plan`);
             "jacobian" contracts whole Jacobians and holds `(n1 + n2) k p` numbers;
@@ -87,6 +93,9 @@ def empirical_ntk(
             "vjp". "trace" and "diagonal" of thousands of outputs are computed
             for some of the outputs at a time.
         precision: Of matrix products, the network's own included where it sets none.
+        memory: Bytes that may be held at once, such as "4GiB": the kernel is formed in
+            tiles of examples and outputs that need no more, with the same result but for
+            rounding. `None` means what devices have free when the program is compiled.
         filter: Which parameters count, by path (`layer_1/kernel`); `None` means all.
         check_rows: Whether to refuse rows that interact. If their independence cannot be
             proven from the program of `apply_fn`, rows are compared with batches of one:
@@ -116,7 +125,7 @@ def empirical_ntk(
         Jacot, Gabriel and Hongler (2018), arXiv:1806.07572; "pseudo" is from Mohamadi,
         Bae and Sutherland (2023), arXiv:2206.12543 (equation numbers not checked).
     """
-    check_choice("method", method, _METHODS)
+    check_choice("method", method, METHODS)
     if filter is not None and not callable(filter):
         raise TypeError(
             "`filter` must be a function of a parameter's path, such as "
@@ -132,14 +141,16 @@ def empirical_ntk(
                 pairs=((0, 1),),
                 method=method,
                 precision=precision,
+                memory=memory,
                 outputs=outputs,
                 filter=accepts,
             ),
             check_rows=check_rows,
         )
-    program = _Empirical(
+    program = Empirical(
         outputs=outputs,
         precision=precision,
+        memory=memory,
         method=method,
         filter=accepts,
     )
@@ -170,14 +181,15 @@ def _cross(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Empirical(KernelProgram):
+class Empirical(KernelProgram):
     """The kernel of the parameters that `filter` accepts."""
 
     method: Method
     filter: Callable[[str], bool] | None
 
-    def compute(self, request: KernelRequest, devices: Devices) -> Array:
+    def compute(self, request: KernelRequest, budget: Budget) -> Any:
+        """The kernel, in tiles where memory asks for it."""
         request = request.filtered(self.filter)
-        return in_output_chunks(
-            _METHODS[self.method], request, method=self.method, devices=devices
+        return in_tiles(
+            METHODS[self.method], request, method=self.method, budget=budget
         )

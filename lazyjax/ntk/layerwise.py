@@ -7,10 +7,10 @@ from jaxtyping import Array
 
 from lazyjax._checks import check_choice
 from lazyjax.ntk.empirical import empirical_ntk
-from lazyjax.ntk.methods.output_chunks import in_output_chunks
 from lazyjax.ntk.methods.structured import build_problem, contract_by_leaf
+from lazyjax.ntk.methods.tiles import in_tiles
 from lazyjax.ntk.requests.compiled import KernelProgram, run_program
-from lazyjax.ntk.requests.memory import Devices
+from lazyjax.ntk.requests.memory import Budget
 from lazyjax.ntk.requests.request import KernelRequest
 from lazyjax.trees import leaf_paths, path_names
 from lazyjax.typing import ApplyFn, Inputs, Kernel, Method, Outputs, Params
@@ -25,6 +25,7 @@ def layerwise_ntk(
     outputs: Outputs = "full",
     method: Method = "auto",
     precision: jax.lax.PrecisionLike = "highest",
+    memory: int | str | None = None,
     check_rows: bool = True,
 ) -> dict[str, Kernel]:
     """Kernel of each layer apart; their sum is `empirical_ntk`.
@@ -43,6 +44,7 @@ def layerwise_ntk(
         method: As in `empirical_ntk`; "auto" is "structured", which shares the work of
             all layers, where the others start anew for each.
         precision: As in `empirical_ntk`.
+        memory: As in `empirical_ntk`.
         check_rows: As in `empirical_ntk`.
 
     Returns:
@@ -64,7 +66,7 @@ def layerwise_ntk(
     check_choice("method", method, get_args(Method))
     layers = _layers(params)
     if method in ("auto", "structured"):
-        program = _Layerwise(outputs=outputs, precision=precision)
+        program = _Layerwise(outputs=outputs, precision=precision, memory=memory)
         kernels = run_program(program, apply_fn, params, x1, x2, check_rows=check_rows)
         return dict(zip(layers, kernels, strict=True))
     return {
@@ -76,6 +78,7 @@ def layerwise_ntk(
             outputs=outputs,
             method=method,
             precision=precision,
+            memory=memory,
             filter=frozenset(paths).__contains__,
             check_rows=check_rows,
         )
@@ -86,15 +89,15 @@ def layerwise_ntk(
 class _Layerwise(KernelProgram):
     """Kernels of all layers from the same cotangents."""
 
-    def compute(self, request: KernelRequest, devices: Devices) -> list[Array]:
+    def compute(self, request: KernelRequest, budget: Budget) -> list[Array]:
         layers = list(_layers(request.params).values())
         number = {path: i for i, paths in enumerate(layers) for path in paths}
         kernel_of_leaf = [number[path] for path in leaf_paths(request.params)]
-        return in_output_chunks(
+        return in_tiles(
             lambda request: contract_by_leaf(build_problem(request), kernel_of_leaf),
             request,
             method="structured",
-            devices=devices,
+            budget=budget,
             num_kernels=len(layers),
         )
 

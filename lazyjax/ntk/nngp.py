@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from lazyjax.ntk.methods.tiles import in_tiles
 from lazyjax.ntk.requests.compiled import KernelProgram, run_program
-from lazyjax.ntk.requests.memory import Devices, check_result_fits
+from lazyjax.ntk.requests.memory import Budget
 from lazyjax.ntk.requests.request import KernelRequest
 from lazyjax.typing import ApplyFn, Inputs, Kernel, Outputs, Params
 
@@ -20,6 +21,7 @@ def empirical_nngp(
     *,
     outputs: Outputs = "full",
     precision: jax.lax.PrecisionLike = "highest",
+    memory: int | str | None = None,
     check_rows: bool = True,
 ) -> Kernel:
     r"""Products $f_a(x_i) f_b(x'_j)$ of a network's outputs at `params`.
@@ -35,6 +37,7 @@ def empirical_nngp(
         x2: Second batch; `None` means `x1`.
         outputs: As in `empirical_ntk`.
         precision: Of the product, and of the network's own where it sets none.
+        memory: As in `empirical_ntk`.
         check_rows: As in `empirical_ntk`.
 
     Returns:
@@ -54,25 +57,27 @@ def empirical_nngp(
     References:
         Lee et al. (2018), arXiv:1711.00165 (equation numbers not checked).
     """
-    program = _OutputProducts(outputs=outputs, precision=precision)
+    program = _OutputProducts(outputs=outputs, precision=precision, memory=memory)
     return run_program(program, apply_fn, params, x1, x2, check_rows=check_rows)
 
 
 class _OutputProducts(KernelProgram):
     """Products of the outputs of two batches."""
 
-    def compute(self, request: KernelRequest, devices: Devices) -> Array:
-        check_result_fits(request, devices)
-        f1 = request.apply_fn(request.params, request.x1)
-        f2 = f1
-        if request.x2 is not None:
-            f2 = request.apply_fn(request.params, request.x2)
-        if not request.is_each_output:
-            along = request.directions.cotangents
-            f1, f2 = (
-                jnp.einsum("ik,ck->ic", f, along, precision="highest") for f in (f1, f2)
-            )
-        nngp = jnp.einsum(
-            _SUBSCRIPTS[request.pairs], f1, f2, precision=request.precision
+    def compute(self, request: KernelRequest, budget: Budget) -> Array:
+        return in_tiles(
+            _products,
+            request,
+            method="structured",
+            budget=budget,
+            num_directions=request.num_directions,
         )
-        return request.symmetrized(nngp)
+
+
+def _products(request: KernelRequest) -> Array:
+    rows, columns = request.directions
+    f1 = f2 = rows.of(request.apply_fn(request.params, request.x1))
+    if request.x2 is not None:
+        f2 = columns.of(request.apply_fn(request.params, request.x2))
+    nngp = jnp.einsum(_SUBSCRIPTS[request.pairs], f1, f2, precision=request.precision)
+    return request.symmetrized(nngp)

@@ -38,6 +38,8 @@ PROBLEM = {"apply_fn": NET.apply, "params": PARAMS, "x": X, "y": X}
 CALLS: dict[str, dict[str, Any]] = {
     "empirical_nngp": KERNEL,
     "empirical_ntk": KERNEL,
+    "empirical_ntk_of_loss": KERNEL
+    | {"loss_fn": lambda f, y: ((f - y) ** 2).sum(), "y1": X},
     "gradient_flow": PROBLEM | {"times": [0.0, 1.0]},
     "infinite_nngp": LIMIT,
     "infinite_nngp_of": LIFTED,
@@ -57,6 +59,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "ntk_diagonal": {"apply_fn": NET.apply, "params": PARAMS, "x": X},
     "ntk_operator": KERNEL,
     "ntk_plan": KERNEL,
+    "ntk_trace_estimate": KERNEL | {"key": KEY},
     "sweep": {
         "network": NET,
         "x": X,

@@ -69,6 +69,17 @@ def monte_carlo(params: Any, x: jax.Array) -> list[jax.Array]:
     return [found.mean, found.sem]
 
 
+def half_square(f: jax.Array, y: jax.Array) -> jax.Array:
+    return jnp.sum((f - y) ** 2) / 2
+
+
+def probed(params: Any, x: jax.Array) -> list[jax.Array]:
+    found = lazyjax.ntk_trace_estimate(
+        counted, params, x, key=jax.random.key(0), num_probes=3
+    )
+    return [found.mean, found.sem]
+
+
 def trained(params: Any, x: jax.Array) -> list[Any]:
     run = lazyjax.train(counted, params, x, targets(x), optimizer=SGD, num_steps=3)
     return [run.params, run.loss]
@@ -112,6 +123,13 @@ TABLE = {
     "empirical_nngp": Verb(
         lambda p, x: lazyjax.empirical_nngp(counted, p, x), is_kernel=True
     ),
+    "empirical_ntk_of_loss": Verb(
+        lambda p, x: lazyjax.empirical_ntk_of_loss(
+            half_square, counted, p, x, targets(x)
+        ),
+        is_kernel=True,
+    ),
+    "ntk_trace_estimate": Verb(probed),
     "layerwise_ntk": Verb(
         lambda p, x: lazyjax.layerwise_ntk(counted, p, x), is_kernel=True
     ),

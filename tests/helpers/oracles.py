@@ -94,7 +94,7 @@ def two_layer_relu_ntk(
     return ntk
 
 
-def reduce_ntk(ntk: np.ndarray, outputs: str | int) -> np.ndarray:
+def reduce_ntk(ntk: np.ndarray, outputs: Any) -> np.ndarray:
     """The reduction of a full kernel `(n1, n2, k, k)` that `outputs` names.
 
     "diagonal" is `(n1, n2, k)`; "trace" sums it over k; "pseudo" is the mean over k of

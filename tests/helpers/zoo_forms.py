@@ -316,7 +316,7 @@ def batches(name: str, dtype: Any, num_rows: int = 5) -> tuple[Any, Any]:
     return FORMS[name].x(3, 0, dtype), FORMS[name].x(num_rows - 3, 1, dtype)
 
 
-def expected_form(flat: np.ndarray, f: Any, outputs: str | int) -> Any:
+def expected_form(flat: np.ndarray, f: Any, outputs: Any) -> Any:
     """What `outputs` names, entry by entry, of the kernel of real numbers of outputs `f`."""
     if outputs == "flat":
         return flat
@@ -338,7 +338,7 @@ def expected_form(flat: np.ndarray, f: Any, outputs: str | int) -> Any:
 
     def entry(one: list, two: list) -> np.ndarray:
         terms = [u * np.conj(v) * flat[..., a, b] for a, u in one for b, v in two]
-        total = sum(terms)
+        total = np.sum(terms, axis=0)
         return total if len(one) + len(two) > 2 else total.real
 
     each = [place for of_leaf in places for place in of_leaf]

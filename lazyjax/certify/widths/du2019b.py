@@ -206,9 +206,9 @@ def _smooth(activation: Activation) -> Assumption:
     spec = find(activation)
     holds = None if spec is None else spec.is_analytic
     if holds and spec is not None:  # its derivatives may still grow, or it be linear
-        float64 = spec.float64
-        known = float64 is not None and float64.is_bounded
-        holds = float64.curvature > 0 if known else None
+        holds = None
+        if spec.float64 is not None and spec.float64.is_bounded:
+            holds = spec.float64.curvature > 0
     return Assumption(
         name="smooth activation",
         statement="the activation is analytic, with bounded derivatives, and no "

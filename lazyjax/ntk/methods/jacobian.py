@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from lazyjax.batches import batch_of
-from lazyjax.ntk.outputs import Pairs
+from lazyjax.ntk.outputs import Pairs, of_each
 from lazyjax.ntk.requests.request import KernelRequest
 from lazyjax.typing import Inputs, Params
 
@@ -24,8 +24,11 @@ _SUBSCRIPTS = {
 
 def jacobian_ntk(request: KernelRequest) -> Array:
     """Kernel by contracting the Jacobians of all examples, leaf by leaf."""
-    first = jacobian(request, request.x1)
-    second = first if request.x2 is None else jacobian(request, request.x2)
+    rows, columns = request.cotangents
+    first = jacobian(request, request.x1, rows)
+    second = first
+    if request.x2 is not None:
+        second = jacobian(request, request.x2, columns)
     return request.symmetrized(
         contracted(first, second, request.pairs, request.precision, request.f.dtype)
     )
@@ -45,12 +48,12 @@ def contracted(
     return functools.reduce(operator.add, terms)
 
 
-def jacobian(request: KernelRequest, x: Inputs) -> Jacobian:
-    """Jacobian of each example along the directions of `outputs`."""
+def jacobian(request: KernelRequest, x: Inputs, cotangents: Array) -> Jacobian:
+    """Jacobian of each example along directions in output space."""
 
-    def of_example(row: Inputs) -> Params:
+    def of_example(row: Inputs, along: Array) -> Params:
         one = batch_of(row)
         _, vjp_fn = jax.vjp(lambda p: request.apply_fn(p, one)[0], request.params)
-        return jax.vmap(lambda c: vjp_fn(c)[0])(request.directions.cotangents)
+        return jax.vmap(lambda c: vjp_fn(c)[0])(along)
 
-    return jax.vmap(of_example)(x)
+    return jax.vmap(of_example, in_axes=(0, of_each(cotangents)))(x, cotangents)

@@ -7,28 +7,37 @@ from contextlib import contextmanager
 from typing import Any
 
 import jax
+from jax import lax
 from jaxtyping import Array
 
-from lazyjax.batches import as_arrays, num_rows
+from lazyjax._brief import brief
+from lazyjax.batches import as_arrays
 from lazyjax.callables.static import HashableCallable
 from lazyjax.jaxpr.convolutions import has_convolutions, with_quick_convolutions
+from lazyjax.jaxpr.held import held_bytes
 from lazyjax.ntk.contract.cross import Side, cross_kernel
 from lazyjax.ntk.contract.factors import common_dtype
 from lazyjax.ntk.methods.jacobian import contracted, jacobian
+from lazyjax.ntk.methods.sizes import Tile, rough_bytes
 from lazyjax.ntk.methods.structured import (
     KernelProblem,
     build_problem,
     evaluate,
     kernels_of_leaves,
 )
-from lazyjax.ntk.outputs import check_equal_outputs, checked_form
+from lazyjax.ntk.methods.tiles import Examples, in_tiles_of_sides
+from lazyjax.ntk.outputs import check_equal_outputs, checked_form, chosen_outputs
 from lazyjax.ntk.requests.columns import AskedKernel, check_alike, in_real_numbers
 from lazyjax.ntk.requests.complex_numbers import real_params
 from lazyjax.ntk.requests.memory import (
+    Budget,
     Devices,
+    blocks_bytes,
+    budget_of,
     check_blocks_fit,
-    check_work_fits,
+    checked_memory,
     devices_of,
+    refuse_work,
 )
 from lazyjax.ntk.requests.request import KernelRequest
 from lazyjax.ntk.requests.row_check import (
@@ -52,6 +61,7 @@ class PairsProgram:
     pairs: tuple[Pair, ...]  # numbers of the two functions of each kernel
     method: Method
     precision: Any
+    memory: int | str | None
     outputs: Outputs = "full"
     filter: Callable[[str], bool] | None = None
 
@@ -65,7 +75,16 @@ def run_pairs(
 ) -> list[Kernel]:
     """Kernels of pairs of functions, by what errors call each, with their examples."""
     check_options(program.precision, check_rows)
-    program = dataclasses.replace(program, outputs=checked_form(program.outputs))
+    program = dataclasses.replace(
+        program,
+        outputs=checked_form(program.outputs),
+        memory=checked_memory(program.memory),
+    )
+    if chosen_outputs(program.outputs) is not None:
+        raise ValueError(
+            "`outputs` of several functions must be a form or one number; got "
+            f"{brief(program.outputs)}. Choose outputs within the functions."
+        )
     checked = []
     for label, (fn, x) in functions.items():
         with _labelled(label):
@@ -117,12 +136,8 @@ def _compiled(
             ).filtered(program.filter)
             for network, x, of in zip(networks, batches, asked, strict=True)
         ]
-        check_blocks_fit(requests, program.pairs, devices)
-        for request in requests:
-            number = request.f.shape[1] if request.is_each_output else 1
-            rows = num_rows(request.x1)
-            check_work_fits(request, program.method, rows, number, devices)
-        return kernels_of_pairs(requests, program.pairs, program.method)
+        budget = budget_of(program.memory, devices)
+        return _within(budget, requests, program.pairs, program.method)
 
     arguments = zip(networks, batches, strict=True)
     if any(has_convolutions(network, params, x) for network, x in arguments):
@@ -141,6 +156,83 @@ def _labelled(label: str) -> Iterator[None]:
         if type(error) not in (TypeError, ValueError):
             raise
         raise type(error)(f"{label}: {error}") from error
+
+
+def _within(
+    budget: Budget,
+    requests: Sequence[KernelRequest],
+    pairs: Sequence[Pair],
+    method: Method,
+) -> list[Array]:
+    """Kernels of pairs of functions: all together or, where memory asks, tile by tile."""
+    check_blocks_fit(requests, pairs, budget)
+    limit = budget.limit
+    # Compilers hold about twice that of several functions: they take turns in no order.
+    if limit is None or 2 * _held_together(requests, pairs, method) <= limit:
+        return kernels_of_pairs(requests, pairs, method)
+    kernels: list[Array] = []
+    result = blocks_bytes(requests, pairs)
+    params = requests[0].params
+    for i, j in pairs:
+        # One after the other: side by side, each would take memory of its own.
+        params, kernels = lax.optimization_barrier((params, kernels))
+        own = blocks_bytes(requests, [(i, j)])
+        rest = budget.less(result - own)
+        first = dataclasses.replace(requests[i], params=params)
+        second = first
+        if i != j:
+            second = dataclasses.replace(requests[j], params=params)
+        kernels = [*kernels, _in_tiles(rest, first, second, method, own)]
+    return kernels
+
+
+def _held_together(
+    requests: Sequence[KernelRequest], pairs: Sequence[Pair], method: Method
+) -> int:
+    together = jax.make_jaxpr(lambda: kernels_of_pairs(requests, pairs, method))
+    return held_bytes(together())
+
+
+def _in_tiles(
+    budget: Budget,
+    first: KernelRequest,
+    second: KernelRequest,
+    method: Method,
+    result: int,
+) -> Array:
+    """The kernel of one function with itself, or with another, in tiles."""
+    is_one = first is second
+    rows = Examples(first.x1, first.directions[0])
+    columns = rows if is_one else Examples(second.x1, second.directions[0])
+
+    def of_sides(one: Examples, two: Examples) -> Array:
+        parts = [
+            dataclasses.replace(
+                request,
+                x1=side.x,
+                outputs=request.pairs,
+                along=(side.along, side.along),
+            )
+            for request, side in ((first, one), (second, two))
+        ]
+        pair = (0, 0) if two is one else (0, 1)
+        (kernel,) = kernels_of_pairs(parts[: 1 + pair[1]], [pair], method)
+        return kernel
+
+    def rough(tile: Tile) -> int:
+        return rough_bytes(first, method, tile) + rough_bytes(second, method, tile)
+
+    kernel = in_tiles_of_sides(
+        of_sides,
+        rows,
+        columns,
+        first.pairs,
+        num_directions=max(rows.along.number, columns.along.number),
+        result=result,
+        rough=rough,
+        budget=budget,
+    )
+    return refuse_work(first, method, budget) if kernel is None else kernel
 
 
 def kernels_of_pairs(
@@ -168,7 +260,9 @@ def kernels_of_pairs(
 def _from_jacobians(
     requests: Sequence[KernelRequest], pairs: Sequence[Pair]
 ) -> list[Array]:
-    jacobians = [jacobian(request, request.x1) for request in requests]
+    jacobians = [
+        jacobian(request, request.x1, request.cotangents[0]) for request in requests
+    ]
     kernels = []
     for i, j in pairs:
         one, two = requests[i], requests[j]

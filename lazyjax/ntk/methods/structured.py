@@ -13,7 +13,7 @@ from lazyjax.ntk.contract.evaluated import EvaluatedNetwork
 from lazyjax.ntk.contract.groups import SiteGroup, group_sites
 from lazyjax.ntk.contract.orders import Sizes
 from lazyjax.ntk.contract.sums import KernelSums, shared_products
-from lazyjax.ntk.outputs import Pairs, directions
+from lazyjax.ntk.outputs import Pairs, for_each
 from lazyjax.ntk.requests.request import KernelRequest
 from lazyjax.ntk.trace.replay import factors, param_values
 from lazyjax.ntk.trace.sites import TracedNetwork
@@ -38,13 +38,13 @@ class KernelProblem:
 
 def build_problem(request: KernelRequest) -> KernelProblem:
     """The problem of a request, of whose arrays only the shapes are used."""
-    x1, outputs = request.x1, request.outputs
+    x1 = request.x1
     network = trace_network(request.apply_fn, request.params, rows_like(x1, 1))
     sizes = Sizes(
         rows=num_rows(x1),
         columns=num_rows(request.columns),
-        num_cotangents=network.result.shape[1] if request.is_each_output else 1,
-        is_full=outputs == "full",
+        num_cotangents=request.num_directions,
+        is_full=request.pairs == "full",
         is_symmetric=request.x2 is None,
         itemsize=max(4, jnp.dtype(network.result.dtype).itemsize),
     )
@@ -74,15 +74,16 @@ def evaluate(problem: KernelProblem) -> EvaluatedNetwork:
     """The network of a problem, for the examples of both batches."""
     request, network, sizes = problem.request, problem.network, problem.sizes
     leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(request.params)]
-    num_outputs, dtype = network.result.shape[1], network.result.dtype
-    along, pairs = directions(request.outputs, num_outputs, dtype)
     values = param_values(network, leaves)
-    x = as_arrays(request.x1)
+    x, (along, others) = as_arrays(request.x1), request.cotangents
     if request.x2 is not None:
+        if others is not along:
+            sides = zip((along, others), (sizes.rows, sizes.columns), strict=True)
+            along = jnp.concatenate([for_each(side, n) for side, n in sides])
         x = joined(x, request.x2)
-    cotangents, records = factors(network, values, x, along[:, None, :])
+    cotangents, records = factors(network, values, x, along)
     contraction = Contraction(
-        arrangement=_ARRANGEMENTS[pairs],
+        arrangement=_ARRANGEMENTS[request.pairs],
         is_symmetric=sizes.is_symmetric,
         precision=request.precision,
         num_rows=sizes.rows,

@@ -6,6 +6,7 @@ from jaxtyping import Array
 
 from lazyjax.batches import batch_of
 from lazyjax.ntk.methods.forward import tangent_outputs
+from lazyjax.ntk.outputs import of_each
 from lazyjax.ntk.requests.request import KernelRequest
 from lazyjax.typing import Inputs
 
@@ -13,9 +14,11 @@ from lazyjax.typing import Inputs
 def vector_product_ntk(request: KernelRequest) -> Array:
     """Kernel from one vjp per example of `x2` and one jvp over `x1` per direction."""
     # `k p` numbers beside one forward pass over `x1`, for the work of `n2 k` of them.
-    cotangents, pairs = request.directions
+    rows, others = request.cotangents
+    pairs, own = request.pairs, "" if of_each(rows) is None else "i"
+    subscripts = f"bik,{own}ak->iab" if pairs == "full" else f"bik,{own}bk->ib"
 
-    def column(row: Inputs) -> Array:
+    def column(row: Inputs, along_j: Array) -> Array:
         one = batch_of(row)
         f_j, vjp_fn = jax.vjp(lambda p: request.apply_fn(p, one)[0], request.params)
 
@@ -25,12 +28,12 @@ def vector_product_ntk(request: KernelRequest) -> Array:
                 request.apply_fn, request.params, request.x1, gradient
             )
 
-        tangents = jax.vmap(along)(cotangents)  # (c, n1, k)
-        subscripts = "bik,ak->iab" if pairs == "full" else "bik,bk->ib"
-        block = jnp.einsum(
-            subscripts, tangents, cotangents, precision=request.precision
-        )
+        tangents = jax.vmap(along)(along_j)  # (c, n1, k)
+        block = jnp.einsum(subscripts, tangents, rows, precision=request.precision)
         return jnp.sum(block, axis=-1) if pairs == "trace" else block
 
-    columns = jax.lax.map(column, request.columns)
+    if of_each(others) is None:
+        columns = jax.lax.map(lambda x_j: column(x_j, others), request.columns)
+    else:
+        columns = jax.lax.map(lambda pair: column(*pair), (request.columns, others))
     return request.symmetrized(jnp.moveaxis(columns, 0, 1))

@@ -216,6 +216,19 @@ class AskedKernel:
         return equal.reshape(*equal.shape[:-1], *row.shape)
 
 
+def check_real(what: str, columns: Columns) -> None:
+    """Check that no output is complex, where columns are to be outputs.
+
+    Raises:
+        ValueError: If one is.
+    """
+    if columns.has_complex:
+        raise ValueError(
+            f"{what} must be of real outputs; some of `apply_fn` are complex. Take what is "
+            'wanted from `outputs="full"`.'
+        )
+
+
 def check_alike(asked: Sequence[AskedKernel]) -> None:
     """Check that functions have outputs of one form, where equal ones make pairs.
 

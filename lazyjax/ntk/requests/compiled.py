@@ -3,23 +3,40 @@
 import abc
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 
-from lazyjax.batches import as_arrays
+from lazyjax.batches import as_arrays, num_rows
 from lazyjax.callables.static import HashableCallable
 from lazyjax.jaxpr.convolutions import has_convolutions, with_quick_convolutions
-from lazyjax.ntk.outputs import checked_form
-from lazyjax.ntk.requests.columns import Columns, in_real_numbers
-from lazyjax.ntk.requests.memory import Devices, devices_of
+from lazyjax.ntk.outputs import (
+    Directions,
+    are_outputs,
+    check_chosen,
+    checked_form,
+    chosen_outputs,
+)
+from lazyjax.ntk.requests.columns import Columns, check_real, in_real_numbers
+from lazyjax.ntk.requests.memory import (
+    Budget,
+    Devices,
+    budget_of,
+    checked_memory,
+    devices_of,
+)
 from lazyjax.ntk.requests.request import KernelRequest
 from lazyjax.ntk.requests.row_check import (
     check_row_independence,
     nan_if_interacting,
     rows_are_proven,
 )
-from lazyjax.ntk.requests.validate import check_arguments, check_network, check_options
+from lazyjax.ntk.requests.validate import (
+    check_arguments,
+    check_network,
+    check_options,
+    checked_output,
+)
 from lazyjax.typing import ApplyFn, Inputs, Outputs, Params
 
 
@@ -29,9 +46,19 @@ class KernelProgram(abc.ABC):
 
     outputs: Outputs  # form of the kernels
     precision: Any  # of matrix products, the network's own included where it sets none
+    memory: int | str | None  # bytes that may be held; by default what is free
+    # Whether kernels are those of columns of outputs, not yet in the form `outputs`.
+    is_of_columns: ClassVar[bool] = False
+
+    def along(
+        self, request: KernelRequest, columns: Columns, given: Any
+    ) -> tuple[Directions, Directions]:
+        """Directions in the space of columns of outputs: here the numbers that are given."""
+        rows = Directions(given[0])
+        return rows, rows if len(given) == 1 else Directions(given[1])
 
     @abc.abstractmethod
-    def compute(self, request: KernelRequest, devices: Devices) -> Any:
+    def compute(self, request: KernelRequest, budget: Budget) -> Any:
         """Kernels of a network that has been checked, as a pytree of arrays."""
 
 
@@ -42,26 +69,43 @@ def run_program(
     x1: Inputs,
     x2: Inputs | None = None,
     *,
+    given: Any = None,
     check_rows: bool,
 ) -> Any:
     """Kernels of `program`, compiled once per function, shapes and options."""
-    # Returns before the device is done, unless the independence of rows cannot be proven:
+    # Directions in output space are those that `program.along` makes of `given`, a pytree
+    # of arrays, or else those that its form names. Returns before the device is done, unless the independence of rows cannot be proven:
     # then it waits, to compare them. NaN if rows interact and values are not known.
     check_arguments(apply_fn, params, x1, x2)
     check_options(program.precision, check_rows)
-    program = dataclasses.replace(program, outputs=checked_form(program.outputs))
+    program = dataclasses.replace(
+        program,
+        outputs=checked_form(program.outputs),
+        memory=checked_memory(program.memory),
+    )
     apply_fn = HashableCallable(apply_fn)
     x1, x2 = as_arrays(x1), as_arrays(x2)
     devices = devices_of(params, x1, x2)
     with jax.default_matmul_precision(program.precision):
-        found = _compiled(program, apply_fn, devices, check_rows, params, x1, x2)
+        chosen, num_outputs = chosen_outputs(program.outputs), 0
+        if chosen is not None:
+            program, given = dataclasses.replace(program, outputs="flat"), chosen
+            columns = checked_output(apply_fn, params, x1, "flat").columns
+            check_real("`outputs` as numbers of outputs", columns)
+            num_outputs = columns.num_outputs
+            nums_examples = [num_rows(x) for x in (x1, x2) if x is not None]
+            check_chosen(chosen, num_outputs, nums_examples)
+        found = _compiled(program, apply_fn, devices, check_rows, params, x1, x2, given)
+        kernels = found.kernels
+        if chosen is not None:  # where numbers are traced, they are not known before
+            kernels = nan_if_interacting(kernels, ~are_outputs(chosen, num_outputs))
         if found.is_proven:
-            return found.kernels
+            return kernels
         if not found.is_plain:
             columns = Columns.of(jax.eval_shape(apply_fn, params, x1))
             apply_fn, params = in_real_numbers(apply_fn, params, columns)
         interacts = check_row_independence(apply_fn, params, x1, x2)
-    return nan_if_interacting(found.kernels, interacts)
+    return nan_if_interacting(kernels, interacts)
 
 
 @jax.tree_util.register_dataclass
@@ -85,6 +129,7 @@ def _compiled(
     params: Params,
     x1: Inputs,
     x2: Inputs | None,
+    given: Any,
 ) -> _Kernels:
     # As a program of its own, the network is traced once for each size of batch.
     network = jax.jit(apply_fn)
@@ -94,21 +139,25 @@ def _compiled(
     if not is_plain:
         network = jax.jit(asked.network(real_fn))
 
-    def kernels_of(params: Params, x1: Inputs, x2: Inputs | None) -> Any:
+    def kernels_of(params: Params, x1: Inputs, x2: Inputs | None, given: Any) -> Any:
         request = KernelRequest(
             apply_fn=network,
             params=params,
             x1=x1,
             x2=x2,
-            outputs=asked.of_columns,
+            outputs=program.outputs if program.is_of_columns else asked.of_columns,
             precision=program.precision,
         )
-        return program.compute(request, devices)
+        if given is not None:
+            along = program.along(request, asked.columns, given)
+            request = dataclasses.replace(request, along=along)
+        return program.compute(request, budget_of(program.memory, devices))
 
     # Only where there are some: it traces the whole program once more.
     if has_convolutions(network, params, x1):
         kernels_of = with_quick_convolutions(kernels_of)
-    kernels = kernels_of(params, x1, x2)
-    kernels = jax.tree.map(asked.finished, kernels)
+    kernels = kernels_of(params, x1, x2, given)
+    if not program.is_of_columns:
+        kernels = jax.tree.map(asked.finished, kernels)
     is_proven = not check_rows or rows_are_proven(real_fn, params, x1, x2)
     return _Kernels(kernels, is_proven, is_plain)

@@ -8,7 +8,13 @@ from typing import Any
 import jax
 from jaxtyping import Array
 
-from lazyjax.ntk.outputs import Directions, Pairs, directions, symmetrized
+from lazyjax.ntk.outputs import (
+    Directions,
+    Pairs,
+    directions,
+    pairs_of,
+    symmetrized,
+)
 from lazyjax.trees import leaf_paths, split_leaves
 from lazyjax.typing import ApplyFn, Outputs, Params
 
@@ -23,6 +29,9 @@ class KernelRequest:
     x2: Any = None  # second batch; `None` means `x1`, and an exactly symmetric kernel
     outputs: Outputs = "full"  # form of the kernel, as in `empirical_ntk`
     precision: Any = "highest"  # of all contractions
+    # Directions in output space, of rows and of columns, in place of those that
+    # `outputs` names; then that is only which pairs of them are wanted.
+    along: tuple[Directions, Directions] | None = None
 
     @property
     def columns(self) -> Any:
@@ -35,24 +44,38 @@ class KernelRequest:
         return jax.eval_shape(self.apply_fn, self.params, self.x1)
 
     @property
-    def is_each_output(self) -> bool:
-        """Whether directions are those of the outputs, one by one."""
-        return self.outputs in ("full", "diagonal", "trace")
-
-    @property
     def pairs(self) -> Pairs:
         """Which pairs of directions are wanted."""
-        outputs = self.outputs
-        return outputs if outputs in ("full", "diagonal") else "trace"
+        return pairs_of(self.outputs)
 
     @property
-    def directions(self) -> Directions:
-        """Directions in output space whose kernel entries are wanted."""
-        return directions(self.outputs, self.f.shape[1], self.f.dtype)
+    def num_directions(self) -> int:
+        """Directions in output space, of each example."""
+        if self.along is not None:
+            return self.along[0].number
+        is_each = self.outputs in ("full", "diagonal", "trace")
+        return self.f.shape[1] if is_each else 1
+
+    @property
+    def directions(self) -> tuple[Directions, Directions]:
+        """Directions in output space whose kernel entries are wanted, of both batches."""
+        if self.along is not None:
+            return self.along
+        both = directions(self.outputs, self.f.shape[1], self.f.dtype)
+        return both, both
+
+    @property
+    def cotangents(self) -> tuple[Array, Array]:
+        """The directions as vectors: `(c, k)`, or of each example, `(n, c, k)`."""
+        rows, columns = self.directions
+        first = rows.vectors(self.f.shape[1], self.f.dtype)
+        if columns is rows:
+            return first, first
+        return first, columns.vectors(self.f.shape[1], self.f.dtype)
 
     def symmetrized(self, kernel: Array) -> Array:
         """A kernel, exactly symmetric if it is of one batch."""
-        return symmetrized(kernel, self.outputs) if self.x2 is None else kernel
+        return symmetrized(kernel) if self.x2 is None else kernel
 
     def filtered(self, accepts: Callable[[str], bool] | None) -> "KernelRequest":
         """The request for the parameters that are accepted, by path, as a list."""

@@ -37,7 +37,7 @@ def factors(
     network: TracedNetwork,
     parameters: Values,
     x: Inputs,
-    output_cotangents: Shaped[Array, "s 1 k"],
+    output_cotangents: Shaped[Array, "s k"] | Shaped[Array, "n s k"],
 ) -> tuple[dict[int, Array], dict[int, Array]]:
     """Cotangents `(n, s, ...)` at all perturbations, and recorded operands `(n, ...)`."""
     zeros = {
@@ -47,7 +47,7 @@ def factors(
     }
     visible = {ref: parameters[ref.id] for ref in network.program.parameters}
 
-    def of_example(row: Any) -> tuple[dict[int, Array], dict[int, Array]]:
+    def of_example(row: Any, along: Array) -> tuple[dict[int, Array], dict[int, Array]]:
         def perturbed(added: Values) -> tuple[Array, dict[int, Array]]:
             one = jax.tree.leaves(batch_of(row))
             values = dict(zip(network.examples, one, strict=True))
@@ -55,10 +55,11 @@ def factors(
             return result, records
 
         _, pullback, records = jax.vjp(perturbed, zeros, has_aux=True)
-        (cotangents,) = jax.vmap(pullback)(output_cotangents)
+        (cotangents,) = jax.vmap(pullback)(along[:, None])
         return cotangents, records
 
-    return jax.vmap(of_example)(x)
+    of_each = 0 if output_cotangents.ndim == 3 else None
+    return jax.vmap(of_example, in_axes=(0, of_each))(x, output_cotangents)
 
 
 def _run(
