@@ -75,6 +75,9 @@ def test_power_laws_are_followed_to_the_target():
     # Fewer than one for each cannot be.
     less = found(params=(200.0, 220.0))
     assert less.extrapolated(0)[0] == 5e7
+    # Nor is it certain that fewer will do than did.
+    slow = found(params=(200.0, 400.0))
+    assert slow.extrapolated(0)[2] == pytest.approx(400 / 256 * 5e7)
     # A theorem of the power n^10.
     power = np.log(1e6) / np.log(4)
     expected = 1e15 * (50_000 / 64) ** power

@@ -63,14 +63,17 @@ class HowWide:
         """Parameters for the target, and the ends of their 95 % interval.
 
         Returns:
-            The three numbers: one for each to be fitted at least, whatever small
-            networks suggest.
+            The three numbers. Small networks need more for each number to be fitted, so
+            that the power is below 1. As that cannot go on, there is one for each at
+            least, and the upper end is no less than what the most examples took.
         """
         away = np.log(self.target.numbers) - np.mean(np.log(self.numbers))
         centre = np.mean(np.log(self.params[kind]))
         law = self.laws[kind]
         powers = np.array([law.slope, law.low, law.high], float)
-        return np.maximum(np.exp(centre + away * powers), self.target.numbers)
+        for_each = np.mean(self.params[kind, -1]) / self.numbers[-1]
+        least = self.target.numbers * np.array([1.0, 1.0, for_each])
+        return np.maximum(np.exp(centre + away * powers), least)
 
     def required_of_target(self) -> Float[np.ndarray, "theorems"]:
         """Widths that theorems ask for, if their powers of n go on to the target."""
@@ -128,7 +131,7 @@ def tables(found: HowWide) -> list[Table]:
             ],
             costs,
             caption=f"Powers of parameters in the numbers to be fitted, {target.numbers:.0e} "
-            "here. At least one for each is taken. A network has width 1 at least, and as many units as classes less "
+            "here. At least one for each is taken, and in the upper end as many as at the most images. A network has width 1 at least, and as many units as classes less "
             "one. Memory of weights, gradients and momenta; hours at "
             f"{OPERATIONS:.0e} operations a second, for as many epochs as were measured. "
             "A long way to extrapolate, from noise: orders of magnitude.",
