@@ -8,6 +8,7 @@ import lazyjax
 from lazyjax.cli.commands.certify import certify_app
 from lazyjax.cli.commands.datasets import data_app
 from lazyjax.cli.commands.forecast import forecast
+from lazyjax.cli.commands.info import info
 from lazyjax.cli.commands.quickstart import quickstart
 from lazyjax.cli.commands.reproduce import reproduce
 from lazyjax.cli.commands.spectrum import spectrum
@@ -44,7 +45,7 @@ def _lazyjax(
     """Lazy training and neural tangent kernels in JAX."""
 
 
-for command in (quickstart, sweep, spectrum, forecast, reproduce):
+for command in (quickstart, sweep, spectrum, forecast, reproduce, info):
     app.command()(command)
 app.add_typer(
     certify_app,

@@ -7,6 +7,8 @@ EXTRAS: Mapping[str, tuple[str, str]] = {
     "data": ("sklearn", "scikit-learn"),
     "ode": ("diffrax", "diffrax"),
     "plot": ("matplotlib", "matplotlib"),
+    "tables": ("xarray", "xarray"),
+    "compare": ("neural_tangents", "neural-tangents"),
 }
 """By extra: the module that it brings, and its name."""
 
