@@ -34,18 +34,17 @@ def problem(width, num_steps, rate_share=0.5):
 
 def test_wide_networks_do_as_forecast_and_narrow_ones_do_not():
     found = {}
-    for width in (4, 4096):
+    for width in (4, 2048):
         run, linear, rate = problem(width, 60)
         found[width] = forecast.calibration(
             run, linear, learning_rate=rate, momentum=0.8
         )
-    assert found[4096].worst < 0.02 < 0.05 < found[4].worst
-    reached = ~np.isnan(found[4096].ratio)
+    assert found[2048].worst < 0.03 < 0.06 < found[4].worst
+    reached = ~np.isnan(found[2048].ratio)
     assert reached[:2].all()
-    np.testing.assert_allclose(found[4096].ratio[reached], 1, atol=0.1)
+    np.testing.assert_allclose(found[2048].ratio[reached], 1, atol=0.1)
     # A forecast of another momentum is another forecast.
-    run, linear, rate = problem(4096, 60)
-    assert forecast.calibration(run, linear, learning_rate=rate).worst > 0.05
+    assert forecast.calibration(run, linear, learning_rate=rate).worst > 0.06
     figure = plot.figure()
     axes = plot.calibration(
         figure.subplots(), {f"width {w}": f for w, f in found.items()}

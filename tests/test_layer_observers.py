@@ -81,16 +81,16 @@ def test_layers_are_observed_along_a_sweep():
         lazyjax.Architecture(activation="tanh"),
         data.x_train,
         data.y_train,
-        widths=(4, 16),
+        widths=(4,),
         num_seeds=2,
         key=jax.random.key(1),
         learning_rates=[0.1],
         num_steps=4,
         observe=[observers.layer_angles(1), observers.layer_alignments],
     )
-    assert found.observations["layer_angles/layer_1"].shape == (2, 2, 1, 1, 2, 1)
+    assert found.observations["layer_angles/layer_1"].shape == (1, 2, 1, 1, 2, 1)
     alignments = found.observations["layer_alignments/layer_2"]
-    assert alignments.shape == (2, 2, 1, 1, 2)
+    assert alignments.shape == (1, 2, 1, 1, 2)
     assert np.all((alignments >= 0) & (alignments <= 1))
 
 
