@@ -81,8 +81,10 @@ class Conditions:
             ValueError: If a file is damaged, or an option is out of range.
         """
         folder = self.data_dir
-        places = () if folder is None else SOURCES["mnist"].places(folder)
-        if any(any(place.glob("*images-idx3-ubyte*")) for place in places):
+        if folder is not None and any(
+            any(place.glob("*images-idx3-ubyte*"))
+            for place in SOURCES["mnist"].places(folder)
+        ):
             return mnist(folder, num_train, key=self.key, **options)
         return digits(num_train, key=self.key, **options)
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import lazyjax
-from lazyjax.certify.widths import smallest_width
 from lazyjax.experiments.convergence import how_wide
 from lazyjax.experiments.convergence._capacity import Capacity, Images
 from lazyjax.laziness import log_log_slope
@@ -100,25 +99,6 @@ def test_verdict(changes, word):
     assert how_wide.verdict(result).word == word
     assert [table.row_count for table in how_wide.tables(result)] == [6, 3]
     assert len(how_wide.figure(result).axes) == 2
-
-
-@pytest.mark.parametrize("least", [1, 2, 3, 5, 17, 63, 64, 65, 100, 127, 128, 129])
-def test_the_smallest_width_is_found_to_an_eighth(least):
-    tried = []
-
-    def holds(width: int) -> bool:
-        tried.append(width)
-        return width >= least
-
-    width = smallest_width(holds, 128)
-    if least > 128:
-        assert width is None
-    else:
-        assert width is not None
-        assert least <= width <= max(least + 1, least * 1.15)
-    assert len(tried) <= 12
-    first = smallest_width(holds, 128, is_fine=False)
-    assert first == next((w for w in 2 ** np.arange(8) if w >= least), None)
 
 
 @pytest.mark.slow

@@ -121,7 +121,9 @@ def measure(size: HowWideSize, conditions: Conditions) -> HowWide:
         fitting=fitting,
         params=params,
         epochs=epochs,
-        laws=tuple(log_log_slope(numbers, np.float32(each)) for each in params),
+        laws=tuple(
+            log_log_slope(numbers, np.asarray(each, np.float32)) for each in params
+        ),
         depth=size.depth,
         num_classes=size.num_classes,
         target=size.target,
