@@ -1,7 +1,8 @@
 """Writes `gallery.md` and its pictures from what `lazyjax reproduce --all` has written.
 
 Usage: `uv run lazyjax reproduce --all --quick --out DIR`, then
-`uv run python docs/make_gallery.py DIR`.
+`uv run python docs/make_gallery.py DIR [MNIST]`, where MNIST is a folder of outcomes of the
+same with `--data-dir`, of a folder that holds MNIST.
 """
 
 import json
@@ -25,8 +26,8 @@ reproduce NAME --control` breaks a premise of the claim, and must not reproduce 
 """
 
 
-def main(folder: Path) -> None:
-    """Write the page for all experiments of which `folder` has the outcome."""
+def main(folder: Path, mnist: Path | None = None) -> None:
+    """Write the page for all experiments, of which `folder` has the outcomes."""
     parts = [HEAD]
     rows, sections = [], []
     PICTURES.mkdir(parents=True, exist_ok=True)
@@ -39,12 +40,21 @@ def main(folder: Path) -> None:
             f"**{found['title']}.** {found['source']}.",
             f"*Claim:* {found['claim']}",
             f"*Verdict:* {verdict['line']}",
+            *on_mnist(name, mnist),
             f"![{found['title']}](images/gallery/{name}.png)",
         ]
         shrink(folder / f"{name}.png", PICTURES / f"{name}.png")
     table = ["| name | what | verdict |", "|---|---|---|", *rows]
     parts += ["\n".join(table), *sections]
     (DOCS / "gallery.md").write_text("\n\n".join(part.strip() for part in parts) + "\n")
+
+
+def on_mnist(name: str, folder: Path | None) -> list[str]:
+    """The verdict on the digits of MNIST, where it is known."""
+    if folder is None or not (folder / f"{name}.json").exists():
+        return []
+    verdict = json.loads((folder / f"{name}.json").read_text())["verdict"]
+    return [f"*With MNIST in `--data-dir`:* {verdict['line']}"]
 
 
 def shrink(source: Path, target: Path) -> None:
@@ -56,4 +66,4 @@ def shrink(source: Path, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(*map(Path, sys.argv[1:]))

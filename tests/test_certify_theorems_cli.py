@@ -210,11 +210,11 @@ def test_smallest_width_is_found_to_an_eighth(least):
         tried.append(width)
         return width >= least
 
-    found = widths._smallest(holds, 100, is_fine=True)
+    found = widths.smallest_width(holds, 100, is_fine=True)
     assert least <= found <= max(least * 9 / 8, least + 1)
     assert max(tried) <= 100
-    assert widths._smallest(lambda width: False, 100, is_fine=True) is None
-    coarse = widths._smallest(holds, 100, is_fine=False)
+    assert widths.smallest_width(lambda width: False, 100, is_fine=True) is None
+    coarse = widths.smallest_width(holds, 100, is_fine=False)
     assert coarse == min(2 ** int(np.ceil(np.log2(least))), 100)
 
 

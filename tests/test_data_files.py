@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from lazyjax.cli.app import app
 from lazyjax.data import _cifar10, _sources, cifar10, mnist, where
+from lazyjax.experiments import Conditions, run
 from tests.helpers.compare import assert_close
 
 pytestmark = pytest.mark.once
@@ -330,6 +331,20 @@ def real_mnist():
     return folder if any(folder.rglob("*images-idx3-ubyte*")) else None
 
 
+def test_experiments_on_digits_take_mnist_where_it_is(tmp_path):
+    conditions = Conditions(seed=3, data_dir=tmp_path)
+    assert "MNIST" not in conditions.digits(6, num_test=0).description
+    write_pair(tmp_path, "", *digits_of(20), compressed=True)
+    found = conditions.digits(6, num_test=0, classes="parity")
+    assert found.description.startswith("MNIST")
+    expected = mnist(tmp_path, 6, num_test=0, classes="parity", key=jax.random.key(3))
+    np.testing.assert_array_equal(found.x_train, expected.x_train)
+    assert Conditions(seed=3).digits(6, num_test=0).x_train.shape == (6, 64)
+    (tmp_path / "labels-idx1-ubyte.gz").unlink()
+    with pytest.raises(FileNotFoundError, match="labels-idx1-ubyte"):
+        conditions.digits(6, num_test=0)
+
+
 @pytest.mark.skipif(real_mnist() is None, reason="LAZYJAX_DATA_DIR has no MNIST")
 def test_real_mnist_digits_are_like_their_class():
     folder = real_mnist()
@@ -343,3 +358,12 @@ def test_real_mnist_digits_are_like_their_class():
     threshold = (means[1] @ means[1] - means[0] @ means[0]) / 2
     correct = np.sign(score - threshold) == np.asarray(data.y_test)[:, 0]
     assert correct.mean() > 0.98, "nearest means tell 0 from 1"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(real_mnist() is None, reason="LAZYJAX_DATA_DIR has no MNIST")
+@pytest.mark.parametrize("name", ["du2019", "random-labels"])
+def test_experiments_on_real_mnist_are_reproduced(name):
+    result = run(name, data_dir=real_mnist())
+    assert result.verdict.word == "reproduced", result.verdict.line
+    assert "MNIST" in result.verdict.line

@@ -13,10 +13,11 @@ from jaxtyping import Array, Float, PyTree
 
 from lazyjax import spectrum
 from lazyjax._brief import brief
-from lazyjax._checks import check_inputs
+from lazyjax._checks import check_at_least, check_inputs
 from lazyjax.batches import as_arrays
 from lazyjax.dynamics.snapshot import Observer as Observer, Snapshot as Snapshot
 from lazyjax.linalg import eigvalsh, frobenius_norm, singular_values
+from lazyjax.ntk import layerwise_ntk
 from lazyjax.trees import leaf_paths, tree_distance, tree_norm
 from lazyjax.typing import AnyArray, Inputs, Params
 
@@ -119,6 +120,70 @@ def target_alignment(snapshot: Snapshot) -> Float[Array, ""]:
     """
     kernel = jnp.trace(snapshot.ntk, axis1=2, axis2=3)
     return spectrum.target_alignment(kernel, jnp.asarray(snapshot.y))
+
+
+def layer_alignments(snapshot: Snapshot) -> dict[str, Float[Array, ""]]:
+    """Centred alignment of each layer's kernel with the targets.
+
+    Args:
+        snapshot: Network at one step.
+
+    Returns:
+        Alignments as of `target_alignment`, by the layers of `lazyjax.layerwise_ntk`.
+    """
+    y = jnp.asarray(snapshot.y)
+    return {
+        layer: spectrum.target_alignment(kernel, y)
+        for layer, kernel in _layer_kernels(snapshot).items()
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class _LayerAngles:
+    num_directions: int
+
+    @property
+    def __name__(self) -> str:
+        return "layer_angles"
+
+    def __call__(self, snapshot: Snapshot) -> dict[str, Float[Array, " k"]]:
+        before = _layer_kernels(snapshot.initial)
+        return {
+            layer: spectrum.subspace_angles(kernel, before[layer], self.num_directions)
+            for layer, kernel in _layer_kernels(snapshot).items()
+        }
+
+
+def layer_angles(num_directions: int) -> Observer:
+    """Observer of how far the leading eigenspaces of layers' kernels have turned.
+
+    Args:
+        num_directions: Dimension of the spaces, at most the number of examples.
+
+    Returns:
+        The observer, which sees for each layer of `lazyjax.layerwise_ntk` the principal
+        angles between the space now and that at step 0, in radians, ascending. It is
+        called "layer_angles".
+
+    Raises:
+        TypeError: If `num_directions` is not an integer.
+        ValueError: If it is not positive.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> angles = layer_angles(1)
+        >>> start = Snapshot(
+        ...     apply_fn=lambda w, x: jnp.tanh(x @ w),
+        ...     params=jnp.array([[0.1], [4.0]]),
+        ...     x=jnp.eye(2),
+        ...     y=jnp.ones((2, 1)),
+        ... )
+        >>> turned = angles(start.following(jnp.array([[4.0], [0.1]]), step=1))
+        >>> [round(float(angle[0]), 4) for angle in turned.values()]  # a quarter turn
+        [1.5708]
+    """
+    check_at_least("num_directions", num_directions, 1)
+    return _LayerAngles(num_directions)
 
 
 def neuron_distances(snapshot: Snapshot) -> dict[str, Float[Array, " units"]]:
@@ -272,6 +337,13 @@ def on_inputs(
         raise TypeError(f"`observer` must be callable; got {brief(observer)}.")
     check_inputs("x", x)
     return _OnInputs(observer, x, y)
+
+
+def _layer_kernels(snapshot: Snapshot) -> dict[str, Float[Array, "n n"]]:
+    """Kernel of each layer, summed over outputs."""
+    return layerwise_ntk(
+        snapshot.apply_fn, snapshot.params, jnp.asarray(snapshot.x), outputs="trace"
+    )
 
 
 def _matrices(params: Params) -> dict[str, Array]:

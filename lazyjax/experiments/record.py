@@ -11,6 +11,8 @@ from jaxtyping import Array, Float
 from rich.table import Table
 
 from lazyjax._checks import check_at_least
+from lazyjax.data import Dataset, digits, mnist
+from lazyjax.data._sources import SOURCES
 from lazyjax.experiments.judgement import Judgement
 from lazyjax.progress import Progress
 
@@ -63,6 +65,28 @@ class Conditions:
         return lambda share, message: self.progress(
             start + (end - start) * share, message
         )
+
+    def digits(self, num_train: int, **options: Any) -> Dataset:
+        """Handwritten digits: of MNIST where `data_dir` has it, else of 8 by 8 pixels.
+
+        Args:
+            num_train: Number of training examples.
+            **options: Of `lazyjax.data.digits` and `lazyjax.data.mnist` alike.
+
+        Returns:
+            The data set, whose description says which they are.
+
+        Raises:
+            FileNotFoundError: If some files of MNIST are there, and others missing.
+            ValueError: If a file is damaged, or an option is out of range.
+        """
+        folder = self.data_dir
+        if folder is not None and any(
+            any(place.glob("*images-idx3-ubyte*"))
+            for place in SOURCES["mnist"].places(folder)
+        ):
+            return mnist(folder, num_train, key=self.key, **options)
+        return digits(num_train, key=self.key, **options)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ _MODULES = {
     "chatterjee": "convergence.chatterjee",
     "allen-zhu": "convergence.allen_zhu",
     "piecewise-affine": "convergence.piecewise_affine",
+    "how-wide": "convergence.how_wide",
     "chizat-bach": "lazy.chizat_bach",
     "chizat-bach-images": "lazy.chizat_bach_images",
     "geiger": "lazy.geiger",

@@ -3,6 +3,10 @@
 Everything is computed on the host, in float64.
 """
 
+from lazyjax.forecast.calibration import (
+    Calibration as Calibration,
+    calibration as calibration,
+)
 from lazyjax.forecast.curves import (
     LearningCurve as LearningCurve,
     learning_curve as learning_curve,

@@ -14,6 +14,7 @@ from lazyjax.plot.means import (
     scaling as scaling,
 )
 from lazyjax.plot.outlooks import (
+    calibration as calibration,
     certificates as certificates,
     learning_curve as learning_curve,
 )

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from lazyjax.certify import TrainingCertificates
-from lazyjax.forecast import LearningCurve
+from lazyjax.forecast import Calibration, LearningCurve
 from lazyjax.plot.means import means_with_errors
 from lazyjax.plot.style import COLORS, FONT, MARKERS, plain_numbers, style_axes
 from lazyjax.typing import AnyArray
@@ -37,6 +37,34 @@ def learning_curve(
     style_axes(
         axes, xlabel="training examples", ylabel="test error", title="Learning curve"
     )
+    axes.legend(fontsize=FONT - 1, frameon=False)
+    return axes
+
+
+def calibration(axes: Axes, runs: Mapping[str, Calibration]) -> Axes:
+    """Losses of runs (solid) beside their forecasts (dashed), as shares of the first.
+
+    Args:
+        axes: Where to draw.
+        runs: From `lazyjax.forecast.calibration`, by label.
+
+    Returns:
+        The axes.
+    """
+    for color, (label, run) in zip(COLORS * len(runs), runs.items(), strict=False):
+        steps, start = np.arange(len(run.measured)), run.measured[0]
+        axes.plot(steps, run.measured / start, color=color, linewidth=1.6, label=label)
+        axes.plot(
+            steps,
+            run.forecast / start,
+            color=color,
+            linewidth=1.4,
+            linestyle=(0, (3, 1.5)),
+            label=f"{label}, forecast",
+        )
+    axes.set_xscale("symlog", linthresh=1)
+    axes.set_yscale("log")
+    style_axes(axes, xlabel="step", ylabel="share of the loss left", title="Training")
     axes.legend(fontsize=FONT - 1, frameon=False)
     return axes
 

@@ -11,17 +11,26 @@ body { font: 16px/1.5 Georgia, serif; color: #1a1a1a; max-width: 62rem;
 h1, h2 { line-height: 1.2; } h2 { margin-top: 3rem; border-top: 1px solid #ccc;
   padding-top: 1rem; }
 img { max-width: 100%; height: auto; }
+@media (max-width: 40rem) { body { font-size: 15px; } h1, h2 { font-size: 1.4rem; }
+  img { max-width: none; width: 36rem; } }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font: 13px/1.4 sans-serif; margin: 1rem 0 .3rem; }
 caption { text-align: left; font-weight: bold; padding: .3rem 0; }
-th, td { padding: .2rem .7rem; border-bottom: 1px solid #ddd; text-align: right; }
+th, td { padding: .2rem .7rem; border-bottom: 1px solid #ddd; text-align: right;
+  white-space: nowrap; }
 th { border-bottom: 1px solid #555; white-space: pre-line; vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; }
+td:first-child { white-space: normal; min-width: 6rem; }
 .note { color: #555; font: 13px/1.4 sans-serif; margin: 0 0 1rem; }
 .verdict { border-left: 4px solid #777; padding: .4rem .8rem; background: #f5f5f5; }
-.good { border-color: #009E73; } .bad { border-color: #D55E00; }
+.verdict.good { border-color: #009E73; } .verdict.bad { border-color: #D55E00; }
+td.good { color: #00694d; } td.bad { color: #a84a00; }
 code, pre { font-size: 13px; overflow-x: auto; }
 """
+
+
+# What looks good and bad, of the words of verdicts.
+_KINDS = {"reproduced": "good", "not reproduced": "bad"}
 
 
 class Section(NamedTuple):
@@ -49,16 +58,16 @@ def page_bytes(
     Returns:
         The content of the file.
     """
-    verdicts = _table(
-        {
-            "title": "",
-            "columns": ["experiment", "verdict"],
-            "rows": [
-                [section.summary["name"], section.summary["verdict"]["word"]]
-                for section in sections
-            ],
-            "caption": "",
-        }
+    verdicts = "".join(
+        f'<tr><td><a href="#{name}">{name}</a></td>'
+        f'<td class="{_KINDS.get(word, "")}">{word}</td></tr>\n'
+        for name, word in (
+            (
+                html.escape(section.summary["name"]),
+                html.escape(section.summary["verdict"]["word"]),
+            )
+            for section in sections
+        )
     )
     known = _table(
         {
@@ -72,7 +81,7 @@ def page_bytes(
         (
             "<h1>Experiments, reproduced or not</h1>",
             f"<pre>{html.escape(command)}</pre>",
-            verdicts,
+            f"<table><tr><th>experiment</th><th>verdict</th></tr>\n{verdicts}</table>",
             *map(_section, sections),
             "<h2>How this was made</h2>",
             known,
@@ -94,7 +103,7 @@ def _section(section: Section) -> str:
     }
     verdict = section.summary["verdict"]
     settings = section.summary["settings"]
-    kind = {"reproduced": "good", "not reproduced": "bad"}.get(verdict["word"], "")
+    kind = _KINDS.get(verdict["word"], "")
     image = base64.b64encode(section.picture).decode()
     made_with = ", ".join(f"{k} = {v}" for k, v in settings["size"].items())
     control = settings["control"]
@@ -106,7 +115,8 @@ def _section(section: Section) -> str:
             f"<p><b>Claim.</b> {summary['claim']}</p>",
             f'<p class="verdict {kind}">{html.escape(verdict["line"])}<br>'
             f'<span class="note">Rule: {html.escape(verdict["rule"])}.</span></p>',
-            f'<img alt="{summary["title"]}" src="data:image/png;base64,{image}">',
+            f'<div class="wide"><img alt="{summary["title"]}" '
+            f'src="data:image/png;base64,{image}"></div>',
             *map(_table, section.summary["tables"]),
             f'<p class="note">Seed {settings["seed"]}; '
             f"{html.escape(made_with + '.' + broken)}</p>",

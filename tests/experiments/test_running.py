@@ -245,6 +245,9 @@ def test_a_page_holds_everything_and_asks_for_nothing(two, tmp_path):
         assert text in page
     assert "num_draws = 100" in page
     assert "reproduced: |mean| is" in page
+    for name in ("first", "second"):  # what the overview leads to
+        assert f'<a href="#{name}">{name}</a>' in page
+        assert f'<h2 id="{name}">' in page
 
 
 def test_the_verdict_and_the_control_are_shown(two, tmp_path):

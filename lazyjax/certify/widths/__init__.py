@@ -13,6 +13,7 @@ from lazyjax.certify.widths.table import (
     WidthTable as WidthTable,
     network_at as network_at,
     order_of_magnitude as order_of_magnitude,
+    smallest_width as smallest_width,
     theorem_requirements as theorem_requirements,
     width_table as width_table,
 )

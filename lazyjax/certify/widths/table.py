@@ -275,8 +275,8 @@ def width_table(
             )
             return bool(run.loss[-1] <= relative_loss * run.loss[0])
 
-        certified = _smallest(is_certified, max_width, is_fine=True)
-        converged = _smallest(has_converged, max_width, is_fine=False)
+        certified = smallest_width(is_certified, max_width)
+        converged = smallest_width(has_converged, max_width, is_fine=False)
         report(1.0, "done")
     return WidthTable(
         requirements=needed,
@@ -327,10 +327,24 @@ def theorem_requirements(
     )
 
 
-def _smallest(
-    holds: Callable[[int], bool], max_width: int, *, is_fine: bool
+def smallest_width(
+    holds: Callable[[int], bool], max_width: int, *, is_fine: bool = True
 ) -> int | None:
-    """Smallest power of two that holds; if `is_fine`, bisected to an eighth of it."""
+    """Smallest width at which something holds, as if it then held at all larger ones.
+
+    Args:
+        holds: Whether it does at a width.
+        max_width: Largest width to try.
+        is_fine: Whether to bisect to an eighth of the width, not to take the first
+            power of two.
+
+    Returns:
+        The width; `None` if there is none up to the largest.
+
+    Example:
+        >>> smallest_width(lambda width: width >= 5, 64)
+        5
+    """
     width = 1
     while not holds(width):
         if width >= max_width:

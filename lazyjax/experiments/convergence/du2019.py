@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 from lazyjax._checks import check_at_least
 from lazyjax.certify import measured
 from lazyjax.certify.widths import du2019
-from lazyjax.data import Dataset, digits, minimum_angle
+from lazyjax.data import Dataset, minimum_angle
 from lazyjax.dynamics import linear_dynamics, observers
 from lazyjax.experiments.convergence._du2019_result import (
     ALLOWANCE,
@@ -96,7 +96,7 @@ def measure(size: Du2019Size, conditions: Conditions) -> Du2019Result:
     """Losses, kernels and linear models of networks of each width and seed."""
     conditions.progress(0.0, "reading digits")
     key = conditions.key
-    data = digits(size.num_train, num_test=0, classes="parity", key=key)
+    data = conditions.digits(size.num_train, num_test=0, classes="parity")
     if size.is_contradicted:
         x, y = contradicted(data.x_train, data.y_train)
         data = dataclasses.replace(data, x_train=x, y_train=y)
@@ -152,7 +152,7 @@ def verdict(result: Du2019Result) -> Judgement:
                 threshold=ALLOWANCE,
             ),
         ],
-        f"Theory asks for widths of n⁶/(λ₀⁴δ³) = {float(result.required.literal):.0e}; "
+        f"On {result.data.description}: theory asks for widths of n⁶/(λ₀⁴δ³) = {float(result.required.literal):.0e}; "
         f"of those tried, {reality}.",
     )
 

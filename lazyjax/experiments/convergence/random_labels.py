@@ -18,7 +18,6 @@ from rich.table import Table
 from lazyjax import report
 from lazyjax.architecture import Architecture
 from lazyjax.certify.widths import arora2019
-from lazyjax.data import digits
 from lazyjax.dynamics import linear_dynamics, train
 from lazyjax.experiments.judgement import Check, Judgement
 from lazyjax.experiments.record import Conditions, Control, Experiment, Size
@@ -66,6 +65,7 @@ class RandomLabels:
         complexity_shuffled: Of shuffled ones.
         eigenvalues: Of the kernel, descending.
         projections: Squared, on its eigenvectors, as shares that add to 1.
+        data: Which digits.
     """
 
     residual: Float[np.ndarray, "labels num_losses"]
@@ -75,6 +75,7 @@ class RandomLabels:
     complexity_shuffled: Float[np.ndarray, "shuffles"]
     eigenvalues: Float[np.ndarray, "n"]
     projections: Float[np.ndarray, "labels n"]
+    data: str
 
     @property
     def forecast_error(self) -> Float[np.ndarray, "labels"]:
@@ -89,7 +90,7 @@ class RandomLabels:
 
 def measure(size: RandomLabelsSize, conditions: Conditions) -> RandomLabels:
     """Runs on true and shuffled labels, with their forecasts."""
-    data = digits(size.num_train, num_test=0, classes="parity", key=conditions.key)
+    data = conditions.digits(size.num_train, num_test=0, classes="parity")
     x, y = data.x_train, np.asarray(data.y_train)
     generator = np.random.default_rng(conditions.seed)
     if size.is_shuffled:
@@ -135,6 +136,7 @@ def measure(size: RandomLabelsSize, conditions: Conditions) -> RandomLabels:
         complexity_shuffled=complexity[1:],
         eigenvalues=eigenvalues[::-1],
         projections=projections[:, ::-1] / size.num_train,
+        data=data.description,
     )
 
 
@@ -165,7 +167,8 @@ def verdict(found: RandomLabels) -> Judgement:
                 sense="at least",
                 threshold=0.99,
             ),
-        ]
+        ],
+        f"Of {found.data}.",
     )
 
 

@@ -18,7 +18,6 @@ from jaxtyping import Float
 from rich.table import Table
 
 from lazyjax.architecture import Architecture
-from lazyjax.data import digits
 from lazyjax.dynamics import train
 from lazyjax.experiments.judgement import Check, Judgement
 from lazyjax.experiments.record import Conditions, Control, Experiment, Size
@@ -100,12 +99,14 @@ class Simon2023Result:
         regression: Of kernel regression, `(sizes, draws)`.
         networks: Of trained networks, `(sizes, networks)`.
         network_losses: Their mean squared errors on training examples.
+        data: Which digits.
     """
 
     curve: LearningCurve
     regression: Float[np.ndarray, "sizes draws"]
     networks: Float[np.ndarray, "sizes networks"]
     network_losses: Float[np.ndarray, "sizes networks"]
+    data: str
 
     @property
     def verdict(self) -> Judgement:
@@ -117,7 +118,9 @@ class Simon2023Result:
             sense="at most",
             threshold=TOLERANCE,
         )
-        return Judgement.of([check], f"For networks it is {networks:.1%}.")
+        return Judgement.of(
+            [check], f"For networks it is {networks:.1%}. Of {self.data}."
+        )
 
     def tables(self) -> Sequence[Table]:
         """Errors by size."""
@@ -155,6 +158,7 @@ class Simon2023Result:
             "regression": self.regression,
             "networks": self.networks,
             "network_losses": self.network_losses,
+            "data": self.data,
         }
 
 
@@ -162,7 +166,7 @@ def measure(size: Simon2023Size, conditions: Conditions) -> Simon2023Result:
     """The forecast, and errors of kernel regression and of trained networks."""
     report, seed = conditions.progress, conditions.seed
     report(0.0, "forecasting")
-    data = digits(size.num_examples, num_test=0, key=conditions.key)
+    data = conditions.digits(size.num_examples, num_test=0)
     # Pixels of unit size, and targets of mean zero.
     x, y = data.x_train * data.x_train.shape[1] ** 0.5, np.asarray(data.y_train) - 0.1
     kernel = np.asarray(infinite_ntk(ARCHITECTURE, x), np.float64)
@@ -186,6 +190,7 @@ def measure(size: Simon2023Size, conditions: Conditions) -> Simon2023Result:
         regression=np.array(regression),
         networks=np.array(networks),
         network_losses=np.array(losses),
+        data=data.description,
     )
 
 

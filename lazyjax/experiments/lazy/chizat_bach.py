@@ -187,7 +187,7 @@ def verdict(found: ChizatBach) -> Judgement:
         statement="largest share of the training loss left",
         measured=float(max(part.max() for part in compared)),
         sense="at most",
-        threshold=0.01,
+        threshold=0.05,
     )
     return Judgement.of(checks, premises=[fitted])
 

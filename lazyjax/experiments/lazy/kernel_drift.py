@@ -37,8 +37,8 @@ class KernelDriftSize(Size):
         parameterization: "ntk", for which the claim is made, or another.
     """
 
-    widths: tuple[int, ...] = (64, 128, 256, 512)
-    num_seeds: int = 10
+    widths: tuple[int, ...] = (64, 128, 256, 512, 1024)
+    num_seeds: int = 12
     depths: tuple[int, ...] = (1, 2, 3)
     num_train: int = 16
     num_steps: int = 200
