@@ -1,0 +1,1 @@
+"""Certificates of runs whose beginning is computed, with proof of how far off it is."""
