@@ -8,7 +8,7 @@ import numpy as np
 
 from lazyjax.certify.bounds.local import JacobianBlock, LocalBounds
 from lazyjax.certify.bounds.program.enclosing.enclosure import UP, norm_of
-from lazyjax.certify.shadowing.gradients import joint_norm
+from lazyjax.certify.shadowing.points import joint_norm
 
 # A zone ends where the Jacobian may have moved by this share of its norm, unless its
 # Lipschitz constant has hardly grown up to there.
@@ -26,16 +26,28 @@ class Zone:
         radius: Its radius; 0 if no ball is known.
         lipschitz: Upper bound of the Lipschitz constant of the Jacobian in it.
         jacobian_norm: Upper bound of the norm of the Jacobian in it.
+        sigma_min: Lower bound of its smallest singular value at the centre.
     """
 
     leaves: tuple[np.ndarray, ...]
     radius: float
     lipschitz: float
     jacobian_norm: float
+    sigma_min: float
 
     def holds(self, leaves: Sequence[np.ndarray], off: float) -> bool:
         """Whether a ball of radius `off` around a point is inside."""
         return distance(leaves, self.leaves) + off <= self.radius
+
+    def may_end_within(self, off: float) -> bool:
+        r"""Whether a certificate is within sight of points that are so far off.
+
+        With $\lVert r\rVert \approx \beta e$ alone, $2 \Lambda \lVert r\rVert <
+        \sigma^2$ is needed; $\sigma$ may grow tenfold on the way.
+        """
+        allowed = 100 * self.sigma_min**2
+        demand = 2 * self.lipschitz * self.jacobian_norm * off
+        return off < math.inf and (demand <= allowed or not allowed > 0)
 
 
 def zone_at(leaves: Sequence[np.ndarray], bounds: LocalBounds) -> Zone:
@@ -49,15 +61,16 @@ def zone_at(leaves: Sequence[np.ndarray], bounds: LocalBounds) -> Zone:
         The ball.
     """
     norm, least = bounds.jacobian_norm, bounds.lipschitz(0.0)
+    sigma = max(block.sigma_min for block in bounds.blocks)
     size = joint_norm(norm_of(leaf) for leaf in leaves) + 1
     radius = min(size, _MOST_MOVED * norm / least if least > 0 else math.inf)
     for _ in range(_NUM_HALVINGS):
         constant = bounds.lipschitz(radius)
         moved = constant * radius * UP
         if moved <= _MOST_MOVED * norm and constant <= _MOST_GROWN * least:
-            return Zone(tuple(leaves), radius, constant, (norm + moved) * UP)
+            return Zone(tuple(leaves), radius, constant, (norm + moved) * UP, sigma)
         radius /= 2
-    return Zone(tuple(leaves), 0.0, math.inf, math.inf)
+    return Zone(tuple(leaves), 0.0, math.inf, math.inf, 0.0)
 
 
 def moved_bounds(bounds: LocalBounds, off: float) -> LocalBounds:
