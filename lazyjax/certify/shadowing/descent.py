@@ -89,7 +89,7 @@ def shadowed_descent(
     problem = problem_of(network, params, x, y, rigor)
     if learning_rate is None:
         # Of a constant output, any will do.
-        learning_rate = 1 / (problem.start.local.jacobian_norm ** 2 or 1.0)
+        learning_rate = 1 / (problem.start.local.jacobian_norm**2 or 1.0)
     return follow(problem, _Descent(problem, float(learning_rate)), num_steps)
 
 
@@ -125,7 +125,7 @@ class _Descent:
         rounded = UNIT_ROUNDOFF * joint_norm(sizes)
         residual = (here.residual + beta * at.off) * UP
         if at.num_steps:
-            record_rate(at, residual, self.first_residual.low, at.num_steps)
+            record_rate(at, residual, self.first_residual.low, at.span)
         bend = step * zone.lipschitz * residual * UP
         factor = (bend + max(1.0, step * beta * beta * UP - 1)) * UP
         off = (factor * at.off + step * here.error + rounded) * UP

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -99,6 +99,7 @@ class Followed:
     rate: float = math.inf
 
 
+@runtime_checkable
 class Dynamics(Protocol):
     """What differs between flow and descent."""
 
@@ -191,7 +192,7 @@ def _whole(
             ),
         ),
         quantities=(
-            Quantity.exact("num_computed", at.num_steps, "steps that were computed"),
+            Quantity.exact("num_computed", float(at.num_steps), "steps computed"),
             Quantity.upper("off", at.off, "distance of the exact run from the last"),
             Quantity.upper("first_residual", start.residual.high, "at the start"),
             *(_of_there(quantity) for quantity in told),
