@@ -40,11 +40,9 @@ class Zone:
         return distance(leaves, self.leaves) + off <= self.radius
 
     def may_end_within(self, off: float) -> bool:
-        r"""Whether a certificate is within sight of points that are so far off.
-
-        With $\lVert r\rVert \approx \beta e$ alone, $2 \Lambda \lVert r\rVert <
-        \sigma^2$ is needed; $\sigma$ may grow tenfold on the way.
-        """
+        """Whether a certificate is within sight of points that are so far off."""
+        # Their residuals are uncertain by this times the norm of the Jacobian, and the
+        # singular value may grow tenfold on the way.
         allowed = 100 * self.sigma_min**2
         demand = 2 * self.lipschitz * self.jacobian_norm * off
         return off < math.inf and (demand <= allowed or not allowed > 0)
