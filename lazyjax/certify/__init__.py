@@ -33,6 +33,10 @@ from lazyjax.certify.descent_and_flow import (
 )
 from lazyjax.certify.lazy_gap import LazyGap as LazyGap, lazy_gap as lazy_gap
 from lazyjax.certify.logistic import logistic_flow as logistic_flow
+from lazyjax.certify.shadowing import (
+    shadowed_descent as shadowed_descent,
+    shadowed_flow as shadowed_flow,
+)
 from lazyjax.certify.statements import (
     Assumption as Assumption,
     Quantity as Quantity,

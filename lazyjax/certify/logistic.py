@@ -107,13 +107,14 @@ def flow_to_loss(start: Start | ProgramStart, target_loss: float) -> Certificate
         fall = _antiderivative(total) - _antiderivative(target)
         n_sq, mu = interval(len(labels)) * len(labels), ball.sigma_end
         time = upper_or_infinity(n_sq * fall / (mu * mu))
+    in_time = assume_less("in time", "time is finite", max(time, 0.0), math.inf)
     below = assume_less("below", "the sum of losses is below the target", total, target)
     return Certificate(
         theorem="gradient flow on the logistic loss",
         conclusion=f"gradient flow reaches a mean logistic loss of {target_loss:g}",
         assumptions=(below,)
         if is_there
-        else ball_assumptions(ball, "sqrt(n) log(...)"),
+        else (*ball_assumptions(ball, "sqrt(n) log(...)"), in_time),
         margin=1 - total / target if is_there else ball.margin,
         quantities=(
             *(q for q in ball_quantities(ball, bounds) if q.name != "residual"),

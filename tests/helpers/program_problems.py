@@ -109,6 +109,29 @@ def _shared(p: Any, x: Any) -> Any:
     return jnp.concatenate([h, back @ p["a"]], axis=1)[:, 2:7] @ p["c"]
 
 
+def _log_softmax(p: Any, x: Any) -> Any:
+    h = jnp.sin(x @ p["a"])
+    h = jax.nn.log_softmax(h @ p["b"], axis=-1)
+    total = jax.nn.logsumexp(h @ p["b"], axis=-1, keepdims=True)
+    return h @ p["c"] + total
+
+
+def _max_pool(p: Any, x: Any) -> Any:
+    h = jnp.tanh(_conv(x.reshape(x.shape[0], 6, 1), p["a"][:3, None, :]))
+    h = jax.lax.reduce_window(
+        h, np.array(-np.inf, h.dtype), jax.lax.max, (1, 2, 1), (1, 2, 1), "VALID"
+    )
+    h = jnp.mean(h @ p["b"], axis=1)
+    return h @ p["c"] + jnp.max(h, axis=1, keepdims=True)
+
+
+def _powers(p: Any, x: Any) -> Any:
+    h = (1 + jnp.square(x @ p["a"])) ** (p["b"][:1] / 2)
+    # Sums into places, one of them twice.
+    sums = jnp.zeros_like(h).at[:, np.array([0, 2, 2, 3])].add(h[:, :4] ** 0.5)
+    return (h + sums) @ p["c"]
+
+
 KINDS: dict[str, Callable[[Any, Any], Any]] = {
     "mlp": _mlp,
     "relu": _relu,
@@ -123,6 +146,9 @@ KINDS: dict[str, Callable[[Any, Any], Any]] = {
     "convolutional residual": _convolutional_residual,
     "transformer": _transformer,
     "shared": _shared,
+    "log softmax": _log_softmax,
+    "max pool": _max_pool,
+    "powers": _powers,
 }
 
 

@@ -160,7 +160,8 @@ def num_terms(eqn: jex.JaxprEqn) -> int:
 def _add(eqn: jex.JaxprEqn, a: Enclosure, b: Enclosure) -> list[Enclosure]:
     if not (a.is_float and b.is_float):
         return _of_others(eqn, a, b)
-    value = a.value - b.value if eqn.primitive.name == "sub" else a.value + b.value
+    is_sub = eqn.primitive.name == "sub"
+    value = np.asarray(a.value - b.value if is_sub else a.value + b.value)
     radius = a.radius + b.radius + UNIT_ROUNDOFF * np.abs(value)
     of_a, of_b = _repeats(value, a, b)
     norm = of_a * a.error + of_b * b.error + UNIT_ROUNDOFF * norm_of(value)
@@ -170,7 +171,7 @@ def _add(eqn: jex.JaxprEqn, a: Enclosure, b: Enclosure) -> list[Enclosure]:
 def _mul(eqn: jex.JaxprEqn, a: Enclosure, b: Enclosure) -> list[Enclosure]:
     if not (a.is_float and b.is_float):
         return _of_others(eqn, a, b)
-    value = a.value * b.value
+    value = np.asarray(a.value * b.value)
     radius = np.abs(a.value) * b.radius + a.radius * b.size
     radius = (radius + UNIT_ROUNDOFF * np.abs(value)) * UP
     of_a, of_b = _repeats(value, a, b)
@@ -183,7 +184,7 @@ def _mul(eqn: jex.JaxprEqn, a: Enclosure, b: Enclosure) -> list[Enclosure]:
 def _div(eqn: jex.JaxprEqn, a: Enclosure, b: Enclosure) -> list[Enclosure]:
     if not (a.is_float and b.is_float):
         return _of_others(eqn, a, b)
-    value = a.value / b.value
+    value = np.asarray(a.value / b.value)
     least = np.abs(b.value) - b.radius
     radius = (a.radius + np.abs(value) * b.radius * UP) / (least / UP)
     radius = (radius + 2 * UNIT_ROUNDOFF * np.abs(value)) * UP
