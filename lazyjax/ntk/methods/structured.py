@@ -72,24 +72,31 @@ def contract_by_leaf(
 
 def evaluate(problem: KernelProblem) -> EvaluatedNetwork:
     """The network of a problem, for the examples of both batches."""
-    request, network, sizes = problem.request, problem.network, problem.sizes
+    request, network = problem.request, problem.network
     leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(request.params)]
     num_outputs, dtype = network.result.shape[1], network.result.dtype
-    along, pairs = directions(request.outputs, num_outputs, dtype)
+    along = directions(request.outputs, num_outputs, dtype).cotangents
     values = param_values(network, leaves)
     x = jnp.asarray(request.x1)
     if request.x2 is not None:
         x = jnp.concatenate([x, request.x2])
     cotangents, records = factors(network, values, x, along[:, None, :])
-    contraction = Contraction(
-        arrangement=_ARRANGEMENTS[pairs],
+    return EvaluatedNetwork(
+        network, contraction_of(problem), leaves, values, cotangents, records
+    )
+
+
+def contraction_of(problem: KernelProblem) -> Contraction:
+    """How the kernel of a problem is accumulated."""
+    request, sizes = problem.request, problem.sizes
+    return Contraction(
+        arrangement=_ARRANGEMENTS[request.pairs],
         is_symmetric=sizes.is_symmetric,
         precision=request.precision,
         num_rows=sizes.rows,
         num_columns=sizes.columns,
         num_cotangents=sizes.num_cotangents,
     )
-    return EvaluatedNetwork(network, contraction, leaves, values, cotangents, records)
 
 
 def kernels_of_leaves(

@@ -1,0 +1,5 @@
+"""Gram matrices larger than memory: tiles on disk, resumed after any end, by workers."""
+
+from lazyjax.grams.gram import gram as gram
+from lazyjax.grams.plan import GramPlan as GramPlan
+from lazyjax.grams.store import GramStore as GramStore

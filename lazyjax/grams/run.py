@@ -1,0 +1,139 @@
+"""The loop over strips: tiles are computed here or by workers, and written at once."""
+
+import collections
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from typing import Any
+
+import numpy as np
+
+from lazyjax._brief import brief
+from lazyjax.grams.kernels import GramKernel, GramShape, TileProgram
+from lazyjax.grams.plan import GramPlan
+from lazyjax.grams.strips import BlocksOf, Strip, compute, strips, tiles_of
+from lazyjax.grams.tile_files import Place, TileFiles
+from lazyjax.progress import Progress
+
+# Tiles that are being written while others are computed.
+_WRITES = 2
+# Tasks that are handed out before their results are asked for, and on which side of a
+# matrix a task spans at most so large a share.
+_MOST_TASKS = 512
+_SHARES = 8
+
+
+def write_tiles(
+    files: TileFiles,
+    places: Sequence[Place],
+    computed: Iterator[tuple[Place, np.ndarray]],
+    report: Progress,
+) -> None:
+    """Write tiles as they come.
+
+    Raises:
+        OSError: If one cannot be written. Those before it are kept.
+    """
+    writes: collections.deque[tuple[Place, Any]] = collections.deque()
+    total, start = len(places), time.perf_counter()
+    done = 0
+
+    def finish(most: int) -> None:
+        nonlocal done
+        while len(writes) > most:
+            place, write = writes.popleft()
+            try:
+                write.result()
+            except Exception as error:
+                raise OSError(
+                    f"Tile {place} cannot be written to {files.path}: "
+                    f"{_reason(error)}. The other tiles are kept: once that is mended, "
+                    "the same call goes on from them."
+                ) from error
+            done += 1
+            speed = done / (time.perf_counter() - start)
+            left = (total - done) / speed
+            report(
+                done / total,
+                f"tile {done} of {total}, {speed:.3g} tiles/s, {left:.0f} s left",
+            )
+
+    for place, tile in computed:
+        finish(_WRITES - 1)
+        writes.append((place, files.write(place, tile)))
+    finish(0)
+
+
+def computed_here(
+    kernel: GramKernel,
+    program: TileProgram,
+    shape: GramShape,
+    batches: tuple[np.ndarray, np.ndarray],
+    places: Sequence[Place],
+    plan: GramPlan,
+) -> Iterator[tuple[Place, np.ndarray]]:
+    """Tiles computed in this process, a block row or several at a time."""
+    blocks = tuple(BlocksOf(x, n) for x, n in zip(batches, shape.tile, strict=True))
+    for strip in strips(places, plan.num_rows_held):
+        yield from tiles_of(kernel, program, shape, blocks, strip, plan.memory)
+
+
+def computed_by(
+    executor: Executor,
+    kernel: GramKernel,
+    shape: GramShape,
+    batches: tuple[np.ndarray, np.ndarray],
+    places: Sequence[Place],
+    plan: GramPlan,
+    memory: int,
+    name: str,
+) -> Iterator[tuple[Place, np.ndarray]]:
+    """Tiles computed by an executor, in the order in which its tasks end."""
+    blocks = tuple(BlocksOf(x, n) for x, n in zip(batches, shape.tile, strict=True))
+    num_blocks = max(max(place) for place in places) + 1
+    side = min(plan.num_rows_held, max(1, num_blocks // _SHARES))
+    tasks = iter(strips(places, side, side))
+    bytes_of_task = plan.gigabytes * 1e9 / plan.num_tiles * side**2
+    most = int(min(_MOST_TASKS, max(2, memory // bytes_of_task)))
+    pending: set[Future] = set()
+
+    def submit(strip: Strip) -> None:
+        # A task has all that it needs: it may run anywhere.
+        own = tuple(
+            {number: of[number] for number in numbers}
+            for of, numbers in zip(blocks, (strip.rows, strip.columns), strict=True)
+        )
+        pending.add(executor.submit(compute, kernel, shape, own, strip, memory, name))
+
+    try:
+        for strip in tasks:
+            submit(strip)
+            while len(pending) >= most:
+                yield from _ended(pending)
+        while pending:
+            yield from _ended(pending)
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+def _ended(pending: set[Future]) -> Iterator[tuple[Place, np.ndarray]]:
+    """Results of tasks that have ended, once there are any."""
+    done = _wait(pending)
+    pending -= done
+    for future in done:
+        yield from future.result()
+
+
+def _wait(pending: set[Future]) -> set[Future]:
+    done, _ = wait(pending, return_when=FIRST_COMPLETED)
+    return done
+
+
+def _reason(error: Exception) -> str:
+    """The part of a message of tensorstore that is for users."""
+    text = str(error)
+    for word in ("No space left on device", "Read-only file system", "File too large"):
+        if word in text:
+            return word.lower()
+    return brief(text)
