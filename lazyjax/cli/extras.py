@@ -7,6 +7,7 @@ EXTRAS: Mapping[str, tuple[str, str]] = {
     "data": ("sklearn", "scikit-learn"),
     "ode": ("diffrax", "diffrax"),
     "plot": ("matplotlib", "matplotlib"),
+    "store": ("tensorstore", "tensorstore"),
 }
 """By extra: the module that it brings, and its name."""
 

@@ -31,7 +31,7 @@ from lazyjax.grams.kernels import (
 )
 from lazyjax.grams.lock import writing_alone
 from lazyjax.grams.networks import NetworkKernel
-from lazyjax.grams.plan import GramPlan, plan_of, timed
+from lazyjax.grams.plan import GramPlan, plan_of, timed, usable
 from lazyjax.grams.run import computed_by, computed_here, write_tiles
 from lazyjax.grams.store import GramStore
 from lazyjax.grams.tile_files import (
@@ -122,7 +122,7 @@ def gram(
     tensorstore()
     folder = checked_path("path", path)
     _check_options(resume, plan_only, tile)
-    limit = checked_bytes("memory", memory)
+    limit = usable(checked_bytes("memory", memory))
     check_batch("x1", x1)
     if x2 is not None:
         check_batch("x2", x2)

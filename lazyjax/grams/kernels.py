@@ -43,6 +43,11 @@ class Footprint(NamedTuple):
     column: int  # and of columns
     other: int  # most of what is needed beside parts, results included
 
+    @property
+    def total(self) -> int:
+        """With one block of rows and one of columns."""
+        return self.row + self.column + self.other
+
 
 class TileProgram(abc.ABC):
     """Both steps, for blocks of given shape."""
@@ -54,7 +59,7 @@ class TileProgram(abc.ABC):
         """What a block of at most so many rows (axis 0) or columns (1) brings along."""
 
     @abc.abstractmethod
-    def tile(self, rows: Any, columns: Any, *, is_same: bool) -> Array:
+    def tile(self, rows: Any, columns: Any, *, is_same: bool) -> AnyArray:
         """The kernel of two blocks, or of one with itself; it may be padded."""
 
 
@@ -191,7 +196,7 @@ class _Calls(TileProgram):
         del axis
         return jnp.asarray(x)
 
-    def tile(self, rows: Any, columns: Any, *, is_same: bool) -> Array:
+    def tile(self, rows: Any, columns: Any, *, is_same: bool) -> AnyArray:
         return self._call(rows, None if is_same else columns)
 
 

@@ -86,7 +86,11 @@ class NetworkKernel(GramKernel):
     def program(self, x: np.ndarray, shape: GramShape, memory: int) -> TileProgram:
         """Programs for blocks of these sizes."""
         blockwise = self._chosen(x, shape, memory)
-        return _Compiled(blockwise, self.params, x, shape, self.precision)
+        found = _Compiled(blockwise, self.params, x, shape, self.precision)
+        if found.cost.total <= memory or not blockwise.keeps_gradients:
+            return found
+        leaner = self._blockwise(x, shape, keeps_gradients=False)
+        return _Compiled(leaner, self.params, x, shape, self.precision)
 
     def _chosen(self, x: np.ndarray, shape: GramShape, memory: int) -> BlockwiseKernel:
         """Programs that keep gradients, unless too few examples' would fit into memory."""
@@ -153,7 +157,9 @@ class _Compiled(TileProgram):
         shape: GramShape,
         precision: Any,
     ) -> None:
-        self._shape = shape
+        # A tile is padded to a multiple of the devices.
+        count = math.prod(shape.mesh)
+        self._sizes = [count * math.ceil(size / count) for size in shape.tile]
         rows, columns = shape.mesh
         devices = np.array(jax.local_devices()[: rows * columns])
         mesh = Mesh(
@@ -184,10 +190,10 @@ class _Compiled(TileProgram):
         with jax.default_matmul_precision(precision):
             examples = [
                 jax.ShapeDtypeStruct(_like(x, n).shape, x.dtype, sharding=self._split)
-                for n in shape.tile
+                for n in self._sizes
             ]
             makers = [jax.jit(parts).lower(self._params, some) for some in examples]
-            is_one = shape.tile[0] == shape.tile[1]
+            is_one = self._sizes[0] == self._sizes[1]
             first = makers[0].compile()
             self._parts = [first, first if is_one else makers[1].compile()]
             like = [
@@ -200,7 +206,7 @@ class _Compiled(TileProgram):
                 for maker in makers
             ]
             self._tile = jax.jit(tile).lower(*like).compile()
-        self.cost = self._measured(math.prod(shape.mesh))
+        self.cost = self._measured(count)
 
     def _measured(self, num_devices: int) -> Footprint:
         """Bytes that all devices hold together, as the compiler says."""
@@ -212,7 +218,7 @@ class _Compiled(TileProgram):
         return Footprint(row, column, num_devices * (other + params))
 
     def parts(self, x: np.ndarray, axis: int) -> Any:
-        missing = self._shape.tile[axis] - x.shape[0]
+        missing = self._sizes[axis] - x.shape[0]
         if missing:
             x = np.concatenate([x, np.repeat(x[-1:], missing, axis=0)])
         return self._parts[axis](self._params, jax.device_put(x, self._split))

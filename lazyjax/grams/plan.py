@@ -7,12 +7,14 @@ import time
 import jax
 import numpy as np
 
-from lazyjax._brief import brief, in_bytes
+from lazyjax._brief import in_bytes
 from lazyjax.files.results import Storable
 from lazyjax.grams.kernels import NUM_BLOCKS, GramKernel, GramShape, TileProgram
 from lazyjax.grams.strips import known_program, num_evaluated, strips
 from lazyjax.grams.tile_files import tile_places
 
+# What a process needs beside arrays: compiled programs, buffers; but no larger a share.
+_RESERVED_BYTES, _RESERVED_SHARE = 2**26, 8
 # Larger tiles hardly make quicker products; and a tile is what is lost at a sudden end.
 _MOST_EXAMPLES = 1024
 _MOST_BYTES = 2**26
@@ -98,11 +100,10 @@ def plan_of(
         held = (memory - cost.column - cost.other) // max(1, cost.row)
         if held >= 1:
             break
-        least = cost.row + cost.column + cost.other
         if tile is not None or size == 1:
             raise ValueError(
-                f"`memory` must be at least {in_bytes(least)} for tiles of {found[0]} by "
-                f"{found[1]} examples; got {brief(in_bytes(memory))}."
+                f"`memory` must be at least {in_bytes(_with_reserve(cost.total))} for "
+                f"tiles of {found[0]} by {found[1]} examples; it is less."
             )
         size = size // 2
     places = tile_places((n1, n2), shape.tile, shape.is_symmetric)
@@ -144,6 +145,16 @@ def timed(
     examples = plan.passes * plan.num_examples
     total = seconds[0] * examples + seconds[1] * plan.num_tiles
     return dataclasses.replace(plan, seconds=total)
+
+
+def usable(memory: int) -> int:
+    """Bytes for arrays, of those that the process may take."""
+    return memory - min(_RESERVED_BYTES, memory // _RESERVED_SHARE)
+
+
+def _with_reserve(size: int) -> int:
+    """Bytes of which so many are usable."""
+    return size + min(_RESERVED_BYTES, size // (_RESERVED_SHARE - 1) + 1)
 
 
 def _first_size(

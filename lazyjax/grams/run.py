@@ -58,10 +58,15 @@ def write_tiles(
                 f"tile {done} of {total}, {speed:.3g} tiles/s, {left:.0f} s left",
             )
 
-    for place, tile in computed:
-        finish(_WRITES - 1)
-        writes.append((place, files.write(place, tile)))
-    finish(0)
+    try:
+        for place, tile in computed:
+            finish(_WRITES - 1)
+            writes.append((place, files.write(place, tile)))
+        finish(0)
+    finally:
+        # Nothing is written any more once others may.
+        for _, write in writes:
+            write.exception()
 
 
 def computed_here(
@@ -108,26 +113,21 @@ def computed_by(
     try:
         for strip in tasks:
             submit(strip)
-            while len(pending) >= most:
+            while len(pending) >= most or any(task.done() for task in pending):
                 yield from _ended(pending)
         while pending:
             yield from _ended(pending)
     finally:
-        for future in pending:
-            future.cancel()
+        for task in pending:
+            task.cancel()
 
 
 def _ended(pending: set[Future]) -> Iterator[tuple[Place, np.ndarray]]:
     """Results of tasks that have ended, once there are any."""
-    done = _wait(pending)
-    pending -= done
-    for future in done:
-        yield from future.result()
-
-
-def _wait(pending: set[Future]) -> set[Future]:
     done, _ = wait(pending, return_when=FIRST_COMPLETED)
-    return done
+    pending -= done
+    for task in done:
+        yield from task.result()
 
 
 def _reason(error: Exception) -> str:

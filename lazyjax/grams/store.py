@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lazyjax._brief import brief, summary
@@ -73,7 +72,9 @@ class GramStore:
         written = self.files.written()
         return [place for place in self.files.places if place not in written]
 
-    def __getitem__(self, index: tuple[int | slice, int | slice]) -> np.ndarray:
+    def __getitem__(
+        self, index: tuple[int | slice, int | slice]
+    ) -> np.ndarray | np.generic:
         """Entries of some pairs of examples."""
         if not isinstance(index, tuple) or len(index) != 2:
             raise IndexError(
@@ -97,7 +98,7 @@ class GramStore:
         Returns:
             Their rows, `(stop - start, n2, *k)`.
         """
-        return self[start:stop, :]
+        return self._block(range(self.shape[0])[start:stop], range(self.shape[1]))
 
     def to_array(self) -> np.ndarray:
         """The whole matrix in memory.
@@ -105,7 +106,7 @@ class GramStore:
         Returns:
             The matrix, `(n1, n2, *k)`.
         """
-        return self[:, :]
+        return self.rows(0, self.shape[0])
 
     def to_xarray(self) -> "xarray.DataArray":
         """The whole matrix with named axes.
@@ -160,8 +161,11 @@ class GramStore:
                 "`lazyjax.gram` returns, and not for what is opened from a folder."
             )
         kernel, x1, x2 = self.source
-        sizes = jnp.asarray(self.shape[:2])
-        pairs = np.asarray(jax.random.randint(key, (num_entries, 2), 0, sizes))
+        draws = [
+            jax.random.randint(part, (num_entries,), 0, n)
+            for part, n in zip(jax.random.split(key), self.shape, strict=False)
+        ]
+        pairs = np.stack(draws, axis=1)
         entries = np.stack([self[int(i), int(j)] for i, j in pairs])
         error = audited(entries, kernel, x1[pairs[:, 0]], x2[pairs[:, 1]])
         return GramAudit(

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -17,6 +17,7 @@ from lazyjax.grams.tile_files import Place
 _ASYMMETRY = 2.0**-10
 
 
+@runtime_checkable
 class Blocks(Protocol):
     """Blocks of examples by number."""
 

@@ -1,6 +1,7 @@
 """No error of a public verb dumps what it was given, whatever that is."""
 
 import inspect
+import tempfile
 from typing import Any
 
 import equinox as eqx
@@ -39,6 +40,12 @@ CALLS: dict[str, dict[str, Any]] = {
     "empirical_nngp": KERNEL,
     "empirical_ntk": KERNEL,
     "gradient_flow": PROBLEM | {"times": [0.0, 1.0]},
+    "gram": {
+        "kernel": (NET.apply, PARAMS),
+        "x1": X,
+        "path": tempfile.mkdtemp(),
+        "progress": False,
+    },
     "infinite_nngp": LIMIT,
     "infinite_nngp_of": LIFTED,
     "infinite_ntk": LIMIT,
