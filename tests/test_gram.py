@@ -288,6 +288,24 @@ def test_what_cannot_be_is_refused(tmp_path, own_errors):
     assert_close(GramStore.open(tmp_path).to_array(), before, "exact")
 
 
+class Scaled:
+    """A function with a state that JAX cannot trace."""
+
+    def __init__(self, scale):
+        self.scale = scale
+
+    def __call__(self, x, y):
+        return np.float32(self.scale) * rbf(x, y)
+
+
+def test_functions_that_cannot_be_traced_are_told_apart_too(tmp_path):
+    lazyjax.gram(Scaled(2), X, path=tmp_path, tile=8)
+    with pytest.raises(ValueError, match="another `kernel`"):
+        lazyjax.gram(Scaled(3), X, path=tmp_path)
+    store = lazyjax.gram(Scaled(3), X, path=tmp_path / "other", tile=8)
+    assert_close(store.to_array(), np.float32(3) * rbf(X, X), "same_algebra")
+
+
 def test_versions_are_told_apart(tmp_path, monkeypatch):
     lazyjax.gram(KERNEL, X, path=tmp_path, outputs="trace")
     file = tmp_path / "zarr.json"

@@ -61,6 +61,17 @@ def test_workers_compute_the_same_bits(tmp_path, make):
     assert_close(across.to_array(), limit, "same_algebra")
 
 
+def test_threads_compute_in_the_precision_of_the_caller(tmp_path, x64):
+    x = X.astype(np.float64) + 1e-9
+    params = NET.init(jax.random.key(0), x[:2])
+    kernel = NET.apply, params
+    with ThreadPoolExecutor(2) as executor:
+        store = lazyjax.gram(kernel, x, path=tmp_path, tile=9, executor=executor)
+    whole = lazyjax.empirical_ntk(NET.apply, params, x)
+    assert store.dtype == np.float64
+    assert_close(store.to_array(), whole, "same_algebra")
+
+
 def test_what_a_worker_raises_comes_through_and_tiles_are_kept(tmp_path):
     class Failing(Elsewhere):
         def submit(self, fn, /, *args, **kwargs):

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import ClassVar
 
+import jax.numpy as jnp
 import numpy as np
 
 from lazyjax.files.results import Storable
@@ -29,7 +30,8 @@ class GramCheck(Storable):
             of the whole is no larger. `None` for a matrix of two batches, or one that is
             not whole.
         eig_max: The largest of that block; that of the whole is no smaller.
-        num_examples: Examples of that block.
+        num_examples: Examples of that block; of several outputs, it holds traces.
+        dtype: Of the matrix.
     """
 
     _derived: ClassVar[tuple[str, ...]] = ("holds",)
@@ -55,7 +57,7 @@ class GramCheck(Storable):
         """Whether an eigenvalue is more negative than rounding explains."""
         if self.eig_min is None or self.eig_max is None:
             return False
-        rounding = float(np.finfo(self.dtype).eps) * self.num_examples
+        rounding = float(jnp.finfo(self.dtype).eps) * self.num_examples
         return not self.eig_min >= -rounding * abs(self.eig_max)
 
     def explain(self) -> str:
@@ -134,7 +136,7 @@ def check_tiles(files: TileFiles) -> GramCheck:
 
 
 def _principal_block(files: TileFiles, examples: np.ndarray) -> np.ndarray:
-    """Entries among some examples, in float64; of all outputs, the kernel's mean trace."""
+    """Entries among some examples, in float64; of several outputs their traces."""
     n = len(examples)
     block = np.zeros((n, n))
     for place, tile in files.read(sorted(files.written())):

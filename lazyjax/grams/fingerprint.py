@@ -7,7 +7,6 @@ import jax
 import numpy as np
 
 from lazyjax.dynamics.training.fingerprint import versions
-from lazyjax.dynamics.training.program_digest import content_digest
 from lazyjax.grams.kernels import GramKernel
 
 _BYTES_AT_ONCE = 2**24
@@ -33,8 +32,3 @@ def batch_digest(x: np.ndarray) -> str:
     for start in range(0, len(x), rows):
         digest.update(np.ascontiguousarray(x[start : start + rows]).data)
     return digest.hexdigest()
-
-
-def name_of(found: dict[str, Any]) -> str:
-    """One name for all parts."""
-    return content_digest(found)

@@ -22,8 +22,9 @@ from lazyjax._checks import (
 from lazyjax._models import model_hint
 from lazyjax.architecture import Architecture
 from lazyjax.dynamics.training.fingerprint import differences
+from lazyjax.dynamics.training.program_digest import content_digest
 from lazyjax.files.writing import check_folder
-from lazyjax.grams.fingerprint import fingerprint, name_of
+from lazyjax.grams.fingerprint import fingerprint
 from lazyjax.grams.kernels import (
     FunctionKernel,
     GramKernel,
@@ -132,11 +133,13 @@ def gram(
     x1, x2 = np.asarray(x1), None if x2 is None else np.asarray(x2)
     about = fingerprint(source, x1, x2)
     kept = _kept(folder, about, resume=resume)
-    size = kept.tile if kept else None if tile is None else (tile, tile)
-    own_mesh = _checked_mesh(mesh, source)
-    name = name_of(about)
-    plan, program = plan_of(source, x1, x2, limit, name=name, mesh=own_mesh, tile=size)
     batches = x1, x1 if x2 is None else x2
+    size = None if tile is None else (min(tile, len(x1)), min(tile, len(batches[1])))
+    if kept:
+        size = kept.tile
+    own_mesh = _checked_mesh(mesh, source)
+    name = content_digest(source.fingerprint(x1))
+    plan, program = plan_of(source, x1, x2, limit, name=name, mesh=own_mesh, tile=size)
     if plan_only:
         return timed(plan, program, batches)
     check_folder("path", folder)

@@ -8,7 +8,7 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -65,6 +65,8 @@ class TileProgram(abc.ABC):
 
 class GramKernel(abc.ABC):
     """What a Gram matrix is of."""
+
+    is_compiled: ClassVar[bool] = False  # whether its programs are worth keeping
 
     @abc.abstractmethod
     def check(self, x1: AnyArray, x2: AnyArray | None) -> None:
@@ -127,8 +129,10 @@ class FunctionKernel(GramKernel):
         like = [jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype) for n in (2, 3)]
         try:
             return {"kernel": program_digest(self.fn, *like)}
-        except Exception:  # JAX cannot trace it: it is told by its code
-            return {"kernel": content_digest(self.fn)}
+        except Exception:  # JAX cannot trace it: it is told by its code and values
+            return {
+                "kernel": content_digest(self.fn, np.asarray(self.fn(x[:3], x[:3])))
+            }
 
     def program(self, x: np.ndarray, shape: GramShape, memory: int) -> TileProgram:
         """Programs for blocks of these sizes."""

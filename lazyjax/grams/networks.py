@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +43,8 @@ _FEWEST_EXAMPLES = 32
 @dataclasses.dataclass(frozen=True)
 class NetworkKernel(GramKernel):
     """The neural tangent kernel of a network at its parameters."""
+
+    is_compiled: ClassVar[bool] = True
 
     apply_fn: ApplyFn
     params: Params

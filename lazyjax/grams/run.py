@@ -1,11 +1,14 @@
 """The loop over strips: tiles are computed here or by workers, and written at once."""
 
 import collections
+import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lazyjax._brief import brief
@@ -26,7 +29,7 @@ _SHARES = 8
 def write_tiles(
     files: TileFiles,
     places: Sequence[Place],
-    computed: Iterator[tuple[Place, np.ndarray]],
+    computed: Generator[tuple[Place, np.ndarray], None, None],
     report: Progress,
 ) -> None:
     """Write tiles as they come.
@@ -59,9 +62,10 @@ def write_tiles(
             )
 
     try:
-        for place, tile in computed:
-            finish(_WRITES - 1)
-            writes.append((place, files.write(place, tile)))
+        with contextlib.closing(computed):  # whatever happens, so that tasks are let go
+            for place, tile in computed:
+                finish(_WRITES - 1)
+                writes.append((place, files.write(place, tile)))
         finish(0)
     finally:
         # Nothing is written any more once others may.
@@ -76,7 +80,7 @@ def computed_here(
     batches: tuple[np.ndarray, np.ndarray],
     places: Sequence[Place],
     plan: GramPlan,
-) -> Iterator[tuple[Place, np.ndarray]]:
+) -> Generator[tuple[Place, np.ndarray], None, None]:
     """Tiles computed in this process, a block row or several at a time."""
     blocks = tuple(BlocksOf(x, n) for x, n in zip(batches, shape.tile, strict=True))
     for strip in strips(places, plan.num_rows_held):
@@ -92,7 +96,7 @@ def computed_by(
     plan: GramPlan,
     memory: int,
     name: str,
-) -> Iterator[tuple[Place, np.ndarray]]:
+) -> Generator[tuple[Place, np.ndarray], None, None]:
     """Tiles computed by an executor, in the order in which its tasks end."""
     blocks = tuple(BlocksOf(x, n) for x, n in zip(batches, shape.tile, strict=True))
     num_blocks = max(max(place) for place in places) + 1
@@ -100,6 +104,7 @@ def computed_by(
     tasks = iter(strips(places, side, side))
     bytes_of_task = plan.gigabytes * 1e9 / plan.num_tiles * side**2
     most = int(min(_MOST_TASKS, max(2, memory // bytes_of_task)))
+    is_x64 = jax.dtypes.canonicalize_dtype(jnp.float64) == jnp.float64
     pending: set[Future] = set()
 
     def submit(strip: Strip) -> None:
@@ -108,7 +113,9 @@ def computed_by(
             {number: of[number] for number in numbers}
             for of, numbers in zip(blocks, (strip.rows, strip.columns), strict=True)
         )
-        pending.add(executor.submit(compute, kernel, shape, own, strip, memory, name))
+        pending.add(
+            executor.submit(compute, kernel, shape, own, strip, memory, name, is_x64)
+        )
 
     try:
         for strip in tasks:

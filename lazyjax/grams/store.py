@@ -69,8 +69,7 @@ class GramStore:
     @property
     def missing(self) -> list[Place]:
         """Tiles that are not there yet, or no more."""
-        written = self.files.written()
-        return [place for place in self.files.places if place not in written]
+        return [p for p in self.files.places if not self.files.is_written(p)]
 
     def __getitem__(
         self, index: tuple[int | slice, int | slice]
@@ -198,8 +197,7 @@ class GramStore:
         pairs = {(i, j) for i in numbers[0] for j in numbers[1]}
         if self.files.is_symmetric:
             pairs = {(min(pair), max(pair)) for pair in pairs}
-        absent = pairs - self.files.written()
-        if absent:
+        if not all(map(self.files.is_written, pairs)):
             raise ValueError(
                 f"{self.files.path} lacks {len(self.missing)} of "
                 f"{len(self.files.places)} tiles. `lazyjax.gram` with the same arguments "

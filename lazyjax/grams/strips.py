@@ -7,14 +7,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lazyjax._brief import brief
 from lazyjax.grams.kernels import GramKernel, GramShape, TileProgram
 from lazyjax.grams.tile_files import Place
 
-# Share of the largest entry by which a function may differ from its own transpose.
-_ASYMMETRY = 2.0**-10
+# Share of the largest entry, and units of rounding, by which a kernel may differ from its
+# own transpose.
+_ASYMMETRY, _ROUNDINGS = 2.0**-10, 16
 
 
 @runtime_checkable
@@ -192,7 +194,7 @@ def _host_tile(
         return tile
     other = transposed(tile)
     excess, largest = np.max(np.abs(tile - other)), np.max(np.abs(tile))
-    if excess > _ASYMMETRY * largest:
+    if excess > max(_ASYMMETRY, _ROUNDINGS * jnp.finfo(tile.dtype).eps) * largest:
         raise ValueError(
             "`kernel` must be symmetric where `x2` is left out; entries differ from "
             f"those mirrored by {brief(float(excess))} of {brief(float(largest))}. Pass "
@@ -218,10 +220,13 @@ def compute(
     strip: Strip,
     memory: int,
     name: str,
+    is_x64: bool,
 ) -> list[tuple[Place, np.ndarray]]:
-    """All tiles of a strip: what a worker does."""
-    program = known_program(kernel, shape, next(iter(blocks[0].values())), memory, name)
-    return list(tiles_of(kernel, program, shape, blocks, strip, memory))
+    """All tiles of a strip: what a worker does, with 64-bit types or without."""
+    x = next(iter(blocks[0].values()))
+    with jax.enable_x64(is_x64):  # another thread or process may have it otherwise
+        program = known_program(kernel, shape, x, memory, name)
+        return list(tiles_of(kernel, program, shape, blocks, strip, memory))
 
 
 # The last program of this process, which tasks of one matrix have in common.
@@ -233,6 +238,8 @@ def known_program(
     kernel: GramKernel, shape: GramShape, x: np.ndarray, memory: int, name: str
 ) -> TileProgram:
     """The program of a kernel that has this name, made once in a process."""
+    if not kernel.is_compiled:
+        return kernel.program(x, shape, memory)
     key = name, shape, memory
     with _making:
         if key not in _known:

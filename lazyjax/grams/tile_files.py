@@ -50,7 +50,11 @@ class TileFiles:
 
     def written(self) -> set[Place]:
         """Tiles that are there."""
-        return {place for place in self.places if self._file(place).exists()}
+        return set(filter(self.is_written, self.places))
+
+    def is_written(self, place: Place) -> bool:
+        """Whether a tile is there."""
+        return self._file(place).exists()
 
     def region(self, place: Place) -> tuple[slice, slice]:
         """Examples of a tile."""
