@@ -1,6 +1,7 @@
 """A Gram matrix on disk, read as it is asked for."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from lazyjax.grams.checks import GramAudit, GramCheck, audited, check_tiles
 from lazyjax.grams.kernels import GramKernel
 from lazyjax.grams.strips import transposed
 from lazyjax.grams.tile_files import Place, TileFiles, opened
-from lazyjax.typing import RandomKey
+from lazyjax.typing import AnyArray, RandomKey
 
 if TYPE_CHECKING:
     import xarray
@@ -125,6 +126,42 @@ class GramStore:
         names = ("row", "column", "output", "other_output")[: len(self.shape)]
         return xarray.DataArray(self.to_array(), dims=names)
 
+    @property
+    def flat_shape(self) -> tuple[int, int]:
+        """Shape as a matrix, whose rows are outputs of examples, one after the other."""
+        if len(self.shape) == 3:
+            raise ValueError(
+                "a Gram matrix of equal outputs, one for each, is no matrix: compute it "
+                'with `outputs="full"` or "trace".'
+            )
+        k = 1 if len(self.shape) == 2 else self.shape[2]
+        return self.shape[0] * k, self.shape[1] * k
+
+    def __matmul__(self, right: AnyArray) -> np.ndarray:
+        """Product with columns, tile by tile, in the wider of both precisions."""
+        num_rows, num_columns = self.flat_shape
+        if np.ndim(right) not in (1, 2) or np.shape(right)[0] != num_columns:
+            raise ValueError(
+                f"a product takes {num_columns} rows; got shape {np.shape(right)}."
+            )
+        columns = np.asarray(right)
+        dtype = np.promote_types(self.dtype, columns.dtype)
+        result = np.zeros((num_rows, *columns.shape[1:]), dtype)
+        k = num_rows // self.shape[0]
+        for place, tile in self._tiles(self.files.places):
+            matrix = tile.astype(dtype)
+            if matrix.ndim == 4:
+                matrix = matrix.transpose(0, 2, 1, 3)
+                matrix = matrix.reshape(k * tile.shape[0], k * tile.shape[1])
+            rows, others = (
+                slice(k * part.start, k * part.stop)
+                for part in self.files.region(place)
+            )
+            result[rows] += matrix @ columns[others]
+            if self.files.is_symmetric and place[0] != place[1]:
+                result[others] += matrix.T @ columns[rows]
+        return result
+
     def verify(self) -> GramCheck:
         """Read all tiles, and check what can be told from them alone.
 
@@ -175,18 +212,28 @@ class GramStore:
         result = np.empty((len(rows), len(columns), *self.shape[2:]), self.dtype)
         if not result.size:
             return result
-        places = self._places(rows, columns)
+        for place, tile in self._tiles(self._places(rows, columns)):
+            region = self.files.region(place)
+            _put(result, rows, columns, region, tile)
+            if self.files.is_symmetric and place[0] != place[1]:
+                _put(result, rows, columns, region[::-1], transposed(tile))
+        return result
+
+    def _tiles(self, places: list[Place]) -> Iterator[tuple[Place, np.ndarray]]:
+        """Tiles as they are kept, all of which must be there and whole."""
+        if not all(map(self.files.is_written, places)):
+            raise ValueError(
+                f"{self.files.path} lacks {len(self.missing)} of "
+                f"{len(self.files.places)} tiles. `lazyjax.gram` with the same arguments "
+                "goes on with them."
+            )
         for place, tile in self.files.read(places):
             if tile is None:
                 raise FileError(
                     f"Tile {place} of {self.files.path} is damaged. `lazyjax.gram` with "
                     "the same arguments computes it anew."
                 )
-            region = self.files.region(place)
-            _put(result, rows, columns, region, tile)
-            if self.files.is_symmetric and place[0] != place[1]:
-                _put(result, rows, columns, region[::-1], transposed(tile))
-        return result
+            yield place, tile
 
     def _places(self, rows: range, columns: range) -> list[Place]:
         """Tiles that hold entries of these examples."""
@@ -197,12 +244,6 @@ class GramStore:
         pairs = {(i, j) for i in numbers[0] for j in numbers[1]}
         if self.files.is_symmetric:
             pairs = {(min(pair), max(pair)) for pair in pairs}
-        if not all(map(self.files.is_written, pairs)):
-            raise ValueError(
-                f"{self.files.path} lacks {len(self.missing)} of "
-                f"{len(self.files.places)} tiles. `lazyjax.gram` with the same arguments "
-                "goes on with them."
-            )
         return sorted(pairs)
 
 
