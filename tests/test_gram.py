@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -152,7 +153,7 @@ def test_limits_and_functions_of_two_batches_too(tmp_path):
 
 def test_other_libraries_read_it(tmp_path):
     store = lazyjax.gram(KERNEL, X, path=tmp_path, outputs="trace", tile=5)
-    array = zarr.open_array(tmp_path, mode="r")
+    array: Any = zarr.open_array(tmp_path, mode="r")
     upper = np.triu_indices(len(X))
     assert_close(array[:][upper], store.to_array()[upper], "exact")
     assert array.chunks == (5, 5)
@@ -244,7 +245,9 @@ def test_checks_find_what_is_wrong(tmp_path):
     store = lazyjax.gram(KERNEL, X, path=tmp_path / "good", tile=5, outputs="trace")
     assert store.verify().holds
     exact = np.linalg.eigvalsh(store.to_array().astype(np.float64))
-    assert np.isclose(store.verify().eig_min, exact[0], atol=1e-9 * exact[-1])
+    eig_min = store.verify().eig_min
+    assert eig_min is not None
+    assert np.isclose(eig_min, exact[0], atol=1e-9 * exact[-1])
     negative = lambda x, y: -(x @ y.T)
     assert (
         lazyjax.gram(negative, X, path=tmp_path / "bad", tile=5).verify().is_indefinite
@@ -256,9 +259,8 @@ def test_checks_find_what_is_wrong(tmp_path):
     assert not found.missing
     assert "not finite" in found.explain()
     # An audit of a kernel that was computed of something else fails.
-    other = store.source[0].__class__(
-        NET.apply, jax.tree.map(lambda p: 1.1 * p, PARAMS), "trace", "highest"
-    )
+    larger = jax.tree.map(lambda p: 1.1 * p, PARAMS)
+    other = networks.NetworkKernel(NET.apply, larger, "trace", "highest")
     wrong = GramStore(store.files, (other, X, X))
     assert store.audit(5, jax.random.key(0)).largest_error < 1e-6
     assert wrong.audit(5, jax.random.key(0)).largest_error > 1e-2

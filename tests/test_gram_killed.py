@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,7 +25,7 @@ PARAMS = NET.init(jax.random.key(0), X[:2])
 NUM_TILES = 78
 
 
-def gram_of(path, progress=False):
+def gram_of(path, progress: Any = False):
     return lazyjax.gram(
         (NET.apply, PARAMS), X, path=path, tile=5, memory="300KiB", progress=progress
     )

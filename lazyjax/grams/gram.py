@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias, overload
 
 import jax
 import numpy as np
@@ -47,9 +47,48 @@ from lazyjax.ntk.outputs import checked_form
 from lazyjax.progress import Progress, progress_reporter
 from lazyjax.typing import AnyArray, ApplyFn, Outputs, Params
 
+# A network at its parameters, the limit of one, or a function of two batches.
+GramSource: TypeAlias = (
+    tuple[ApplyFn, Params] | Architecture | Callable[[Any, Any], Any]
+)
 
+
+@overload
 def gram(
-    kernel: tuple[ApplyFn, Params] | Architecture | Callable[..., Any],
+    kernel: GramSource,
+    x1: AnyArray,
+    x2: AnyArray | None = ...,
+    *,
+    path: str | Path,
+    outputs: Outputs = ...,
+    memory: int | str = ...,
+    tile: int | None = ...,
+    mesh: tuple[int, int] | None = ...,
+    precision: jax.lax.PrecisionLike = ...,
+    executor: Executor | None = ...,
+    resume: bool = ...,
+    progress: bool | Progress = ...,
+    plan_only: Literal[False] = ...,
+) -> GramStore: ...
+@overload
+def gram(
+    kernel: GramSource,
+    x1: AnyArray,
+    x2: AnyArray | None = ...,
+    *,
+    path: str | Path,
+    outputs: Outputs = ...,
+    memory: int | str = ...,
+    tile: int | None = ...,
+    mesh: tuple[int, int] | None = ...,
+    precision: jax.lax.PrecisionLike = ...,
+    executor: Executor | None = ...,
+    resume: bool = ...,
+    progress: bool | Progress = ...,
+    plan_only: Literal[True],
+) -> GramPlan: ...
+def gram(
+    kernel: GramSource,
     x1: Shaped[AnyArray, "n1 ..."],
     x2: Shaped[AnyArray, "n2 ..."] | None = None,
     *,

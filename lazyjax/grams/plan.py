@@ -57,7 +57,8 @@ class GramPlan(Storable):
 
     def gram_shape(self, mesh: tuple[int, int]) -> GramShape:
         """Sizes of matrix and tiles, on a mesh of devices."""
-        return GramShape(*self.shape[:2], self.is_symmetric, self.tile, mesh)
+        num_rows, num_columns = self.shape[:2]
+        return GramShape(num_rows, num_columns, self.is_symmetric, self.tile, mesh)
 
     def __str__(self) -> str:
         size = " x ".join(map(str, self.shape))

@@ -14,7 +14,7 @@ import numpy as np
 from lazyjax._brief import brief
 from lazyjax.grams.kernels import GramKernel, GramShape, TileProgram
 from lazyjax.grams.plan import GramPlan
-from lazyjax.grams.strips import BlocksOf, Strip, compute, strips, tiles_of
+from lazyjax.grams.strips import Strip, blocks_of, compute, strips, tiles_of
 from lazyjax.grams.tile_files import Place, TileFiles
 from lazyjax.progress import Progress
 
@@ -82,7 +82,7 @@ def computed_here(
     plan: GramPlan,
 ) -> Generator[tuple[Place, np.ndarray], None, None]:
     """Tiles computed in this process, a block row or several at a time."""
-    blocks = tuple(BlocksOf(x, n) for x, n in zip(batches, shape.tile, strict=True))
+    blocks = blocks_of(batches, shape.tile)
     for strip in strips(places, plan.num_rows_held):
         yield from tiles_of(kernel, program, shape, blocks, strip, plan.memory)
 
@@ -98,7 +98,7 @@ def computed_by(
     name: str,
 ) -> Generator[tuple[Place, np.ndarray], None, None]:
     """Tiles computed by an executor, in the order in which its tasks end."""
-    blocks = tuple(BlocksOf(x, n) for x, n in zip(batches, shape.tile, strict=True))
+    blocks = blocks_of(batches, shape.tile)
     num_blocks = max(max(place) for place in places) + 1
     side = min(plan.num_rows_held, max(1, num_blocks // _SHARES))
     tasks = iter(strips(places, side, side))
@@ -109,9 +109,9 @@ def computed_by(
 
     def submit(strip: Strip) -> None:
         # A task has all that it needs: it may run anywhere.
-        own = tuple(
-            {number: of[number] for number in numbers}
-            for of, numbers in zip(blocks, (strip.rows, strip.columns), strict=True)
+        own = (
+            {number: blocks[0][number] for number in strip.rows},
+            {number: blocks[1][number] for number in strip.columns},
         )
         pending.add(
             executor.submit(compute, kernel, shape, own, strip, memory, name, is_x64)

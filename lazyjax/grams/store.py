@@ -216,7 +216,7 @@ class GramStore:
             region = self.files.region(place)
             _put(result, rows, columns, region, tile)
             if self.files.is_symmetric and place[0] != place[1]:
-                _put(result, rows, columns, region[::-1], transposed(tile))
+                _put(result, rows, columns, (region[1], region[0]), transposed(tile))
         return result
 
     def _tiles(self, places: list[Place]) -> Iterator[tuple[Place, np.ndarray]]:

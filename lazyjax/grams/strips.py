@@ -37,6 +37,13 @@ class BlocksOf:
         return self.x[self.size * number : self.size * (number + 1)]
 
 
+def blocks_of(
+    batches: tuple[np.ndarray, np.ndarray], tile: Place
+) -> tuple[BlocksOf, BlocksOf]:
+    """Blocks of both batches."""
+    return BlocksOf(batches[0], tile[0]), BlocksOf(batches[1], tile[1])
+
+
 @dataclasses.dataclass(frozen=True)
 class Strip:
     """A task: tiles between some blocks of rows, which are held, and some of columns."""
@@ -107,15 +114,13 @@ def _by_quarters(
     memory: int,
 ) -> Iterator[tuple[Place, np.ndarray]]:
     """Tiles that are each put together of smaller ones."""
-    less = shape._replace(tile=tuple(math.ceil(size / 2) for size in shape.tile))
+    num_rows, num_columns = shape.tile
+    less = shape._replace(tile=(math.ceil(num_rows / 2), math.ceil(num_columns / 2)))
     program = None
     for place in places:
-        (i, j) = place
+        i, j = place
         is_same = shape.is_symmetric and i == j
-        halves = tuple(
-            BlocksOf(side[number], size)
-            for side, number, size in zip(blocks, place, less.tile, strict=True)
-        )
+        halves = blocks_of((blocks[0][i], blocks[1][j]), less.tile)
         if program is None:
             program = kernel.program(halves[0].x, less, memory)
         sizes = [math.ceil(len(half.x) / half.size) for half in halves]

@@ -58,12 +58,13 @@ class TileFiles:
 
     def region(self, place: Place) -> tuple[slice, slice]:
         """Examples of a tile."""
-        return tuple(
+        rows, columns = (
             slice(size * number, min(size * (number + 1), n))
             for size, number, n in zip(
                 self.tile, place, self.array.shape[:2], strict=True
             )
         )
+        return rows, columns
 
     def write(self, place: Place, tile: np.ndarray) -> Any:
         """Begin to write a tile; the answer waits for the end."""

@@ -86,8 +86,7 @@ class BlockwiseKernel:
         kernel = contraction.zeros(self.problem.network.result.dtype)
         rows: dict[tuple, tuple[Array, Array]] = {}
         weights: dict[tuple, Array] = {}
-        for term, *pair in zip(self._terms, first, second, strict=True):
-            one, two = pair
+        for term, one, two in zip(self._terms, first, second, strict=True):
             if term.key is not None:
                 rows.setdefault(term.key, (one.rows, two.rows))
                 weight = _weights(contraction, term, one, two)
@@ -96,7 +95,7 @@ class BlockwiseKernel:
                 kernel = contraction.add_gram(kernel, one.rows, two.rows)
             else:
                 assert term.block is not None
-                factors = (_factor(term.block, part) for part in pair)
+                factors = _factor(term.block, one), _factor(term.block, two)
                 found = factor_kernel(contraction, *factors, term.block.order)
                 kernel = contraction.add(kernel, found)
         for key, weight in weights.items():
@@ -155,5 +154,5 @@ def _weights(contraction: Contraction, term: _Term, one: Part, two: Part) -> Arr
         shape = contraction.num_rows, contraction.num_columns
         return jnp.ones(shape, one.rows.dtype)
     # Of cotangents only the dtype is read.
-    factors = (_factor(term.block, part) for part in (one, two))
+    factors = _factor(term.block, one), _factor(term.block, two)
     return products_of_operands(contraction, *factors)[:, :, 0, 0, 0]
