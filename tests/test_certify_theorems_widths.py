@@ -211,6 +211,19 @@ def test_kinked_activations_are_not_those_of_du2019b():
     assert needed.width is None
 
 
+@pytest.mark.parametrize(
+    ("activation", "holds"),
+    [("softplus", True), ("cos", True), ("relu", False), ("identity", False)]
+    # Derivatives of exp are not bounded; nothing is known of what has no record.
+    + [("exp", None), (lambda u: u, None)],
+)
+def test_smooth_activations_of_du2019b(activation, holds):
+    spec = du2019b.architecture(depth=1, activation=activation)
+    (needed,) = du2019b.requirements(np.eye(2), spec)
+    found = [a.holds for a in needed.assumptions if a.name == "smooth activation"]
+    assert found == [holds]
+
+
 def test_equal_inputs_need_infinite_width():
     (needed,) = du2019b.requirements(np.ones((2, 1)), du2019b.architecture(depth=1))
     assert needed.applies is False

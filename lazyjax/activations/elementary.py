@@ -55,6 +55,7 @@ register_known(
         moments=_cos,
         float64=Float64Activation(np.cos, lambda u: -np.sin(u), 1.0, 1.0),
         is_increasing=False,
+        is_analytic=True,
         stax=methodcaller("Cos"),
     ),
     ActivationSpec(
@@ -63,6 +64,7 @@ register_known(
         breaks=(),
         moments=_exp,
         float64=Float64Activation(np.exp, np.exp),
+        is_analytic=True,
     ),
     ActivationSpec(
         name="gaussian",
@@ -85,6 +87,7 @@ register_known(
         moments=_sin,
         float64=Float64Activation(np.sin, np.cos, 1.0, 1.0),
         is_increasing=False,
+        is_analytic=True,
         stax=methodcaller("Sin"),
     ),
 )

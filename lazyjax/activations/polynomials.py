@@ -132,6 +132,7 @@ register_known(
         moments=_identity,
         float64=Float64Activation(lambda u: u, np.ones_like, 1.0, 0.0),
         is_increasing=True,
+        is_analytic=True,
         stax=methodcaller("Identity"),
     )
 )

@@ -73,8 +73,7 @@ class ActivationSpec:
         slopes: Those below and above 0, if it is linear on either side and 0 at 0.
         is_increasing: Whether it is twice differentiable and $\phi' > 0$ is least, over
             an interval around 0, at one of its ends; `None` if that is not known.
-        is_analytic: Whether it is analytic, with bounded derivatives, and no polynomial;
-            `None` if that is not known.
+        is_analytic: Whether it is real analytic; `None` if that is not known.
         stax: Makes the layer of neural-tangents with the same kernel, from the module
             `neural_tangents.stax`; `None` means its quadrature.
 

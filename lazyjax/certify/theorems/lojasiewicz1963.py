@@ -2,13 +2,11 @@
 
 import math
 
+from lazyjax.activations import find
 from lazyjax.certify.bounds.start import Start
 from lazyjax.certify.certificate import Certificate
 from lazyjax.certify.statements import Assumption
 from lazyjax.certify.theorems.theorem import Theorem, smooth_description
-
-_ANALYTIC = ("cos", "erf", "gaussian", "gelu", "identity", "sigmoid", "silu", "sin")
-_ANALYTIC = (*_ANALYTIC, "softplus", "tanh")
 
 
 def flow_theorem(start: Start) -> Certificate:
@@ -25,8 +23,9 @@ def flow_theorem(start: Start) -> Certificate:
         Lojasiewicz (1963).
     """
     phi, bounds = start.branches[0].activation, start.local
+    spec = find(phi)
     is_linear = start.branches[0].depth == 0
-    analytic = is_linear or (isinstance(phi, str) and phi in _ANALYTIC)
+    is_analytic = is_linear or (spec is not None and bool(spec.is_analytic))
     return Certificate(
         theorem="Lojasiewicz inequality",
         conclusion="gradient flow converges to parameters of zero loss",
@@ -35,7 +34,7 @@ def flow_theorem(start: Start) -> Certificate:
                 name="analytic",
                 statement="the loss is analytic, so that near each point of zero "
                 "gradient |grad L| >= c |L - L*|^theta with some theta < 1",
-                holds=True if analytic else None,
+                holds=True if is_analytic else None,
                 detail=str(phi),
             ),
             Assumption(

@@ -204,11 +204,16 @@ def requirements(
 
 def _smooth(activation: Activation) -> Assumption:
     spec = find(activation)
+    holds = None if spec is None else spec.is_analytic
+    if holds and spec is not None:  # its derivatives may still grow, or it be linear
+        float64 = spec.float64
+        known = float64 is not None and float64.is_bounded
+        holds = float64.curvature > 0 if known else None
     return Assumption(
         name="smooth activation",
         statement="the activation is analytic, with bounded derivatives, and no "
         "polynomial",
-        holds=None if spec is None else spec.is_analytic,
+        holds=holds,
         detail=str(activation),
     )
 
