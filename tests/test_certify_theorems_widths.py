@@ -213,9 +213,14 @@ def test_kinked_activations_are_not_those_of_du2019b():
 
 @pytest.mark.parametrize(
     ("activation", "holds"),
-    [("softplus", True), ("cos", True), ("relu", False), ("identity", False)]
-    # Derivatives of exp are not bounded; nothing is known of what has no record.
-    + [("exp", None), (lambda u: u, None)],
+    [
+        ("softplus", True),
+        ("cos", True),
+        ("relu", False),
+        ("identity", False),
+        ("exp", None),  # its derivatives are not bounded
+        (lambda u: u, None),  # nothing is known of what has no record
+    ],
 )
 def test_smooth_activations_of_du2019b(activation, holds):
     spec = du2019b.architecture(depth=1, activation=activation)

@@ -32,11 +32,22 @@ def gram_of(path, progress: Any = False):
 
 
 def say(share, message):
-    pass
+    sys.stdout.write(f"{message}\n")
+    sys.stdout.flush()
+    time.sleep(0.02)  # or all is over before anything can be done to it
 
 
-def started(path):
-    code = f"from tests import test_gram_killed as t; t.gram_of({str(path)!r}, t.say)"
+def stuck(share, message):
+    say(share, message)
+    if message.startswith("tile 3 "):
+        time.sleep(600)
+
+
+def started(path, report="say"):
+    code = f"""
+from tests import test_gram_killed as t
+t.gram_of({str(path)!r}, t.{report})
+"""
     return subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
     )
@@ -58,15 +69,17 @@ def whole(tmp_path_factory):
     return content(path)
 
 
-def killed(path, num_tiles, delay):
-    """Start a process and kill it once it has written so many tiles, or before."""
-    process = started(path)
+def has_written(process, num_tiles):
+    """Wait until a process has written so many tiles, or ended."""
     assert process.stdout is not None
     for _ in range(num_tiles):
         if not process.stdout.readline():
             break
-    time.sleep(delay)
-    return process
+
+
+def kill(process):
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
 
 
 def resumed(path, whole):
@@ -82,11 +95,11 @@ def resumed(path, whole):
 
 
 def test_a_killed_process_loses_no_tile_and_keeps_others_out(tmp_path, whole):
-    process = killed(tmp_path, 3, 0)
+    process = started(tmp_path, "stuck")
+    has_written(process, 3)
     with pytest.raises(ValueError, match="is being written to by another run"):
         gram_of(tmp_path)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill(process)
     assert 3 <= resumed(tmp_path, whole) < NUM_TILES
 
 
@@ -97,9 +110,10 @@ def test_twenty_kills_at_any_moment(tmp_path, whole):
         path = tmp_path / str(number)
         # Also before there is anything, and while a program is compiled.
         tiles = draw.choice([0, 0, *draw.sample(range(1, NUM_TILES), 6)])
-        process = killed(path, tiles, draw.uniform(0, 6.0 if tiles == 0 else 0.05))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process = started(path)
+        has_written(process, tiles)
+        time.sleep(draw.uniform(0, 6.0 if tiles == 0 else 0.05))
+        kill(process)
         kept.append(resumed(path, whole))
     assert len({*kept}) > 5
 

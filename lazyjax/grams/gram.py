@@ -1,8 +1,9 @@
 """Gram matrices of any size, on disk."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, overload
 
@@ -152,10 +153,8 @@ def gram(
         >>> import tempfile, jax.numpy as jnp, lazyjax
         >>> linear = lambda w, x: x @ w
         >>> x = jnp.array([[3.0, 4.0], [1.0, 0.0], [0.0, 2.0]])
-        >>> folder = tempfile.TemporaryDirectory()
-        >>> store = lazyjax.gram(
-        ...     (linear, jnp.ones((2, 1))), x, path=folder.name, outputs="trace", tile=2
-        ... )
+        >>> kernel = linear, jnp.ones((2, 1))
+        >>> store = lazyjax.gram(kernel, x, path=tempfile.mkdtemp(), outputs="trace")
         >>> store[1, :].tolist(), store.missing
         ([3.0, 1.0, 0.0], [])
     """
@@ -170,32 +169,23 @@ def gram(
     source = _checked_kernel(kernel, outputs, precision)
     source.check(x1, x2)
     x1, x2 = np.asarray(x1), None if x2 is None else np.asarray(x2)
-    about = fingerprint(source, x1, x2)
-    kept = _kept(folder, about, resume=resume)
     batches = x1, x1 if x2 is None else x2
     size = None if tile is None else (min(tile, len(x1)), min(tile, len(batches[1])))
-    if kept:
-        size = kept.tile
     own_mesh = _checked_mesh(mesh, source)
-    name = content_digest(source.fingerprint(x1))
-    plan, program = plan_of(source, x1, x2, limit, name=name, mesh=own_mesh, tile=size)
-    if plan_only:
-        return timed(plan, program, batches)
-    check_folder("path", folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (
-        writing_alone(folder),
-        progress_reporter(progress, "gram") as report,
-    ):
-        files = _kept(folder, about, resume=resume) or create(
-            folder,
-            {"is_symmetric": x2 is None, "fingerprint": about},
-            plan.shape,
-            plan.tile,
-            plan.dtype,
+    with _alone(folder, writes=not plan_only):
+        about = fingerprint(source, x1, x2)
+        files = _kept(folder, about, resume=resume)
+        name = content_digest(source.fingerprint(x1))
+        size = files.tile if files else size
+        plan, program = plan_of(
+            source, x1, x2, limit, name=name, mesh=own_mesh, tile=size
         )
-        places = _left(files)
-        if places:
+        if plan_only:
+            return timed(plan, program, batches)
+        if files is None:
+            content = {"is_symmetric": x2 is None, "fingerprint": about}
+            files = create(folder, content, plan.shape, plan.tile, plan.dtype)
+        if places := _left(files):
             shape = plan.gram_shape(own_mesh)
             if executor is None:
                 computed = computed_here(source, program, shape, batches, places, plan)
@@ -203,8 +193,22 @@ def gram(
                 computed = computed_by(
                     executor, source, shape, batches, places, plan, limit, name
                 )
-            write_tiles(files, places, computed, report)
+            with progress_reporter(progress, "gram") as report:
+                write_tiles(files, places, computed, report)
     return GramStore(files, (source, *batches))
+
+
+@contextmanager
+def _alone(folder: Path, *, writes: bool) -> Iterator[None]:
+    """Context in which nobody else writes to a folder, made if it is to be written to."""
+    if not writes:
+        yield
+        return
+    holds_tiles(folder)  # refuses what is none of ours, before anything is put there
+    check_folder("path", folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with writing_alone(folder):
+        yield
 
 
 def _check_options(resume: object, plan_only: object, tile: object) -> None:
