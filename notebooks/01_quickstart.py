@@ -23,8 +23,14 @@
 # the width $m$ grows: the distance of the kernel from its infinite-width limit (like
 # $m^{-1/2}$), how far it moves in training, and the gap between the network and its own
 # linear model.
-#
-# On Colab, first run `!pip install "lazyjax[data,plot]"`.
+
+# %%
+# On Colab, this installs lazyjax; elsewhere it is there already.
+import importlib.util
+
+if importlib.util.find_spec("lazyjax") is None:
+    source = "git+https://github.com/lazyjax/lazyjax"
+    get_ipython().system(f'pip install -q "lazyjax[data,plot] @ {source}"')
 
 # %%
 import os

@@ -22,8 +22,14 @@
 # connected, residual and convolutional networks approach their limit like $m^{-1/2}$ in
 # the width $m$. On digits never seen, the limit predicts the mean of an ensemble of
 # trained networks, and their spread.
-#
-# On Colab, first run `!pip install "lazyjax[data,plot]"`.
+
+# %%
+# On Colab, this installs lazyjax; elsewhere it is there already.
+import importlib.util
+
+if importlib.util.find_spec("lazyjax") is None:
+    source = "git+https://github.com/lazyjax/lazyjax"
+    get_ipython().system(f'pip install -q "lazyjax[data,plot] @ {source}"')
 
 # %%
 import os

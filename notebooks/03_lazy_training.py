@@ -24,8 +24,14 @@
 # $1/\alpha$ at every width, and at $\alpha = 10$ at least like $m^{-1/2}$. On digits not
 # trained on, after as many steps, lazy gelu networks are worse than those of
 # $\alpha = 0.3$, in part as they train more slowly; with tanh there is little to choose.
-#
-# On Colab, first run `!pip install "lazyjax[data,plot]"`.
+
+# %%
+# On Colab, this installs lazyjax; elsewhere it is there already.
+import importlib.util
+
+if importlib.util.find_spec("lazyjax") is None:
+    source = "git+https://github.com/lazyjax/lazyjax"
+    get_ipython().system(f'pip install -q "lazyjax[data,plot] @ {source}"')
 
 # %%
 import os

@@ -21,8 +21,14 @@
 # **Claim.** A certificate, with rounding accounted for, holds for widths that fit into any
 # computer, where theorems about random starts ask for widths that fit into none. Gradient
 # descent keeps below the loss that it promises.
-#
-# On Colab, first run `!pip install "lazyjax[data,plot]"`.
+
+# %%
+# On Colab, this installs lazyjax; elsewhere it is there already.
+import importlib.util
+
+if importlib.util.find_spec("lazyjax") is None:
+    source = "git+https://github.com/lazyjax/lazyjax"
+    get_ipython().system(f'pip install -q "lazyjax[data,plot] @ {source}"')
 
 # %%
 import os

@@ -22,8 +22,14 @@
 # kernel grows more than twentyfold, so it is far from lazy. In shape it does, after a
 # beginning: within a third of the training it turns away from that of the start a little,
 # to a centred alignment (CKA) near 0.9, and then stays there.
-#
-# On Colab, first run `!pip install "lazyjax[data,plot,tables]"`.
+
+# %%
+# On Colab, this installs lazyjax; elsewhere it is there already.
+import importlib.util
+
+if importlib.util.find_spec("lazyjax") is None:
+    source = "git+https://github.com/lazyjax/lazyjax"
+    get_ipython().system(f'pip install -q "lazyjax[data,plot,tables] @ {source}"')
 
 # %%
 import os

@@ -24,8 +24,14 @@
 # times in the course of training: these learn that much more slowly. Weights that make
 # the traces equal (Wang, Yu and Perdikaris 2022) lower the error of the solution more
 # than tenfold, for every seed.
-#
-# On Colab, first run `!pip install "lazyjax[plot]"`.
+
+# %%
+# On Colab, this installs lazyjax; elsewhere it is there already.
+import importlib.util
+
+if importlib.util.find_spec("lazyjax") is None:
+    source = "git+https://github.com/lazyjax/lazyjax"
+    get_ipython().system(f'pip install -q "lazyjax[plot] @ {source}"')
 
 # %%
 import jax

@@ -79,6 +79,16 @@ def test_version_is_that_of_the_package():
     assert result.stdout == f"lazyjax {lazyjax.__version__}\n"
 
 
+def test_info_tells_versions_and_devices():
+    found = json.loads(call("info", "--json").stdout)
+    assert found["lazyjax"] == lazyjax.__version__
+    assert found["packages"]["jax"] == jax.__version__
+    assert len(found["devices"]) == jax.device_count()
+    text = call("info").stdout
+    assert "matplotlib, extra plot" in text
+    assert ("not installed" in text) == (None in found["beside it"].values())
+
+
 def test_experiments_are_listed():
     result = call("reproduce", "--list")
     assert result.exit_code == 0

@@ -8,7 +8,11 @@ import lazyjax
 from lazyjax.cli.commands.certify import certify_app
 from lazyjax.cli.commands.datasets import data_app
 from lazyjax.cli.commands.forecast import forecast
+<<<<<<< HEAD
 from lazyjax.cli.commands.gram import gram_app
+=======
+from lazyjax.cli.commands.info import info
+>>>>>>> main
 from lazyjax.cli.commands.quickstart import quickstart
 from lazyjax.cli.commands.reproduce import reproduce
 from lazyjax.cli.commands.spectrum import spectrum
@@ -45,7 +49,7 @@ def _lazyjax(
     """Lazy training and neural tangent kernels in JAX."""
 
 
-for command in (quickstart, sweep, spectrum, forecast, reproduce):
+for command in (quickstart, sweep, spectrum, forecast, reproduce, info):
     app.command()(command)
 app.add_typer(
     certify_app,

@@ -7,7 +7,12 @@ EXTRAS: Mapping[str, tuple[str, str]] = {
     "data": ("sklearn", "scikit-learn"),
     "ode": ("diffrax", "diffrax"),
     "plot": ("matplotlib", "matplotlib"),
+<<<<<<< HEAD
     "store": ("tensorstore", "tensorstore"),
+=======
+    "tables": ("xarray", "xarray"),
+    "compare": ("neural_tangents", "neural-tangents"),
+>>>>>>> main
 }
 """By extra: the module that it brings, and its name."""
 
