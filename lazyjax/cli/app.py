@@ -8,11 +8,8 @@ import lazyjax
 from lazyjax.cli.commands.certify import certify_app
 from lazyjax.cli.commands.datasets import data_app
 from lazyjax.cli.commands.forecast import forecast
-<<<<<<< HEAD
 from lazyjax.cli.commands.gram import gram_app
-=======
 from lazyjax.cli.commands.info import info
->>>>>>> main
 from lazyjax.cli.commands.quickstart import quickstart
 from lazyjax.cli.commands.reproduce import reproduce
 from lazyjax.cli.commands.spectrum import spectrum

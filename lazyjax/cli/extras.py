@@ -7,12 +7,10 @@ EXTRAS: Mapping[str, tuple[str, str]] = {
     "data": ("sklearn", "scikit-learn"),
     "ode": ("diffrax", "diffrax"),
     "plot": ("matplotlib", "matplotlib"),
-<<<<<<< HEAD
     "store": ("tensorstore", "tensorstore"),
-=======
+    "cluster": ("distributed", "dask.distributed"),
     "tables": ("xarray", "xarray"),
     "compare": ("neural_tangents", "neural-tangents"),
->>>>>>> main
 }
 """By extra: the module that it brings, and its name."""
 
