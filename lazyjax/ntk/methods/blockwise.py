@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Shaped
 
-from lazyjax.ntk.contract.accumulator import Contraction
+from lazyjax.ntk.contract.accumulator import Contraction, platform_limit
 from lazyjax.ntk.contract.contract import factor_kernel
 from lazyjax.ntk.contract.cross import Side
 from lazyjax.ntk.contract.factors import Factor
@@ -29,6 +30,9 @@ from lazyjax.ntk.methods.structured import (
 )
 from lazyjax.ntk.requests.request import KernelRequest
 from lazyjax.typing import Params
+
+# Of a slice of gradients of a block: so much stays in the cache of a processor.
+_SLICE_BYTES = {"cpu": 2**20, "other": 2**31}
 
 
 class Part(NamedTuple):
@@ -92,7 +96,7 @@ class BlockwiseKernel:
                 weight = _weights(contraction, term, one, two)
                 weights[term.key] = weights.get(term.key, 0) + weight
             elif one.operand is None:
-                kernel = contraction.add_gram(kernel, one.rows, two.rows)
+                kernel = contraction.add(kernel, _gram(contraction, one.rows, two.rows))
             else:
                 assert term.block is not None
                 factors = _factor(term.block, one), _factor(term.block, two)
@@ -141,6 +145,31 @@ def build_blockwise(
     # Its batches are whole: orders of contraction are those for blocks that each meet all
     # others.
     return BlockwiseKernel(build_problem(request), keeps_gradients)
+
+
+def _gram(contraction: Contraction, first: Array, second: Array) -> Array:
+    """Kernel of gradients of two blocks, as it is accumulated, slice by slice."""
+    # Products along axes that are much longer than blocks take four times as long in one.
+    rows, columns = map(contraction.as_rows, (first, second))
+    axis = rows.ndim - 1
+    most = max(rows.shape[-2], columns.shape[-2]) * rows.dtype.itemsize
+    width = max(1, platform_limit(_SLICE_BYTES) // most)
+    number = rows.shape[-1] // width
+    if number < 2:
+        return contraction.product_of_rows(rows, columns)
+
+    def product(start: Array | int, size: int) -> Array:
+        slices = (
+            lax.dynamic_slice_in_dim(side, start, size, axis)
+            for side in (rows, columns)
+        )
+        return contraction.product_of_rows(*slices)
+
+    def add(total: Array, start: Array) -> tuple[Array, None]:
+        return total + product(start, width), None
+
+    rest = product(number * width, rows.shape[-1] - number * width)
+    return lax.scan(add, rest, width * jnp.arange(number))[0]
 
 
 def _factor(block: SiteBlock, part: Part) -> Factor:
