@@ -316,7 +316,7 @@ def test_versions_are_told_apart(tmp_path, monkeypatch):
     file.write_text(json.dumps(written))
     with pytest.raises(ValueError, match="not what was written"):
         lazyjax.gram(KERNEL, X, path=tmp_path, outputs="trace")
-    monkeypatch.setattr("lazyjax.grams.fingerprint.versions", lambda: {"JAX": "0.0.2"})
+    monkeypatch.setattr("lazyjax.grams.kernels.versions", lambda: {"JAX": "0.0.2"})
     path = tmp_path / "other"
     lazyjax.gram(KERNEL, X, path=path, outputs="trace")
     monkeypatch.undo()

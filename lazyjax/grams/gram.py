@@ -25,11 +25,11 @@ from lazyjax.architecture import Architecture
 from lazyjax.dynamics.training.fingerprint import differences
 from lazyjax.dynamics.training.program_digest import content_digest
 from lazyjax.files.writing import check_folder
-from lazyjax.grams.fingerprint import fingerprint
 from lazyjax.grams.kernels import (
     FunctionKernel,
     GramKernel,
     LimitKernel,
+    fingerprint_of,
 )
 from lazyjax.grams.lock import writing_alone
 from lazyjax.grams.networks import NetworkKernel
@@ -173,7 +173,7 @@ def gram(
     size = None if tile is None else (min(tile, len(x1)), min(tile, len(batches[1])))
     own_mesh = _checked_mesh(mesh, source)
     with _alone(folder, writes=not plan_only):
-        about = fingerprint(source, x1, x2)
+        about = fingerprint_of(source, x1, x2)
         files = _kept(folder, about, resume=resume)
         name = content_digest(source.fingerprint(x1))
         size = files.tile if files else size

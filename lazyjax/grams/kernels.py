@@ -7,6 +7,7 @@ computed once; `tile` is the kernel of two blocks, of their parts.
 import abc
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
@@ -17,10 +18,13 @@ from jaxtyping import Array
 
 from lazyjax._brief import brief
 from lazyjax.architecture import Architecture
-from lazyjax.dynamics.training.fingerprint import tree_digest
+from lazyjax.dynamics.training.fingerprint import tree_digest, versions
 from lazyjax.dynamics.training.program_digest import content_digest, program_digest
 from lazyjax.infinite import infinite_ntk
 from lazyjax.typing import AnyArray
+
+# Of a batch, while its digest is taken.
+_BYTES_AT_ONCE = 2**24
 
 NUM_BLOCKS = 6
 """Blocks whose parts should fit into memory: some rows, columns, what is being made."""
@@ -213,3 +217,25 @@ def _as_double(x: np.ndarray) -> Array:
 def params_digest(params: Any) -> str:
     """Digest of parameters: structure and values."""
     return tree_digest(jax.tree.map(np.asarray, params))
+
+
+def fingerprint_of(
+    kernel: GramKernel, x1: np.ndarray, x2: np.ndarray | None
+) -> dict[str, Any]:
+    """Everything that its numbers depend on, by argument."""
+    return {
+        "versions": versions(),
+        "platform": jax.default_backend(),
+        **kernel.fingerprint(x1),
+        "x1": batch_digest(x1),
+        "x2": None if x2 is None else batch_digest(x2),
+    }
+
+
+def batch_digest(x: np.ndarray) -> str:
+    """Digest of a batch that need not fit into memory."""
+    digest = hashlib.sha256(f"{x.dtype.name} {x.shape}".encode())
+    rows = max(1, _BYTES_AT_ONCE // max(1, x[:1].nbytes))
+    for start in range(0, len(x), rows):
+        digest.update(np.ascontiguousarray(x[start : start + rows]).data)
+    return digest.hexdigest()
