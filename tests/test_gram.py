@@ -13,6 +13,7 @@ import zarr
 
 import lazyjax
 from lazyjax.grams import GramPlan, GramStore, kernels, networks, strips
+from lazyjax.ntk.methods import blockwise
 from tests.helpers.compare import assert_close
 
 pytestmark = pytest.mark.once
@@ -113,6 +114,16 @@ def test_any_tiles_and_any_memory_give_the_same_matrix(
     for name, some in {"little": memory, "much": "1GiB"}.items():
         store = lazyjax.gram(KERNEL, X, path=tmp_path / name, tile=tile, memory=some)
         assert_close(store.to_array(), whole, "same_algebra")
+
+
+def test_products_in_slices_are_whole(tmp_path, monkeypatch):
+    net = lazyjax.nets.cnn(width=4, depth=2, num_outputs=2)
+    x = RNG.normal(size=(7, 5, 5, 1)).astype(np.float32)
+    params = net.init(jax.random.key(0), x)
+    monkeypatch.setattr(blockwise, "_SLICE_BYTES", {"cpu": 200, "other": 200})
+    store = lazyjax.gram((net.apply, params), x, path=tmp_path, tile=4)
+    whole = lazyjax.empirical_ntk(net.apply, params, x, method="jacobian")
+    assert_close(store.to_array(), whole, "same_algebra")
 
 
 def test_what_is_shared_between_uses_of_a_leaf_counts_once(tmp_path):
