@@ -204,8 +204,8 @@ def _alone(folder: Path, *, writes: bool) -> Iterator[None]:
     if not writes:
         yield
         return
-    holds_tiles(folder)  # refuses what is none of ours, before anything is put there
     check_folder("path", folder)
+    holds_tiles(folder)  # refuses what is none of ours, before anything is put there
     folder.mkdir(parents=True, exist_ok=True)
     with writing_alone(folder):
         yield
