@@ -17,6 +17,7 @@ MODULES = (
     "lazyjax.certify",
     "lazyjax.spectrum",
     "lazyjax.forecast",
+    "lazyjax.grams",
     "lazyjax.experiments",
     "lazyjax.plot",
     "lazyjax.data",

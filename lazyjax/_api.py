@@ -5,6 +5,7 @@ from lazyjax import (
     data as data,
     dynamics as dynamics,
     forecast as forecast,
+    grams as grams,
     infinite as infinite,
     laziness as laziness,
     linalg as linalg,
@@ -18,6 +19,7 @@ from lazyjax.dynamics import (
     linear_dynamics as linear_dynamics,
     train as train,
 )
+from lazyjax.grams import gram as gram
 from lazyjax.infinite import (
     infinite_nngp as infinite_nngp,
     infinite_nngp_of as infinite_nngp_of,

@@ -222,13 +222,16 @@ def check_promises(network, params, x, seed):
             continue
         assert found["num_computed"] > 0
         is_flow = verb is certify.shadowed_flow
-        step = 0.2 / found["jacobian_norm"] ** 2 if is_flow else found.step_size
-
+        step = 0.2 / found["jacobian_norm"] ** 2
+        if not is_flow:
+            assert found.step_size is not None
+            step = found.step_size
         losses, away = run_of(fn, structure, leaves, x, y, step, is_flow)
         times = np.arange(NUM_STEPS) * (step if is_flow else 1)
         allowed = np.array([found.loss_bound(float(t)) for t in times])
         floor = 1e-26 * (1 + np.sum(y**2))
         assert np.all(losses <= losses[0] * allowed * (1 + 1e-7) + floor)
+        assert found.radius is not None
         assert np.all(away <= found.radius * (1 + 1e-9) + 1e-13)
     return verdicts
 

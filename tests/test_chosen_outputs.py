@@ -220,7 +220,9 @@ def test_loss_of_a_tree_of_outputs(form, x64):
         return f if form == "complex" else f["a"][:, :, None]
 
     def loss(f: object, y: jax.Array) -> jax.Array:
-        return sum(jnp.sum(jnp.abs(leaf) ** 2) * y[0] for leaf in jax.tree.leaves(f))
+        return y[0] * jnp.sum(
+            jnp.stack([jnp.sum(jnp.abs(leaf) ** 2) for leaf in jax.tree.leaves(f)])
+        )
 
     y = jnp.arange(1.0, len(X1) + 1)
     found = lazyjax.empirical_ntk_of_loss(loss, outputs, weights, x, y)

@@ -8,6 +8,7 @@ import lazyjax
 from lazyjax.cli.commands.certify import certify_app
 from lazyjax.cli.commands.datasets import data_app
 from lazyjax.cli.commands.forecast import forecast
+from lazyjax.cli.commands.gram import gram_app
 from lazyjax.cli.commands.info import info
 from lazyjax.cli.commands.quickstart import quickstart
 from lazyjax.cli.commands.reproduce import reproduce
@@ -52,4 +53,5 @@ app.add_typer(
     name="certify",
     help="Whether gradient descent is certain to reach zero loss.",
 )
+app.add_typer(gram_app, name="gram", help="Gram matrices larger than memory, on disk.")
 app.add_typer(data_app, name="data", help="Data sets, and where to get them.")

@@ -54,7 +54,7 @@ def read_examples(
 
 def _read_npz(path: Path, num_train: int | None) -> tuple[np.ndarray, np.ndarray]:
     """The first rows of X, flattened, and of y; `None` means all of them."""
-    arrays = _arrays(path)
+    arrays = arrays_of(path)
     missing = [name for name in ("X", "y") if name not in arrays]
     if missing:
         raise ValueError(
@@ -90,7 +90,7 @@ def _read_npz(path: Path, num_train: int | None) -> tuple[np.ndarray, np.ndarray
     return x[:num_train].reshape(len(x[:num_train]), -1), y[:num_train]
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
+def arrays_of(path: Path) -> dict[str, np.ndarray]:
     """All arrays of an .npz file by name; nothing is unpickled."""
     try:
         file = np.load(path, allow_pickle=False)

@@ -7,6 +7,8 @@ EXTRAS: Mapping[str, tuple[str, str]] = {
     "data": ("sklearn", "scikit-learn"),
     "ode": ("diffrax", "diffrax"),
     "plot": ("matplotlib", "matplotlib"),
+    "store": ("tensorstore", "tensorstore"),
+    "cluster": ("distributed", "dask.distributed"),
     "tables": ("xarray", "xarray"),
     "compare": ("neural_tangents", "neural-tangents"),
 }

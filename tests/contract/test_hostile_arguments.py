@@ -1,6 +1,7 @@
 """No error of a public verb dumps what it was given, whatever that is."""
 
 import inspect
+import tempfile
 from typing import Any
 
 import equinox as eqx
@@ -41,6 +42,12 @@ CALLS: dict[str, dict[str, Any]] = {
     "empirical_ntk_of_loss": KERNEL
     | {"loss_fn": lambda f, y: ((f - y) ** 2).sum(), "y1": X},
     "gradient_flow": PROBLEM | {"times": [0.0, 1.0]},
+    "gram": {
+        "kernel": (NET.apply, PARAMS),
+        "x1": X,
+        "path": tempfile.mkdtemp(),
+        "progress": False,
+    },
     "infinite_nngp": LIMIT,
     "infinite_nngp_of": LIFTED,
     "infinite_ntk": LIMIT,

@@ -167,8 +167,9 @@ TABLE = {
     "train": Verb(trained),
     "gradient_flow": Verb(flowed),
 }
-# `ntk_plan` looks at shapes only and `sweep` compiles programs of its own, from the host.
-ON_THE_HOST = {"ntk_plan", "sweep"}
+# `ntk_plan` looks at shapes only; `sweep` and `gram` compile programs of their own, from
+# the host, and what `gram` returns is on disk.
+ON_THE_HOST = {"gram", "ntk_plan", "sweep"}
 
 EVERY_VERB = pytest.mark.parametrize("name", TABLE)
 

@@ -41,13 +41,14 @@ def shared_products(
     found: dict[tuple, SharedProducts] = {}
     for group in groups:
         for root, blocks in group.roots.items():
-            key = _key(network, root, blocks[0])
+            key = shared_key(network, root, blocks[0])
             if group.kind == "direct" and len(blocks) == 1 and key is not None:
                 found.setdefault(key, SharedProducts(set())).missing.add(root)
     return found
 
 
-def _key(network: TracedNetwork, root: int, block: SiteBlock) -> tuple | None:
+def shared_key(network: TracedNetwork, root: int, block: SiteBlock) -> tuple | None:
+    """Equal for roots with the same products of cotangents; `None` if none has."""
     key = block.shared_key
     return None if key is None else (*key, working_dtype(network.avals[root].dtype))
 
@@ -93,7 +94,10 @@ class KernelSums:
             self._add_gram(number, self.evaluated.root_gradient(root, blocks))
             return
         (block,) = blocks
-        factor, key = self.evaluated.factor(block), _key(self.network, root, block)
+        factor, key = (
+            self.evaluated.factor(block),
+            shared_key(self.network, root, block),
+        )
         first, second = self._by_batch(factor)
         if key is None:
             self._add(

@@ -72,17 +72,26 @@ def contract_by_leaf(
 
 def evaluate(problem: KernelProblem) -> EvaluatedNetwork:
     """The network of a problem, for the examples of both batches."""
-    request, network, sizes = problem.request, problem.network, problem.sizes
+    request, network = problem.request, problem.network
     leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(request.params)]
     values = param_values(network, leaves)
     x, (along, others) = as_arrays(request.x1), request.cotangents
     if request.x2 is not None:
         if others is not along:
+            sizes = problem.sizes
             sides = zip((along, others), (sizes.rows, sizes.columns), strict=True)
             along = jnp.concatenate([for_each(side, n) for side, n in sides])
         x = joined(x, request.x2)
     cotangents, records = factors(network, values, x, along)
-    contraction = Contraction(
+    return EvaluatedNetwork(
+        network, contraction_of(problem), leaves, values, cotangents, records
+    )
+
+
+def contraction_of(problem: KernelProblem) -> Contraction:
+    """How the kernel of a problem is accumulated."""
+    request, sizes = problem.request, problem.sizes
+    return Contraction(
         arrangement=_ARRANGEMENTS[request.pairs],
         is_symmetric=sizes.is_symmetric,
         precision=request.precision,
@@ -90,7 +99,6 @@ def evaluate(problem: KernelProblem) -> EvaluatedNetwork:
         num_columns=sizes.columns,
         num_cotangents=sizes.num_cotangents,
     )
-    return EvaluatedNetwork(network, contraction, leaves, values, cotangents, records)
 
 
 def kernels_of_leaves(
