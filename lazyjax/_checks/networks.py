@@ -11,7 +11,7 @@ from lazyjax._brief import brief
 from lazyjax._checks.arrays import check_not_explicit
 from lazyjax._models import model_hint
 from lazyjax.batches import num_rows
-from lazyjax.typing import Inputs, Params
+from lazyjax.typing import Params
 
 
 def check_function(name: str, fn: object, form: str, hint: str = "") -> None:
@@ -104,8 +104,8 @@ def check_like(name: str, params: Params, other_name: str, other: Params) -> Non
             )
 
 
-def check_network_output(f: object, x: Inputs) -> None:
-    """Check that `f`, from `jax.eval_shape`, is one real array of shape `(n, k)`."""
+def check_network_output(f: object, x: Any) -> None:
+    """Check that `f`, from `jax.eval_shape`, is one real array `(n, k)` for a batch."""
     if not isinstance(f, jax.ShapeDtypeStruct):
         raise TypeError(
             "`apply_fn` must return one array of shape (n, k); got a "

@@ -153,7 +153,7 @@ def attack(
     check_params("params", params)
     x = jnp.asarray(x)
     shape = jax.eval_shape(apply_fn, params, x)
-    check_network_output(shape, x.shape)
+    check_network_output(shape, x)
     check_targets("y", y, *shape.shape)
     sizes = np.unique(np.asarray(radii, np.float64))
     if sizes.size == 0 or not (sizes[0] > 0 and math.isfinite(sizes[-1])):

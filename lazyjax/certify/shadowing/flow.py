@@ -78,7 +78,7 @@ def shadowed_flow(
     Example:
         >>> import jax, lazyjax
         >>> data = lazyjax.data.sphere(4, 32, key=jax.random.key(0))
-        >>> net = lazyjax.nets.mlp(width=16, activation="softplus", w_std=2.0)
+        >>> net = lazyjax.nets.mlp(width=128, activation="softplus", w_std=2.0)
         >>> params = net.init(jax.random.key(1), data.x_train)
         >>> args = (net, params, data.x_train, data.y_train)
         >>> lazyjax.certify.gradient_flow(*args).verdict.name

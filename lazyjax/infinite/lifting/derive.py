@@ -70,7 +70,7 @@ def lift(
 ) -> LiftedNetwork:
     """The network `apply_fn` at infinite width, for inputs shaped as `example`."""
     batch = _batch(example, 2)
-    check_network_output(jax.eval_shape(apply_fn, params, batch), batch.shape)
+    check_network_output(jax.eval_shape(apply_fn, params, batch), batch)
     programs = [_traced(apply_fn, params, example, size) for size in BATCH_SIZES]
     return _Lifter(params, variances, example).program(programs)
 

@@ -76,13 +76,14 @@ def evaluate(problem: KernelProblem) -> EvaluatedNetwork:
     leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(request.params)]
     values = param_values(network, leaves)
     x, (along, others) = as_arrays(request.x1), request.cotangents
+    dtype = network.result.dtype
     if request.x2 is not None:
         if others is not along:
             sizes = problem.sizes
             sides = zip((along, others), (sizes.rows, sizes.columns), strict=True)
             along = jnp.concatenate([for_each(side, n) for side, n in sides])
         x = joined(x, request.x2)
-    cotangents, records = factors(network, values, x, along)
+    cotangents, records = factors(network, values, x, along.astype(dtype))
     return EvaluatedNetwork(
         network, contraction_of(problem), leaves, values, cotangents, records
     )
