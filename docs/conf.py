@@ -38,6 +38,7 @@ html_theme_options = {
 }
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_dmath_double_inline = True
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # notebooks keep the outputs that their tests stored
 suppress_warnings = ["mystnb.unknown_mime_type"]
