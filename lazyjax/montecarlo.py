@@ -189,5 +189,5 @@ def _mean_and_sem(
     (mean, scatter), _ = jax.lax.scan(update, (mean, scatter), jnp.arange(num_seeds))
     if num_seeds < 2:
         return mean, jax.tree.map(lambda s: jnp.full_like(s, jnp.nan), scatter)
-    variance_of_mean = lambda s: s / (num_seeds - 1) / num_seeds
-    return mean, jax.tree.map(lambda s: jnp.sqrt(variance_of_mean(s)), scatter)
+    pairs = num_seeds * (num_seeds - 1)
+    return mean, jax.tree.map(lambda s: jnp.sqrt(s / pairs), scatter)

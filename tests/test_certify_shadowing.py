@@ -64,20 +64,26 @@ def slope_of(fn, structure, x, y):
     return lambda leaves: [-g for g in jax.grad(loss)(leaves)]
 
 
+def moved(leaves, slopes, size):
+    return [a + size * b for a, b in zip(leaves, slopes, strict=True)]
+
+
+def runge_kutta_step(slope, leaves, h):
+    """Leaves after a time `h`, by the classical method of fourth order."""
+    k1 = slope(leaves)
+    k2 = slope(moved(leaves, k1, h / 2))
+    k3 = slope(moved(leaves, k2, h / 2))
+    k4 = slope(moved(leaves, k3, h))
+    for k, weight in ((k1, 1), (k2, 2), (k3, 2), (k4, 1)):
+        leaves = moved(leaves, k, h * weight / 6)
+    return leaves
+
+
 def flow_at(slope, leaves, times, num_steps=200):
     """Gradient flow at several times, by the method of Runge and Kutta."""
 
-    def moved(leaves, slopes, size):
-        return [a + size * b for a, b in zip(leaves, slopes, strict=True)]
-
     def step(h, leaves, _):
-        k1 = slope(leaves)
-        k2 = slope(moved(leaves, k1, h / 2))
-        k3 = slope(moved(leaves, k2, h / 2))
-        k4 = slope(moved(leaves, k3, h))
-        for k, weight in ((k1, 1), (k2, 2), (k3, 2), (k4, 1)):
-            leaves = moved(leaves, k, h * weight / 6)
-        return leaves, None
+        return runge_kutta_step(slope, leaves, h), None
 
     @jax.jit
     def advance(leaves, time):
@@ -241,22 +247,13 @@ def run_of(fn, structure, leaves, x, y, step, is_flow):
     """Losses and distances along a run, after every step."""
     slope = slope_of(fn, structure, x, y)
 
-    def moved(leaves, slopes, size):
-        return [a + size * b for a, b in zip(leaves, slopes, strict=True)]
-
     def advance(p, _):
         r = fn(structure.unflatten(p), x) - y
         squares = (jnp.sum((a - b) ** 2) for a, b in zip(p, leaves, strict=True))
         seen = jnp.sum(r**2) / 2, jnp.sqrt(sum(squares))
-        k1 = slope(p)
         if not is_flow:
-            return moved(p, k1, step), seen
-        k2 = slope(moved(p, k1, step / 2))
-        k3 = slope(moved(p, k2, step / 2))
-        k4 = slope(moved(p, k3, step))
-        for k, weight in ((k1, 1), (k2, 2), (k3, 2), (k4, 1)):
-            p = moved(p, k, weight * step / 6)
-        return p, seen
+            return moved(p, slope(p), step), seen
+        return runge_kutta_step(slope, p, step), seen
 
     with jax.enable_x64(True):
         first = list(map(jnp.asarray, leaves))

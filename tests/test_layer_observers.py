@@ -34,7 +34,8 @@ def naive_angles(first, second, k):
     return np.arccos(np.clip(cosines, -1, 1))
 
 
-def test_layers_are_observed_along_training():
+@pytest.mark.parametrize("is_tree", [False, True])
+def test_layers_are_observed_along_training(is_tree):
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(6, 4)), jnp.float32)
     y = jnp.asarray(np.sign(rng.normal(size=(6, 1))), jnp.float32)
@@ -43,9 +44,9 @@ def test_layers_are_observed_along_training():
         "v": jnp.asarray(rng.normal(size=(5, 1)), jnp.float32),
     }
     run = lazyjax.train(
-        lambda p, x: jnp.tanh(x @ p["w"]) @ p["v"],
+        lambda p, x: jnp.tanh((x["rows"] if is_tree else x) @ p["w"]) @ p["v"],
         params,
-        x,
+        {"rows": x} if is_tree else x,
         y,
         optimizer=optax.sgd(0.05),
         num_steps=30,

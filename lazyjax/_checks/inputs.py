@@ -9,6 +9,7 @@ from jax.tree_util import keystr
 from lazyjax._brief import brief
 from lazyjax._checks.arrays import check_array, check_batch, check_same_features
 from lazyjax._models import model_hint
+from lazyjax.batches import num_rows
 from lazyjax.typing import AnyArray
 
 
@@ -62,24 +63,30 @@ def _shortened(name: str) -> str:
     return name if len(name) < 120 else f"{name[:60]}...{name[-57:]}"
 
 
+def one_example_hint(x: Any) -> str:
+    """Words on a batch without features, which may be one example; none on others."""
+    shape = getattr(x, "shape", ())
+    if len(shape) != 1:
+        return ""
+    return (
+        f" Inputs of shape {shape} are read as {shape[0]} examples without features: is "
+        "one example meant, `x[None]`?"
+    )
+
+
 def check_outputs_of(f: object, x: Any) -> None:
     """Check that `f`, from `jax.eval_shape`, is a tree of arrays `(n, *shape)`."""
-    n = jax.tree.leaves(x)[0].shape[0]
+    n = num_rows(x)
     named = _named("", f)
     if not named:
         raise ValueError(f"`apply_fn` must return at least one array; got {brief(f)}.")
     for path, leaf in named:
         where = f", at `f{path}`" if path else ""
         if leaf.ndim < 1 or leaf.shape[0] != n or leaf.size == 0:
-            hint = ""
-            if isinstance(x, AnyArray) and x.ndim == 1:
-                hint = (
-                    f" Inputs of shape {x.shape} are read as {n} examples without "
-                    "features: is one example meant, `x[None]`?"
-                )
             raise ValueError(
                 f"`apply_fn` must return arrays with a row for each of the {n} examples, "
-                f"such as of shape (n, k) with k >= 1; got {leaf.shape}{where}.{hint}"
+                f"such as of shape (n, k) with k >= 1; got {leaf.shape}{where}."
+                f"{one_example_hint(x)}"
             )
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             raise TypeError(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from lazyjax._brief import brief
 from lazyjax._checks.arrays import check_not_explicit
+from lazyjax._checks.inputs import one_example_hint
 from lazyjax._models import model_hint
 from lazyjax.batches import num_rows
 from lazyjax.typing import Params
@@ -111,17 +112,12 @@ def check_network_output(f: object, x: Any) -> None:
             "`apply_fn` must return one array of shape (n, k); got a "
             f"{type(f).__name__}. Concatenate several outputs along the last axis."
         )
-    n, x_shape = num_rows(x), getattr(x, "shape", ())
+    n = num_rows(x)
     if f.ndim != 2 or f.shape[0] != n or f.shape[1] == 0:
-        hint = ""
+        hint = one_example_hint(x)
         if f.shape == (n,):
             hint = " Add an axis: `f[:, None]`."
-        elif len(x_shape) == 1:
-            hint = (
-                f" Inputs of shape {x_shape} are read as {n} examples without "
-                "features: is one example meant, `x[None]`?"
-            )
-        elif f.ndim > 2 and f.shape[0] == n:
+        elif not hint and f.ndim > 2 and f.shape[0] == n:
             hint = (
                 " Flatten outputs of several positions or tokens, "
                 "`f.reshape(f.shape[0], -1)`; or choose one, `f[:, -1]`, or their "

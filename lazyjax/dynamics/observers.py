@@ -342,7 +342,7 @@ def on_inputs(
 def _layer_kernels(snapshot: Snapshot) -> dict[str, Float[Array, "n n"]]:
     """Kernel of each layer, summed over outputs."""
     return layerwise_ntk(
-        snapshot.apply_fn, snapshot.params, jnp.asarray(snapshot.x), outputs="trace"
+        snapshot.apply_fn, snapshot.params, as_arrays(snapshot.x), outputs="trace"
     )
 
 

@@ -11,8 +11,7 @@ from jaxtyping import Array, Float
 from rich.table import Table
 
 from lazyjax._checks import check_at_least
-from lazyjax.data import Dataset, digits, mnist
-from lazyjax.data._sources import SOURCES
+from lazyjax.data import SOURCES, Dataset, digits, mnist
 from lazyjax.experiments.judgement import Judgement
 from lazyjax.progress import Progress
 

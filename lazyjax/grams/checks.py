@@ -9,8 +9,8 @@ import numpy as np
 
 from lazyjax.files.results import Storable
 from lazyjax.grams.kernels import GramKernel
-from lazyjax.grams.strips import transposed
 from lazyjax.grams.tile_files import Place, TileFiles
+from lazyjax.ntk.outputs import transposed
 
 # Examples of the principal block whose eigenvalues are taken.
 _EXAMPLES = 512

@@ -173,9 +173,10 @@ def gram(
     size = None if tile is None else (min(tile, len(x1)), min(tile, len(batches[1])))
     own_mesh = _checked_mesh(mesh, source)
     with _alone(folder, writes=not plan_only):
-        about = fingerprint_of(source, x1, x2)
+        of_kernel = source.fingerprint(x1)
+        about = fingerprint_of(of_kernel, x1, x2)
         files = _kept(folder, about, resume=resume)
-        name = content_digest(source.fingerprint(x1))
+        name = content_digest(of_kernel)
         size = files.tile if files else size
         plan, program = plan_of(
             source, x1, x2, limit, name=name, mesh=own_mesh, tile=size

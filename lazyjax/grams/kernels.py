@@ -8,7 +8,7 @@ import abc
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -31,7 +31,7 @@ NUM_BLOCKS = 6
 
 
 class GramShape(NamedTuple):
-    """GramShape of a Gram matrix and of what is computed at a time."""
+    """Sizes of a Gram matrix and of what is computed at a time."""
 
     num_rows: int  # examples of the first batch
     num_columns: int  # and of the second
@@ -148,7 +148,7 @@ class FunctionKernel(GramKernel):
     def reference(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """By the plainest way, in float64."""
         with jax.enable_x64(True):
-            return np.asarray(self.fn(_as_double(x), _as_double(y)), np.float64)
+            return np.asarray(self.fn(as_double(x), as_double(y)), np.float64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +181,7 @@ class LimitKernel(GramKernel):
         """By the plainest way, in float64."""
         with jax.enable_x64(True):
             return np.asarray(
-                infinite_ntk(self.architecture, _as_double(x), _as_double(y))
+                infinite_ntk(self.architecture, as_double(x), as_double(y))
             )
 
 
@@ -209,7 +209,8 @@ class _Calls(TileProgram):
         return self._call(rows, None if is_same else columns)
 
 
-def _as_double(x: np.ndarray) -> Array:
+def as_double(x: np.ndarray) -> Array:
+    """A batch in float64; integers, such as tokens, as they are."""
     is_float = jnp.issubdtype(x.dtype, jnp.floating)
     return jnp.asarray(x, jnp.float64 if is_float else x.dtype)
 
@@ -220,13 +221,13 @@ def params_digest(params: Any) -> str:
 
 
 def fingerprint_of(
-    kernel: GramKernel, x1: np.ndarray, x2: np.ndarray | None
+    of_kernel: Mapping[str, str], x1: np.ndarray, x2: np.ndarray | None
 ) -> dict[str, Any]:
-    """Everything that its numbers depend on, by argument."""
+    """Everything that numbers depend on, by argument; `of_kernel` is its own part."""
     return {
         "versions": versions(),
         "platform": jax.default_backend(),
-        **kernel.fingerprint(x1),
+        **of_kernel,
         "x1": batch_digest(x1),
         "x2": None if x2 is None else batch_digest(x2),
     }

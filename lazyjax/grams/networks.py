@@ -20,6 +20,7 @@ from lazyjax.grams.kernels import (
     GramKernel,
     GramShape,
     TileProgram,
+    as_double,
     params_digest,
 )
 from lazyjax.jaxpr.convolutions import with_quick_convolutions
@@ -126,7 +127,7 @@ class NetworkKernel(GramKernel):
             params = jax.tree.map(
                 lambda leaf: jnp.asarray(leaf, jnp.float64), self.params
             )
-            f = jax.eval_shape(self.apply_fn, params, _double(x[:1]))
+            f = jax.eval_shape(self.apply_fn, params, as_double(x[:1]))
             both = directions(self.outputs, f.shape[1], f.dtype)
             along = np.asarray(both.vectors(f.shape[1], f.dtype))
             one, two = (self._jacobians(params, batch, along) for batch in (x, y))
@@ -143,7 +144,7 @@ class NetworkKernel(GramKernel):
         jacobian = jax.jit(jax.jacrev(lambda p, row: self.apply_fn(p, row)[0]))
         rows = []
         for row in x:
-            leaves = jax.tree.leaves(jacobian(params, _double(row[None])))
+            leaves = jax.tree.leaves(jacobian(params, as_double(row[None])))
             flat = [np.asarray(leaf).reshape(leaf.shape[0], -1) for leaf in leaves]
             rows.append(along @ np.concatenate(flat, axis=1))
         return np.stack(rows)
@@ -261,8 +262,3 @@ def _bytes(program: Any) -> tuple[int, int]:
 
 def _like(x: np.ndarray, n: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype)
-
-
-def _double(x: np.ndarray) -> Array:
-    is_float = jnp.issubdtype(x.dtype, jnp.floating)
-    return jnp.asarray(x, jnp.float64 if is_float else x.dtype)

@@ -13,8 +13,8 @@ from lazyjax._checks import check_at_least, check_key
 from lazyjax.files.archive import FileError
 from lazyjax.grams.checks import GramAudit, GramCheck, audited, check_tiles
 from lazyjax.grams.kernels import GramKernel
-from lazyjax.grams.strips import transposed
 from lazyjax.grams.tile_files import Place, TileFiles, opened
+from lazyjax.ntk.outputs import transposed
 from lazyjax.typing import AnyArray, RandomKey
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ import numpy as np
 from lazyjax._brief import brief
 from lazyjax.grams.kernels import GramKernel, GramShape, TileProgram
 from lazyjax.grams.tile_files import Place
+from lazyjax.ntk.outputs import transposed
 
 # Share of the largest entry, and units of rounding, by which a kernel may differ from its
 # own transpose.
@@ -206,12 +207,6 @@ def _host_tile(
             "`x2=x1` for one that is not."
         )
     return (tile + other) / np.asarray(2, tile.dtype)
-
-
-def transposed(tile: np.ndarray) -> np.ndarray:
-    """The same pairs of examples the other way round."""
-    axes = (1, 0, 3, 2) if tile.ndim == 4 else (1, 0, 2)[: tile.ndim]
-    return tile.transpose(axes)
 
 
 def _chunks(numbers: Sequence[int], size: int) -> list[Sequence[int]]:

@@ -78,9 +78,8 @@ def empirical_ntk(
             and all others are of all outputs together, numbered along
             `jax.tree.leaves`. "flat" is one real array `(n1, n2, K, K)` of all numbers
             that outputs consist of, array after array, of complex ones real parts first.
-            Every form of complex outputs takes the work of "full".
-            kernel, `(n1, n2)`. A list of m outputs is "full" for these alone,
-            `(n1, n2, m, m)`; an integer array `(n1, m)`, or a pair of them for two
+            Every form of complex outputs takes the work of "full". Of real ones, a list of
+            m outputs is "full" for these alone, `(n1, n2, m, m)`; an integer array `(n1, m)`, or a pair of them for two
             batches, for m outputs of each example: `outputs=targets[:, None]` for the
             logits of targets, `(n1, n2, 1, 1)`.
         method: "structured" contracts the factors of each parameter's gradient in the
@@ -109,9 +108,9 @@ def empirical_ntk(
 
     Raises:
         ValueError: If a batch is empty or not finite, its arrays differ in their number
-            of rows, features differ, an output is not `(n, *shape)`, an option is unknown, `apply_fn` ignores `params`, or its rows
-            interact, `filter` accepts no parameter, or the kernel, or what the method
-            needs, is larger than the memory of the devices that hold the arrays.
+            of rows, features differ, an output is not `(n, *shape)`, an option is
+            unknown, `apply_fn` ignores `params`, or its rows interact, `filter` accepts
+            no parameter, or the kernel, or what forms it, does not fit into `memory`.
         TypeError: If a parameter or an output is neither floating point nor complex.
 
     Example:

@@ -7,7 +7,7 @@ over equal ones ("trace", and the single direction of "pseudo" or of one class).
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from lazyjax._checks import check_choice, known_numbers
 from lazyjax.typing import AnyArray, Outputs
 
 Pairs = Literal["full", "diagonal", "trace"]
+KernelArray = TypeVar("KernelArray", Array, np.ndarray)
 
 _FORMS = ("full", "diagonal", "trace", "pseudo", "flat")
 
@@ -208,8 +209,8 @@ def for_each(cotangents: Float[Array, "*n c k"], num: int) -> Float[Array, "n c 
     return jnp.broadcast_to(cotangents, (num, *cotangents.shape[-2:]))
 
 
-def transposed(ntk: Float[Array, "n1 n2 *k"]) -> Float[Array, "n2 n1 *k"]:
-    """The kernel with its two batches exchanged."""
+def transposed(ntk: KernelArray) -> KernelArray:
+    """The kernel `(n1, n2, *k)` of JAX or NumPy, with its two batches exchanged."""
     return ntk.transpose((1, 0, 3, 2) if ntk.ndim == 4 else (1, 0, 2)[: ntk.ndim])
 
 

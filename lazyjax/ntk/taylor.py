@@ -92,7 +92,8 @@ def taylor_expand(apply_fn: ApplyFn, params: Params, *, order: int) -> ApplyFn:
         `apply_fn`.
 
     Raises:
-        TypeError: If a parameter is neither floating point nor complex, or `order` not an integer.
+        TypeError: If a parameter is neither floating point nor complex, or `order` not
+            an integer.
         ValueError: If `order` is negative.
 
     Example:

@@ -68,7 +68,7 @@ LAWS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Case:
+class Call:
     """One call of `empirical_ntk`."""
 
     name: str
@@ -83,6 +83,10 @@ class Case:
         mode = "jit" if self.jit else "eager"
         fields = (self.name, self.method, self.dtype, self.outputs, x2, mode)
         return "-".join(map(str, fields))
+
+
+class Case(Call):
+    """One call for a network of one array, beside the oracle."""
 
     def kernel(self) -> np.ndarray:
         """What the library returns."""

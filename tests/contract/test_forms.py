@@ -1,33 +1,20 @@
 """Kernels of trees of inputs and outputs and of complex numbers equal a Jacobian oracle."""
 
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
 
 import lazyjax
-from lazyjax.typing import Method, Outputs
-from tests.contract.cases import METHODS, TOLERANCE
+from lazyjax.typing import Outputs
+from tests.contract.cases import METHODS, TOLERANCE, Call
 from tests.helpers.compare import assert_close, assert_trees_close
 from tests.helpers.zoo_forms import FORMS, batches, expected_form, kernel_oracle
 
 OUTPUTS: tuple[Outputs, ...] = ("full", "diagonal", "trace", "pseudo", 1, "flat")
 
 
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """One call."""
-
-    name: str
-    method: Method
-    dtype: str
-    outputs: Outputs
-    paired: bool
-    jit: bool
-
-    def __str__(self) -> str:
-        return "-".join(map(str, dataclasses.astuple(self)))
+class FormCase(Call):
+    """One call for a network of trees or complex numbers."""
 
     def check(self) -> None:
         """Assert that the kernel is the oracle's, in every leaf and in its dtype."""
@@ -66,7 +53,9 @@ def _rotation() -> list:
         for i, name in enumerate(FORMS):
             dtype = ("float32", "float64")[(i + turn) % 2]
             outputs = "full" if turn == 0 else OUTPUTS[(i + turn) % len(OUTPUTS)]
-            case = Case(name, method, dtype, outputs, i % 3 == 0, (i + turn) % 4 == 0)
+            case = FormCase(
+                name, method, dtype, outputs, i % 3 == 0, (i + turn) % 4 == 0
+            )
             is_default = turn == 0 or (method != "auto" and i % 6 == turn)
             cases.append(
                 pytest.param(case, marks=() if is_default else pytest.mark.slow)
@@ -75,7 +64,7 @@ def _rotation() -> list:
 
 
 PRODUCT = [
-    Case(name, method, dtype, outputs, paired, jit)
+    FormCase(name, method, dtype, outputs, paired, jit)
     for name in FORMS
     for method in METHODS
     for dtype in TOLERANCE
@@ -101,7 +90,7 @@ def test_kernel_equals_the_oracle_in_every_mode(case):
 @pytest.mark.parametrize("outputs", OUTPUTS)
 @pytest.mark.parametrize("name", ["three_heads", "amplitude_and_spectrum"])
 def test_every_form_of_trees_of_outputs(name, outputs):
-    Case(name, "jacobian", "float64", outputs, paired=True, jit=False).check()
+    FormCase(name, "jacobian", "float64", outputs, paired=True, jit=False).check()
 
 
 @pytest.mark.once

@@ -1,7 +1,7 @@
 """`lazyjax gram`: Gram matrices on disk, planned, computed, resumed and checked."""
 
-import importlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +13,7 @@ from lazyjax.cli import interrupts
 from lazyjax.cli.console import bad_usage, one_line_errors, progress_shown
 from lazyjax.cli.data import arrays_of
 from lazyjax.cli.extras import require
+from lazyjax.cli.imports import imported
 
 if TYPE_CHECKING:
     from lazyjax.grams import GramStore
@@ -122,7 +123,7 @@ def _compute(
         from lazyjax import gram
 
         with bad_usage("FACTORY"):
-            make = _imported(factory)
+            make = _factory(factory)
         options: dict[str, Any] = {
             "path": path,
             "outputs": int(outputs) if outputs.isdecimal() else outputs,
@@ -148,12 +149,8 @@ def _examples(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     return arrays["X"], arrays.get("X2")
 
 
-def _imported(name: str) -> Any:
-    module, _, attribute = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"{name} cannot be imported: {error}.") from error
+def _factory(name: str) -> Callable[[np.ndarray], Any]:
+    found = imported(name)
     if not callable(found):
         raise ValueError(f"{name} must be a function of examples.")
     return found

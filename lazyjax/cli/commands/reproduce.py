@@ -1,6 +1,5 @@
 """`lazyjax reproduce`: any experiment of the registry, or of a module of one's own."""
 
-import importlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +10,7 @@ import typer
 from lazyjax.cli import outcomes
 from lazyjax.cli.console import bad_usage, numbers, one_line_errors
 from lazyjax.cli.data import DataDir
+from lazyjax.cli.imports import imported
 from lazyjax.files.writing import check_file
 
 if TYPE_CHECKING:
@@ -153,14 +153,10 @@ def _find(name: str) -> "Experiment":
     from lazyjax._checks import check_choice
     from lazyjax.experiments import EXPERIMENTS, Experiment
 
-    module, colon, attribute = name.partition(":")
-    if not colon:
+    if ":" not in name:
         check_choice("NAME", name, EXPERIMENTS)
         return EXPERIMENTS[name]
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"{name} cannot be imported: {error}.") from error
+    found = imported(name)
     if not isinstance(found, Experiment):
         raise ValueError(f"{name} must be a `lazyjax.experiments.Experiment`.")
     return found

@@ -94,10 +94,8 @@ class KernelSums:
             self._add_gram(number, self.evaluated.root_gradient(root, blocks))
             return
         (block,) = blocks
-        factor, key = (
-            self.evaluated.factor(block),
-            shared_key(self.network, root, block),
-        )
+        factor = self.evaluated.factor(block)
+        key = shared_key(self.network, root, block)
         first, second = self._by_batch(factor)
         if key is None:
             self._add(

@@ -74,8 +74,9 @@ def run_program(
 ) -> Any:
     """Kernels of `program`, compiled once per function, shapes and options."""
     # Directions in output space are those that `program.along` makes of `given`, a pytree
-    # of arrays, or else those that its form names. Returns before the device is done, unless the independence of rows cannot be proven:
-    # then it waits, to compare them. NaN if rows interact and values are not known.
+    # of arrays, or else those that its form names. Returns before the device is done,
+    # unless the independence of rows cannot be proven: then it waits, to compare them. NaN
+    # if rows interact and values are not known.
     check_arguments(apply_fn, params, x1, x2)
     check_options(program.precision, check_rows)
     program = dataclasses.replace(

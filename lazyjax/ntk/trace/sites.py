@@ -143,9 +143,8 @@ class TracedNetwork:
     constants: Mapping[int, Any]  # known parameter values
     # Numbers of the parameter values that are the parameter leaves.
     leaves: tuple[int, ...]
-    examples: tuple[
-        int, ...
-    ]  # numbers of the example values that are the input's leaves
+    # Numbers of the example values that are the leaves of the input.
+    examples: tuple[int, ...]
     # For each parameter value, the leaves that it is differentiable in.
     depends_on: tuple[frozenset[int], ...]
     # For each computed parameter value, the step that makes it.
