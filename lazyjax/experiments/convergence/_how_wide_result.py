@@ -166,7 +166,7 @@ def figure(found: HowWide):
     for i, color in zip(range(len(KINDS)), COLORS, strict=False):
         middle, low, high = found.extrapolated(i)
         error = [[middle - low], [high - middle]]
-        beside = found.target.numbers * 2.0 ** (i - 1)
+        beside = found.target.numbers * 1.5 ** (i - 1)
         right.errorbar(beside, middle, error, color=color, marker="o", capsize=2)
     ends = [found.numbers[0], found.target.numbers]
     right.plot(ends, ends, color="0.35", linestyle=":", label="one for each")
