@@ -42,6 +42,24 @@ def pytest_configure(config: pytest.Config) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow all cases of a `sampled` test but its number, evenly spread."""
+    cases: dict[tuple[str, str], list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("sampled"):
+            name = getattr(item, "originalname", item.name)
+            cases.setdefault((str(item.path), name), []).append(item)
+    for group in cases.values():
+        plain = [item for item in group if not item.get_closest_marker("slow")]
+        marker = group[0].get_closest_marker("sampled")
+        num_kept = marker.args[0] if marker else 0
+        kept = {i * len(plain) // num_kept for i in range(num_kept)}
+        for i, item in enumerate(plain):
+            if i not in kept:
+                item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def bounded_memory() -> Iterator[None]:
     """Let go of a file's programs after it: they came to 4 GiB in each worker."""

@@ -238,6 +238,7 @@ VARIANCES = {name: 0.0 if name == "zero" else 1.0 for name in PARAMS}
     REFUSALS,
     ids=lambda it: getattr(it, "__name__", ""),
 )
+@pytest.mark.sampled(8)
 def test_networks_without_a_known_limit_are_refused_by_operation_and_line(
     apply_fn: Any, operation: str | None, reason: str, x64: None
 ) -> None:
