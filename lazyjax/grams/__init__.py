@@ -6,7 +6,10 @@ from lazyjax.grams.plan import GramPlan as GramPlan
 from lazyjax.grams.solving import (
     GramFactor as GramFactor,
     GramSolution as GramSolution,
+    SketchedFeatures as SketchedFeatures,
+    SketchedRegression as SketchedRegression,
     factorize as factorize,
+    sketched_features as sketched_features,
     solve as solve,
 )
 from lazyjax.grams.store import GramStore as GramStore

@@ -8,3 +8,8 @@ from lazyjax.grams.solving.iterative import (
     GramSolution as GramSolution,
     solve as solve,
 )
+from lazyjax.grams.solving.sketched import (
+    SketchedFeatures as SketchedFeatures,
+    SketchedRegression as SketchedRegression,
+    sketched_features as sketched_features,
+)
