@@ -57,6 +57,12 @@ def run(
     x64: X64 = False,
 ) -> None:
     """Compute a Gram matrix: prints the plan, and shows tiles per second and time left."""
+    with bad_usage("--path"):
+        if (path / "zarr.json").exists() and not plan:
+            raise ValueError(
+                f"{path} holds a Gram matrix already. `lazyjax gram resume` with the "
+                "same arguments goes on with it; or choose another folder."
+            )
     _compute(factory, data, path, outputs, memory, tile, x64, resume=False, plan=plan)
 
 
@@ -120,7 +126,7 @@ def _compute(
     )
     with one_line_errors():
         require("gram", "store")
-        from lazyjax import gram
+        from lazyjax.grams.gram import computed
 
         with bad_usage("FACTORY"):
             make = _factory(factory)
@@ -132,11 +138,11 @@ def _compute(
             "resume": resume,
         }
         kernel = make(x1)
-        print(gram(kernel, x1, x2, **options, plan_only=True))
         if plan:
+            print(computed(kernel, x1, x2, **options, plan_only=True))
             return
         with progress_shown() as report:
-            store = gram(kernel, x1, x2, **options, progress=report)
+            store = computed(kernel, x1, x2, **options, progress=report, show=print)
     print(f"wrote {store!r}", file=sys.stderr)
 
 
