@@ -412,7 +412,7 @@ def test_results_can_be_kept(tmp_path):
         (
             lambda: spectrum.trace(cast("Any", [[1.0]])),
             TypeError,
-            "`kernel` must be an array, or",
+            "`kernel` must be an array, a store",
         ),
         (lambda: spectrum.trace(jnp.ones((2, 3))), ValueError, "must be square"),
         (lambda: spectrum.trace(jnp.triu(jnp.ones((2, 2)))), ValueError, "symmetric"),
@@ -483,7 +483,7 @@ def test_results_can_be_kept(tmp_path):
         (
             lambda: spectrum.subspace_angles(jnp.eye(3), jnp.eye(3), 4),
             ValueError,
-            "at most the number of rows, 3",
+            "at most the number of examples, 3",
         ),
         (
             lambda: spectrum.weights({"w": jnp.full((2, 2), jnp.inf)}),
