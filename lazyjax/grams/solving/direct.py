@@ -240,7 +240,7 @@ def _with_diagonal(matrix: Array, number: int | float) -> Array:
 
 def _dense(kernel: Any) -> np.ndarray:
     if isinstance(kernel, GramStore):
-        assert kernel.flat_shape  # it refuses what is no matrix
+        _ = kernel.flat_shape  # refuses what is no matrix
         kernel = np.asarray(gram_matrix(kernel.to_array()))
     check_floating("kernel", kernel)
     check_finite("kernel", kernel)
