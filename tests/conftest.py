@@ -4,6 +4,7 @@ import gc
 import itertools
 import os
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,15 +46,13 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as slow all cases of a `sampled` test but its number, evenly spread."""
-    cases: dict[tuple[str, str], list[pytest.Item]] = {}
+    cases: dict[tuple[Any, str, int], list[pytest.Item]] = {}
     for item in items:
-        if item.get_closest_marker("sampled"):
+        marker = item.get_closest_marker("sampled")
+        if marker and not item.get_closest_marker("slow"):
             name = getattr(item, "originalname", item.name)
-            cases.setdefault((str(item.path), name), []).append(item)
-    for group in cases.values():
-        plain = [item for item in group if not item.get_closest_marker("slow")]
-        marker = group[0].get_closest_marker("sampled")
-        num_kept = marker.args[0] if marker else 0
+            cases.setdefault((item.path, name, marker.args[0]), []).append(item)
+    for (_, _, num_kept), plain in cases.items():
         kept = {i * len(plain) // num_kept for i in range(num_kept)}
         for i, item in enumerate(plain):
             if i not in kept:

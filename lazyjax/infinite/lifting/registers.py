@@ -148,7 +148,7 @@ class Registers:
         info = self.infos[register]
         if not info.is_gaussian:
             raise RefusalError(
-                "applies a nonlinear function to a sum or mean of activations, which "
+                "applies a nonlinear function to a sum, mean or product of activations, which "
                 "is not Gaussian"
             )
         if info.is_zero:

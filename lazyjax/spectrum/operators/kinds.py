@@ -163,7 +163,7 @@ def resolved(kernel: Kernel, max_dense: int) -> Float[Array, "m m"] | LinearOper
         operator = as_operator("kernel", kernel)
         if num_rows(operator) > max_dense:
             return operator
-        matrix = _formed(kernel, operator)
+        matrix = formed(kernel)
     check_finite("kernel", matrix)
     scale = frobenius_norm(matrix)
     check_semidefinite(
@@ -208,14 +208,14 @@ def as_operator(name: str, kernel: Kernel) -> LinearOperator:
     return kernel
 
 
-def _formed(kernel: Kernel, operator: LinearOperator) -> Float[Array, "m m"]:
+def formed(kernel: LinearOperator | MatrixOnDisk) -> Float[Array, "m m"]:
     """The matrix of a small store or operator."""
     if isinstance(kernel, MatrixOnDisk):
         return gram_matrix(jnp.asarray(kernel[:, :]))
     if isinstance(kernel, NTKOperator):
         return kernel.as_matrix()
-    columns = jnp.eye(num_rows(operator), dtype=operator.dtype)
-    return jnp.stack([operator.mv(column) for column in columns], axis=1)
+    columns = jnp.eye(num_rows(kernel), dtype=kernel.dtype)
+    return jnp.stack([kernel.mv(column) for column in columns], axis=1)
 
 
 def check_eigenvalues(values: Float[Array, "*batch m"]) -> None:
