@@ -18,7 +18,7 @@ from jaxtyping import Float
 
 from lazyjax._checks import check_at_least, check_nonnegative
 from lazyjax.forecast.modes import eigensystem
-from lazyjax.typing import AnyArray
+from lazyjax.spectrum.operators import Kernel
 
 
 class Regression(NamedTuple):
@@ -74,7 +74,7 @@ def regression(
 
 
 def learnabilities(
-    kernel: Float[AnyArray, "m m"], *, size: int, ridge: float = 0.0
+    kernel: Kernel, *, size: int, ridge: float = 0.0
 ) -> Float[np.ndarray, " m"]:
     r"""How much of each eigenvector of a kernel regression on `size` examples learns.
 

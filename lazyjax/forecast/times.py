@@ -9,11 +9,12 @@ from jaxtyping import Float
 from lazyjax._checks import check_positive
 from lazyjax.files.results import Storable
 from lazyjax.forecast.modes import modes
+from lazyjax.spectrum.operators import Kernel
 from lazyjax.typing import AnyArray
 
 
 def training_time(
-    kernel: Float[AnyArray, "m m"], y: Float[AnyArray, "m k"], *, target: float
+    kernel: Kernel, y: Float[AnyArray, "m k"], *, target: float
 ) -> Float[np.ndarray, " k"]:
     r"""Time at which gradient flow has brought the error of each output down to `target`.
 
@@ -90,7 +91,7 @@ class EarlyStopping(Storable):
 
 
 def early_stopping(
-    kernel: Float[AnyArray, "m m"], y: Float[AnyArray, "m k"], *, num_times: int = 200
+    kernel: Kernel, y: Float[AnyArray, "m k"], *, num_times: int = 200
 ) -> EarlyStopping:
     r"""Time of gradient flow at which the error on new examples is expected to be least.
 

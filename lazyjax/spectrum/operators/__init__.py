@@ -10,6 +10,7 @@ from lazyjax.spectrum.operators.kinds import (
     check_eigenvalues as check_eigenvalues,
     checked_key as checked_key,
     eigh as eigh,
+    formed as formed,
     num_rows as num_rows,
     resolved as resolved,
 )
