@@ -68,6 +68,7 @@ def test_a_full_lanczos_section_has_the_operators_eigenvalues(name, scale):
 
 @pytest.mark.parametrize("name", SPECTRA)
 @pytest.mark.parametrize("as_operator", [False, True])
+@pytest.mark.sampled(2)
 def test_extremes_are_enclosed(name, as_operator):
     eigenvalues = np.sort(SPECTRA[name])
     matrix = _matrix(eigenvalues)
@@ -203,6 +204,7 @@ def test_confidence_intervals_cover(name):
 
 
 @pytest.mark.parametrize("name", [*VERBS, "entropy", "logdet"])
+@pytest.mark.sampled(2)
 def test_estimates_are_within_their_errors(name):
     eigenvalues = np.arange(1, 301) ** -1.0
     matrix = _matrix(eigenvalues)

@@ -1,5 +1,7 @@
 """Stores and operators say what matrices say, and are never read whole."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,7 +72,7 @@ def naive_alignment(first, second, centered):
 @pytest.mark.parametrize("kind", ["store", "operator"])
 def test_alignments_and_angles_are_those_of_the_matrix(kernels, kind, max_dense):
     array, store, operator, y = kernels
-    kernel = Spy(store) if kind == "store" else operator
+    kernel: Any = Spy(store) if kind == "store" else operator
     pairs = np.trace(array, axis1=2, axis2=3)
     other = (pairs**2 / np.max(pairs)).astype(np.float32)
     options = {"max_dense": max_dense}
@@ -103,7 +105,8 @@ def test_alignments_and_angles_are_those_of_the_matrix(kernels, kind, max_dense)
 
 def test_sums_over_a_store_are_exact_and_tiles_are_read_one_by_one(kernels):
     array, store, _, _ = kernels
-    matrix, spy = flat(array), Spy(store)
+    spy: Any = Spy(store)
+    matrix = flat(array)
     trace, norm = np.trace(matrix), np.linalg.norm(matrix)
     found = [
         spectrum.trace(spy, max_dense=0),

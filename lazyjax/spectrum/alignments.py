@@ -1,4 +1,4 @@
-"""How kernels, and targets, lie to one another.
+"""Alignments and angles between kernels, and of kernels with targets.
 
 Alignments and angles are of one number for each pair of examples, `(n, n)`. Of a kernel
 of several outputs, `(n, n, k, k)`, that is its sum over equal outputs.
@@ -19,6 +19,7 @@ from lazyjax.spectrum.operators import (
     MatrixOnDisk,
     as_operator,
     checked_key,
+    formed,
 )
 from lazyjax.spectrum.operators.lanczos import lanczos
 from lazyjax.spectrum.operators.tiles import (
@@ -274,16 +275,18 @@ def _in_memory(name: str, kernel: Kernel, max_dense: int) -> Float[Array, "n n"]
     n = _num_examples(name, kernel)
     if n > max_dense:
         return None
-    operator = summed_over_outputs(name, kernel)
-    if isinstance(kernel, MatrixOnDisk | NTKOperator):
-        every = slice(0, n)
-        entries = pairs_of(name, kernel).entries(every, every)
-        return jnp.asarray(entries, operator.dtype)
-    return jnp.stack([operator.mv(column) for column in jnp.eye(n)], axis=1)
+    operator = as_operator(name, kernel)
+    if not isinstance(kernel, MatrixOnDisk | NTKOperator):
+        return formed(operator)
+    every = slice(0, n)
+    entries = pairs_of(name, kernel).entries(every, every)
+    return jnp.asarray(entries, operator.dtype)
 
 
 def _num_examples(name: str, kernel: Kernel) -> int:
     """Examples of a kernel of one batch with itself."""
+    if not isinstance(kernel, AnyArray):
+        as_operator(name, kernel)  # refuses what is none
     shape = tuple(kernel.shape)
     is_of_pairs = isinstance(kernel, AnyArray | MatrixOnDisk)
     if (len(shape) != 2 and not (is_of_pairs and len(shape) == 4)) or (
