@@ -10,6 +10,7 @@ from lazyjax._checks import check_at_least, check_flag, check_nonnegative
 from lazyjax.files.results import Storable
 from lazyjax.forecast.modes import modes
 from lazyjax.forecast.points import Settings, point_of, points_of, start_of
+from lazyjax.forecast.sampled import num_shown
 from lazyjax.spectrum.operators import Kernel
 from lazyjax.typing import AnyArray
 
@@ -139,23 +140,18 @@ def learning_curve(
     check_flag("population", population)
     check_flag("extrapolate", extrapolate)
     of = modes(kernel, y)
-    num_examples = of.values.size
-    if population:
-        largest = None
-    else:
-        largest = FARTHEST * num_examples + 1 if extrapolate else num_examples
-    sizes = checked_sizes(sizes, largest, num_examples)
-    beyond = tuple(not population and size >= num_examples for size in sizes)
+    shown = np.inf if population else num_shown(of, ridge)
+    sizes = checked_sizes(sizes, of.values.size, shown, extrapolate)
     settings = Settings(ridge, noise_sq, population)
-    found = points_of(of, sizes, beyond, settings)
     variance = None
     if nngp is not None:
-        start = points_of(
-            start_of(of, nngp), sizes, beyond, Settings(ridge, 0, population)
-        )
-        variance = np.sum(start["test_error"], axis=1)
+        of_seeds = Settings(ridge, 0.0, population, summed=True)
+        variance = points_of(start_of(of, nngp), sizes, of_seeds)["test_error"][:, 0]
     return LearningCurve(
-        sizes=sizes, is_extrapolated=beyond, seed_variance=variance, **found
+        sizes=sizes,
+        is_extrapolated=tuple(size >= shown for size in sizes),
+        seed_variance=variance,
+        **points_of(of, sizes, settings),
     )
 
 
@@ -196,7 +192,9 @@ def optimal_ridge(
     check_nonnegative("noise_sq", noise_sq, infinity_allowed=False)
     of = modes(kernel, y)
     num_examples = of.values.size
-    (size,) = checked_sizes([size], None if population else num_examples, num_examples)
+    (size,) = checked_sizes(
+        [size], num_examples, np.inf if population else num_examples
+    )
 
     def error(ridge: float) -> float:
         settings = Settings(ridge, noise_sq, population)
@@ -224,14 +222,15 @@ def optimal_ridge(
 
 
 def checked_sizes(
-    sizes: Sequence[int], largest: int | None, num_examples: int
+    sizes: Sequence[int], num_examples: int, shown: float, extrapolate: bool = False
 ) -> tuple[int, ...]:
     """Sizes of training sets, as integers.
 
     Args:
         sizes: Them.
-        largest: What they must be below; `None` for a population.
         num_examples: Examples that the kernel is of.
+        shown: What they must be below unless they are extrapolated.
+        extrapolate: Whether they may be `FARTHEST` times as many.
 
     Returns:
         The sizes.
@@ -245,17 +244,21 @@ def checked_sizes(
         raise ValueError("`sizes` must not be empty.")
     for size in sizes:
         check_at_least("sizes", size, 1)
-        if largest is None or size < largest:
+        if size < shown or (extrapolate and size <= FARTHEST * shown):
             continue
-        if largest == num_examples:
+        limit = (
+            f"below the number of examples, {num_examples}, that the kernel is of"
+            if shown == num_examples
+            else f"below {shown:.0f}, as the kernel is of {num_examples} examples"
+        )
+        if extrapolate:
             raise ValueError(
-                f"`sizes` must be below the number of examples, {num_examples}, that the "
-                f"kernel is of; got {size}. The smallest eigenvalues, which decide beyond "
-                "that, are not known from a sample: `learning_curve` guesses with "
-                "`extrapolate=True`."
+                f"`sizes` must be at most {FARTHEST} times what the sample shows, which "
+                f"is {limit}; got {size}."
             )
         raise ValueError(
-            f"`sizes` must be at most {FARTHEST} times the number of examples, "
-            f"{num_examples}, that the kernel is of; got {size}."
+            f"`sizes` must be {limit}; got {size}. The smallest eigenvalues, which decide "
+            "beyond that, are not known from a sample: `learning_curve` guesses with "
+            "`extrapolate=True`."
         )
     return sizes

@@ -4,58 +4,67 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from lazyjax.forecast.eigenlearning import regression
 from lazyjax.forecast.modes import Modes, eigensystem
-from lazyjax.forecast.power_laws import PowerLaws
-from lazyjax.forecast.sampled import reading_for
+from lazyjax.forecast.power_laws import power_law
+from lazyjax.forecast.sampled import num_shown, reading_for
 from lazyjax.spectrum.operators import Kernel
+
+# By how much errors may be off the law that they are continued with, in the root mean
+# square of logarithms.
+MISFIT = 0.05
 
 
 class Settings(NamedTuple):
-    """What the regression is, beside its kernel and targets; see `learning_curve`."""
+    """What the regression is, beside its kernel and targets; see `learning_curve`.
+
+    Attributes:
+        ridge: Ridge.
+        noise_sq: Variance of noise that is added to targets.
+        population: Whether the examples are all there are.
+        summed: Whether errors of all outputs are summed.
+    """
 
     ridge: float
     noise_sq: float
     population: bool
+    summed: bool = False
 
 
 class Point(NamedTuple):
     """What is forecast for one size."""
 
-    test_error: np.ndarray
-    train_error: np.ndarray
+    test_error: Float[np.ndarray, " k"]
+    train_error: Float[np.ndarray, " k"]
     kappa: float
     learned: float
     overfitting: float
 
 
 def points_of(
-    of: Modes, sizes: Sequence[int], beyond: Sequence[bool], settings: Settings
+    of: Modes, sizes: Sequence[int], settings: Settings
 ) -> dict[str, np.ndarray]:
     """Forecasts for several sizes.
 
     Args:
         of: Modes of the sample, or the population.
         sizes: Numbers of training examples.
-        beyond: Whether each is beyond the sample.
         settings: Of the regression.
 
     Returns:
         The fields of points, one row for each size.
+
+    Raises:
+        ValueError: If errors that are to be continued follow no law.
     """
-    # Of fewer modes than examples, all are learned, and more examples change nothing
-    # that is not known.
-    rank = int(np.count_nonzero(of.values))
-    is_known = settings.ridge == 0 and rank <= of.values.size // 2
-    laws = _laws(of, settings) if any(beyond) and not is_known else None
-    points = [
-        _extrapolated(laws, size, settings)
-        if laws is not None and is_beyond
-        else point_of(of, size, settings)
-        for size, is_beyond in zip(sizes, beyond, strict=True)
-    ]
-    columns = map(np.array, zip(*points, strict=True))
+    shown = np.inf if settings.population else num_shown(of, settings.ridge)
+    beyond = [size for size in sizes if size >= shown]
+    points = {size: point_of(of, size, settings) for size in sizes if size < shown}
+    if beyond:
+        points |= _continued(of, beyond, shown, settings)
+    columns = map(np.array, zip(*(points[size] for size in sizes), strict=True))
     return dict(zip(Point._fields, columns, strict=True))
 
 
@@ -70,7 +79,7 @@ def point_of(of: Modes, size: int, settings: Settings) -> Point:
     Returns:
         The forecast.
     """
-    ridge, noise_sq, population = settings
+    ridge, noise_sq, population, summed = settings
     num_points = of.values.size
     if population:
         kappa, learnability, overfitting = regression(
@@ -85,44 +94,12 @@ def point_of(of: Modes, size: int, settings: Settings) -> Point:
     # Below the rounding of the coefficients, everything is learned.
     rounding = 1e-26 * np.mean(of.coefficients**2, axis=0)
     unlearned = np.where(unlearned <= rounding, 0, unlearned) + noise_sq
+    if summed:
+        unlearned = np.sum(unlearned, keepdims=True)
     test_error = np.zeros_like(unlearned)
     np.multiply(unlearned, overfitting, out=test_error, where=unlearned != 0)
     train_error = _train_error(test_error, size, ridge, kappa)
     return Point(test_error, train_error, kappa, learned, overfitting)
-
-
-def _laws(of: Modes, settings: Settings) -> PowerLaws:
-    """How forecasts, without added noise, go on beyond the sample."""
-    m = of.values.size
-    inside = np.unique(np.linspace(m / 2, 0.9 * m, 6).round().astype(int))
-    inside = inside[(inside > 0) & (inside < m)]
-    quiet = settings._replace(noise_sq=0.0)
-    points = [point_of(of, int(size), quiet) for size in inside]
-    series = {
-        name: np.array([np.atleast_1d(getattr(point, name)) for point in points])
-        for name in ("test_error", "kappa", "learned", "overfitting")
-    }
-    # The error of all outputs must fall; each may do what it will.
-    series["total"] = np.sum(series["test_error"], axis=1, keepdims=True)
-    return PowerLaws.through(inside, series, falling="total")
-
-
-def _extrapolated(laws: PowerLaws, size: int, settings: Settings) -> Point:
-    kappa, learned, overfitting = (
-        float(laws.at(size, name)[0]) for name in ("kappa", "learned", "overfitting")
-    )
-    test_error = laws.at(size, "test_error") + settings.noise_sq * overfitting
-    train_error = _train_error(test_error, size, settings.ridge, kappa)
-    return Point(test_error, train_error, kappa, learned, overfitting)
-
-
-def _train_error(
-    test_error: np.ndarray, size: int, ridge: float, kappa: float
-) -> np.ndarray:
-    # Without a ridge, zero also where the test error is infinite.
-    if ridge == 0:
-        return np.zeros_like(test_error)
-    return test_error * (ridge / (size * kappa)) ** 2
 
 
 def start_of(of: Modes, nngp: Kernel) -> Modes:
@@ -146,3 +123,54 @@ def start_of(of: Modes, nngp: Kernel) -> Modes:
         )
     directions = vectors * np.sqrt(values)
     return of._replace(coefficients=of.vectors.T @ directions)
+
+
+def _continued(
+    of: Modes, sizes: Sequence[int], shown: float, settings: Settings
+) -> dict[int, Point]:
+    """Forecasts beyond what the sample shows, from those that it does show."""
+    inside = np.unique(np.geomspace(shown / 8, 0.9 * shown, 12).astype(int))
+    inside = inside[inside > 0]
+    if inside.size < 3:
+        raise ValueError(
+            "`extrapolate` needs a kernel of at least 5 examples, of whose errors a law "
+            f"can be seen; got {of.values.size}."
+        )
+    quiet = settings._replace(noise_sq=0.0)
+    points = [point_of(of, int(size), quiet) for size in inside]
+    errors, _, kappa, learned, overfitting = map(np.array, zip(*points, strict=True))
+    if not np.all(np.isfinite(errors)):
+        raise ValueError(
+            "`extrapolate` needs finite errors; without a `ridge`, with as many examples "
+            f"as the kernel has rank, {np.count_nonzero(of.values)}, they are infinite."
+        )
+    misfit = power_law(inside, np.sum(errors, axis=1)).misfit
+    if misfit > MISFIT:
+        raise ValueError(
+            "`extrapolate` needs errors that fall like a power of the size, down to a "
+            f"floor; from {inside[0]} to {inside[-1]} examples, which the kernel shows, "
+            f"they are off such a law by {misfit:.0%}. Pass a `ridge`, or a larger sample."
+        )
+    at = np.array(sizes, np.float64)
+    test_error = np.stack([power_law(inside, e).at(at) for e in errors.T], axis=1)
+    factor = 1 + power_law(inside, overfitting - 1).at(at)
+    if settings.ridge:
+        learned = at * power_law(inside, learned / inside).at(at)
+        kappa = settings.ridge / (at - learned)
+    else:
+        learned, kappa = at, power_law(inside, kappa).at(at)
+    found = {}
+    for i, size in enumerate(sizes):
+        test = test_error[i] + settings.noise_sq * factor[i]
+        train = _train_error(test, size, settings.ridge, kappa[i])
+        found[size] = Point(test, train, kappa[i], learned[i], factor[i])
+    return found
+
+
+def _train_error(
+    test_error: np.ndarray, size: int, ridge: float, kappa: float
+) -> np.ndarray:
+    # Without a ridge, zero also where the test error is infinite.
+    if ridge == 0:
+        return np.zeros_like(test_error)
+    return test_error * (ridge / (size * kappa)) ** 2

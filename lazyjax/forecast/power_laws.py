@@ -1,73 +1,66 @@
-"""Quantities that go on as power laws of the size of the training set."""
+"""Quantities that fall like a power of the size of the training set, down to a floor."""
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
-# By how much the natural logarithm of an error may be off the power law it goes on with.
-STRAIGHT = 0.1
+# Floors that are tried, as shares of the least value.
+FLOORS = np.linspace(0, 0.98, 50)
+# Misfit up to which there is no floor.
+STRAIGHT = 0.015
 
 
-class PowerLaws(NamedTuple):
-    r"""Fits $e^{a + b \log n}$ of several quantities, by name.
+class PowerLaw(NamedTuple):
+    r"""The law $c + e^{a} n^{-b}$.
 
     Attributes:
-        slopes: Exponents $b$.
-        levels: Logarithms $a$.
-        is_zero: Which quantities are zero throughout.
+        floor: $c$.
+        log_level: $a$.
+        exponent: $b$, not negative.
+        misfit: Root mean square of the logarithm of what it was fitted to, over the law.
     """
 
-    slopes: Mapping[str, np.ndarray]
-    levels: Mapping[str, np.ndarray]
-    is_zero: Mapping[str, np.ndarray]
+    floor: float
+    log_level: float
+    exponent: float
+    misfit: float
 
-    @classmethod
-    def through(
-        cls, sizes: np.ndarray, series: Mapping[str, np.ndarray], *, falling: str
-    ) -> "PowerLaws":
-        """Fits by least squares of logarithms.
+    def at(self, sizes: Float[np.ndarray, "*_"]) -> Float[np.ndarray, "*_"]:
+        """The law at other sizes."""
+        return self.floor + np.exp(self.log_level - self.exponent * np.log(sizes))
 
-        Args:
-            sizes: Sizes.
-            series: Quantities `(sizes, _)` at each, by name.
-            falling: Name of the quantities that must fall, in a straight line.
 
-        Returns:
-            The fits.
+def power_law(
+    sizes: Float[np.ndarray, " sizes"], values: Float[np.ndarray, " sizes"]
+) -> PowerLaw:
+    """The law through values at several sizes, by least squares of logarithms.
 
-        Raises:
-            ValueError: If there are fewer than 3 sizes, or quantities follow no such law.
-        """
-        slopes, levels, is_zero = {}, {}, {}
-        if len(sizes) < 3:
-            raise ValueError(
-                "`extrapolate` needs a kernel of at least 6 examples, of whose errors a "
-                f"power law can be seen; got sizes {sizes.tolist()} inside of it."
-            )
-        logs = np.log(sizes)
-        for name, values in series.items():
-            is_zero[name] = np.all(values == 0, axis=0)
-            values = np.where(is_zero[name], 1.0, values)
-            if not (np.all(values > 0) and np.all(np.isfinite(values))):
-                raise ValueError(
-                    f"`extrapolate` needs errors that follow a power law; the {name} is "
-                    "zero or infinite at some of the sizes that the sample shows. Pass a "
-                    "`ridge`, or a larger sample."
-                )
-            slopes[name], levels[name] = np.polyfit(logs, np.log(values), 1)
-            if name == falling:
-                fitted = levels[name] + slopes[name] * logs[:, None]
-                off = float(np.max(np.abs(np.log(values) - fitted)))
-                if off > STRAIGHT or np.max(slopes[name]) > 1e-3:
-                    raise ValueError(
-                        "`extrapolate` needs errors that fall as a power law from half "
-                        f"the sample on; theirs is {np.max(slopes[name]):.2g}, and they "
-                        f"are off it by {off:.0%}. Pass a `ridge`, or a larger sample."
-                    )
-        return cls(slopes, levels, is_zero)
+    Args:
+        sizes: At least three.
+        values: One for each, not negative.
 
-    def at(self, size: int, name: str) -> np.ndarray:
-        """The quantities of one name at another size."""
-        found = np.exp(self.levels[name] + self.slopes[name] * np.log(size))
-        return np.where(self.is_zero[name], 0.0, found)
+    Returns:
+        The law; a constant one where values do not fall. Its misfit is infinite if some
+        values are zero but not all.
+    """
+    if not np.any(values):
+        return PowerLaw(0.0, -np.inf, 0.0, 0.0)
+    if not np.all(values > 0):
+        return PowerLaw(0.0, float(np.log(np.mean(values))), 0.0, np.inf)
+    fits = [_fit(sizes, values, share * np.min(values)) for share in FLOORS]
+    best = min(fits, key=lambda fit: fit.misfit)
+    # Floors count most far out and are hardly seen: few values can be bent to one.
+    plain = fits[0]
+    is_bent = plain.misfit > STRAIGHT and best.misfit < plain.misfit / 2
+    return best if is_bent else plain
+
+
+def _fit(sizes: np.ndarray, values: np.ndarray, floor: float) -> PowerLaw:
+    logs, heights = np.log(sizes), np.log(values - floor)
+    centred = logs - np.mean(logs)
+    exponent = max(0.0, -float(centred @ heights / (centred @ centred)))
+    level = float(np.mean(heights) + exponent * np.mean(logs))
+    law = PowerLaw(floor, level, exponent, 0.0)
+    misfit = np.sqrt(np.mean(np.log(law.at(sizes) / values) ** 2))
+    return law._replace(misfit=float(misfit))
