@@ -129,7 +129,7 @@ def _continued(
     of: Modes, sizes: Sequence[int], shown: float, settings: Settings
 ) -> dict[int, Point]:
     """Forecasts beyond what the sample shows, from those that it does show."""
-    inside = np.unique(np.geomspace(shown / 8, 0.9 * shown, 12).astype(int))
+    inside = np.unique(np.floor(np.geomspace(shown / 8, 0.9 * shown, 12)))
     inside = inside[inside > 0]
     if inside.size < 3:
         raise ValueError(
@@ -148,7 +148,7 @@ def _continued(
     if misfit > MISFIT:
         raise ValueError(
             "`extrapolate` needs errors that fall like a power of the size, down to a "
-            f"floor; from {inside[0]} to {inside[-1]} examples, which the kernel shows, "
+            f"floor; from {inside[0]:.0f} to {inside[-1]:.0f} examples, which the kernel shows, "
             f"they are off such a law by {misfit:.0%}. Pass a `ridge`, or a larger sample."
         )
     at = np.array(sizes, np.float64)
