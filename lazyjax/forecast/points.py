@@ -8,13 +8,15 @@ from jaxtyping import Float
 
 from lazyjax.forecast.eigenlearning import regression
 from lazyjax.forecast.modes import Modes, eigensystem
-from lazyjax.forecast.power_laws import power_law
+from lazyjax.forecast.power_laws import power_laws
 from lazyjax.forecast.sampled import num_shown, reading_for
 from lazyjax.spectrum.operators import Kernel
 
 # By how much errors may be off the law that they are continued with, in the root mean
 # square of logarithms.
 MISFIT = 0.05
+# By how much laws with and without a floor may differ if both fit.
+APART = 1.3
 
 
 class Settings(NamedTuple):
@@ -144,21 +146,33 @@ def _continued(
             "`extrapolate` needs finite errors; without a `ridge`, with as many examples "
             f"as the kernel has rank, {np.count_nonzero(of.values)}, they are infinite."
         )
-    misfit = power_law(inside, np.sum(errors, axis=1)).misfit
-    if misfit > MISFIT:
+    at = np.array(sizes, np.float64)
+    laws = power_laws(inside, np.sum(errors, axis=1))
+    if laws[0].misfit > MISFIT:
         raise ValueError(
             "`extrapolate` needs errors that fall like a power of the size, down to a "
-            f"floor; from {inside[0]:.0f} to {inside[-1]:.0f} examples, which the kernel shows, "
-            f"they are off such a law by {misfit:.0%}. Pass a `ridge`, or a larger sample."
+            f"floor; from {inside[0]:.0f} to {inside[-1]:.0f} examples, which the kernel "
+            f"shows, they are off such a law by {laws[0].misfit:.0%}. Pass a `ridge`, or "
+            "a larger sample."
         )
-    at = np.array(sizes, np.float64)
-    test_error = np.stack([power_law(inside, e).at(at) for e in errors.T], axis=1)
-    factor = 1 + power_law(inside, overfitting - 1).at(at)
+    apart = np.max(laws[0].at(at) / laws[-1].at(at)) if len(laws) > 1 else 1.0
+    if apart > APART:
+        raise ValueError(
+            "`extrapolate` needs errors that tell whether they fall to a floor or to zero; "
+            f"for {max(sizes)} examples, laws with and without one differ {apart:.1f} "
+            "fold. Pass a `ridge`, a larger sample, or smaller `sizes`."
+        )
+
+    def go_on(values: np.ndarray) -> np.ndarray:
+        return power_laws(inside, values)[0].at(at)
+
+    test_error = np.stack([go_on(error) for error in errors.T], axis=1)
+    factor = 1 + go_on(overfitting - 1)
     if settings.ridge:
-        learned = at * power_law(inside, learned / inside).at(at)
+        learned = at * go_on(learned / inside)
         kappa = settings.ridge / (at - learned)
     else:
-        learned, kappa = at, power_law(inside, kappa).at(at)
+        learned, kappa = at, go_on(kappa)
     found = {}
     for i, size in enumerate(sizes):
         test = test_error[i] + settings.noise_sq * factor[i]

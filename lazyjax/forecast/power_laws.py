@@ -7,8 +7,8 @@ from jaxtyping import Float
 
 # Floors that are tried, as shares of the least value.
 FLOORS = np.linspace(0, 0.98, 50)
-# Misfit up to which there is no floor.
-STRAIGHT = 0.015
+# Misfits up to which there is no floor, and beyond which there must be one.
+STRAIGHT, BENT = 0.015, 0.04
 
 
 class PowerLaw(NamedTuple):
@@ -31,29 +31,30 @@ class PowerLaw(NamedTuple):
         return self.floor + np.exp(self.log_level - self.exponent * np.log(sizes))
 
 
-def power_law(
+def power_laws(
     sizes: Float[np.ndarray, " sizes"], values: Float[np.ndarray, " sizes"]
-) -> PowerLaw:
-    """The law through values at several sizes, by least squares of logarithms.
+) -> list[PowerLaw]:
+    """Laws through values at several sizes, by least squares of logarithms.
 
     Args:
         sizes: At least three.
         values: One for each, not negative.
 
     Returns:
-        The law; a constant one where values do not fall. Its misfit is infinite if some
-        values are zero but not all.
+        The law; constant where values do not fall, and of infinite misfit if some are zero
+        but not all. It is followed by the one without a floor if that may be as right.
     """
     if not np.any(values):
-        return PowerLaw(0.0, -np.inf, 0.0, 0.0)
+        return [PowerLaw(0.0, -np.inf, 0.0, 0.0)]
     if not np.all(values > 0):
-        return PowerLaw(0.0, float(np.log(np.mean(values))), 0.0, np.inf)
-    fits = [_fit(sizes, values, share * np.min(values)) for share in FLOORS]
-    best = min(fits, key=lambda fit: fit.misfit)
+        return [PowerLaw(0.0, float(np.log(np.mean(values))), 0.0, np.inf)]
+    fits = [_fit(sizes, values, share * float(np.min(values))) for share in FLOORS]
+    plain, best = fits[0], min(fits, key=lambda fit: fit.misfit)
     # Floors count most far out and are hardly seen: few values can be bent to one.
-    plain = fits[0]
-    is_bent = plain.misfit > STRAIGHT and best.misfit < plain.misfit / 2
-    return best if is_bent else plain
+    if plain.misfit <= STRAIGHT or best.misfit > plain.misfit / 2:
+        return [plain]
+    is_clear = plain.misfit > BENT and best.misfit < plain.misfit / 3
+    return [best] if is_clear else [best, plain]
 
 
 def _fit(sizes: np.ndarray, values: np.ndarray, floor: float) -> PowerLaw:
