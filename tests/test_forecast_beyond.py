@@ -91,7 +91,7 @@ def test_curves_go_on_as_they_fall():
     slope = np.log(curve.kappa[3] / curve.kappa[1]) / np.log(4)
     assert slope == pytest.approx(-1.5, abs=0.2)
     # This sample looks as if there were a floor, and would be ten times off.
-    with pytest.raises(ValueError, match="with and without one differ 5.5 fold"):
+    with pytest.raises(ValueError, match=r"with and without one differ 5\.5 fold"):
         ratios([1600], 200, (3,))
 
 

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from lazyjax._checks import check_at_least, check_flag, check_nonnegative
+from lazyjax._brief import brief
+from lazyjax._checks import check_at_least, check_flag, known_numbers
 from lazyjax.files.results import Storable
-from lazyjax.forecast.modes import modes
+from lazyjax.forecast.modes import check_strength, modes
 from lazyjax.forecast.points import Settings, point_of, points_of, start_of
 from lazyjax.forecast.sampled import num_shown
 from lazyjax.spectrum.operators import Kernel
@@ -137,8 +138,8 @@ def learning_curve(
         here; for networks at random starts, Lee et al. (2019), arXiv:1902.06720
         (equations not checked).
     """
-    check_nonnegative("ridge", ridge, infinity_allowed=False)
-    check_nonnegative("noise_sq", noise_sq, infinity_allowed=False)
+    check_strength("ridge", ridge)
+    check_strength("noise_sq", noise_sq)
     check_flag("population", population)
     check_flag("extrapolate", extrapolate)
     of = modes(kernel, y)
@@ -191,7 +192,9 @@ def optimal_ridge(
     """
     from scipy.optimize import minimize_scalar  # takes a while, which few need
 
-    check_nonnegative("noise_sq", noise_sq, infinity_allowed=False)
+    check_at_least("size", size, 1)
+    check_strength("noise_sq", noise_sq)
+    check_flag("population", population)
     of = modes(kernel, y)
     num_examples = of.values.size
     shown = np.inf if population else float(num_examples)
@@ -240,6 +243,8 @@ def checked_sizes(
         ValueError: If there are none, or one is not positive, or too large.
         TypeError: If one is not an integer.
     """
+    if known_numbers("sizes", sizes).ndim != 1:
+        raise TypeError(f"`sizes` must be integers, one or more; got {brief(sizes)}.")
     sizes = tuple(int(s) if isinstance(s, np.integer) else s for s in sizes)
     if not sizes:
         raise ValueError("`sizes` must not be empty.")

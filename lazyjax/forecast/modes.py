@@ -6,7 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from lazyjax._checks import check_array, check_finite, check_floating, check_targets
+from lazyjax._checks import (
+    check_array,
+    check_finite,
+    check_floating,
+    check_nonnegative,
+    check_number,
+    check_targets,
+)
 from lazyjax.linalg import check_semidefinite, gram_matrix
 from lazyjax.linalg.eigen import ALLOWANCE
 from lazyjax.spectrum.operators import Kernel, as_operator, formed, num_rows
@@ -92,6 +99,12 @@ def eigensystem(
     eps = ALLOWANCE * float(jnp.finfo(given.dtype).eps)
     eps += values.size * float(np.finfo(np.float64).eps)
     return np.where(values > eps * values[-1], values, 0.0), vectors
+
+
+def check_strength(name: str, value: object) -> None:
+    """Check that a ridge, or a variance of noise, is one finite number, not negative."""
+    check_number(name, value)
+    check_nonnegative(name, value, infinity_allowed=False)
 
 
 def _array(name: str, kernel: Kernel) -> AnyArray:
