@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import brentq
 
 import lazyjax
-from lazyjax import forecast
+from lazyjax import forecast, plot
 from lazyjax.forecast import modes
 from lazyjax.forecast.power_laws import power_laws
 from lazyjax.infinite.predict import Grams, trained_ensemble
@@ -343,3 +343,5 @@ def test_curves_over_seeds_can_be_kept(tmp_path):
     np.testing.assert_array_equal(loaded.network_error, curve.network_error)
     # Nothing is learned of this kernel: not of targets, nor of the start.
     np.testing.assert_allclose(curve.network_error, 2)
+    axes = plot.learning_curve(plot.figure().subplots(), curve)
+    np.testing.assert_allclose(axes.lines[1].get_ydata(), 2)
