@@ -52,7 +52,7 @@ def shapes(width: int = WIDTH, **others: Any) -> dict[str, Any]:
 
 
 def kernels(apply_fn: Any, params: Any, x: Any = X, **options: Any) -> list[jax.Array]:
-    options = {"variances": 1.0} | options
+    options.setdefault("variances", 1.0)
     return [verb(apply_fn, params, jnp.asarray(x), **options) for verb in KERNELS]
 
 
@@ -196,7 +196,7 @@ def test_kernel_is_the_mean_of_wide_networks() -> None:
         constants = {"scale": jnp.full(width, 3.0), "shift": jnp.zeros(width)}
         return drawn | constants
 
-    found = lazyjax.infinite_ntk_of(affine, params, x, **AFFINE)
+    found = kernels(affine, params, x, **AFFINE)[1]
     sampled = lazyjax.monte_carlo_ntk(
         affine, init, x, num_seeds=100, key=jax.random.key(0)
     )
@@ -273,3 +273,16 @@ def test_wrong_laws_of_parameters_are_refused(
     params = shapes(scale=(WIDTH,), shift=(WIDTH,))
     with pytest.raises(ValueError, match=match):
         kernels(affine, params, **AFFINE | options)
+
+
+def test_scales_of_outputs_are_refused(x64: None) -> None:
+    """Their gradients are outputs, whose squares stay random."""
+
+    def apply_fn(params: Any, x: jax.Array) -> jax.Array:
+        return jax.nn.relu(x @ params["w"]) @ params["u"] * params["scale"][None]
+
+    params = shapes(scale=(WIDTH,))
+    del params["v"]
+    laws = {key: {k: of[k] for k in params} for key, of in AFFINE.items()}
+    with pytest.raises(ValueError, match="both few and many"):
+        kernels(apply_fn, params, **laws)

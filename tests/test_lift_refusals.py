@@ -41,6 +41,21 @@ def fluctuating_mean(params: Any, x: jax.Array) -> jax.Array:
     return (h + 6**0.5 * h.mean(axis=1, keepdims=True)) @ params["v"]
 
 
+def sign_of_a_mean(params: Any, x: jax.Array) -> jax.Array:
+    mean = (x @ params["w2"]).mean(axis=1, keepdims=True)
+    return hidden(params, x) * jnp.sign(mean) @ params["v"]
+
+
+def divided_by_no_mean(params: Any, x: jax.Array) -> jax.Array:
+    h = x @ params["w"]
+    return jnp.tanh(h / h.mean(axis=1, keepdims=True)) @ params["v"]
+
+
+def weights_of_no_mean(params: Any, x: jax.Array) -> jax.Array:
+    mean = (x @ params["w"]).mean(axis=1, keepdims=True)
+    return jnp.tanh(mean @ params["b"][None]) @ params["v"]
+
+
 def mean_of_groups(params: Any, x: jax.Array) -> jax.Array:
     h = hidden(params, x).reshape(-1, 2, 3)
     return (h - h.mean(axis=2, keepdims=True)).reshape(-1, 6) @ params["v"]
@@ -110,6 +125,11 @@ def nonlinear_output(params: Any, x: jax.Array) -> jax.Array:
 
 def mean_of_units(params: Any, x: jax.Array) -> jax.Array:
     return hidden(params, x).mean(axis=1, keepdims=True)
+
+
+def centred_outputs(params: Any, x: jax.Array) -> jax.Array:
+    f = hidden(params, x) @ params["u"]
+    return f - f.mean(axis=1, keepdims=True)
 
 
 def bottleneck(params: Any, x: jax.Array) -> jax.Array:
@@ -219,6 +239,9 @@ REFUSALS = [
     (shifted_batch, "reduce_sum", "examples of a batch interact"),
     (undivided_sum, "sqrt", "not divided by their number"),
     (fluctuating_mean, "mul", "fluctuations may not vanish"),
+    (sign_of_a_mean, "sign", "not be smooth"),
+    (divided_by_no_mean, "div", "divides by a mean"),
+    (weights_of_no_mean, "dot_general", "0 at infinite width"),
     (mean_of_groups, "reduce_sum", "normalization"),
     (cubed_deviations, "integer_pow", "not Gaussian"),
     (scale_for_each_unit, "mul", "may differ from unit to unit"),
@@ -290,6 +313,7 @@ def test_networks_without_a_known_limit_are_refused_by_operation_and_line(
         (nonlinear_output, "no linear function"),
         (residual_output, "both few and many"),
         (mean_of_units, "a mean over hidden units"),
+        (centred_outputs, "both few and many"),
     ],
 )
 def test_outputs_without_a_deterministic_kernel_are_refused(

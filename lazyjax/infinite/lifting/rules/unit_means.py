@@ -133,12 +133,28 @@ def checked_mean(
             ):
                 raise RefusalError(UNDIVIDED)
             return value.divided()
+        if value.is_zero and not _is_smooth_at_zero(eqn, operands):
+            raise RefusalError(
+                "reads a mean over hidden units that is 0 at infinite width, by a function "
+                "that may not be smooth there"
+            )
         if value.units and factor is not None and 16 * factor**2 >= value.units:
             raise RefusalError(
                 "multiplies a mean over hidden units by a number that is not small beside "
                 "the root of their number, so that its fluctuations may not vanish"
             )
     return None
+
+
+def _is_smooth_at_zero(eqn: jex.JaxprEqn, operands: Sequence[Known | Constant]) -> bool:
+    name = eqn.primitive.name
+    if name == "div":
+        (*_, divisor) = operands
+        return not (isinstance(divisor, Known) and divisor.is_zero)
+    if name == "integer_pow":
+        return eqn.params["y"] > 0
+    linear = ("add", "add_any", "sub", "mul", "neg", "stop_gradient")
+    return name in (*linear, *_KEEP_ENTRIES, "square", "abs", "max", "min")
 
 
 def described(
@@ -229,6 +245,8 @@ def with_function_of_input(
             "through weights, and may differ from unit to unit"
         )
     registers, read = context.registers, _pixel_reader(value.axes)
+    if name == "div" and known.is_zero:
+        raise RefusalError("divides by a mean over hidden units that is 0")
     if name in ("mul", "div"):
         source = registers.of(value)
         if name == "div":
@@ -269,6 +287,8 @@ def gained(context: Context, value: Hidden, weight: Weight) -> Hidden:
             "has what they start from"
         )
     atoms = [atom for axis in value.axes for atom in axis]
+    if not sizes(value.axes, "units"):
+        raise RefusalError("multiplies a layer of one unit by a parameter")
     entries = np.broadcast_to(weight.entries, lengths(value.axes))
     entries = entries.reshape([atom.size for atom in atoms])
     is_shared: list[bool] = []
@@ -284,6 +304,7 @@ def gained(context: Context, value: Hidden, weight: Weight) -> Hidden:
     leaves.claim(weight.leaf, entries)
     registers = context.registers
     source = registers.of(value)
+    registers.sum_over_units(source)  # or squared units would stay random
     step = Gain(
         source,
         weight.scale * leaves.means[weight.leaf],

@@ -235,6 +235,10 @@ def _moments(
     registers, axes = context.registers, value.axes
     left = tuple(axis for i, axis in enumerate(axes) if i not in contracted)
     if isinstance(value, Known):
+        if value.is_zero:
+            raise RefusalError(
+                "multiplies weights by a mean over hidden units that is 0 at infinite width"
+            )
         context.features.append((value.number, _reader(axes, contracted)))
         info = RegisterInfo(frozenset(), False, False, registers.new_units())
         registers.count_pixels(sizes(left, "pixels"))
