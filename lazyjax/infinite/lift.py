@@ -63,8 +63,8 @@ def infinite_ntk_of(
     Understood are products with weights (`@`, `einsum`, convolutions), biases, any
     elementwise activation, sums and products of independent branches, loops over layers
     (`lax.scan`, each step with weights of its own), multiplication by constants, sums and
-    means over pixels, pooling by means, padding, slices of pixels, transposition and
-    reshapes, `stop_gradient`, means and variances over all units (normalization), and any
+    means over pixels, pooling by means, products of pixels with constant matrices
+    (resizing), padding, slices and constant places of pixels, transposition and reshapes, `stop_gradient`, means and variances over all units (normalization), and any
     function of the input before the first weights, or times or plus a hidden value.
     All else is refused, because a kernel would be wrong or not known: shared weights,
     products of hidden values that depend on each other, products over units (attention),

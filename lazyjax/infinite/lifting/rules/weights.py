@@ -21,6 +21,7 @@ from lazyjax.infinite.lifting.rules.context import (
     limit_of,
 )
 from lazyjax.infinite.lifting.rules.elementwise import elementwise
+from lazyjax.infinite.lifting.rules.pixel_maps import mapped_by_constant
 from lazyjax.infinite.lifting.rules.shaping import chosen_along
 from lazyjax.infinite.lifting.steps import Bias, MapPairs, MapPixels, Moments, Weigh
 from lazyjax.infinite.lifting.values import (
@@ -87,6 +88,8 @@ def _moved(eqn: jex.JaxprEqn, entries: np.ndarray) -> np.ndarray | None:
 
 @limit_of("dot_general")
 def _dot(context: Context, eqn: jex.JaxprEqn, operands: Sequence[Any]) -> Hidden:
+    if {type(operand) for operand in operands} == {Hidden, Constant}:
+        return mapped_by_constant(context, eqn, operands)
     is_weight = [isinstance(operand, Weight) for operand in operands]
     if sum(is_weight) != 1 or any(isinstance(o, Constant) for o in operands):
         if all(isinstance(operand, Hidden) for operand in operands):
