@@ -147,7 +147,7 @@ def test_other_choices_are_refused(x64: None, name: str) -> None:
 def test_resized_images_have_the_mean_kernel_of_networks_not_that_of_neural_tangents(
     method: str,
 ) -> None:
-    """Its `ImageResize` is off after one convolution, which swaps its axes of pixels."""
+    """Its `ImageResize` is off after 1 or 3 convolutions, and right after none or 2."""
     from lazyjax.interop.neural_tangents import load_neural_tangents
 
     stax = load_neural_tangents().stax
