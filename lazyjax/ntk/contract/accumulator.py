@@ -33,7 +33,8 @@ class Contraction:
     """Which kernel is accumulated, and how."""
 
     arrangement: Arrangement  # that of the accumulator
-    is_symmetric: bool  # whether the second batch is the first
+    # Whether the second batch is the first, and only half of the kernel is formed.
+    is_symmetric: bool
     precision: Precision  # of all products
     num_rows: int  # examples of the first batch
     num_columns: int  # examples of the second batch

@@ -94,7 +94,7 @@ def contraction_of(problem: KernelProblem) -> Contraction:
     request, sizes = problem.request, problem.sizes
     return Contraction(
         arrangement=_ARRANGEMENTS[request.pairs],
-        is_symmetric=sizes.is_symmetric,
+        is_symmetric=sizes.is_symmetric and not request.is_spread,
         precision=request.precision,
         num_rows=sizes.rows,
         num_columns=sizes.columns,
@@ -109,6 +109,7 @@ def kernels_of_leaves(
     contraction, dtype = evaluated.contraction, problem.network.result.dtype
     sums = KernelSums(
         evaluated=evaluated,
+        is_one_batch=problem.sizes.is_symmetric,
         kernel_of_leaf=kernel_of_leaf,
         kernels=[contraction.zeros(dtype) for _ in range(max(kernel_of_leaf) + 1)],
         shared=shared_products(problem.network, problem.groups),
@@ -116,4 +117,7 @@ def kernels_of_leaves(
     # The last first, as cotangents are made, so that these need not be kept.
     for group in reversed(problem.groups):
         sums.accumulate(group)
-    return [contraction.finalize(kernel) for kernel in sums.kernels]
+    kernels = [contraction.finalize(kernel) for kernel in sums.kernels]
+    if not problem.request.is_spread:  # exactly symmetric by now
+        return kernels
+    return [problem.request.symmetrized(kernel) for kernel in kernels]

@@ -31,6 +31,9 @@ from lazyjax.ntk.requests.memory import (
 from lazyjax.ntk.requests.request import KernelRequest
 from lazyjax.typing import Method
 
+# Where examples are spread over devices, tiles are gathered, and split again at the end.
+_COPIES = 2
+
 
 class Examples(NamedTuple):
     """Examples of the rows or of the columns, and their directions in output space."""
@@ -98,6 +101,7 @@ def in_tiles(
         request.pairs,
         num_directions=num_directions or outputs_at_a_time(request, method),
         result=result_bytes(request, num_kernels),
+        is_spread=request.is_spread,
         rough=lambda tile: rough_bytes(request, method, tile),
         budget=budget,
     )
@@ -114,6 +118,7 @@ def in_tiles_of_sides(
     *,
     num_directions: int,
     result: int,
+    is_spread: bool,
     rough: Callable[[Tile], int],
     budget: Budget,
 ) -> Any | None:
@@ -124,7 +129,8 @@ def in_tiles_of_sides(
 
     def held(tile: Tile) -> int:
         of_tile = _held_by_tile(kernels_of, rows, columns, tile, pairs)
-        return of_tile if tile == whole else of_tile + result
+        size = of_tile if tile == whole else of_tile + result
+        return _COPIES * size if is_spread else size
 
     tile = fitting(
         smaller_tiles(whole._replace(directions=num_directions), pairs),
