@@ -38,9 +38,11 @@ def test_a_matrix_is_planned_computed_checked_and_mended(tmp_path):
     assert_close(
         store.to_array(), lazyjax.infinite_ntk(NET.architecture, X), "same_algebra"
     )
+    assert done.output.count("tiles    6 of 4 x 4 examples") == 1
     again = call("run", *options)
-    assert again.exit_code == 1
-    assert "holds a Gram matrix already" in again.output
+    assert again.exit_code == 2
+    told = " ".join(again.output.replace("│", " ").split())
+    assert "holds a Gram matrix already. `lazyjax gram resume`" in told
     assert call("verify", path).exit_code == 0
     told = call("info", path).output
     assert "tiles    6 of 6" in told

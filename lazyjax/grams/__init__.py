@@ -3,5 +3,13 @@
 from lazyjax.grams.checks import GramAudit as GramAudit, GramCheck as GramCheck
 from lazyjax.grams.gram import gram as gram
 from lazyjax.grams.plan import GramPlan as GramPlan
-from lazyjax.grams.solve import GramSolution as GramSolution, solve as solve
+from lazyjax.grams.solving import (
+    GramFactor as GramFactor,
+    GramSolution as GramSolution,
+    SketchedFeatures as SketchedFeatures,
+    SketchedRegression as SketchedRegression,
+    factorize as factorize,
+    sketched_features as sketched_features,
+    solve as solve,
+)
 from lazyjax.grams.store import GramStore as GramStore

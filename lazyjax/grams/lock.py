@@ -1,6 +1,7 @@
 """One writer at a time: a lock that the system lets go of when its process ends."""
 
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,8 +24,6 @@ def writing_alone(folder: Path) -> Iterator[None]:
     Raises:
         ValueError: If somebody else writes to it just now.
     """
-    import fcntl  # not on every system, and needed here only
-
     name = os.path.realpath(folder)
     refused = ValueError(
         f"`path` is being written to by another run: {folder}. Wait for its end, or "
@@ -37,14 +36,27 @@ def writing_alone(folder: Path) -> Iterator[None]:
     try:
         with (folder / _NAME).open("a+b") as file:
             try:
-                # Unlike `flock`, it is not passed on to processes that are forked.
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+                _lock(file.fileno())
+            except (BlockingIOError, PermissionError) as error:
                 raise refused from error
             yield
     finally:
         with _guard:
             _held.discard(name)
+
+
+def _lock(file: int) -> None:
+    """Lock an open file until it is closed, or refuse at once."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        os.lseek(file, 0, os.SEEK_SET)
+        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        # Unlike `flock`, it is not passed on to processes that are forked.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def is_foreign(path: Path) -> bool:

@@ -14,7 +14,7 @@ from lazyjax.grams.strips import known_program, num_evaluated, strips
 from lazyjax.grams.tile_files import tile_places
 
 # What a process needs beside arrays: compiled programs, buffers; but no larger a share.
-_RESERVED_BYTES, _RESERVED_SHARE = 2**26, 8
+_RESERVED_BYTES, _RESERVED_SHARE = 2**27, 4
 # Larger tiles hardly make quicker products; and a tile is what is lost at a sudden end.
 _MOST_EXAMPLES = 1024
 _MOST_BYTES = 2**26

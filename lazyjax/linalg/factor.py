@@ -47,42 +47,50 @@ class Factorization(NamedTuple):
 @jax.custom_batching.sequential_vmap
 def factorize(matrix: Array) -> Factorization:
     """Cholesky's factor if the matrix is regular to rounding, else eigenvectors."""
+    found = by_cholesky(matrix)
+    return jax.lax.cond(
+        is_regular(found), lambda: found, lambda: by_eigenvectors(matrix)
+    )
+
+
+def is_regular(found: Factorization) -> Array:
+    """Whether Cholesky's factor serves: where there is none, the eigenvalue is NaN."""
+    return found.smallest.value > found.cutoff
+
+
+def by_cholesky(matrix: Array) -> Factorization:
+    """Cholesky's factor, and estimates of extreme eigenvalues."""
     size, dtype = matrix.shape[0], matrix.dtype
     lower = jnp.linalg.cholesky(matrix, symmetrize_input=False)
     largest = _extreme(lambda v: dot(matrix, v), size, dtype)
     grown = _extreme(lambda v: _cholesky_solve(lower, v), size, dtype)
-    smallest = Extreme(1 / grown.value, grown.vector)
-    cutoff = largest.value * (ALLOWANCE * float(jnp.finfo(dtype).eps))
+    return Factorization(
+        matrix=lower,
+        inverses=jnp.ones(size, dtype),
+        is_dropped=jnp.zeros(size, bool),
+        is_cholesky=jnp.array(True),
+        cutoff=largest.value * (ALLOWANCE * float(jnp.finfo(dtype).eps)),
+        log_det=2 * jnp.sum(jnp.log(jnp.diagonal(lower))),
+        smallest=Extreme(1 / grown.value, grown.vector),
+        largest=largest,
+    )
 
-    def by_cholesky() -> Factorization:
-        return Factorization(
-            matrix=lower,
-            inverses=jnp.ones(size, dtype),
-            is_dropped=jnp.zeros(size, bool),
-            is_cholesky=jnp.array(True),
-            cutoff=cutoff,
-            log_det=2 * jnp.sum(jnp.log(jnp.diagonal(lower))),
-            smallest=smallest,
-            largest=largest,
-        )
 
-    def by_eigenvectors() -> Factorization:
-        values, vectors, cutoff = eigh(matrix)
-        is_dropped = values <= cutoff
-        floor = jnp.maximum(cutoff, jnp.finfo(dtype).tiny)
-        return Factorization(
-            matrix=vectors,
-            inverses=jnp.where(is_dropped, 0, 1 / jnp.where(is_dropped, 1, values)),
-            is_dropped=is_dropped,
-            is_cholesky=jnp.array(False),
-            cutoff=floor,
-            log_det=jnp.sum(jnp.log(jnp.maximum(values, floor))),
-            smallest=Extreme(values[0], vectors[:, 0]),
-            largest=Extreme(values[-1], vectors[:, -1]),
-        )
-
-    # Where Cholesky fails, the eigenvalue is NaN and the condition false.
-    return jax.lax.cond(smallest.value > cutoff, by_cholesky, by_eigenvectors)
+def by_eigenvectors(matrix: Array) -> Factorization:
+    """Eigenvectors, of which those of eigenvalues that are zero to rounding are dropped."""
+    values, vectors, cutoff = eigh(matrix)
+    is_dropped = values <= cutoff
+    floor = jnp.maximum(cutoff, jnp.finfo(matrix.dtype).tiny)
+    return Factorization(
+        matrix=vectors,
+        inverses=jnp.where(is_dropped, 0, 1 / jnp.where(is_dropped, 1, values)),
+        is_dropped=is_dropped,
+        is_cholesky=jnp.array(False),
+        cutoff=floor,
+        log_det=jnp.sum(jnp.log(jnp.maximum(values, floor))),
+        smallest=Extreme(values[0], vectors[:, 0]),
+        largest=Extreme(values[-1], vectors[:, -1]),
+    )
 
 
 def _extreme(product: Callable[[Array], Array], size: int, dtype: jnp.dtype) -> Extreme:

@@ -57,6 +57,14 @@ def run(
     x64: X64 = False,
 ) -> None:
     """Compute a Gram matrix: prints the plan, and shows tiles per second and time left."""
+    from lazyjax.grams.tile_files import holds_tiles
+
+    with bad_usage("--path"):
+        if not plan and holds_tiles(path):
+            raise ValueError(
+                f"{path} holds a Gram matrix already. `lazyjax gram resume` with the "
+                "same arguments goes on with it; or choose another folder."
+            )
     _compute(factory, data, path, outputs, memory, tile, x64, resume=False, plan=plan)
 
 
@@ -71,8 +79,10 @@ def resume(
     x64: X64 = False,
 ) -> None:
     """Go on with a matrix that was cut short, by the same options; or mend one."""
+    from lazyjax.grams.tile_files import holds_tiles
+
     with bad_usage("--path"):
-        if not (path / "zarr.json").exists():
+        if not holds_tiles(path):
             raise ValueError(f"{path} holds no Gram matrix.")
     _compute(factory, data, path, outputs, memory, tile, x64, resume=True, plan=False)
 
@@ -120,7 +130,7 @@ def _compute(
     )
     with one_line_errors():
         require("gram", "store")
-        from lazyjax import gram
+        from lazyjax.grams.gram import computed
 
         with bad_usage("FACTORY"):
             make = _factory(factory)
@@ -132,11 +142,11 @@ def _compute(
             "resume": resume,
         }
         kernel = make(x1)
-        print(gram(kernel, x1, x2, **options, plan_only=True))
         if plan:
+            print(computed(kernel, x1, x2, **options, plan_only=True))
             return
         with progress_shown() as report:
-            store = gram(kernel, x1, x2, **options, progress=report)
+            store = computed(kernel, x1, x2, **options, progress=report, show=print)
     print(f"wrote {store!r}", file=sys.stderr)
 
 

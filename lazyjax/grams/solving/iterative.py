@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
-import jax.numpy as jnp
 import numpy as np
 
 from lazyjax._brief import brief
@@ -15,6 +14,7 @@ from lazyjax._checks import (
     check_positive,
 )
 from lazyjax.files.results import Storable
+from lazyjax.grams.solving.preconditioners import nystrom_preconditioner, product
 from lazyjax.grams.store import GramStore
 from lazyjax.ntk import NTKOperator
 from lazyjax.progress import Progress, progress_reporter
@@ -81,8 +81,8 @@ def solve(
         ridge: What is added to the diagonal.
         tolerance: Largest residual, over the norm of the right-hand side.
         max_steps: Most steps.
-        rank: Of a pivoted Cholesky factor that preconditions, which reads so many rows;
-            0 means none. It needs a store or an array, and a positive ridge.
+        rank: Of an approximation that preconditions, the randomized one of Nystrom, for
+            which so many columns are multiplied at once beforehand; 0 means none.
         progress: Whether a bar is shown on a terminal, or a function of the share done
             and a message.
 
@@ -102,8 +102,8 @@ def solve(
         ([1.5, 1.333333], 'converged')
 
     References:
-        Hestenes and Stiefel (1952); the preconditioner is that of Gardner et al. (2018),
-        arXiv:1809.11165 (section not checked).
+        Hestenes and Stiefel (1952); the preconditioner is that of Frangella, Tropp and
+        Udell (2021), arXiv:2110.02820 (algorithm not checked).
     """
     size = _size(matrix)
     check_array("right", right)
@@ -117,15 +117,10 @@ def solve(
     check_positive("tolerance", tolerance)
     check_at_least("max_steps", max_steps, 1)
     check_at_least("rank", rank, 0)
-    if rank and (isinstance(matrix, NTKOperator) or not ridge > 0):
-        raise ValueError(
-            "`rank` must be 0 unless `matrix` is a store or an array and `ridge` is "
-            f"positive; got {brief(rank)}."
-        )
-    invert = _preconditioner(matrix, min(rank, size), float(ridge))
+    invert = nystrom_preconditioner(matrix, min(rank, size), float(ridge))
     with progress_reporter(progress, "solve") as report:
         return _conjugate_gradients(
-            lambda v: _product(matrix, v) + ridge * v,
+            lambda v: product(matrix, v) + ridge * v,
             columns,
             invert,
             float(tolerance),
@@ -178,31 +173,6 @@ def _conjugate_gradients(
     )
 
 
-def _preconditioner(
-    matrix: Any, rank: int, ridge: float
-) -> Callable[[np.ndarray], np.ndarray]:
-    """The inverse of a pivoted Cholesky factor's product plus the ridge."""
-    if not rank:
-        return lambda v: v
-    left = _diagonal(matrix)
-    factor = np.zeros((len(left), rank))
-    for k in range(rank):
-        pivot = int(np.argmax(left))
-        if not left[pivot] > 0:
-            break
-        column = _column(matrix, pivot) - factor[:, :k] @ factor[pivot, :k]
-        factor[:, k] = column / np.sqrt(left[pivot])
-        left = left - factor[:, k] ** 2
-        left[pivot] = 0.0
-    small = np.linalg.cholesky(ridge * np.eye(rank) + factor.T @ factor)
-
-    def invert(v: np.ndarray) -> np.ndarray:
-        inner = np.linalg.solve(small.T, np.linalg.solve(small, factor.T @ v))
-        return (v - factor @ inner) / ridge
-
-    return invert
-
-
 def _size(matrix: Any) -> int:
     """Rows of a matrix, if it can be symmetric."""
     if isinstance(matrix, GramStore):
@@ -222,31 +192,6 @@ def _size(matrix: Any) -> int:
             f"`matrix` must be symmetric, of one batch with itself; got {brief(matrix)}."
         )
     return shape[0]
-
-
-def _product(matrix: Any, v: np.ndarray) -> np.ndarray:
-    if isinstance(matrix, NTKOperator):
-        return np.asarray(matrix @ jnp.asarray(v, matrix.dtype), np.float64)
-    return np.asarray(matrix @ v, np.float64)
-
-
-def _diagonal(matrix: Any) -> np.ndarray:
-    if not isinstance(matrix, GramStore):
-        return np.asarray(np.diagonal(matrix), np.float64)
-    k = matrix.flat_shape[0] // matrix.shape[0]
-    blocks = [
-        np.asarray(matrix[i, i], np.float64).reshape(k, k)
-        for i in range(matrix.shape[0])
-    ]
-    return np.concatenate([block.diagonal() for block in blocks])
-
-
-def _column(matrix: Any, number: int) -> np.ndarray:
-    if not isinstance(matrix, GramStore):
-        return np.asarray(matrix[:, number], np.float64)
-    k = matrix.flat_shape[0] // matrix.shape[0]
-    entries = np.asarray(matrix[:, number // k], np.float64)
-    return entries.reshape(matrix.shape[0], k, -1)[:, :, number % k].ravel()
 
 
 def _dots(one: np.ndarray, two: np.ndarray) -> np.ndarray:
