@@ -42,6 +42,7 @@ from lazyjax.ntk.requests.memory import (
 from lazyjax.ntk.requests.placement import (
     Rows,
     in_automatic_axes,
+    is_spread,
     rows_of,
     split_by_rows,
 )
@@ -157,7 +158,7 @@ def _compiled(
                 x1=x,
                 outputs=of.of_columns,
                 precision=program.precision,
-                is_spread=any(split is not None for split in rows),
+                is_spread=any(map(is_spread, rows)),
             ).filtered(program.filter)
             for network, x, of in zip(networks, batches, asked, strict=True)
         ]

@@ -28,6 +28,7 @@ from lazyjax.ntk.requests.memory import (
 from lazyjax.ntk.requests.placement import (
     Rows,
     in_automatic_axes,
+    is_spread,
     rows_of,
     split_by_rows,
 )
@@ -172,7 +173,7 @@ def _compiled(
             x2=x2,
             outputs=program.outputs if program.is_of_columns else asked.of_columns,
             precision=program.precision,
-            is_spread=rows is not None,
+            is_spread=is_spread(rows),
         )
         if given is not None:
             along = program.along(request, asked.columns, given)

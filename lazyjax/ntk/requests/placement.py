@@ -5,6 +5,7 @@ so that types of arrays say how they are split. The engine lets the compiler pla
 it takes networks apart example by example, where an axis of examples has no place.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -12,8 +13,7 @@ import jax
 from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-# How rows are split: over a mesh, or over that of the context.
-Rows: TypeAlias = NamedSharding | PartitionSpec | None
+Rows: TypeAlias = NamedSharding | None  # how the first axis of a kernel is split
 
 
 def rows_of(x: Any) -> Rows:
@@ -28,11 +28,14 @@ def rows_of(x: Any) -> Rows:
     return None
 
 
+def is_spread(rows: Rows) -> bool:
+    """Whether there is more than one part of the rows."""
+    return rows is not None and math.prod(rows.mesh.shape[a] for a in _axes(rows)) > 1
+
+
 def split_by_rows(kernels: Any, rows: Rows) -> Any:
     """Kernels, split over devices as the examples of their rows are."""
-    if rows is None:
-        return kernels
-    return lax.with_sharding_constraint(kernels, rows)
+    return kernels if rows is None else lax.with_sharding_constraint(kernels, rows)
 
 
 def in_automatic_axes(
@@ -53,13 +56,18 @@ def in_automatic_axes(
     def of_each(change: Callable[[Rows], Any]) -> Any:
         return [change(r) for r in rows] if isinstance(rows, list) else change(rows)
 
+    of_each(lambda rows: _check_one_mesh(mesh, rows.mesh if rows else mesh))
+    for other in meshes.values():
+        _check_one_mesh(mesh, other)
+
     def automatic(explicit: list[jax.Array]) -> Any:
-        inside = list(leaves)
+        inside, own = list(leaves), jax.sharding.get_abstract_mesh()
         for number, leaf in zip(meshes, explicit, strict=True):
             inside[number] = leaf
-        return call(of_each(_spec), *structure.unflatten(inside))
+        split = of_each(lambda rows: rows and NamedSharding(own, rows.spec))
+        return call(split, *structure.unflatten(inside))
 
-    out = of_each(lambda rows: NamedSharding(mesh, _explicit_part(mesh, _spec(rows))))
+    out = of_each(lambda rows: NamedSharding(mesh, _explicit_part(mesh, rows)))
     placed = jax.sharding.auto_axes(automatic, out_sharding=out)
     try:
         return placed([leaves[number] for number in meshes])
@@ -76,15 +84,20 @@ def in_automatic_axes(
         ) from error
 
 
-def _spec(rows: Rows) -> PartitionSpec | None:
-    return rows.spec if isinstance(rows, NamedSharding) else rows
+def _check_one_mesh(mesh: Any, other: Any) -> None:
+    """Check that two meshes are the same, but for the types of their axes."""
+    if dict(mesh.shape) != dict(other.shape):
+        raise ValueError(
+            "`params` and batches must be on one mesh where its axes are explicit; they "
+            f"are on {dict(mesh.shape)} and {dict(other.shape)}. Put them there with "
+            "`jax.device_put`."
+        )
 
 
-def _explicit_part(mesh: Any, spec: PartitionSpec | None) -> PartitionSpec:
+def _explicit_part(mesh: Any, rows: Rows) -> PartitionSpec:
     """What of a split is over explicit axes: only these are named outside."""
     kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-    entry = spec[0] if spec is not None else ()
-    axes = entry if isinstance(entry, tuple) else (entry,)
+    axes = () if rows is None else _axes(rows)
     return PartitionSpec(tuple(a for a in axes if kinds[a] == AxisType.Explicit))
 
 
@@ -107,3 +120,8 @@ def _sharding(leaf: Any) -> Any:
 def _first(sharding: NamedSharding) -> Any:
     """The axes of a mesh that the first axis of an array is split over."""
     return sharding.spec[0] if len(sharding.spec) else None
+
+
+def _axes(rows: NamedSharding) -> tuple[str, ...]:
+    axes = rows.spec[0]
+    return axes if isinstance(axes, tuple) else (axes,)
