@@ -8,18 +8,19 @@ import pytest
 
 from tests.helpers.placed_arrays import CHECKS
 
+slow = pytest.mark.slow
 
-@pytest.mark.parametrize("num_devices", [4, 8])
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name == "quick" else pytest.param(name, marks=pytest.mark.slow)
-        for name in CHECKS
-    ],
-)
+
+# On eight devices what may depend on their number.
+CASES = [
+    pytest.param(name, number, marks=[] if (name, number) == ("quick", 4) else slow)
+    for name in CHECKS
+    for number in ((4, 8) if name in ("quick", "memory", "single") else (4,))
+]
+
+
+@pytest.mark.parametrize(("name", "num_devices"), CASES)
 def test_what_is_split_over_a_mesh_is_as_the_whole(name, num_devices):
-    if name == "quick" and num_devices == 8:
-        pytest.skip("four devices say as much")
     flags = os.environ.get("XLA_FLAGS", "")
     flags = f"{flags} --xla_force_host_platform_device_count={num_devices}"
     run = subprocess.run(

@@ -17,10 +17,7 @@ Rows: TypeAlias = NamedSharding | None  # how the first axis of a kernel is spli
 
 
 def rows_of(x: Any) -> Rows:
-    """How the examples of a batch are split over devices; `None` if they are not.
-
-    Nor is it known inside of `jax.jit`, where axes are automatic.
-    """
+    """How examples are split over devices, if that is known: not of automatic axes in `jit`."""
     for leaf in jax.tree.leaves(x):
         sharding = _sharding(leaf)
         if isinstance(sharding, NamedSharding) and _first(sharding):
@@ -43,8 +40,17 @@ def in_automatic_axes(
 ) -> Any:
     """`call(rows, *arrays)`, where no array is split over explicit axes any more.
 
-    What it returns comes back split over these axes by `rows`: a list of results by a list
-    of them, and all arrays of one result alike.
+    Args:
+        call: What is called.
+        arrays: Trees of arrays, on one mesh if its axes are explicit.
+        rows: How the first axis of all that `call` returns is split; or, of a list that it
+            returns, a list.
+
+    Returns:
+        What `call` returns, split over explicit axes by `rows`.
+
+    Raises:
+        ValueError: If arrays are on several meshes, or what is called names their axes.
     """
     leaves, structure = jax.tree.flatten(arrays)
     meshes = {number: _explicit_mesh(leaf) for number, leaf in enumerate(leaves)}
