@@ -10,6 +10,7 @@ from jaxtyping import Array
 from lazyjax.batches import as_arrays, joined, num_rows, rows_like
 from lazyjax.ntk.contract.accumulator import Arrangement, Contraction
 from lazyjax.ntk.contract.evaluated import EvaluatedNetwork
+from lazyjax.ntk.contract.factors import working_dtype
 from lazyjax.ntk.contract.groups import SiteGroup, group_sites
 from lazyjax.ntk.contract.orders import Sizes
 from lazyjax.ntk.contract.sums import KernelSums, shared_products
@@ -111,13 +112,13 @@ def kernels_of_leaves(
         evaluated=evaluated,
         is_one_batch=problem.sizes.is_symmetric,
         kernel_of_leaf=kernel_of_leaf,
-        kernels=[contraction.zeros(dtype) for _ in range(max(kernel_of_leaf) + 1)],
+        kernels=[contraction.zeros(working_dtype(dtype))] * (max(kernel_of_leaf) + 1),
         shared=shared_products(problem.network, problem.groups),
     )
     # The last first, as cotangents are made, so that these need not be kept.
     for group in reversed(problem.groups):
         sums.accumulate(group)
-    kernels = [contraction.finalize(kernel) for kernel in sums.kernels]
+    kernels = [contraction.finalize(kernel, dtype) for kernel in sums.kernels]
     if not problem.request.is_spread:  # exactly symmetric by now
         return kernels
     return [problem.request.symmetrized(kernel) for kernel in kernels]

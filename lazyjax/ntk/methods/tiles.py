@@ -14,6 +14,7 @@ from jaxtyping import Array
 
 from lazyjax.batches import num_rows
 from lazyjax.jaxpr.held import held_bytes
+from lazyjax.ntk.contract.factors import working_dtype
 from lazyjax.ntk.methods.sizes import (
     Tile,
     fitting,
@@ -311,11 +312,12 @@ def in_chunks(
     if pairs == "diagonal":
         kernels = lax.map(kernels_of, starts)
         return jax.tree.map(lambda k: _joined(k, number), kernels)
-    zeros = jax.tree.map(
-        lambda k: jnp.zeros(k.shape, k.dtype), jax.eval_shape(kernels_of, starts[0])
-    )
-    add = lambda total, start: (jax.tree.map(jnp.add, total, kernels_of(start)), None)
-    return lax.scan(add, zeros, starts)[0]
+    like = jax.eval_shape(kernels_of, starts[0])
+    zeros = jax.tree.map(lambda k: jnp.zeros(k.shape, working_dtype(k.dtype)), like)
+    plus = lambda total, kernel: total + kernel.astype(total.dtype)
+    add = lambda total, start: (jax.tree.map(plus, total, kernels_of(start)), None)
+    totals, _ = lax.scan(add, zeros, starts)
+    return jax.tree.map(lambda total, k: total.astype(k.dtype), totals, like)
 
 
 def _joined(kernels: Array, number: int) -> Array:
