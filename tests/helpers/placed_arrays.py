@@ -428,7 +428,6 @@ def check_quick() -> None:
     """What is most likely to break."""
     explicit = (AxisType.Explicit,)
     check("mlp", explicit, ("empirical_ntk",), ("both",), np.float32)
-    check_refused()
 
 
 def check_single() -> None:
@@ -440,6 +439,7 @@ def check_single() -> None:
 
 CHECKS: dict[str, Callable[[], None]] = {
     "quick": check_quick,
+    "refused": check_refused,
     "single": check_single,
     "memory": check_memory,
     "compilations": check_compilations,
