@@ -19,6 +19,7 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
 import lazyjax
+from lazyjax.ntk.plan import ntk_plan
 from lazyjax.ntk.requests import compiled
 
 TOLERANCE = {np.float32: 1e-6, np.float64: 1e-10}
@@ -253,7 +254,7 @@ def _check(
         is_split = where != "model" and verb not in WHOLE
         is_typed = mesh.axis_types[0] == AxisType.Explicit
         rows = NamedSharding(mesh, P("data"))
-        out = {"out_shardings": rows} if is_split and not is_typed else {}
+        out: Any = {"out_shardings": rows} if is_split and not is_typed else {}
         with jax.set_mesh(mesh):
             found["jit"] = jax.jit(call, in_shardings=at, **out)(params, batch)
             if where == "both":
@@ -403,7 +404,7 @@ def check_refused() -> None:
     )
     gram = lambda: lazyjax.gram((network, params), batch, path="nowhere")
     for refused in (
-        lambda: lazyjax.ntk.ntk_plan(network, params, batch),
+        lambda: ntk_plan(network, params, batch),
         train,
         gram,
     ):
