@@ -160,10 +160,8 @@ def build_plan(problem: KernelProblem) -> Plan:
     used = sum(math.prod(row.shape) for row in rows if row.sites)
     times = _times(sizes, shapes, used, propagation, contractions)
     dtype = problem.network.result.dtype
-    if (
-        working_dtype(dtype) != dtype
-    ):  # in which the network adds up products with vectors
-        del times["vjp"]
+    if working_dtype(dtype) != dtype:
+        del times["vjp"]  # the network adds these up itself, in its own precision
     return Plan(
         tuple(rows),
         propagation.flops / 1e9,
