@@ -31,9 +31,44 @@ def shifted_batch(params: Any, x: jax.Array) -> jax.Array:
     return (h - h.mean(axis=0, keepdims=True)) @ params["v"]
 
 
-def layer_norm(params: Any, x: jax.Array) -> jax.Array:
+def undivided_sum(params: Any, x: jax.Array) -> jax.Array:
     h = hidden(params, x)
-    return (h / jnp.sqrt((h**2).mean(axis=1, keepdims=True))) @ params["v"]
+    return (h / jnp.linalg.norm(h, axis=1, keepdims=True)) @ params["v"]
+
+
+def fluctuating_mean(params: Any, x: jax.Array) -> jax.Array:
+    h = hidden(params, x)
+    return (h + 6**0.5 * h.mean(axis=1, keepdims=True)) @ params["v"]
+
+
+def sign_of_a_mean(params: Any, x: jax.Array) -> jax.Array:
+    mean = (x @ params["w2"]).mean(axis=1, keepdims=True)
+    return hidden(params, x) * jnp.sign(mean) @ params["v"]
+
+
+def divided_by_no_mean(params: Any, x: jax.Array) -> jax.Array:
+    h = x @ params["w"]
+    return jnp.tanh(h / h.mean(axis=1, keepdims=True)) @ params["v"]
+
+
+def weights_of_no_mean(params: Any, x: jax.Array) -> jax.Array:
+    mean = (x @ params["w"]).mean(axis=1, keepdims=True)
+    return jnp.tanh(mean @ params["b"][None]) @ params["v"]
+
+
+def mean_of_groups(params: Any, x: jax.Array) -> jax.Array:
+    h = hidden(params, x).reshape(-1, 2, 3)
+    return (h - h.mean(axis=2, keepdims=True)).reshape(-1, 6) @ params["v"]
+
+
+def cubed_deviations(params: Any, x: jax.Array) -> jax.Array:
+    h = hidden(params, x)
+    return ((h - h.mean(axis=1, keepdims=True)) ** 3) @ params["v"]
+
+
+def scale_for_each_unit(params: Any, x: jax.Array) -> jax.Array:
+    h = hidden(params, x)
+    return (h * jnp.concatenate([x, x[:, :2]], axis=1)) @ params["v"]
 
 
 def softmax(params: Any, x: jax.Array) -> jax.Array:
@@ -73,10 +108,6 @@ def skip_of_the_input(params: Any, x: jax.Array) -> jax.Array:
     return jnp.tanh(x @ params["square"] + x) @ params["first"]
 
 
-def data_dependent_scale(params: Any, x: jax.Array) -> jax.Array:
-    return (x @ params["w"] * jnp.linalg.norm(x, axis=1, keepdims=True)) @ params["v"]
-
-
 def activated_sum(params: Any, x: jax.Array) -> jax.Array:
     h = hidden(params, x)
     return jax.nn.relu(h + h @ params["u"]) @ params["v"]
@@ -94,6 +125,11 @@ def nonlinear_output(params: Any, x: jax.Array) -> jax.Array:
 
 def mean_of_units(params: Any, x: jax.Array) -> jax.Array:
     return hidden(params, x).mean(axis=1, keepdims=True)
+
+
+def centred_outputs(params: Any, x: jax.Array) -> jax.Array:
+    f = hidden(params, x) @ params["u"]
+    return f - f.mean(axis=1, keepdims=True)
 
 
 def bottleneck(params: Any, x: jax.Array) -> jax.Array:
@@ -201,7 +237,14 @@ clipped.defvjp(lambda u: (u, None), lambda _, g: (jnp.clip(g, -100, 100),))
 
 REFUSALS = [
     (shifted_batch, "reduce_sum", "examples of a batch interact"),
-    (layer_norm, "reduce_sum", "normalization"),
+    (undivided_sum, "sqrt", "not divided by their number"),
+    (fluctuating_mean, "mul", "fluctuations may not vanish"),
+    (sign_of_a_mean, "sign", "not be smooth"),
+    (divided_by_no_mean, "div", "divides by a mean"),
+    (weights_of_no_mean, "dot_general", "0 at infinite width"),
+    (mean_of_groups, "reduce_sum", "normalization"),
+    (cubed_deviations, "integer_pow", "not Gaussian"),
+    (scale_for_each_unit, "mul", "may differ from unit to unit"),
     (softmax, "reduce_max", "softmax"),
     (gated, "mul", "depend on each other"),
     (attention, "dot_general", "attention"),
@@ -210,10 +253,8 @@ REFUSALS = [
     (scaled_units, "mul", "parameters entry by entry"),
     (one_bias_for_all, "add", "one parameter to all units"),
     (skip_of_the_input, "add", "function of the input"),
-    (data_dependent_scale, "mul", "function of the input"),
     (activated_sum, "max", "not Gaussian"),
     (dependent_sum, "dot_general", "depend on the same weights"),
-    (mean_of_units, "reduce_sum", "units of a hidden layer"),
     (bottleneck, "dot_general", "one unit"),
     (glu, "slice", "hidden units"),
     (two_heads, "concatenate", "different hidden values|hidden units"),
@@ -268,7 +309,12 @@ def test_networks_without_a_known_limit_are_refused_by_operation_and_line(
 
 @pytest.mark.parametrize(
     ("apply_fn", "reason"),
-    [(nonlinear_output, "no linear function"), (residual_output, "both few and many")],
+    [
+        (nonlinear_output, "no linear function"),
+        (residual_output, "both few and many"),
+        (mean_of_units, "a mean over hidden units"),
+        (centred_outputs, "both few and many"),
+    ],
 )
 def test_outputs_without_a_deterministic_kernel_are_refused(
     apply_fn: Any, reason: str, x64: None

@@ -33,6 +33,7 @@ def infinite_ntk_of(
     x2: Float[AnyArray, "n2 *d"] | None = None,
     *,
     variances: PyTree,
+    means: PyTree = 0.0,
 ) -> Float[Array, "n1 n2"]:
     r"""Neural tangent kernel of `apply_fn` at infinite width, derived from its program.
 
@@ -51,6 +52,11 @@ def infinite_ntk_of(
 
     Parameters are taken to be independent Gaussians of mean 0. A leaf of variance 0,
     such as biases that start from 0, contributes to the kernel by its gradient alone.
+    Scales of units, such as those of a normalization that start from 1, have variance 0
+    and a mean in `means`.
+
+    Means over many units are no longer random, and no gradient goes through them: layer
+    and root-mean-square normalization are read as what they are at infinite width.
     `lazyjax.infinite_ntk` is the same kernel of networks that an `Architecture`
     describes, faster for images.
 
@@ -58,12 +64,13 @@ def infinite_ntk_of(
     elementwise activation, sums and products of independent branches, loops over layers
     (`lax.scan`, each step with weights of its own), multiplication by constants, sums and
     means over pixels, pooling by means, padding, slices of pixels, transposition and
-    reshapes, `stop_gradient`, and any function of the input before the first weights.
+    reshapes, `stop_gradient`, means and variances over all units (normalization), and any
+    function of the input before the first weights, or times or plus a hidden value.
     All else is refused, because a kernel would be wrong or not known: shared weights,
     products of hidden values that depend on each other, products over units (attention),
-    means or norms over hidden units (normalization, softmax), maxima over pixels,
-    activations of sums or products of activations, nonlinear outputs, loops over time,
-    and hidden layers of one unit.
+    means over groups of units, softmax, maxima over pixels, activations of sums or
+    products of activations, nonlinear outputs, loops over time, and hidden layers of one
+    unit.
 
     Args:
         apply_fn: Network `(params, x) -> f`; rows of `x` must not interact. It should
@@ -75,15 +82,17 @@ def infinite_ntk_of(
         x2: Second batch; `None` means `x1`, with an exactly symmetric result.
         variances: Variance of the entries of each leaf of `params`: a pytree of numbers
             like it, or a prefix of one, such as one number for all leaves.
+        means: Mean of the entries of each leaf, given likewise. Other than 0 for scales
+            of units alone, whose variance is 0.
 
     Returns:
         The kernel of each output, in the dtype of `x1`.
 
     Raises:
         ValueError: If `apply_fn` does something that has no limit known here: the
-            operation and the line of the program are named. If `variances` does not
-            fit, or a batch is empty or not finite. If an activation varies too fast,
-            as `infinite_ntk` says.
+            operation and the line of the program are named. If `variances` or `means`
+            do not fit, or a batch is empty or not finite. If an activation varies too
+            fast, as `infinite_ntk` says.
         TypeError: If a batch or a parameter is not floating point of 32 bits or more,
             or they differ in dtype.
 
@@ -103,10 +112,10 @@ def infinite_ntk_of(
 
     References:
         Jacot, Gabriel and Hongler (2018), arXiv:1806.07572; Yang (2020),
-        arXiv:2006.14548, for the limits of arbitrary architectures (equation numbers
-        not checked).
+        arXiv:2006.14548, for the limits of arbitrary architectures, normalization over
+        units among them (equation numbers not checked).
     """
-    return _kernel(apply_fn, params, x1, x2, variances, of="ntk")
+    return _kernel(apply_fn, params, x1, x2, variances, means, of="ntk")
 
 
 def infinite_nngp_of(
@@ -116,11 +125,12 @@ def infinite_nngp_of(
     x2: Float[AnyArray, "n2 *d"] | None = None,
     *,
     variances: PyTree,
+    means: PyTree = 0.0,
 ) -> Float[Array, "n1 n2"]:
     r"""Covariance $E[f_a(x) f_a(x')]$ of an output of `apply_fn` at infinite width.
 
     It is derived as `infinite_ntk_of` says, over parameters that are independent
-    Gaussians of mean 0.
+    Gaussians.
 
     Args:
         apply_fn: Network `(params, x) -> f`, as in `infinite_ntk_of`.
@@ -128,6 +138,7 @@ def infinite_nngp_of(
         x1: First batch.
         x2: Second batch; `None` means `x1`, with an exactly symmetric result.
         variances: Variance of the entries of each leaf of `params`.
+        means: Mean of the entries of each leaf, as in `infinite_ntk_of`.
 
     Returns:
         The covariance of each output, in the dtype of `x1`.
@@ -147,7 +158,7 @@ def infinite_nngp_of(
         Lee et al. (2018), arXiv:1711.00165; Yang (2019), arXiv:1910.12478 (equation
         numbers not checked).
     """
-    return _kernel(apply_fn, params, x1, x2, variances, of="nngp")
+    return _kernel(apply_fn, params, x1, x2, variances, means, of="nngp")
 
 
 def _kernel(
@@ -156,6 +167,7 @@ def _kernel(
     x1: AnyArray,
     x2: AnyArray | None,
     variances: PyTree,
+    means: PyTree,
     of: KernelName,
 ) -> Array:
     check_apply_fn(apply_fn, params)
@@ -176,14 +188,16 @@ def _kernel(
         apply_fn=HashableCallable(apply_fn),
         structure=structure,
         leaves=tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves),
-        variances=_leaf_variances(variances, params),
+        variances=_of_leaves("variances", variances, params, least=0.0),
+        means=_of_leaves("means", means, params, least=-math.inf),
         of=of,
     )
     return checked(kernel, error, "apply_fn")
 
 
 @functools.partial(
-    jax.jit, static_argnames=("apply_fn", "structure", "leaves", "variances", "of")
+    jax.jit,
+    static_argnames=("apply_fn", "structure", "leaves", "variances", "means", "of"),
 )
 def _compiled(
     x1: Array,
@@ -193,12 +207,13 @@ def _compiled(
     structure: Any,
     leaves: Sequence[jax.ShapeDtypeStruct],
     variances: Sequence[float],
+    means: Sequence[float],
     of: KernelName,
 ) -> tuple[Array, Array]:
     """The kernel, and by how much moments of its activations are not known."""
     params = jax.tree.unflatten(structure, leaves)
     example = jax.ShapeDtypeStruct(x1.shape[1:], x1.dtype)
-    program = lift(apply_fn, params, variances, example)
+    program = lift(apply_fn, params, variances, means, example)
 
     def kernel(row: PyTree, column: PyTree, is_one: Array | None) -> Array:
         return chosen(kernels_of(program, row, column, is_one), of, x1.dtype)
@@ -223,21 +238,23 @@ def _compiled(
     return whole, largest_error(stds, with_slope=of == "ntk")
 
 
-def _leaf_variances(variances: PyTree, params: Params) -> tuple[float, ...]:
-    """One number for each leaf of `params`, of which `variances` is a prefix."""
+def _of_leaves(
+    name: str, given: PyTree, params: Params, *, least: float
+) -> tuple[float, ...]:
+    """One number for each leaf of `params`, of which `given` is a prefix."""
     shapes = jax.tree.map(lambda leaf: np.zeros(()), params)
     try:
-        whole = jax.tree.leaves(jax.tree.broadcast(variances, shapes))
+        whole = jax.tree.leaves(jax.tree.broadcast(given, shapes))
     except ValueError as error:
         raise ValueError(
-            "`variances` must be a pytree of numbers like `params`, or a prefix of one; "
-            f"got {brief(variances)}."
+            f"`{name}` must be a pytree of numbers like `params`, or a prefix of one; "
+            f"got {brief(given)}."
         ) from error
+    which = "finite numbers, zero or positive" if least == 0 else "finite numbers"
     for path, value in zip(leaf_paths(params), whole, strict=True):
         is_number = isinstance(value, int | float | np.floating)
-        if not is_number or not 0 <= value < math.inf or value > sys.float_info.max:
+        if not is_number or not least <= value or abs(value) > sys.float_info.max:
             raise ValueError(
-                "`variances` must hold finite numbers, zero or positive; got "
-                f"{brief(value)} at {brief(path)}."
+                f"`{name}` must hold {which}; got {brief(value)} at {brief(path)}."
             )
     return tuple(float(value) for value in whole)

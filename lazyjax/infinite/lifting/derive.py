@@ -20,14 +20,22 @@ from lazyjax.infinite.lifting.custom_derivatives import (
 from lazyjax.infinite.lifting.rules import Context
 from lazyjax.infinite.lifting.rules.context import Leaves
 from lazyjax.infinite.lifting.rules.elementwise import elementwise
+from lazyjax.infinite.lifting.rules.unit_means import (
+    UNDIVIDED,
+    checked_mean,
+    described,
+)
 from lazyjax.infinite.lifting.rules.weights import rearranged
 from lazyjax.infinite.lifting.steps import KnownStep, LiftedNetwork
 from lazyjax.infinite.lifting.values import (
+    NOT_GAUSSIAN,
     Constant,
     Hidden,
     Known,
+    KnownWeight,
     Operation,
     RefusalError,
+    Squared,
     Value,
     Weight,
 )
@@ -67,13 +75,14 @@ def lift(
     apply_fn: Callable[..., Array],
     params: Any,
     variances: Sequence[float],
+    means: Sequence[float],
     example: jax.ShapeDtypeStruct,
 ) -> LiftedNetwork:
     """The network `apply_fn` at infinite width, for inputs shaped as `example`."""
     batch = _batch(example, 2)
     check_network_output(jax.eval_shape(apply_fn, params, batch), batch)
     programs = [_traced(apply_fn, params, example, size) for size in BATCH_SIZES]
-    return _Lifter(params, variances, example).program(programs)
+    return _Lifter(params, variances, means, example).program(programs)
 
 
 def _batch(example: jax.ShapeDtypeStruct, size: int) -> jax.ShapeDtypeStruct:
@@ -93,15 +102,18 @@ class _Lifter:
     """What is found while programs of two batches are walked together, once, forward."""
 
     def __init__(
-        self, params: Any, variances: Sequence[float], example: jax.ShapeDtypeStruct
+        self,
+        params: Any,
+        variances: Sequence[float],
+        means: Sequence[float],
+        example: jax.ShapeDtypeStruct,
     ) -> None:
         self.shapes = [leaf.shape for leaf in jax.tree.leaves(params)]
         self.example = example
         names = [repr(path) for path in leaf_paths(params)]
-        leaves = Leaves(names, variances, [math.prod(shape) for shape in self.shapes])
+        num_entries = [math.prod(shape) for shape in self.shapes]
+        leaves = Leaves(names, variances, means, num_entries)
         self.context = Context(example.dtype, leaves)
-        self.known: list[KnownStep] = []
-        self.num_known = 1
 
     def program(self, programs: Sequence[Any]) -> LiftedNetwork:
         """The whole network."""
@@ -114,7 +126,7 @@ class _Lifter:
         labels = [*(FIXED for _ in self.shapes), Rows(0)]
         ((value, label),) = self.walk(programs, inputs, labels, None)
         return LiftedNetwork(
-            known=tuple(self.known),
+            known=tuple(self.context.known),
             features=tuple(self.context.features),
             result=self.result(value, label),
             steps=tuple(self.context.registers.steps),
@@ -124,6 +136,11 @@ class _Lifter:
 
     def result(self, value: Value, label: Label) -> int:
         """Register of the outputs."""
+        if isinstance(value, Known) and value.units:
+            reason = (
+                "is a mean over hidden units, which is not random at infinite width"
+            )
+            raise _refusal("its output", None, reason)
         if not isinstance(value, Hidden):
             raise ValueError(
                 "`apply_fn` must depend on `params` and on `x` by weights that multiply "
@@ -230,6 +247,9 @@ class _Lifter:
             value = self.random(eqn, operands)
             if label is UNKNOWN:
                 raise RefusalError(_NO_RULE_OF_ROWS)
+            if isinstance(value, Known):
+                assert isinstance(label, Rows)
+                value = dataclasses.replace(value, rows=label)
             return [(value, label)]
         except (RefusalError, AxesError) as refusal:
             named: Operation = getattr(refusal, "operation", None) or here
@@ -283,11 +303,18 @@ class _Lifter:
         label = label_of_results(pair)
         if not isinstance(label, Rows):
             raise RefusalError(_ROWS)
-        number = self.num_known
-        self.known.append(KnownStep(eqn, debug_info, tuple(sources), number))
-        self.num_known += len(eqn.outvars)
+        mean = checked_mean(eqn, operands)
+        if mean is not None:
+            return [(mean, label)]
+        number = self.context.add_known(
+            lambda first: KnownStep(eqn, debug_info, tuple(sources), first),
+            len(eqn.outvars),
+        )
         return [
-            (Known(number + i, aval_of(var).shape, label), label)
+            (
+                described(eqn, operands, Known(number + i, aval_of(var).shape, label)),
+                label,
+            )
             for i, var in enumerate(eqn.outvars)
         ]
 
@@ -295,6 +322,21 @@ class _Lifter:
         """A value in which parameters have a part."""
         record, name = primitive_of(eqn), eqn.primitive.name
         kinds = {type(operand) for operand in operands}
+        match operands:
+            case [Known() as known, Weight() as weight] if name == "mul":
+                return KnownWeight(known, weight, self.context.operation)
+            case [Weight() as weight, Known() as known] if name == "mul":
+                return KnownWeight(known, weight, self.context.operation)
+        for operand in operands:
+            if isinstance(operand, KnownWeight) and kinds != {KnownWeight, Hidden}:
+                raise RefusalError(
+                    "combines parameters with a function of the input entry by entry",
+                    operand.operation,
+                )
+        if Squared in kinds and name != "reduce_sum":
+            raise RefusalError(NOT_GAUSSIAN)
+        if any(isinstance(o, Known) and o.undivided for o in operands):
+            raise RefusalError(UNDIVIDED)
         if kinds <= {Weight, Constant} and name not in _PRODUCTS:
             return rearranged(eqn, operands)
         if record.is_elementwise:

@@ -20,7 +20,12 @@ from lazyjax.infinite.lifting.steps import (
     Multiply,
     Step,
 )
-from lazyjax.infinite.lifting.values import Hidden, Operation, RefusalError
+from lazyjax.infinite.lifting.values import (
+    NOT_GAUSSIAN,
+    Hidden,
+    Operation,
+    RefusalError,
+)
 
 
 @dataclasses.dataclass
@@ -147,10 +152,7 @@ class Registers:
         register = self.of(value)
         info = self.infos[register]
         if not info.is_gaussian:
-            raise RefusalError(
-                "applies a nonlinear function to a sum, mean or product of activations, which "
-                "is not Gaussian"
-            )
+            raise RefusalError(NOT_GAUSSIAN)
         if info.is_zero:
             raise RefusalError(
                 "applies a nonlinear function to a value that is 0 at initialization, "

@@ -8,7 +8,7 @@ steps that fill them.
 
 import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -96,6 +96,38 @@ class Detach:
     source: int
 
 
+# Reads a function of the input as one number for each pixel.
+ReadPixels: TypeAlias = Callable[[Array], Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class ScaleByInput:
+    """A value times a function of the input, the same for all units."""
+
+    source: int
+    known: int  # number of the function's value
+    read: ReadPixels
+
+
+@dataclasses.dataclass(frozen=True)
+class Offset:
+    """A function of the input, the same for all units."""
+
+    known: int
+    read: ReadPixels
+
+
+@dataclasses.dataclass(frozen=True)
+class Gain:
+    """A value times parameters that all have one value, each for units of its own."""
+
+    source: int
+    value: float
+    shape: tuple[int, ...]  # extents of pixels
+    is_shared: tuple[bool, ...]  # along which of them parameters are shared
+    ntk: float  # squared derivative of the factor by its parameter; 0 if untrained
+
+
 Step: TypeAlias = (
     Moments
     | Weigh
@@ -106,6 +138,9 @@ Step: TypeAlias = (
     | Multiply
     | Activate
     | Detach
+    | ScaleByInput
+    | Offset
+    | Gain
 )
 
 
@@ -120,11 +155,23 @@ class KnownStep:
 
 
 @dataclasses.dataclass(frozen=True)
+class UnitMean:
+    """A mean over units of a register, or of its square, which is no longer random."""
+
+    register: int
+    is_square: bool
+    # From one number for each pixel to the value that the program has for two rows.
+    write: Callable[[Array], Array]
+    first: int  # number of the value
+
+
+@dataclasses.dataclass(frozen=True)
 class LiftedNetwork:
     """A network, lifted."""
 
-    # How values that are functions of the input are made; the input is 0.
-    known: tuple[KnownStep, ...]
+    # How values that are functions of the input are made; the input is 0. Those that
+    # are means over units are so at infinite width.
+    known: tuple[KnownStep | UnitMean, ...]
     # How those that weights multiply are read: number, and function to an array
     # (pixels, features).
     features: tuple[tuple[int, Callable[[Array], Array]], ...]
@@ -133,18 +180,19 @@ class LiftedNetwork:
     most_pixels: int  # most pixels of any register
     dtype: Any  # of an input
 
-    def has_mean(self, register: int) -> bool:
-        """Whether the mean of a unit, over units, may be other than 0."""
-        match self.steps[register]:
-            case Activate():
-                return True
-            case MapPixels(source=source) | Detach(source=source):
-                return self.has_mean(source)
-            case Combine(terms=terms):
-                return any(self.has_mean(source) for source, _ in terms)
-            case Multiply(first=first, second=second):
-                return self.has_mean(first) and self.has_mean(second)
-        return False
+
+def has_mean(steps: Sequence[Step], register: int) -> bool:
+    """Whether the mean of a unit, over units, may be other than 0."""
+    match steps[register]:
+        case Activate() | Offset():
+            return True
+        case MapPixels() | Detach() | ScaleByInput() | Gain() as step:
+            return has_mean(steps, step.source)
+        case Combine(terms=terms):
+            return any(has_mean(steps, source) for source, _ in terms)
+        case Multiply(first=first, second=second):
+            return has_mean(steps, first) and has_mean(steps, second)
+    return False
 
 
 @jax.tree_util.register_dataclass
@@ -155,29 +203,35 @@ class Precomputed:
     features: tuple[Array, ...]  # factors of weights, (pixels, features) each
     variances: dict[int, Array]  # of Gaussian values that are activated, by step
     means: dict[int, Array]  # of a unit over units, where sums need them, by register
+    factors: dict[int, Array]  # one for each pixel, of `ScaleByInput` and `Offset`
 
 
 def precompute(program: LiftedNetwork, x: Float[Array, "*d"]) -> Precomputed:
     """Features, variances and means of an input: all that kernels with others need."""
     values = [jnp.stack([x, x])]
-    for step in program.known:
-        operands = [values[o] if isinstance(o, int) else o for o in step.operands]
-        values.extend(evaluate(step.eqn, step.debug_info, *operands))
-    features = tuple(read(values[number]) for number, read in program.features)
-    statistics = Precomputed(features, {}, {})
+    statistics = Precomputed((), {}, {}, {})
     registers: list[Kernels] = []
     is_same = jnp.ones((), bool)
+    features: list[Array] = []
 
     def mean(register: int) -> Array | None:
-        if not program.has_mean(register):
+        if not has_mean(program.steps, register):
             return None
         match program.steps[register]:
             case Activate() as step:
                 variance = statistics.variances[register]
                 return step.factor * dual_mean(step.activation, variance)
+            case Offset():
+                return statistics.factors[register]
             case MapPixels(source=source, map=pixel_map):
                 found = mean(source)
                 return None if found is None else pixel_map(found)
+            case ScaleByInput(source=source):
+                found = mean(source)
+                return None if found is None else statistics.factors[register] * found
+            case Gain(source=source, value=value):
+                found = mean(source)
+                return None if found is None else value * found
             case Detach(source=source):
                 return mean(source)
             case Combine(terms=terms):
@@ -188,8 +242,34 @@ def precompute(program: LiftedNetwork, x: Float[Array, "*d"]) -> Precomputed:
                 return None if one is None or two is None else one * two
         return None
 
+    def known(number: int) -> Array:
+        """A function of the input; the registers that it needs are there already."""
+        for step in program.known:
+            if step.first < len(values):
+                continue
+            if len(values) > number:
+                break
+            if isinstance(step, UnitMean):
+                nngp = registers[step.register].nngp
+                found = jnp.diagonal(nngp) if step.is_square else mean(step.register)
+                found = jnp.zeros(nngp.shape[0], nngp.dtype) if found is None else found
+                values.append(step.write(found))
+            else:
+                operands = [
+                    values[o] if isinstance(o, int) else o for o in step.operands
+                ]
+                values.extend(evaluate(step.eqn, step.debug_info, *operands))
+        return values[number]
+
     for number, step in enumerate(program.steps):
         match step:
+            case Moments():
+                known_number, read = program.features[step.features]
+                assert step.features == len(features)
+                features.append(read(known(known_number)))
+                statistics = dataclasses.replace(statistics, features=tuple(features))
+            case ScaleByInput() | Offset():
+                statistics.factors[number] = step.read(known(step.known))
             case Activate():
                 variance = jnp.diagonal(registers[step.source].nngp)
                 statistics.variances[number] = variance
@@ -221,7 +301,7 @@ def with_means(
     program: LiftedNetwork, terms: tuple[tuple[int, float], ...]
 ) -> list[int]:
     """Terms whose means are multiplied in a sum: all with a mean, if several have one."""
-    found = [source for source, _ in terms if program.has_mean(source)]
+    found = [source for source, _ in terms if has_mean(program.steps, source)]
     return found if len(found) > 1 else []
 
 
@@ -264,6 +344,13 @@ def _run(
             )
         case Detach():
             return Kernels(registers[step.source].nngp, None)
+        case ScaleByInput():
+            product = _products(inputs, number)
+            return registers[step.source].map(lambda array: product * array)
+        case Offset():
+            return Kernels(_products(inputs, number), None)
+        case Gain():
+            return _gained(registers[step.source], step, program.dtype)
 
 
 def _combined(
@@ -287,7 +374,22 @@ def _combined(
     return Kernels(nngp, ntk)
 
 
-def _pattern(step: Bias, dtype: Any) -> Array:
+def _products(inputs: tuple[Precomputed, Precomputed], number: int) -> Array:
+    """Products of the factors of two inputs, of all pairs of pixels."""
+    first, second = (of_input.factors[number] for of_input in inputs)
+    return first[:, None] * second[None, :]
+
+
+def _gained(kernels: Kernels, step: Gain, dtype: Any) -> Kernels:
+    square = step.value**2
+    scaled = kernels.map(lambda array: square * array)
+    if step.ntk == 0:
+        return scaled
+    own = step.ntk * _pattern(step, dtype) * kernels.nngp
+    return Kernels(scaled.nngp, own if scaled.ntk is None else scaled.ntk + own)
+
+
+def _pattern(step: Bias | Gain, dtype: Any) -> Array:
     """Where two pixels share a parameter."""
     pattern = jnp.ones((1, 1), dtype)
     for size, is_shared in zip(step.shape, step.is_shared, strict=True):

@@ -9,6 +9,11 @@ from lazyjax.infinite.lifting.axes import Axes, axes_of_input
 from lazyjax.infinite.lifting.functions import Elementwise
 from lazyjax.jaxpr.labels import Rows, Shape
 
+NOT_GAUSSIAN = (
+    "applies a nonlinear function to a sum, mean or product of activations, which is not "
+    "Gaussian"
+)
+
 
 class RefusalError(Exception):
     """Why there is no limit, as the end of a sentence about an operation.
@@ -53,16 +58,26 @@ class Constant:
 
 @dataclasses.dataclass(frozen=True)
 class Known:
-    """A function of the input alone: the number of its value, its shape and its rows."""
+    """A function of the input alone."""
 
-    number: int
+    number: int  # of its value
     shape: Shape
     rows: Rows
+    alike: frozenset[int] = frozenset()  # axes along which all entries are equal
+    # Fewest units that a mean over units in it is of; 0 if there is none.
+    units: int = 0
+    # If the program has a sum, of so many entries, where the value is their mean.
+    undivided: int = 0
+    is_zero: bool = False  # whether it is known to be 0
 
     @property
     def axes(self) -> Axes:
         """Its axes: rows, and pixels."""
         return axes_of_input(self.shape, self.rows)
+
+    def divided(self) -> "Known":
+        """The mean that a sum is a multiple of."""
+        return dataclasses.replace(self, undivided=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,4 +114,25 @@ class Hidden:
     )
 
 
-Value: TypeAlias = Constant | Known | Weight | Hidden
+@dataclasses.dataclass(frozen=True)
+class Squared:
+    """The square of a random value, of which means over units are known."""
+
+    of: Hidden
+
+    @property
+    def axes(self) -> Axes:
+        """Its axes."""
+        return self.of.axes
+
+
+@dataclasses.dataclass(frozen=True)
+class KnownWeight:
+    """A function of the input times parameters, before they scale a hidden value."""
+
+    known: Known
+    weight: Weight
+    operation: Operation | None  # which made it
+
+
+Value: TypeAlias = Constant | Known | Weight | Hidden | Squared | KnownWeight

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from lazyjax.infinite.lifting.registers import Registers
+from lazyjax.infinite.lifting.steps import KnownStep, UnitMean
 from lazyjax.infinite.lifting.values import Operation, RefusalError
 from lazyjax.jaxpr.equations import aval_of
 from lazyjax.jaxpr.registry import described_by
@@ -20,13 +21,18 @@ UNITS = (
 
 
 class Leaves:
-    """The leaves of the parameters: their variances, and which entries are used."""
+    """The leaves of the parameters: their laws, and which entries are used."""
 
     def __init__(
-        self, names: Sequence[str], variances: Sequence[float], sizes: Sequence[int]
+        self,
+        names: Sequence[str],
+        variances: Sequence[float],
+        means: Sequence[float],
+        sizes: Sequence[int],
     ) -> None:
         self.names = names
         self.variances = variances
+        self.means = means
         self._used = [np.zeros(size, bool) for size in sizes]
 
     def claim(self, leaf: int, entries: np.ndarray) -> None:
@@ -50,6 +56,7 @@ class Context:
         leaves: Those of the parameters.
         registers: Of random values.
         features: How functions of the input that weights multiply are read.
+        known: How values that are functions of the input are made.
         operation: The present one.
     """
 
@@ -58,7 +65,18 @@ class Context:
         self.leaves = leaves
         self.registers = Registers(dtype)
         self.features: list[tuple[int, Callable[[Array], Array]]] = []
+        self.known: list[KnownStep | UnitMean] = []
+        self._num_known = 1
         self.operation: Operation | None = None
+
+    def add_known(
+        self, make: Callable[[int], KnownStep | UnitMean], num_results: int = 1
+    ) -> int:
+        """Number of the first result of a new step, which is made with that number."""
+        first = self._num_known
+        self.known.append(make(first))
+        self._num_known += num_results
+        return first
 
 
 # Decorator of functions of the context, an equation and its operands, to a value.

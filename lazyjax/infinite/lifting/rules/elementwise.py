@@ -11,11 +11,18 @@ from lazyjax.infinite.lifting.axes import Axes, lengths, merged, sizes
 from lazyjax.infinite.lifting.functions import Elementwise, applied
 from lazyjax.infinite.lifting.registers import added, scaled
 from lazyjax.infinite.lifting.rules.context import Context, factor_of, is_identity
+from lazyjax.infinite.lifting.rules.unit_means import (
+    gained,
+    is_square,
+    with_function_of_input,
+)
 from lazyjax.infinite.lifting.values import (
     Constant,
     Hidden,
     Known,
+    KnownWeight,
     RefusalError,
+    Squared,
     Value,
     Weight,
 )
@@ -24,7 +31,7 @@ from lazyjax.jaxpr.equations import aval_of
 
 def elementwise(
     context: Context, eqn: jex.JaxprEqn, operands: Sequence[Value]
-) -> Hidden:
+) -> Hidden | Squared:
     """An elementwise operation on hidden values and constants."""
     name, result = eqn.primitive.name, aval_of(eqn.outvars[0])
     hidden = [operand for operand in operands if isinstance(operand, Hidden)]
@@ -34,16 +41,8 @@ def elementwise(
         raise RefusalError(
             "combines parameters with a function of the input entry by entry"
         )
-    if any(isinstance(operand, Known) for operand in operands):
-        raise RefusalError(
-            "combines a hidden value with a function of the input that did not go "
-            "through weights"
-        )
-    if any(isinstance(operand, Weight) for operand in operands):
-        raise RefusalError(
-            "combines a hidden value with parameters entry by entry, other than as "
-            "biases"
-        )
+    if any(not isinstance(operand, Hidden | Constant) for operand in operands):
+        return _with_other(context, eqn, operands, hidden)
     axes = merged(hidden[0].axes)
     if any(merged(value.axes) != axes for value in hidden):
         raise RefusalError(
@@ -67,7 +66,39 @@ def elementwise(
         product = context.registers.product(hidden)
         if product is not None:
             return product
-    return _function(context, eqn, operands)
+    try:
+        return _function(context, eqn, operands)
+    except RefusalError:
+        if is_square(eqn, operands):
+            return Squared(hidden[0])
+        raise
+
+
+def _with_other(
+    context: Context,
+    eqn: jex.JaxprEqn,
+    operands: Sequence[Value],
+    hidden: Sequence[Hidden],
+) -> Hidden:
+    """A hidden value and a function of the input, or parameters, entry by entry."""
+    others = [o for o in operands if not isinstance(o, Hidden)]
+    match others:
+        case [Known()] if len(operands) == 2:
+            return with_function_of_input(context, eqn, operands, hidden[0])
+        case [Weight() as weight] if eqn.primitive.name == "mul":
+            return gained(context, hidden[0], weight)
+        case [KnownWeight(known=known, weight=weight)] if eqn.primitive.name == "mul":
+            pair = (hidden[0], known)
+            scaled = with_function_of_input(context, eqn, pair, hidden[0])
+            return gained(context, scaled, weight)
+    if any(isinstance(operand, Known) for operand in operands):
+        raise RefusalError(
+            "combines a hidden value with a function of the input that did not go "
+            "through weights"
+        )
+    raise RefusalError(
+        "combines a hidden value with parameters entry by entry, other than as biases"
+    )
 
 
 def _with_constant(

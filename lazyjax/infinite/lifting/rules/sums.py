@@ -1,4 +1,4 @@
-"""Sums over pixels of hidden values."""
+"""Sums over pixels and units of hidden values."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,15 +10,26 @@ from lazyjax.infinite.lifting.axes import axis_of, has, positions, sizes
 from lazyjax.infinite.lifting.pixels import window_sums
 from lazyjax.infinite.lifting.rules.context import UNITS, Context, limit_of
 from lazyjax.infinite.lifting.rules.shaping import pixel_of
-from lazyjax.infinite.lifting.values import Hidden, RefusalError
+from lazyjax.infinite.lifting.rules.unit_means import sum_over_units
+from lazyjax.infinite.lifting.values import (
+    NOT_GAUSSIAN,
+    Hidden,
+    Known,
+    RefusalError,
+    Squared,
+)
 from lazyjax.jaxpr.equations import aval_of
 
 
 @limit_of("reduce_sum")
-def _sum(context: Context, eqn: jex.JaxprEqn, operands: Sequence[Any]) -> Hidden:
+def _sum(
+    context: Context, eqn: jex.JaxprEqn, operands: Sequence[Any]
+) -> Hidden | Known:
     (value,), summed = operands, eqn.params["axes"]
     if any(has(value.axes[i], "units") for i in summed):
-        raise RefusalError(UNITS)
+        return sum_over_units(context, eqn, value)
+    if isinstance(value, Squared):
+        raise RefusalError(NOT_GAUSSIAN)
     pixels = tuple(positions(value.axes, summed, "pixels"))
     axes = tuple(axis for i, axis in enumerate(value.axes) if i not in summed)
     fn = lambda array: jnp.sum(array, axis=pixels)

@@ -28,6 +28,7 @@ from lazyjax.infinite.lifting.values import (
     Hidden,
     Known,
     RefusalError,
+    Squared,
     Value,
     Weight,
 )
@@ -183,7 +184,9 @@ def _convolve(context: Context, eqn: jex.JaxprEqn, operands: Sequence[Value]) ->
 
 
 @limit_of("add", "add_any", "sub")
-def _add(context: Context, eqn: jex.JaxprEqn, operands: Sequence[Value]) -> Hidden:
+def _add(
+    context: Context, eqn: jex.JaxprEqn, operands: Sequence[Value]
+) -> Hidden | Squared:
     match operands:
         case [Hidden() as value, Weight() as weight]:
             sign = -1.0 if eqn.primitive.name == "sub" else 1.0
@@ -232,6 +235,10 @@ def _moments(
     registers, axes = context.registers, value.axes
     left = tuple(axis for i, axis in enumerate(axes) if i not in contracted)
     if isinstance(value, Known):
+        if value.is_zero:
+            raise RefusalError(
+                "multiplies weights by a mean over hidden units that is 0 at infinite width"
+            )
         context.features.append((value.number, _reader(axes, contracted)))
         info = RegisterInfo(frozenset(), False, False, registers.new_units())
         registers.count_pixels(sizes(left, "pixels"))
@@ -271,6 +278,11 @@ def _scales(
     is_bias: bool,
 ) -> LayerScales:
     context.leaves.claim(weight.leaf, entries)
+    if context.leaves.means[weight.leaf] != 0:
+        raise RefusalError(
+            "reads parameters whose mean, by `means`, is not 0; there is a limit for "
+            "those alone that scale each unit, as after a normalization"
+        )
     own = weight.scale**2 * num_units
     variance = own * context.leaves.variances[weight.leaf]
     if is_bias:
