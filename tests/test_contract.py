@@ -99,7 +99,7 @@ def test_order_gives_the_kernel_by_definition(
         right = Factor(first.shape, *paired) if paired else left
         kernel = factor_kernel(contraction, left, right, order)
         whole = contraction.add(contraction.zeros(kernel.dtype), kernel)
-        return contraction.finalize(whole)
+        return contraction.finalize(whole, kernel.dtype)
 
     kernel = compute(first.delta, first.act, *paired)
     expected = kernel_by_definition(first, second, arrangement)

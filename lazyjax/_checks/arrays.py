@@ -106,10 +106,13 @@ def check_not_explicit(name: str, array: object) -> None:
         )
 
 
-def check_batch(name: str, x: AnyArray, *, wait: bool = True) -> None:
+def check_batch(
+    name: str, x: AnyArray, *, wait: bool = True, allow_explicit: bool = False
+) -> None:
     """Check that `x` is a non-empty batch `(n, *d)`, finite where values are known."""
     check_array(name, x)
-    check_not_explicit(name, x)
+    if not allow_explicit:
+        check_not_explicit(name, x)
     if x.ndim < 1:
         raise ValueError(f"`{name}` must be a batch of shape (n, *d); got a scalar.")
     if x.size == 0:

@@ -13,10 +13,12 @@ from lazyjax.batches import num_rows
 from lazyjax.typing import AnyArray
 
 
-def check_inputs(name: str, x: object, *, wait: bool = True) -> None:
+def check_inputs(
+    name: str, x: object, *, wait: bool = True, allow_explicit: bool = False
+) -> None:
     """Check that `x` is a batch: an array, or a tree of arrays with as many rows each."""
     if x is None or isinstance(x, AnyArray) or jax.tree_util.all_leaves([x]):
-        check_batch(name, x, wait=wait)  # pyright: ignore[reportArgumentType]
+        check_batch(name, x, wait=wait, allow_explicit=allow_explicit)  # pyright: ignore[reportArgumentType]
         return
     if model_hint(x):
         raise TypeError(
@@ -29,7 +31,7 @@ def check_inputs(name: str, x: object, *, wait: bool = True) -> None:
     if not any(isinstance(leaf, AnyArray) for _, leaf in named):
         check_array(name, x)  # such as a list of lists of numbers
     for where, leaf in named:
-        check_batch(where, leaf, wait=wait)
+        check_batch(where, leaf, wait=wait, allow_explicit=allow_explicit)
     (first, number), *others = [(where, leaf.shape[0]) for where, leaf in named]
     for where, other in others:
         if other != number:

@@ -54,8 +54,25 @@ def _num_required(fn: Callable) -> int:
     )
 
 
-def check_params(name: str, params: Params, *, allow_complex: bool = False) -> None:
-    """Check that every leaf of `params` is a floating-point array, and real but if allowed."""
+def check_params(
+    name: str,
+    params: Params,
+    *,
+    allow_complex: bool = False,
+    allow_explicit: bool = False,
+) -> None:
+    """Check that every leaf of `params` is a floating-point array.
+
+    Args:
+        name: The argument's.
+        params: The parameters.
+        allow_complex: Whether arrays may be complex.
+        allow_explicit: Whether arrays may be split over explicit axes of a mesh.
+
+    Raises:
+        TypeError: If a leaf is no such array.
+        ValueError: If there is none, or one is split over explicit axes.
+    """
     kind, expected = jnp.floating, "a real floating-point array"
     if allow_complex:
         kind, expected = jnp.inexact, "a floating-point or complex array"
@@ -72,7 +89,8 @@ def check_params(name: str, params: Params, *, allow_complex: bool = False) -> N
                 f"`{where}` must be {expected}; got {came}."
                 f"{_leaf_hint(name, params, leaf, dtype)}"
             )
-        check_not_explicit(where, leaf)
+        if not allow_explicit:
+            check_not_explicit(where, leaf)
 
 
 def _leaf_hint(name: str, params: Params, leaf: object, dtype: Any) -> str:

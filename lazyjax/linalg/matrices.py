@@ -1,6 +1,8 @@
 """Kernels of several outputs as matrices, and back."""
 
+import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Inexact
 
 from lazyjax._checks import check_at_least
@@ -52,7 +54,13 @@ def gram_matrix(
             f"(n1, n2); got {ntk.shape}."
         )
     n1, n2, k, _ = ntk.shape
-    return jnp.transpose(ntk, (0, 2, 1, 3)).reshape(n1 * k, n2 * k)
+    split = jax.typeof(ntk).sharding  # over explicit axes of a mesh, if there are any
+    out = NamedSharding(split.mesh, PartitionSpec(*split.spec[:2]))
+    return jnp.reshape(
+        jnp.transpose(ntk, (0, 2, 1, 3)),
+        (n1 * k, n2 * k),
+        out_sharding=out if any(split.spec) else None,
+    )
 
 
 def kernel_blocks(

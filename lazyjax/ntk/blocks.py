@@ -13,6 +13,7 @@ from lazyjax._checks import check_choice
 from lazyjax.files.results import Storable
 from lazyjax.linalg import eigvalsh
 from lazyjax.ntk.methods.several import Pair, PairsProgram, run_pairs
+from lazyjax.ntk.requests.placement import in_automatic_axes
 from lazyjax.typing import ApplyFn, Inputs, Method, Params
 
 
@@ -64,7 +65,9 @@ class KernelBlocks(Storable):
 
     def matrix(self) -> Float[Array, "rows rows"]:
         """The whole symmetric matrix: functions in order, for each the rows of examples."""
+        return in_automatic_axes(lambda _, blocks: blocks._matrix(), (self,))
 
+    def _matrix(self) -> Array:
         def flat(one: str, two: str) -> Array:
             block = self[one, two]
             n1, n2, k1, k2 = block.shape

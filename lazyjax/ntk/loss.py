@@ -76,9 +76,9 @@ def empirical_ntk_of_loss(
     if (x2 is None) != (y2 is None):
         raise ValueError("`x2` and `y2` must be given together, or neither.")
     targets = [("x1", x1, "y1", y1), ("x2", x2, "y2", y2)][: 1 if x2 is None else 2]
-    check_arguments(apply_fn, params, x1, x2)
+    check_arguments(apply_fn, params, x1, x2, allow_explicit=True)
     for x_name, x, y_name, y in targets:
-        check_batch(y_name, y, wait=False)
+        check_batch(y_name, y, wait=False, allow_explicit=True)
         if len(y) != num_rows(x):
             raise ValueError(
                 f"`{y_name}` must have one row for each of the {num_rows(x)} of "

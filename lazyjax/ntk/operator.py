@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from lazyjax._brief import summary
 from lazyjax._checks import check_at_least, check_flag
@@ -18,6 +18,12 @@ from lazyjax.linalg import gram_matrix
 from lazyjax.ntk.empirical import empirical_ntk
 from lazyjax.ntk.methods.forward import tangent_outputs
 from lazyjax.ntk.requests.columns import Columns, in_real_numbers
+from lazyjax.ntk.requests.placement import (
+    Rows,
+    in_automatic_axes,
+    rows_of,
+    split_by_rows,
+)
 from lazyjax.ntk.requests.row_check import check_row_independence, nan_if_interacting
 from lazyjax.ntk.requests.validate import check_arguments, checked_output
 from lazyjax.trees import tree_add
@@ -91,7 +97,8 @@ class NTKOperator:
                 f"got {v.shape}."
             )
         operator = dataclasses.replace(self, apply_fn=HashableCallable(self.apply_fn))
-        return _compiled_product(operator, jnp.asarray(v, self.dtype))
+        arrays = operator, jnp.asarray(v, self.dtype)
+        return in_automatic_axes(_compiled_product, arrays, rows_of(self.x1))
 
     def mv(self, v: Float[AnyArray, " n2k"]) -> Float[Array, " n1k"]:
         """Product of the matrix with a vector.
@@ -161,7 +168,17 @@ class NTKOperator:
         return in_chunks(rows, min(self.batch_size or number, number))
 
 
-_compiled_product = jax.jit(with_quick_convolutions(NTKOperator._product))
+@functools.partial(jax.jit, static_argnums=0)
+def _compiled_product(rows: Rows, operator: NTKOperator, v: Array) -> Array:
+    product = lambda operator, v: operator._product(v)
+    return split_by_rows(with_quick_convolutions(product)(operator, v), rows)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Checked:
+    columns: Columns = dataclasses.field(metadata={"static": True})
+    interacts: Bool[Array, ""] | None = None  # whether rows do
 
 
 def ntk_operator(
@@ -208,21 +225,27 @@ def ntk_operator(
         Novak, Sohl-Dickstein and Schoenholz (2022), arXiv:2206.08720 (NTK-vector
         products; section numbers not checked).
     """
-    check_arguments(apply_fn, params, x1, x2)
     check_flag("check_rows", check_rows)
     if batch_size is not None:
         check_at_least("batch_size", batch_size, 1)
-    x1, x2 = as_arrays(x1), as_arrays(x2)
-    columns = checked_output(apply_fn, params, x1, "flat").columns
-    if check_rows:
+
+    def checked(_rows: Rows, params: Params, x1: Inputs, x2: Inputs | None) -> _Checked:
+        check_arguments(apply_fn, params, x1, x2)
+        x1, x2 = as_arrays(x1), as_arrays(x2)
+        columns = checked_output(apply_fn, params, x1, "flat").columns
+        if not check_rows:
+            return _Checked(columns)
         real = in_real_numbers(apply_fn, params, columns)
-        interacts = check_row_independence(*real, x1, x2)
-        params = nan_if_interacting(params, interacts)
+        return _Checked(columns, check_row_independence(*real, x1, x2))
+
+    found = in_automatic_axes(checked, (params, x1, x2))
+    x1 = as_arrays(x1)
+    params, columns = nan_if_interacting(params, found.interacts), found.columns
     return NTKOperator(
         apply_fn=apply_fn,
         params=params,
         x1=x1,
-        x2=x1 if x2 is None else x2,
+        x2=x1 if x2 is None else as_arrays(x2),
         num_outputs=columns.number,
         dtype=columns.dtype,
         batch_size=batch_size,

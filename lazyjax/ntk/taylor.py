@@ -13,13 +13,13 @@ from lazyjax._checks import (
     check_apply_fn,
     check_at_least,
     check_like,
-    check_not_explicit,
     check_params,
 )
 from lazyjax.batches import as_arrays
 from lazyjax.ntk.methods.forward import tangent_outputs
 from lazyjax.ntk.requests.columns import Columns, in_real_numbers
 from lazyjax.ntk.requests.complex_numbers import real_params
+from lazyjax.ntk.requests.placement import in_automatic_axes, rows_of
 from lazyjax.typing import ApplyFn, Inputs, Params
 
 
@@ -30,12 +30,13 @@ class _Taylor:
     order: int
 
     def __call__(self, params: Any, x: Inputs, /) -> Any:
-        for leaf in jax.tree.leaves(x):
-            check_not_explicit("x", leaf)
-        check_like("params", params, "the point of expansion", self.params0)
+        return in_automatic_axes(self._value, (params, self.params0, x), rows_of(x))
+
+    def _value(self, _rows: Any, params: Any, params0: Params, x: Inputs) -> Any:
+        check_like("params", params, "the point of expansion", params0)
         x = as_arrays(x)
-        columns = Columns.of(jax.eval_shape(self.apply_fn, self.params0, x))
-        apply_fn, params0 = in_real_numbers(self.apply_fn, self.params0, columns)
+        columns = Columns.of(jax.eval_shape(self.apply_fn, params0, x))
+        apply_fn, params0 = in_real_numbers(self.apply_fn, params0, columns)
         if apply_fn is not self.apply_fn:
             params = real_params(params)
         displacement = jax.tree.map(jnp.subtract, params, params0)
@@ -104,6 +105,6 @@ def taylor_expand(apply_fn: ApplyFn, params: Params, *, order: int) -> ApplyFn:
         7.0
     """
     check_apply_fn(apply_fn, params)
-    check_params("params", params, allow_complex=True)
+    check_params("params", params, allow_complex=True, allow_explicit=True)
     check_at_least("order", order, 0)
     return _Taylor(apply_fn, params, order)

@@ -33,7 +33,8 @@ class Contraction:
     """Which kernel is accumulated, and how."""
 
     arrangement: Arrangement  # that of the accumulator
-    is_symmetric: bool  # whether the second batch is the first
+    # Whether the second batch is the first, and only half of the kernel is formed.
+    is_symmetric: bool
     precision: Precision  # of all products
     num_rows: int  # examples of the first batch
     num_columns: int  # examples of the second batch
@@ -101,8 +102,11 @@ class Contraction:
         blocks = kernel.reshape(n1, self.num_cotangents, n2, self.num_cotangents)
         return (blocks * weights[:, None, :, None]).reshape(kernel.shape)
 
-    def finalize(self, kernel: Array) -> Array:
+    def finalize(self, kernel: Array, dtype: Any) -> Array:
         """An accumulator as the kernel `(n1, n2, *k)`, exactly symmetric for one batch."""
+        return self._whole(kernel).astype(dtype)
+
+    def _whole(self, kernel: Array) -> Array:
         if not self.is_symmetric:
             return self._unflatten(kernel)
         size, half = self.num_rows * self.rows_per_example, -(-self.num_rows // 2)

@@ -12,7 +12,7 @@ from jaxtyping import Array
 from lazyjax.ntk.contract.accumulator import Contraction
 from lazyjax.ntk.contract.contract import factor_kernel
 from lazyjax.ntk.contract.evaluated import EvaluatedNetwork
-from lazyjax.ntk.contract.factors import Factor, common_dtype, pad_to_box
+from lazyjax.ntk.contract.factors import Factor, common_dtype, pad_to_box, working_dtype
 from lazyjax.ntk.contract.groups import SiteBlock, SiteGroup
 from lazyjax.ntk.contract.orders import Order, Sizes, order_cost, orders_of
 from lazyjax.ntk.trace.views import Origin
@@ -80,12 +80,13 @@ def cross_kernel(
 ) -> Array:
     """Kernel of two networks, each for its own examples."""
     results = (side.evaluated.network.result.dtype for side in (first, second))
-    kernel = contraction.zeros(common_dtype(*results))
+    dtype = common_dtype(*results)
+    kernel = contraction.zeros(working_dtype(dtype))
     for leaf in reversed(range(len(first.evaluated.leaves))):
         if first.uses(leaf) and second.uses(leaf):
             for term in _terms(contraction, sizes, first, second, leaf):
                 kernel = contraction.add(kernel, term)
-    return contraction.finalize(kernel)
+    return contraction.finalize(kernel, dtype)
 
 
 def _terms(

@@ -121,7 +121,7 @@ def _pooled_act(
 
 
 def working_dtype(dtype: Any) -> Any:
-    """Dtype in which gradients by a root are contracted: at least float32."""
+    """Dtype in which gradients are contracted and added up: at least float32."""
     return jnp.dtype(dtype) if jnp.dtype(dtype).itemsize >= 4 else jnp.dtype("float32")
 
 

@@ -58,6 +58,7 @@ class KernelSums:
     """Kernels, to which site groups are added one by one."""
 
     evaluated: EvaluatedNetwork  # for the examples of both batches, one after another
+    is_one_batch: bool  # whether they are one and the same
     # For each leaf, the number of the kernel that it counts for.
     kernel_of_leaf: Sequence[int]
     kernels: list[Array]  # the kernels so far
@@ -158,6 +159,6 @@ class KernelSums:
 
     def _by_batch(self, both: _Sliceable) -> tuple[_Sliceable, _Sliceable]:
         """What belongs to the first batch, and to the second."""
-        if self.contraction.is_symmetric:
+        if self.is_one_batch:
             return both, both
         return both[: self.contraction.num_rows], both[self.contraction.num_rows :]

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Shaped
 from lazyjax.ntk.contract.accumulator import Contraction, platform_limit
 from lazyjax.ntk.contract.contract import factor_kernel
 from lazyjax.ntk.contract.cross import Side
-from lazyjax.ntk.contract.factors import Factor
+from lazyjax.ntk.contract.factors import Factor, working_dtype
 from lazyjax.ntk.contract.gradients import gradients
 from lazyjax.ntk.contract.groups import SiteBlock, SiteGroup
 from lazyjax.ntk.contract.positions import products_of_operands
@@ -87,7 +87,8 @@ class BlockwiseKernel:
             num_rows=first[0].rows.shape[0],
             num_columns=second[0].rows.shape[0],
         )
-        kernel = contraction.zeros(self.problem.network.result.dtype)
+        dtype = self.problem.network.result.dtype
+        kernel = contraction.zeros(working_dtype(dtype))
         rows: dict[tuple, tuple[Array, Array]] = {}
         weights: dict[tuple, Array] = {}
         for term, one, two in zip(self._terms, first, second, strict=True):
@@ -104,7 +105,7 @@ class BlockwiseKernel:
                 kernel = contraction.add(kernel, found)
         for key, weight in weights.items():
             kernel = contraction.add_gram(kernel, *rows[key], weight)
-        return contraction.finalize(kernel)
+        return contraction.finalize(kernel, dtype)
 
     @functools.cached_property
     def _terms(self) -> list[_Term]:

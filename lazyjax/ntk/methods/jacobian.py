@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from lazyjax.batches import batch_of
+from lazyjax.ntk.contract.factors import working_dtype
 from lazyjax.ntk.outputs import Pairs, of_each
 from lazyjax.ntk.requests.request import KernelRequest
 from lazyjax.typing import Inputs, Params
@@ -41,11 +42,16 @@ def contracted(
 
     def of_leaf(*leaves: Array) -> Array:
         rows = (leaf.reshape(*leaf.shape[:2], -1) for leaf in leaves)
-        term = jnp.einsum(_SUBSCRIPTS[pairs], *rows, precision=precision)
-        return term.astype(dtype)
+        term = jnp.einsum(
+            _SUBSCRIPTS[pairs],
+            *rows,
+            precision=precision,
+            preferred_element_type=working_dtype(leaves[0].dtype),
+        )
+        return term.astype(working_dtype(dtype))
 
     terms = jax.tree.leaves(jax.tree.map(of_leaf, first, second))
-    return functools.reduce(operator.add, terms)
+    return functools.reduce(operator.add, terms).astype(dtype)
 
 
 def jacobian(request: KernelRequest, x: Inputs, cotangents: Array) -> Jacobian:

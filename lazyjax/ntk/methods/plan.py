@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from lazyjax.files.results import Storable
+from lazyjax.ntk.contract.factors import working_dtype
 from lazyjax.ntk.contract.groups import SiteBlock, SiteGroup
 from lazyjax.ntk.contract.layout import Shape
 from lazyjax.ntk.contract.orders import (
@@ -157,11 +158,15 @@ def build_plan(problem: KernelProblem) -> Plan:
         1e6 * sum(row.megabytes for row in rows),
     )
     used = sum(math.prod(row.shape) for row in rows if row.sites)
+    times = _times(sizes, shapes, used, propagation, contractions)
+    dtype = problem.network.result.dtype
+    if working_dtype(dtype) != dtype:
+        del times["vjp"]  # the network adds these up itself, in its own precision
     return Plan(
         tuple(rows),
         propagation.flops / 1e9,
         (propagation.flops + contractions.flops - excess) / 1e9,
-        _times(sizes, shapes, used, propagation, contractions),
+        times,
     )
 
 

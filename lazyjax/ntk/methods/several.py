@@ -39,6 +39,13 @@ from lazyjax.ntk.requests.memory import (
     devices_of,
     refuse_work,
 )
+from lazyjax.ntk.requests.placement import (
+    Rows,
+    in_automatic_axes,
+    is_spread,
+    rows_of,
+    split_by_rows,
+)
 from lazyjax.ntk.requests.request import KernelRequest
 from lazyjax.ntk.requests.row_check import (
     check_row_independence,
@@ -74,6 +81,21 @@ def run_pairs(
     check_rows: bool,
 ) -> list[Kernel]:
     """Kernels of pairs of functions, by what errors call each, with their examples."""
+    fns = {label: fn for label, (fn, _) in functions.items()}
+    batches = [x for _, x in functions.values()]
+    run = functools.partial(_run, program, fns, check_rows)
+    rows = [rows_of(batches[i]) for i, _ in program.pairs]
+    return in_automatic_axes(run, (params, batches), rows)
+
+
+def _run(
+    program: PairsProgram,
+    by_label: Mapping[str, ApplyFn],
+    check_rows: bool,
+    rows: Sequence[Rows],
+    params: Params,
+    batches: Sequence[Inputs],
+) -> list[Kernel]:
     check_options(program.precision, check_rows)
     program = dataclasses.replace(
         program,
@@ -86,7 +108,7 @@ def run_pairs(
             f"{brief(program.outputs)}. Choose outputs within the functions."
         )
     checked = []
-    for label, (fn, x) in functions.items():
+    for (label, fn), x in zip(by_label.items(), batches, strict=True):
         with _labelled(label):
             check_arguments(fn, params, x, None)
         checked.append((label, HashableCallable(fn), as_arrays(x)))
@@ -99,7 +121,9 @@ def run_pairs(
                 asked.append(checked_output(fn, params, x, program.outputs))
         check_equal_outputs(program.outputs, [of.columns.num_outputs for of in asked])
         check_alike(asked)
-        kernels = _compiled(program, fns, devices, tuple(asked), params, batches)
+        kernels = _compiled(
+            program, fns, devices, tuple(asked), tuple(rows), params, batches
+        )
         for (label, fn, x), of in (
             zip(checked, asked, strict=True) if check_rows else ()
         ):
@@ -110,12 +134,13 @@ def run_pairs(
     return kernels
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def _compiled(
     program: PairsProgram,
     fns: tuple[Callable[..., Any], ...],
     devices: Devices,
     asked: tuple[AskedKernel, ...],
+    rows: tuple[Rows, ...],
     params: Params,
     batches: list[Inputs],
 ) -> list[Kernel]:
@@ -133,6 +158,7 @@ def _compiled(
                 x1=x,
                 outputs=of.of_columns,
                 precision=program.precision,
+                is_spread=any(map(is_spread, rows)),
             ).filtered(program.filter)
             for network, x, of in zip(networks, batches, asked, strict=True)
         ]
@@ -143,8 +169,11 @@ def _compiled(
     if any(has_convolutions(network, params, x) for network, x in arguments):
         kernels_of = with_quick_convolutions(kernels_of)
     kernels = kernels_of(params, batches)
-    pairs = zip(program.pairs, kernels, strict=True)
-    return [asked[i].finished(kernel, asked[j].columns) for (i, j), kernel in pairs]
+    finished = [
+        asked[i].finished(kernel, asked[j].columns)
+        for (i, j), kernel in zip(program.pairs, kernels, strict=True)
+    ]
+    return list(map(split_by_rows, finished, rows))
 
 
 @contextmanager
@@ -229,6 +258,7 @@ def _in_tiles(
         first.pairs,
         num_directions=max(rows.along.number, columns.along.number),
         result=result,
+        is_spread=first.is_spread,
         rough=rough,
         budget=budget,
     )

@@ -10,6 +10,7 @@ from jaxtyping import Array
 from lazyjax.batches import as_arrays, joined, num_rows, rows_like
 from lazyjax.ntk.contract.accumulator import Arrangement, Contraction
 from lazyjax.ntk.contract.evaluated import EvaluatedNetwork
+from lazyjax.ntk.contract.factors import working_dtype
 from lazyjax.ntk.contract.groups import SiteGroup, group_sites
 from lazyjax.ntk.contract.orders import Sizes
 from lazyjax.ntk.contract.sums import KernelSums, shared_products
@@ -94,7 +95,7 @@ def contraction_of(problem: KernelProblem) -> Contraction:
     request, sizes = problem.request, problem.sizes
     return Contraction(
         arrangement=_ARRANGEMENTS[request.pairs],
-        is_symmetric=sizes.is_symmetric,
+        is_symmetric=sizes.is_symmetric and not request.is_spread,
         precision=request.precision,
         num_rows=sizes.rows,
         num_columns=sizes.columns,
@@ -109,11 +110,15 @@ def kernels_of_leaves(
     contraction, dtype = evaluated.contraction, problem.network.result.dtype
     sums = KernelSums(
         evaluated=evaluated,
+        is_one_batch=problem.sizes.is_symmetric,
         kernel_of_leaf=kernel_of_leaf,
-        kernels=[contraction.zeros(dtype) for _ in range(max(kernel_of_leaf) + 1)],
+        kernels=[contraction.zeros(working_dtype(dtype))] * (max(kernel_of_leaf) + 1),
         shared=shared_products(problem.network, problem.groups),
     )
     # The last first, as cotangents are made, so that these need not be kept.
     for group in reversed(problem.groups):
         sums.accumulate(group)
-    return [contraction.finalize(kernel) for kernel in sums.kernels]
+    kernels = [contraction.finalize(kernel, dtype) for kernel in sums.kernels]
+    if not problem.request.is_spread:  # exactly symmetric by now
+        return kernels
+    return [problem.request.symmetrized(kernel) for kernel in kernels]

@@ -14,6 +14,7 @@ from jaxtyping import Array
 
 from lazyjax.batches import num_rows
 from lazyjax.jaxpr.held import held_bytes
+from lazyjax.ntk.contract.factors import working_dtype
 from lazyjax.ntk.methods.sizes import (
     Tile,
     fitting,
@@ -30,6 +31,9 @@ from lazyjax.ntk.requests.memory import (
 )
 from lazyjax.ntk.requests.request import KernelRequest
 from lazyjax.typing import Method
+
+# Where examples are spread over devices, tiles are gathered, and split again at the end.
+_COPIES = 2
 
 
 class Examples(NamedTuple):
@@ -98,6 +102,7 @@ def in_tiles(
         request.pairs,
         num_directions=num_directions or outputs_at_a_time(request, method),
         result=result_bytes(request, num_kernels),
+        is_spread=request.is_spread,
         rough=lambda tile: rough_bytes(request, method, tile),
         budget=budget,
     )
@@ -114,6 +119,7 @@ def in_tiles_of_sides(
     *,
     num_directions: int,
     result: int,
+    is_spread: bool,
     rough: Callable[[Tile], int],
     budget: Budget,
 ) -> Any | None:
@@ -124,7 +130,8 @@ def in_tiles_of_sides(
 
     def held(tile: Tile) -> int:
         of_tile = _held_by_tile(kernels_of, rows, columns, tile, pairs)
-        return of_tile if tile == whole else of_tile + result
+        size = of_tile if tile == whole else of_tile + result
+        return _COPIES * size if is_spread else size
 
     tile = fitting(
         smaller_tiles(whole._replace(directions=num_directions), pairs),
@@ -305,11 +312,12 @@ def in_chunks(
     if pairs == "diagonal":
         kernels = lax.map(kernels_of, starts)
         return jax.tree.map(lambda k: _joined(k, number), kernels)
-    zeros = jax.tree.map(
-        lambda k: jnp.zeros(k.shape, k.dtype), jax.eval_shape(kernels_of, starts[0])
-    )
-    add = lambda total, start: (jax.tree.map(jnp.add, total, kernels_of(start)), None)
-    return lax.scan(add, zeros, starts)[0]
+    like = jax.eval_shape(kernels_of, starts[0])
+    zeros = jax.tree.map(lambda k: jnp.zeros(k.shape, working_dtype(k.dtype)), like)
+    plus = lambda total, kernel: total + kernel.astype(total.dtype)
+    add = lambda total, start: (jax.tree.map(plus, total, kernels_of(start)), None)
+    totals, _ = lax.scan(add, zeros, starts)
+    return jax.tree.map(lambda total, k: total.astype(k.dtype), totals, like)
 
 
 def _joined(kernels: Array, number: int) -> Array:

@@ -25,6 +25,13 @@ from lazyjax.ntk.requests.memory import (
     checked_memory,
     devices_of,
 )
+from lazyjax.ntk.requests.placement import (
+    Rows,
+    in_automatic_axes,
+    is_spread,
+    rows_of,
+    split_by_rows,
+)
 from lazyjax.ntk.requests.request import KernelRequest
 from lazyjax.ntk.requests.row_check import (
     check_row_independence,
@@ -76,7 +83,22 @@ def run_program(
     # Directions in output space are those that `program.along` makes of `given`, a pytree
     # of arrays, or else those that its form names. Returns before the device is done,
     # unless the independence of rows cannot be proven: then it waits, to compare them. NaN
-    # if rows interact and values are not known.
+    # if rows interact and values are not known. Kernels are split over devices as the rows
+    # of `x1` are.
+    run = functools.partial(_run, program, apply_fn, check_rows)
+    return in_automatic_axes(run, (params, x1, x2, given), rows_of(x1))
+
+
+def _run(
+    program: KernelProgram,
+    apply_fn: ApplyFn,
+    check_rows: bool,
+    rows: Rows,
+    params: Params,
+    x1: Inputs,
+    x2: Inputs | None,
+    given: Any,
+) -> Any:
     check_arguments(apply_fn, params, x1, x2)
     check_options(program.precision, check_rows)
     program = dataclasses.replace(
@@ -96,7 +118,9 @@ def run_program(
             num_outputs = columns.num_outputs
             nums_examples = [num_rows(x) for x in (x1, x2) if x is not None]
             check_chosen(chosen, num_outputs, nums_examples)
-        found = _compiled(program, apply_fn, devices, check_rows, params, x1, x2, given)
+        found = _compiled(
+            program, apply_fn, devices, check_rows, rows, params, x1, x2, given
+        )
         kernels = found.kernels
         if chosen is not None:  # where numbers are traced, they are not known before
             kernels = nan_if_interacting(kernels, ~are_outputs(chosen, num_outputs))
@@ -121,12 +145,13 @@ class _Kernels:
     is_plain: bool = dataclasses.field(metadata={"static": True})
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def _compiled(
     program: KernelProgram,
     apply_fn: ApplyFn,
     devices: Devices,
     check_rows: bool,
+    rows: Rows,
     params: Params,
     x1: Inputs,
     x2: Inputs | None,
@@ -148,6 +173,7 @@ def _compiled(
             x2=x2,
             outputs=program.outputs if program.is_of_columns else asked.of_columns,
             precision=program.precision,
+            is_spread=is_spread(rows),
         )
         if given is not None:
             along = program.along(request, asked.columns, given)
@@ -161,4 +187,4 @@ def _compiled(
     if not program.is_of_columns:
         kernels = jax.tree.map(asked.finished, kernels)
     is_proven = not check_rows or rows_are_proven(real_fn, params, x1, x2)
-    return _Kernels(kernels, is_proven, is_plain)
+    return _Kernels(split_by_rows(kernels, rows), is_proven, is_plain)

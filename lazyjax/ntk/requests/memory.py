@@ -163,8 +163,8 @@ def alternatives(request: KernelRequest, size: int) -> str:
     if num_pairs(request) > 1:
         summed = size // num_pairs(request)
         ways.append(f'`outputs="trace"` takes {in_bytes(summed)}')
-    if request.pairs == "full" and request.num_directions > 1:
-        some = min(10, request.num_directions)
+    some = min(10, request.num_directions // 2)
+    if request.pairs == "full" and some:
         taken = in_bytes(size * some**2 // request.num_directions**2)
         ways.append(f"{some} outputs, as `outputs=range({some})`, take {taken}")
     ways += [

@@ -32,6 +32,10 @@ class KernelRequest:
     # Directions in output space, of rows and of columns, in place of those that
     # `outputs` names; then that is only which pairs of them are wanted.
     along: tuple[Directions, Directions] | None = None
+    # Whether the examples of `x1` are spread over devices. Then nothing is left out of a
+    # symmetric kernel: each device forms its own rows, and what is left out of them it
+    # would have to ask others for.
+    is_spread: bool = False
 
     @property
     def columns(self) -> Any:

@@ -23,19 +23,31 @@ from lazyjax.typing import ApplyFn, Inputs, Outputs, Params
 
 
 def check_arguments(
-    apply_fn: ApplyFn, params: Params, x1: Inputs, x2: Inputs | None
+    apply_fn: ApplyFn,
+    params: Params,
+    x1: Inputs,
+    x2: Inputs | None,
+    *,
+    allow_explicit: bool = False,
 ) -> None:
     """Check what can be told from the arguments alone.
+
+    Args:
+        apply_fn: The network.
+        params: Its parameters.
+        x1: First batch.
+        x2: Second batch, if there is one.
+        allow_explicit: Whether arrays may be split over explicit axes of a mesh.
 
     Raises:
         TypeError: If `apply_fn` is not callable or a parameter is not floating point.
         ValueError: If a batch is empty, not finite or of other features than the other.
     """
     check_apply_fn(apply_fn, params)
-    check_params("params", params, allow_complex=True)
-    check_inputs("x1", x1, wait=False)
+    check_params("params", params, allow_complex=True, allow_explicit=allow_explicit)
+    check_inputs("x1", x1, wait=False, allow_explicit=allow_explicit)
     if x2 is not None:
-        check_inputs("x2", x2, wait=False)
+        check_inputs("x2", x2, wait=False, allow_explicit=allow_explicit)
         check_same_inputs("x1", x1, "x2", x2)
 
 
