@@ -4,6 +4,7 @@ import gc
 import itertools
 import os
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +41,22 @@ def pytest_configure(config: pytest.Config) -> None:
         folder = config.cache.mkdir("jax_programs")
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow all cases of a `sampled` test but its number, evenly spread."""
+    cases: dict[tuple[Any, str, int], list[pytest.Item]] = {}
+    for item in items:
+        marker = item.get_closest_marker("sampled")
+        if marker and not item.get_closest_marker("slow"):
+            name = getattr(item, "originalname", item.name)
+            cases.setdefault((item.path, name, marker.args[0]), []).append(item)
+    for (_, _, num_kept), plain in cases.items():
+        kept = {i * len(plain) // num_kept for i in range(num_kept)}
+        for i, item in enumerate(plain):
+            if i not in kept:
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -121,6 +121,7 @@ def test_every_method_gives_a_complete_row(mlp_rows: list[_harness.Row]) -> None
 
 
 @pytest.mark.parametrize("case", [case for case in WORKLOADS if case != "mlp"])
+@pytest.mark.sampled(2)
 def test_every_workload_is_right(case: str) -> None:
     (row,), skipped = run_toy(case, ["lazyjax:jacobian"], own)
     assert skipped == []

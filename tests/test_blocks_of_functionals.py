@@ -185,6 +185,7 @@ PROBLEMS = {
     "method", ["structured", pytest.param("jacobian", marks=pytest.mark.slow)]
 )
 @pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.sampled(2)
 def test_blocks_are_those_of_whole_jacobians(problem, method):
     params, functionals = PROBLEMS[problem]()
     blocks = lazyjax.ntk_blocks(functionals, params, method=method)
@@ -224,6 +225,7 @@ def test_two_functions_in_one_call(method):
 
 
 @pytest.mark.parametrize("outputs", ["diagonal", "trace", "pseudo", 1])
+@pytest.mark.sampled(2)
 def test_two_functions_in_every_form(outputs):
     params, _, gradient = two()
     other = lambda p, x: gradient(p, x) * x

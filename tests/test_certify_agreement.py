@@ -460,6 +460,7 @@ def test_zero_loss_that_is_near_is_not_refuted():
 @pytest.mark.once
 @pytest.mark.parametrize("scale", [1e-150, 1e-140, 1e-20, 1.0, 1e20, 1e140, 1e150])
 @pytest.mark.parametrize("rigor", ["float", "proof"])
+@pytest.mark.sampled(4)
 def test_more_examples_than_features_are_never_certified(scale, rigor):
     network = mlp(width=1, depth=0)
     params = {"layer_1": {"kernel": np.zeros((2, 1))}}

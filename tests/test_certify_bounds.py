@@ -38,6 +38,7 @@ U = rounding.UNIT_ROUNDOFF
 
 
 @pytest.mark.parametrize("name", CHECKS)
+@pytest.mark.sampled(2)
 def test_bound(name):
     CHECKS[name]()
 

@@ -117,6 +117,7 @@ COSTLY_WIDTHS = [
     ("n", "d", "activation", "std", "expected"),
     [*WIDTHS, *(pytest.param(*row, marks=pytest.mark.slow) for row in COSTLY_WIDTHS)],
 )
+@pytest.mark.sampled(2)
 def test_least_certified_width_is_that_of_the_table(n, d, activation, std, expected):
     widths = [2 * round(expected * factor / 2) for factor in (0.6, 0.9, 1.3, 2.0)]
     width = least_width(n, d, activation, std, widths)
@@ -288,6 +289,7 @@ def test_networks_without_a_theorem_are_inconclusive():
         {"activation": "tanh", "normalization": "layer"},
     ],
 )
+@pytest.mark.sampled(2)
 def test_networks_that_no_description_covers_are_read_from_their_programs(changes):
     network = mlp(width=16, **changes)
     x, y = np.eye(2), np.ones((2, 1))

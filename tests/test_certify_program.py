@@ -25,6 +25,7 @@ pytestmark = pytest.mark.once
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.sampled(18)
 def test_derivatives_in_the_ball_are_within_their_bounds(name):
     for is_even in (False, True):
         found = sampled(name, is_even=is_even)

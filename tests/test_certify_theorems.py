@@ -152,6 +152,7 @@ def sharp_descent(residual, sigma, lipschitz, step, num_steps):
         theorems.descent_theorem,
     ],
 )
+@pytest.mark.sampled(2)
 def test_certified_descent_keeps_its_promise_where_bounds_are_attained(theorem):
     rng = np.random.default_rng(1)
     seen = 0
@@ -401,6 +402,7 @@ def test_a_gradient_that_only_rounding_makes_zero_refutes_nothing(problem, x64, 
         ({"depth": 2, "trained": (1, 3)}, "REFUTED"),
     ],
 )
+@pytest.mark.sampled(2)
 def test_critical_points_at_zero_are_those_of_vanishing_factors(
     problem, x64, options, expected
 ):

@@ -222,6 +222,7 @@ def test_kinked_activations_are_not_those_of_du2019b():
         (lambda u: u, None),  # nothing is known of what has no record
     ],
 )
+@pytest.mark.sampled(2)
 def test_smooth_activations_of_du2019b(activation, holds):
     spec = du2019b.architecture(depth=1, activation=activation)
     (needed,) = du2019b.requirements(np.eye(2), spec)

@@ -143,6 +143,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.sampled(7)
 def test_another_run_is_refused_with_what_differs(tmp_path, monkeypatch, name):
     changes, before, message = CHANGES[name]
     # Nothing needs to be trained for that: the run is kept as if it were.

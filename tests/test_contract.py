@@ -68,6 +68,7 @@ def kernel_by_definition(first, second, arrangement):
         ("chain", "index"),
     ],
 )
+@pytest.mark.sampled(14)
 def test_order_gives_the_kernel_by_definition(
     order, kind, arrangement, num_columns, monkeypatch, x64
 ):

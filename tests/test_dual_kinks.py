@@ -171,11 +171,13 @@ QUICK = ("hard_tanh", "step")
     "name",
     [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in FUNCTIONS],
 )
+@pytest.mark.sampled(2)
 def test_moments_are_exact(name: str, derivative: bool, x64: None) -> None:
     assert_moments_are_exact(*FUNCTIONS[name], derivative)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.sampled(7)
 def test_kinks_and_jumps_are_found(name: str, dtype: jnp.dtype) -> None:
     fn, pieces = FUNCTIONS[name]
     found = np.array(breaks(fn, dtype))
@@ -347,6 +349,7 @@ def test_errors_of_generic_pieces_are_not_far_above_their_estimate(
 
 @pytest.mark.parametrize("name", ["elu", "selu"])
 @pytest.mark.parametrize("single", [False, True])
+@pytest.mark.sampled(2)
 def test_large_deviations_do_not_lose_accuracy(
     name: str, single: bool, x64: None
 ) -> None:
@@ -372,6 +375,7 @@ SMOOTH_BUT_FAST = {
 
 
 @pytest.mark.parametrize("name", SMOOTH_BUT_FAST)
+@pytest.mark.sampled(2)
 def test_what_is_not_resolved_is_told(name: str, x64: None) -> None:
     with_slope = name in ("singular_slope", "steep")
     error = dual_disagreement(SMOOTH_BUT_FAST[name], jnp.ones(1), with_slope)

@@ -74,6 +74,7 @@ def expected():
 
 @pytest.mark.parametrize("outputs", ["full", "diagonal", "trace", "pseudo", 2])
 @pytest.mark.parametrize("is_symmetric", [True, False])
+@pytest.mark.sampled(3)
 def test_entries_are_products_of_gradients(tmp_path, expected, outputs, is_symmetric):
     x2 = None if is_symmetric else Y
     store = lazyjax.gram(KERNEL, X, x2, path=tmp_path, outputs=outputs, tile=5)

@@ -100,6 +100,7 @@ CASES: dict[str, tuple[dict[str, Any], int | None]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.sampled(3)
 def test_kernels_agree_with_the_oracle(case: str, x64: None) -> None:
     options, width = CASES[case]
     architecture = Architecture(**options)
@@ -221,6 +222,7 @@ def finite_ntk(
 
 @pytest.mark.parametrize("trained", ["all", "first", "last"])
 @pytest.mark.parametrize("parameterization", ["ntk", "standard"])
+@pytest.mark.sampled(2)
 def test_mean_kernel_of_finite_networks_is_the_infinite_one(
     trained: Any, parameterization: Any
 ) -> None:
@@ -243,6 +245,7 @@ def test_mean_kernel_of_finite_networks_is_the_infinite_one(
 
 @pytest.mark.compiler
 @pytest.mark.parametrize("name", ["relu", "tanh"])
+@pytest.mark.sampled(2)
 def test_kernel_of_one_batch_is_symmetric_and_positive_semidefinite(
     name: str, dtype: jnp.dtype
 ) -> None:
@@ -329,6 +332,7 @@ def test_second_call_does_not_retrace() -> None:
 
 
 @pytest.mark.parametrize("is_same", [True, False])
+@pytest.mark.sampled(2)
 def test_zero_and_equal_rows_give_no_nan_in_kernel_or_gradient(
     is_same: bool, dtype: jnp.dtype
 ) -> None:

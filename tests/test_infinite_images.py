@@ -262,6 +262,7 @@ def described(case: str) -> tuple[tuple[int, ...], Architecture]:
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.sampled(4)
 def test_kernels_agree_with_loops_over_pixels(case: str, x64: None) -> None:
     shape, spec = described(case)
     x = images(2, *shape)
@@ -470,6 +471,7 @@ def test_blocks_do_not_change_the_kernel(
 
 
 @pytest.mark.parametrize("case", ["average", "flatten"])
+@pytest.mark.sampled(2)
 def test_gradients_are_finite_at_equal_and_empty_images(
     case: str, dtype: jnp.dtype
 ) -> None:

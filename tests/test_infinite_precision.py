@@ -78,6 +78,7 @@ DEEP = [
 
 @pytest.mark.parametrize(("name", "w_std", "b_std"), DEEP)
 @pytest.mark.parametrize("kernel_fn", [infinite_ntk, infinite_nngp])
+@pytest.mark.sampled(3)
 def test_fifty_layers_are_those_of_double_precision(
     name: str, w_std: float, b_std: float, kernel_fn: Any
 ) -> None:
@@ -94,6 +95,7 @@ def test_fifty_layers_are_those_of_double_precision(
 @pytest.mark.parametrize(
     "name", ["erf", "relu", pytest.param("tanh", marks=pytest.mark.slow)]
 )
+@pytest.mark.sampled(2)
 def test_gradients_are_finite_at_equal_and_opposite_inputs(
     name: str, dtype: jnp.dtype
 ) -> None:

@@ -135,6 +135,7 @@ FINITE: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("case", FINITE)
+@pytest.mark.sampled(2)
 def test_mean_kernel_of_wide_networks_is_the_infinite_one(case: str) -> None:
     width = 128
     net = lazyjax.nets.rnn(width=width, **FINITE[case])

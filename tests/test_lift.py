@@ -98,6 +98,7 @@ SLOW = ("strided_cnn", "two_outputs", "unit_resnet")
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in NETS]
 )
+@pytest.mark.sampled(4)
 def test_lifted_kernel_is_that_of_the_architecture(name: str, x64: None) -> None:
     make, options = NETS[name]
     net = make(width=WIDTH, **options)
@@ -296,6 +297,7 @@ ACTIVATIONS = {
 
 @pytest.mark.once
 @pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.sampled(2)
 def test_elementwise_operations_are_one_activation(name: str, x64: None) -> None:
     phi, known = ACTIVATIONS[name]
     if name == "square_relu":
@@ -442,6 +444,7 @@ FEATURES = {
 
 
 @pytest.mark.parametrize("name", FEATURES)
+@pytest.mark.sampled(2)
 def test_any_function_of_single_inputs_may_come_first(name: str, x64: None) -> None:
     features, x = FEATURES[name], jnp.asarray(X)
     plain = lambda p, x: jnp.tanh(x @ p["w"]) @ p["v"]

@@ -41,7 +41,9 @@ def softmax(params: Any, x: jax.Array) -> jax.Array:
 
 
 def gated(params: Any, x: jax.Array) -> jax.Array:
-    return (hidden(params, x) * (x @ params["w2"])) @ params["v"]
+    first = x @ params["w"]
+    h = first + x @ params["w2"]
+    return (jnp.tanh(h) * jnp.sin(first)) @ params["v"]
 
 
 def attention(params: Any, x: jax.Array) -> jax.Array:
@@ -130,10 +132,24 @@ def zero_branch(params: Any, x: jax.Array) -> jax.Array:
 
 
 def loop(params: Any, x: jax.Array) -> jax.Array:
-    def step(h: jax.Array, w: jax.Array) -> tuple[jax.Array, None]:
-        return jnp.tanh(h @ w), None
+    def step(h: jax.Array, _: None) -> tuple[jax.Array, None]:
+        return jnp.tanh(h @ params["u"]), None
 
-    return jax.lax.scan(step, hidden(params, x), params["u"][None])[0] @ params["v"]
+    return jax.lax.scan(step, hidden(params, x), length=2)[0] @ params["v"]
+
+
+def loop_with_memory(params: Any, x: jax.Array) -> jax.Array:
+    def step(h: jax.Array, w: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jnp.tanh(h @ w), h
+
+    return jax.lax.scan(step, hidden(params, x), params["u"][None])[1][0] @ params["v"]
+
+
+def loop_over_time(params: Any, x: jax.Array) -> jax.Array:
+    def step(h: jax.Array, one: jax.Array) -> tuple[jax.Array, None]:
+        return jnp.tanh(h + one[:, None] @ params["w"][:1]), None
+
+    return jax.lax.scan(step, hidden(params, x), x.T)[0] @ params["v"]
 
 
 def per_example_bias(params: Any, x: jax.Array) -> jax.Array:
@@ -187,7 +203,7 @@ REFUSALS = [
     (shifted_batch, "reduce_sum", "examples of a batch interact"),
     (layer_norm, "reduce_sum", "normalization"),
     (softmax, "reduce_max", "softmax"),
-    (gated, "mul", "gating"),
+    (gated, "mul", "depend on each other"),
     (attention, "dot_general", "attention"),
     (tied, "dot_general", "shared weights"),
     (normalized_weights, None, "changes parameters"),
@@ -205,7 +221,9 @@ REFUSALS = [
     (staircase, "floor", "more kinks and jumps"),
     (straight_through_sign, "custom_jvp_call", "not its derivative"),
     (zero_branch, "max", "0 at initialization"),
-    (loop, "scan", "loop"),
+    (loop, "dot_general", "shared weights"),
+    (loop_with_memory, "scan", "every step"),
+    (loop_over_time, "scan", "over pixels, time or examples"),
     (per_example_bias, "add|iota", "its place"),
     (reversed_units, "rev", "hidden units"),
     (gradient_clipping, "custom_vjp_call", "not its derivative"),
@@ -238,6 +256,7 @@ VARIANCES = {name: 0.0 if name == "zero" else 1.0 for name in PARAMS}
     REFUSALS,
     ids=lambda it: getattr(it, "__name__", ""),
 )
+@pytest.mark.sampled(8)
 def test_networks_without_a_known_limit_are_refused_by_operation_and_line(
     apply_fn: Any, operation: str | None, reason: str, x64: None
 ) -> None:

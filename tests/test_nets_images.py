@@ -199,6 +199,7 @@ def test_start_is_that_of_he(network):
 
 
 @pytest.mark.parametrize("case", SMALL)
+@pytest.mark.sampled(2)
 def test_outputs_and_gradients_at_the_start_are_of_order_one(case):
     net = SMALL[case](width=8)
     data = lazyjax.data.digits(8, classes="parity")
@@ -219,6 +220,7 @@ def test_outputs_and_gradients_at_the_start_are_of_order_one(case):
 
 
 @pytest.mark.parametrize("case", SMALL)
+@pytest.mark.sampled(2)
 def test_symmetrized_networks_start_at_zero(case):
     net = SMALL[case](width=4, symmetrized=True, num_outputs=2)
     x = jnp.asarray(IMAGES, jnp.float32)

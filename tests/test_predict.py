@@ -101,6 +101,7 @@ def test_likelihood_is_that_of_scipy(x64: None) -> None:
 
 
 @pytest.mark.parametrize("time", [0.0, 1.0, 1e30, math.inf])
+@pytest.mark.sampled(2)
 def test_singular_kernels_are_reported_and_give_no_nan(
     time: float, dtype: jnp.dtype
 ) -> None:

@@ -96,6 +96,7 @@ INTERACTING = {
 
 
 @pytest.mark.parametrize("apply_fn", INTERACTING.values(), ids=INTERACTING)
+@pytest.mark.sampled(4)
 def test_rows_that_interact_are_refused_or_give_nan(apply_fn):
     """Also if those that a glance would fall on are equal."""
     x = X.at[:4].set(X[0])
@@ -174,6 +175,7 @@ INDEPENDENT = {
 
 
 @pytest.mark.parametrize("apply_fn", INDEPENDENT.values(), ids=INDEPENDENT)
+@pytest.mark.sampled(5)
 def test_independent_rows_pass_without_proof(apply_fn, monkeypatch):
     monkeypatch.setattr(row_check, "rows_are_proven", lambda *_: False)
     check = lambda w, x: check_row_independence(apply_fn, w, x)
@@ -215,6 +217,7 @@ VERBS = {
 
 
 @pytest.mark.parametrize("verb", VERBS.values(), ids=VERBS)
+@pytest.mark.sampled(2)
 def test_every_verb_refuses_gives_nan_under_jit_or_is_told_not_to(verb):
     weak = INTERACTING["weak"]
     with pytest.raises(ValueError, match=ROWS):

@@ -119,6 +119,7 @@ CONDITIONS = [1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8]
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("condition", [1e2, 1e5, 1e6, 1e8])
+@pytest.mark.sampled(6)
 def test_single_precision_errs_by_ten_eps_condition(kind, condition):
     if kind == "two levels" and condition == 1e8:
         pytest.skip("rounding of the entries makes it indefinite")
@@ -232,6 +233,7 @@ def repeated(dtype: jnp.dtype) -> tuple[Grams, np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("gap", [0.0, 1.0])
+@pytest.mark.sampled(2)
 def test_repeated_inputs_are_fitted_by_least_squares(dtype, gap):
     grams, targets, merge = repeated(dtype)
     y = merge @ targets

@@ -68,6 +68,7 @@ def test_a_full_lanczos_section_has_the_operators_eigenvalues(name, scale):
 
 @pytest.mark.parametrize("name", SPECTRA)
 @pytest.mark.parametrize("as_operator", [False, True])
+@pytest.mark.sampled(2)
 def test_extremes_are_enclosed(name, as_operator):
     eigenvalues = np.sort(SPECTRA[name])
     matrix = _matrix(eigenvalues)
@@ -203,6 +204,7 @@ def test_confidence_intervals_cover(name):
 
 
 @pytest.mark.parametrize("name", [*VERBS, "entropy", "logdet"])
+@pytest.mark.sampled(2)
 def test_estimates_are_within_their_errors(name):
     eigenvalues = np.arange(1, 301) ** -1.0
     matrix = _matrix(eigenvalues)
@@ -410,7 +412,7 @@ def test_results_can_be_kept(tmp_path):
         (
             lambda: spectrum.trace(cast("Any", [[1.0]])),
             TypeError,
-            "`kernel` must be an array, or",
+            "`kernel` must be an array, a store",
         ),
         (lambda: spectrum.trace(jnp.ones((2, 3))), ValueError, "must be square"),
         (lambda: spectrum.trace(jnp.triu(jnp.ones((2, 2)))), ValueError, "symmetric"),
@@ -481,7 +483,7 @@ def test_results_can_be_kept(tmp_path):
         (
             lambda: spectrum.subspace_angles(jnp.eye(3), jnp.eye(3), 4),
             ValueError,
-            "at most the number of rows, 3",
+            "at most the number of examples, 3",
         ),
         (
             lambda: spectrum.weights({"w": jnp.full((2, 2), jnp.inf)}),

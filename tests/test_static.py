@@ -381,6 +381,7 @@ _SLOW = ("gradient_flow", "monte_carlo_ntk", "train")
         for name, verb in VERBS.items()
     ],
 )
+@pytest.mark.sampled(2)
 def test_every_verb_sees_a_change(verb):
     apply_fn, change = closure_of_a_dictionary()
     before = np.asarray(verb(apply_fn))

@@ -176,6 +176,7 @@ SITES = {
 
 
 @pytest.mark.parametrize("name", SITES)
+@pytest.mark.sampled(4)
 def test_structured_kernel_is_the_naive_one(name, x64):
     network, params, x1, x2 = problem(name)
 
@@ -194,6 +195,7 @@ def test_structured_kernel_is_the_naive_one(name, x64):
 
 @pytest.mark.parametrize("outputs", ["diagonal", "trace", "pseudo", 1])
 @pytest.mark.parametrize("name", ["mlp", "shared", "convolutions"])
+@pytest.mark.sampled(4)
 def test_reduced_outputs_are_reductions_of_the_naive_kernel(name, outputs, x64):
     network, params, x1, x2 = problem(name)
     verb = functools.partial(structured_ntk, network, outputs=outputs)

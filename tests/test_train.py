@@ -103,6 +103,7 @@ def test_linear_model_follows_its_closed_form_at_every_step(dtype):
     ],
     ids=["momentum", "adam", "polyak", "schedule"],
 )
+@pytest.mark.sampled(2)
 def test_optimizers_equal_an_explicit_loop(x64, optimizer):
     params, x, y = jax.tree.map(jnp.asarray, two_layer.problem())
     loss_at = lambda p: square_loss(two_layer.apply(p, x), y)

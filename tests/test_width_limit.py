@@ -50,6 +50,7 @@ def assert_mean_is(values, truth, max_relative_sem=0.05):
     OPTIONS,
     ids=lambda options: "-".join(str(value) for value in options.values()),
 )
+@pytest.mark.sampled(2)
 def test_mean_kernel_of_wide_networks_is_the_infinite_one(options):
     width = 256
     net = lazyjax.nets.mlp(width=width, **options)

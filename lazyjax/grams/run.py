@@ -42,10 +42,10 @@ def write_tiles(
     """
     writes: collections.deque[tuple[Place, Any]] = collections.deque()
     total, start = len(places), time.perf_counter()
-    done = 0
+    done, trimmed = 0, start
 
     def finish(most: int) -> None:
-        nonlocal done
+        nonlocal done, trimmed
         while len(writes) > most:
             place, write = writes.popleft()
             try:
@@ -57,8 +57,11 @@ def write_tiles(
                     "the same call goes on from them."
                 ) from error
             done += 1
-            _hand_back_memory()
-            speed = done / (time.perf_counter() - start)
+            now = time.perf_counter()
+            if now - trimmed > 1:  # of small tiles, each time would cost a third of all
+                _hand_back_memory()
+                trimmed = now
+            speed = done / (now - start)
             left = (total - done) / speed
             report(
                 done / total,

@@ -68,6 +68,16 @@ class GramStore:
         return self.files.array.dtype.numpy_dtype
 
     @property
+    def is_symmetric(self) -> bool:
+        """Whether it is of one batch with itself."""
+        return self.files.is_symmetric
+
+    @property
+    def tile(self) -> Place:
+        """Examples on both sides of a tile."""
+        return self.files.tile
+
+    @property
     def missing(self) -> list[Place]:
         """Tiles that are not there yet, or no more."""
         return [p for p in self.files.places if not self.files.is_written(p)]

@@ -61,6 +61,13 @@ def add(first: Kernels, second: Kernels) -> Kernels:
     return Kernels(first.nngp + second.nngp, _sum(first.ntk, second.ntk))
 
 
+def multiply(first: Kernels, second: Kernels) -> Kernels:
+    """Products of independent units, one of each layer."""
+    left = None if first.ntk is None else first.ntk * second.nngp
+    right = None if second.ntk is None else first.nngp * second.ntk
+    return Kernels(first.nngp * second.nngp, _sum(left, right))
+
+
 def add_bias(kernels: Kernels, scales: LayerScales) -> Kernels:
     """Biases added to every unit and pixel."""
     nngp, ntk = kernels

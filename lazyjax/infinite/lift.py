@@ -55,13 +55,15 @@ def infinite_ntk_of(
     describes, faster for images.
 
     Understood are products with weights (`@`, `einsum`, convolutions), biases, any
-    elementwise activation, sums of branches, multiplication by constants, sums and
+    elementwise activation, sums and products of independent branches, loops over layers
+    (`lax.scan`, each step with weights of its own), multiplication by constants, sums and
     means over pixels, pooling by means, padding, slices of pixels, transposition and
     reshapes, `stop_gradient`, and any function of the input before the first weights.
     All else is refused, because a kernel would be wrong or not known: shared weights,
-    products of hidden values (gating, attention), means or norms over hidden units
-    (normalization, softmax), maxima over pixels, activations of sums of activations,
-    nonlinear outputs, loops, and hidden layers of one unit.
+    products of hidden values that depend on each other, products over units (attention),
+    means or norms over hidden units (normalization, softmax), maxima over pixels,
+    activations of sums or products of activations, nonlinear outputs, loops over time,
+    and hidden layers of one unit.
 
     Args:
         apply_fn: Network `(params, x) -> f`; rows of `x` must not interact. It should

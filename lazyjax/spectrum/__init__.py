@@ -1,10 +1,11 @@
 """What can be read off a kernel: its eigenvalues, and how targets lie on them.
 
-Functions take a matrix `(m, m)`, a kernel `(n, n, k, k)`, or an operator: an
-`lazyjax.NTKOperator`, or anything else with `shape`, `dtype` and `mv`. Matrices are
-decomposed, and answers are exact to rounding. So are operators of up to `max_dense` rows,
-which are made into matrices. Larger ones are only multiplied with vectors, drawn from
-`key`, and answers come with their errors.
+Functions take a matrix `(m, m)`, a kernel `(n, n, k, k)`, what `lazyjax.gram` has stored,
+or an operator: a `lazyjax.ntk.NTKOperator`, or anything else with `shape`, `dtype` and
+`mv`. Matrices are decomposed, and answers are exact to rounding. So are stores and
+operators of up to `max_dense` rows, which are made into matrices. Larger ones are only
+multiplied with vectors, drawn from `key`, and answers come with their errors; sums over
+entries of a store are exact, as its tiles are read one after the other.
 """
 
 from lazyjax.spectrum.alignments import (

@@ -1,14 +1,48 @@
-"""How kernels, and targets, lie to one another."""
+"""Alignments and angles between kernels, and of kernels with targets.
+
+Alignments and angles are of one number for each pair of examples, `(n, n)`. Of a kernel
+of several outputs, `(n, n, k, k)`, that is its sum over equal outputs.
+"""
+
+from typing import overload
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact
+from jaxtyping import Array, Float, Inexact, Key
 
 from lazyjax._checks import check_at_least, check_floating
 from lazyjax.linalg import eigh, frobenius_norm, singular_values
+from lazyjax.ntk.operator import NTKOperator
+from lazyjax.spectrum.operators import (
+    MAX_DENSE,
+    Kernel,
+    LinearOperator,
+    MatrixOnDisk,
+    as_operator,
+    checked_key,
+    formed,
+)
+from lazyjax.spectrum.operators.lanczos import lanczos
+from lazyjax.spectrum.operators.tiles import (
+    alignment_by_tiles,
+    pairs_of,
+    pairs_of_targets,
+)
+from lazyjax.spectrum.operators.views import (
+    CenteredOperator,
+    outputs_of,
+    summed_over_outputs,
+)
 from lazyjax.typing import AnyArray
 
+# Angle by which leading eigenvectors of an operator may be off.
+RESOLUTION = 0.01
 
-def center(kernel: Inexact[AnyArray, "n n"]) -> Inexact[Array, "n n"]:
+
+@overload
+def center(kernel: Inexact[AnyArray, "n n *kk"]) -> Inexact[Array, "n n *kk"]: ...
+@overload
+def center(kernel: LinearOperator | MatrixOnDisk) -> CenteredOperator: ...
+def center(kernel: Kernel) -> Inexact[Array, "n n *kk"] | CenteredOperator:
     r"""Centred kernel $C K C$, $C = 1 - \mathbb{1} \mathbb{1}^\top / n$.
 
     It is the kernel of features from which their mean over examples is taken away: of
@@ -16,14 +50,16 @@ def center(kernel: Inexact[AnyArray, "n n"]) -> Inexact[Array, "n n"]:
     reconfiguration.
 
     Args:
-        kernel: One number for each pair of examples, real or complex.
+        kernel: One number for each pair of examples, real or complex, or one for each
+            pair of outputs too; or a store or an operator.
 
     Returns:
-        The centred kernel, whose rows and columns add up to zero.
+        The centred kernel, whose rows and columns add up to zero over examples. Of a
+        store or an operator, an operator, which `lazyjax.spectrum` takes.
 
     Raises:
         ValueError: If the kernel is not square.
-        TypeError: If it is neither floating point nor complex.
+        TypeError: If it is neither floating point nor complex, nor an operator.
 
     Example:
         >>> import jax.numpy as jnp
@@ -31,25 +67,32 @@ def center(kernel: Inexact[AnyArray, "n n"]) -> Inexact[Array, "n n"]:
         >>> spectrum.center(jnp.eye(2)).tolist()
         [[0.5, -0.5], [-0.5, 0.5]]
     """
+    if not isinstance(kernel, AnyArray):
+        return CenteredOperator(as_operator("kernel", kernel), outputs_of(kernel))
     check_floating("kernel", kernel, allow_complex=True)
-    if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1]:
-        raise ValueError(f"`kernel` must have shape (n, n); got {kernel.shape}.")
+    if kernel.ndim not in (2, 4) or kernel.shape[0] != kernel.shape[1]:
+        raise ValueError(
+            f"`kernel` must have shape (n, n) or (n, n, k, k); got {kernel.shape}."
+        )
     rows = jnp.asarray(kernel) - jnp.mean(kernel, axis=0, keepdims=True)
     return rows - jnp.mean(rows, axis=1, keepdims=True)
 
 
 def alignment(
-    first: Float[AnyArray, "n n"],
-    second: Float[AnyArray, "n n"],
+    first: Kernel,
+    second: Kernel,
     *,
     centered: bool = True,
+    max_dense: int = MAX_DENSE,
 ) -> Float[Array, ""]:
     r"""Alignment $\langle A, B \rangle_F / (\lVert A \rVert_F \lVert B \rVert_F)$.
 
     Args:
-        first: Kernel.
-        second: Kernel of the same examples.
+        first: Matrix, kernel, store or `NTKOperator`.
+        second: The same of the same examples.
         centered: Whether both are centred first; then it is known as CKA.
+        max_dense: Largest number of examples of a store or an operator that is made into
+            a matrix. Of more, tiles are read or computed one after the other.
 
     Returns:
         The alignment: between 0 and 1 for positive semidefinite kernels, NaN if one of
@@ -70,22 +113,29 @@ def alignment(
         Cortes, Mohri and Rostamizadeh (2012), JMLR 13, Definition 4 (number not
         checked).
     """
-    _check_same_shape(first, second)
-    centred = [center(kernel) for kernel in (first, second)]
-    kernels = centred if centered else (first, second)
-    first, second = (kernel / frobenius_norm(kernel) for kernel in kernels)
-    return jnp.sum(first * second)
+    _check_same_examples(first, second)
+    a = _in_memory("first", first, max_dense)
+    b = _in_memory("second", second, max_dense)
+    if a is not None and b is not None:
+        return _alignment(a, b, centered)
+    pairs = pairs_of("first", first), pairs_of("second", second)
+    return jnp.asarray(alignment_by_tiles(*pairs, centered=centered), first.dtype)
 
 
 def target_alignment(
-    kernel: Float[AnyArray, "n n"], y: Float[AnyArray, "n k"], *, centered: bool = True
+    kernel: Kernel,
+    y: Float[AnyArray, "n k"],
+    *,
+    centered: bool = True,
+    max_dense: int = MAX_DENSE,
 ) -> Float[Array, ""]:
     r"""Alignment of a kernel with targets: with the kernel $y y^\top$.
 
     Args:
-        kernel: One number for each pair of examples.
+        kernel: Matrix, kernel, store or `NTKOperator`.
         y: Targets.
         centered: Whether both are centred first.
+        max_dense: As in `alignment`.
 
     Returns:
         The alignment, between 0 and 1; NaN if all targets, or all rows of the kernel, are
@@ -103,32 +153,48 @@ def target_alignment(
         1.0
     """
     check_floating("y", y)
-    if y.ndim != 2 or y.shape[0] != kernel.shape[0]:
-        raise ValueError(
-            f"`y` must have shape (n, k), with n = {kernel.shape[0]}; got {y.shape}."
-        )
+    n = _num_examples("kernel", kernel)
+    if y.ndim != 2 or y.shape[0] != n:
+        raise ValueError(f"`y` must have shape (n, k), with n = {n}; got {y.shape}.")
     if centered:
         # Before the product, in which a large mean would cover all else.
         y = y - jnp.mean(y, axis=0, keepdims=True)
-    return alignment(kernel, jnp.matmul(y, y.T, precision="highest"), centered=centered)
+    matrix = _in_memory("kernel", kernel, max_dense)
+    if matrix is not None:
+        products = jnp.matmul(y, y.T, precision="highest")
+        return _alignment(matrix, products, centered)
+    pairs = pairs_of("kernel", kernel), pairs_of_targets(y)
+    return jnp.asarray(alignment_by_tiles(*pairs, centered=centered), kernel.dtype)
 
 
 def subspace_angles(
-    first: Float[AnyArray, "n n"], second: Float[AnyArray, "n n"], num_directions: int
+    first: Kernel,
+    second: Kernel,
+    num_directions: int,
+    *,
+    key: Key[Array, ""] | None = None,
+    num_steps: int = 100,
+    max_dense: int = MAX_DENSE,
 ) -> Float[Array, " k"]:
     """Principal angles between the leading eigenspaces of two kernels.
 
     Args:
-        first: Kernel.
-        second: Kernel of the same examples.
+        first: Matrix, kernel, store or operator.
+        second: The same of the same examples.
         num_directions: Dimension `k` of the spaces.
+        key: Source of random vectors; needed for stores and operators of more than
+            `max_dense` examples, whose leading eigenvectors are found by Lanczos'
+            iteration.
+        num_steps: Products with each of those.
+        max_dense: As in `alignment`.
 
     Returns:
         The angles in radians, ascending, from 0 to pi / 2. Where the k-th and the next
         eigenvalue are equal, the space is not unique.
 
     Raises:
-        ValueError: If shapes differ, or there are fewer than `num_directions` rows.
+        ValueError: If shapes differ, there are fewer than `num_directions` rows, or
+            `num_steps` products do not show the leading space to 0.01 radians.
         TypeError: If `num_directions` is not an integer.
 
     Example:
@@ -141,16 +207,23 @@ def subspace_angles(
         1.5708
     """
     check_at_least("num_directions", num_directions, 1)
-    _check_same_shape(first, second)
-    if num_directions > first.shape[0]:
+    check_at_least("num_steps", num_steps, 1)
+    n = _check_same_examples(first, second)
+    if num_directions > n:
         raise ValueError(
-            f"`num_directions` must be at most the number of rows, {first.shape[0]}; got "
+            f"`num_directions` must be at most the number of examples, {n}; got "
             f"{num_directions}."
         )
-    a, b = (
-        eigh(jnp.asarray(kernel)).vectors[:, -num_directions:]
-        for kernel in (first, second)
-    )
+    spaces = []
+    for name, kernel in (("first", first), ("second", second)):
+        matrix = _in_memory(name, kernel, max_dense)
+        if matrix is not None:
+            spaces.append(eigh(matrix).vectors[:, -num_directions:])
+        else:
+            operator = summed_over_outputs(name, kernel)
+            checked = checked_key(key, operator)
+            spaces.append(_leading(name, operator, num_directions, num_steps, checked))
+    a, b = spaces
     cosines = jnp.matmul(a.T, b, precision="highest")
     # Small angles by their sines: cosines near 1 have no digits left for them.
     sines = singular_values(b - jnp.matmul(a, cosines, precision="highest"))[::-1]
@@ -158,9 +231,78 @@ def subspace_angles(
     return jnp.arctan2(sines, cosines)
 
 
-def _check_same_shape(first: AnyArray, second: AnyArray) -> None:
-    if first.shape != second.shape:
+def _alignment(
+    first: Float[Array, "n n"], second: Float[Array, "n n"], centered: bool
+) -> Float[Array, ""]:
+    if centered:
+        first, second = center(first), center(second)
+    first, second = (kernel / frobenius_norm(kernel) for kernel in (first, second))
+    return jnp.sum(first * second)
+
+
+def _leading(
+    name: str,
+    operator: LinearOperator,
+    num_directions: int,
+    num_steps: int,
+    key: Key[Array, ""],
+) -> Float[Array, "n k"]:
+    """Leading eigenvectors, if the iteration shows them."""
+    section = lanczos(operator, num_steps, key)
+    num_steps = section.values.size
+    chosen = section.vectors[:, -num_directions:]
+    vectors = jnp.matmul(section.basis.T, chosen, precision="highest")
+    products = jnp.stack([operator.mv(column) for column in vectors.T], axis=1)
+    values = section.values[-num_directions:]
+    residual = frobenius_norm(products - vectors * values[None])
+    gap = values[0] - section.values[-num_directions - 1 :][0]
+    # Davis and Kahan's bound of the sine of the angle between the spaces.
+    if num_steps <= num_directions or not residual <= RESOLUTION * gap:
         raise ValueError(
-            "`first` and `second` must be kernels of the same examples; got shapes "
-            f"{first.shape} and {second.shape}."
+            f"`num_steps` must be larger: {num_steps} products do not tell the "
+            f"{num_directions} leading eigenvectors of `{name}` from the others."
         )
+    return vectors
+
+
+def _in_memory(name: str, kernel: Kernel, max_dense: int) -> Float[Array, "n n"] | None:
+    """One number for each pair of examples as a matrix, unless those are too many."""
+    if isinstance(kernel, AnyArray):
+        check_floating(name, kernel)
+        _num_examples(name, kernel)
+        matrix = jnp.asarray(kernel)
+        return jnp.trace(matrix, axis1=2, axis2=3) if matrix.ndim == 4 else matrix
+    n = _num_examples(name, kernel)
+    if n > max_dense:
+        return None
+    operator = as_operator(name, kernel)
+    if not isinstance(kernel, MatrixOnDisk | NTKOperator):
+        return formed(operator)
+    every = slice(0, n)
+    entries = pairs_of(name, kernel).entries(every, every)
+    return jnp.asarray(entries, operator.dtype)
+
+
+def _num_examples(name: str, kernel: Kernel) -> int:
+    """Examples of a kernel of one batch with itself."""
+    if not isinstance(kernel, AnyArray):
+        as_operator(name, kernel)  # refuses what is none
+    shape = tuple(kernel.shape)
+    is_of_pairs = isinstance(kernel, AnyArray | MatrixOnDisk)
+    if (len(shape) != 2 and not (is_of_pairs and len(shape) == 4)) or (
+        shape[0] != shape[1] or shape[0] == 0
+    ):
+        raise ValueError(
+            f"`{name}` must have shape (n, n) or (n, n, k, k), and n > 0; got {shape}."
+        )
+    return shape[0] if is_of_pairs else shape[0] // outputs_of(kernel)
+
+
+def _check_same_examples(first: Kernel, second: Kernel) -> int:
+    sizes = _num_examples("first", first), _num_examples("second", second)
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            "`first` and `second` must be kernels of the same examples; got "
+            f"{sizes[0]} and {sizes[1]} of them."
+        )
+    return sizes[0]

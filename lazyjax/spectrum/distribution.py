@@ -11,15 +11,14 @@ from lazyjax._checks import check_at_least, check_flag, check_positive
 from lazyjax.files.results import Storable
 from lazyjax.linalg import eigvalsh
 from lazyjax.spectrum.estimates import Estimate, exact, from_samples
-from lazyjax.spectrum.lanczos import lanczos
 from lazyjax.spectrum.operators import (
     MAX_DENSE,
     Kernel,
-    LinearOperator,
     check_eigenvalues,
     checked_key,
-    dense,
+    resolved,
 )
+from lazyjax.spectrum.operators.lanczos import lanczos
 from lazyjax.typing import AnyArray
 
 
@@ -134,9 +133,9 @@ def density(
     check_flag("semidefinite", semidefinite)
     check_at_least("num_samples", num_samples, 2)
     check_at_least("num_steps", num_steps, 1)
-    matrix = dense(kernel, max_dense)
-    if matrix is not None:
-        values = eigvalsh(matrix)[None]
+    found = resolved(kernel, max_dense)
+    if isinstance(found, jax.Array):
+        values = eigvalsh(found)[None]
         if semidefinite:
             check_eigenvalues(values)
         return Density(
@@ -144,10 +143,9 @@ def density(
             weights=jnp.full_like(values, 1 / values.size),
             is_exact=True,
         )
-    assert isinstance(kernel, LinearOperator)
     samples = []
-    for sample_key in jax.random.split(checked_key(key, kernel), num_samples):
-        section = lanczos(kernel, num_steps, sample_key)
+    for sample_key in jax.random.split(checked_key(key, found), num_samples):
+        section = lanczos(found, num_steps, sample_key)
         samples.append((section.values, section.weights))
     nodes, weights = map(jnp.stack, zip(*samples, strict=True))
     if semidefinite:

@@ -3,22 +3,23 @@
 import math
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from lazyjax._checks import check_at_least
 from lazyjax.linalg import condition as condition_of
 from lazyjax.spectrum.estimates import ConfidenceInterval
-from lazyjax.spectrum.lanczos import Section, lanczos
 from lazyjax.spectrum.operators import (
     MAX_DENSE,
     Kernel,
     LinearOperator,
     check_eigenvalues,
     checked_key,
-    dense,
     eigh,
+    resolved,
 )
+from lazyjax.spectrum.operators.lanczos import Section, lanczos
 
 
 class Extremes(NamedTuple):
@@ -74,16 +75,15 @@ def extremes(
     check_at_least("num_steps", num_steps, 1)
     if not 0 < confidence < 1:
         raise ValueError(f"`confidence` must be between 0 and 1; got {confidence}.")
-    matrix = dense(kernel, max_dense)
-    if matrix is not None:
-        return _of_matrix(matrix)
-    assert isinstance(kernel, LinearOperator)
-    section = lanczos(kernel, num_steps, checked_key(key, kernel))
+    found = resolved(kernel, max_dense)
+    if isinstance(found, jax.Array):
+        return _of_matrix(found)
+    section = lanczos(found, num_steps, checked_key(key, found))
     check_eigenvalues(section.values)
     (smallest, below), (largest, above) = (
-        _with_residual(kernel, section, at) for at in (0, -1)
+        _with_residual(found, section, at) for at in (0, -1)
     )
-    size, steps = kernel.shape[0], section.values.size
+    size, steps = found.shape[0], section.values.size
     part = _relative_gap(size, steps, (1 - confidence) / 2)
     gap = part * (largest - smallest) if part < math.inf else jnp.inf
     return Extremes(

@@ -11,11 +11,12 @@ from lazyjax.spectrum.estimates import Estimate, exact, from_samples
 from lazyjax.spectrum.operators import (
     MAX_DENSE,
     Kernel,
-    LinearOperator,
+    ProductsFromDisk,
     checked_key,
-    dense,
     eigh,
+    resolved,
 )
+from lazyjax.spectrum.operators.tiles import moments_on_disk
 
 
 def trace(
@@ -37,7 +38,8 @@ def trace(
         max_dense: Largest number of rows of an operator that is made into a matrix.
 
     Returns:
-        The trace, exact if the kernel is a matrix or made into one.
+        The trace, exact if the kernel is a matrix, made into one, or a store, which is
+        read once, tile by tile.
 
     Raises:
         ValueError: As `eigh` says, if a key is needed and there is none, or if
@@ -52,11 +54,9 @@ def trace(
     References:
         Hutchinson (1990), Commun. Stat. Simul. Comput. 19, 433-450.
     """
-    matrix = dense(kernel, max_dense)
-    if matrix is not None:
-        return exact(jnp.trace(matrix))
-    samples = _traces(kernel, key, num_samples)
-    value, _ = jnp.mean(samples, axis=0)
+    value, _, samples = _moments(kernel, key, num_samples, max_dense)
+    if samples is None:
+        return exact(value)
     return from_samples(samples, value, jnp.array([1.0, 0.0], value.dtype))
 
 
@@ -79,7 +79,7 @@ def frobenius(
         max_dense: As in `trace`.
 
     Returns:
-        The norm, exact if the kernel is a matrix or made into one.
+        The norm, exact where the trace is.
 
     Raises:
         ValueError: As `trace` says.
@@ -90,12 +90,9 @@ def frobenius(
         >>> float(spectrum.frobenius(jnp.diag(jnp.array([3.0, 4.0]))).value)
         5.0
     """
-    matrix = dense(kernel, max_dense)
-    if matrix is not None:
-        return exact(frobenius_norm(matrix))
-    samples = _traces(kernel, key, num_samples)
-    _, square = jnp.mean(samples, axis=0)
-    value = jnp.sqrt(square)
+    _, value, samples = _moments(kernel, key, num_samples, max_dense)
+    if samples is None:
+        return exact(value)
     gradient = jnp.array([0.0, 0.5], value.dtype) / jnp.where(value > 0, value, 1)
     return from_samples(samples, value, gradient)
 
@@ -119,8 +116,7 @@ def effective_rank(
         max_dense: As in `trace`.
 
     Returns:
-        The effective rank, NaN if the kernel is zero; exact if the kernel is a matrix or
-        made into one.
+        The effective rank, NaN if the kernel is zero; exact where the trace is.
 
     Raises:
         ValueError: As `trace` says.
@@ -131,13 +127,11 @@ def effective_rank(
         >>> float(spectrum.effective_rank(jnp.eye(3)).value)
         3.0
     """
-    matrix = dense(kernel, max_dense)
-    if matrix is not None:
-        return exact((jnp.trace(matrix) / frobenius_norm(matrix)) ** 2)
-    samples = _traces(kernel, key, num_samples)
-    total, square = jnp.mean(samples, axis=0)
-    value = total**2 / square
-    gradient = jnp.stack([2 * total / square, -value / square])
+    total, norm, samples = _moments(kernel, key, num_samples, max_dense)
+    value = (total / norm) ** 2
+    if samples is None:
+        return exact(value)
+    gradient = jnp.stack([2 * total, -value]) / norm**2
     return from_samples(samples, value, gradient)
 
 
@@ -229,8 +223,8 @@ def logdet(
         1.0
     """
     check_nonnegative("ridge", ridge, infinity_allowed=False)
-    matrix = dense(kernel, max_dense)
-    if matrix is not None:
+    matrix = resolved(kernel, max_dense)
+    if isinstance(matrix, jax.Array):
         values, _, cutoff = eigh(matrix)
         values = jnp.where(values > cutoff, values, 0) + ridge
         return exact(jnp.sum(jnp.log(values)))
@@ -247,7 +241,7 @@ def logdet(
         max_dense=max_dense,
     )
     mean = found.mean(lambda nodes: jnp.log(jnp.maximum(nodes, 0) + ridge))
-    size = kernel.shape[0]
+    size = matrix.shape[0]
     return Estimate(
         value=size * mean.value,
         standard_error=size * mean.standard_error,
@@ -255,19 +249,31 @@ def logdet(
     )
 
 
-def _traces(
-    operator: Kernel, key: Key[Array, ""] | None, num_samples: int
-) -> Float[Array, "samples 2"]:
-    r"""Samples of $\operatorname{tr} A$ and $\operatorname{tr} A^2$, with common vectors."""
-    assert isinstance(operator, LinearOperator)
+def _moments(
+    kernel: Kernel, key: Key[Array, ""] | None, num_samples: int, max_dense: int
+) -> tuple[Array, Array, Float[Array, "samples 2"] | None]:
+    r"""Trace and Frobenius norm, with samples of $\operatorname{tr} A$ and $A^2$, if any."""
     check_at_least("num_samples", num_samples, 2)
+    found = resolved(kernel, max_dense)
+    if isinstance(found, jax.Array):
+        return jnp.trace(found), frobenius_norm(found), None
+    if isinstance(found, ProductsFromDisk):
+        # One pass over the matrix is less than two random vectors take.
+        total, square = moments_on_disk(found.store)
+        return (
+            jnp.asarray(total, found.dtype),
+            jnp.asarray(square**0.5, found.dtype),
+            None,
+        )
     samples = []
-    for sample_key in jax.random.split(checked_key(key, operator), num_samples):
-        signs = jax.random.rademacher(sample_key, operator.shape[:1], operator.dtype)
-        samples.append(_moments(signs, operator.mv(signs)))
-    return jnp.stack(samples)
+    for sample_key in jax.random.split(checked_key(key, found), num_samples):
+        signs = jax.random.rademacher(sample_key, found.shape[:1], found.dtype)
+        samples.append(_of_vector(signs, found.mv(signs)))
+    samples = jnp.stack(samples)
+    total, square = jnp.mean(samples, axis=0)
+    return total, jnp.sqrt(square), samples
 
 
 @jax.jit
-def _moments(signs: Array, product: Array) -> Array:
+def _of_vector(signs: Array, product: Array) -> Array:
     return jnp.stack([jnp.vdot(signs, product), jnp.vdot(product, product)])

@@ -45,6 +45,7 @@ FINITE_DIFFERENCES = [
 
 
 @pytest.mark.parametrize("case", ROTATION, ids=str)
+@pytest.mark.sampled(18)
 def test_kernel_equals_the_oracle(case):
     _check(case)
 

@@ -206,12 +206,14 @@ INTERACTIONS = {
 
 
 @pytest.mark.parametrize("apply_fn", INTERACTIONS.values(), ids=INTERACTIONS)
+@pytest.mark.sampled(5)
 def test_rows_that_interact_are_refused(method, apply_fn):
     with pytest.raises(ValueError, match=r"`apply_fn`.*rows"):
         ntk(apply_fn, W, X, method=method)
 
 
 @pytest.mark.parametrize("name", ["batch_norm", "centred", "attention", "running_sum"])
+@pytest.mark.sampled(2)
 def test_rows_of_the_second_batch_that_interact_are_refused(method, name):
     """The first holds one example, so that nothing can be seen in it."""
     with pytest.raises(ValueError, match=r"`apply_fn`.*rows"):

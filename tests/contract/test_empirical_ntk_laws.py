@@ -18,6 +18,7 @@ pytestmark = pytest.mark.parametrize("method", cases.ONE_METHOD)
 
 
 @pytest.mark.parametrize("name", cases.LAWS)
+@pytest.mark.sampled(2)
 def test_rows_of_the_kernel_move_with_the_examples(name, method, x64):
     net = ZOO[name]
     x = net.x(4, dtype=jnp.float64)
@@ -30,6 +31,7 @@ def test_rows_of_the_kernel_move_with_the_examples(name, method, x64):
 
 
 @pytest.mark.parametrize("name", cases.LAWS)
+@pytest.mark.sampled(2)
 def test_other_containers_of_the_same_leaves_give_the_same_kernel(name, method, x64):
     net = ZOO[name]
     leaves, treedef = jax.tree.flatten(net.params(jnp.float64))
@@ -86,6 +88,7 @@ def test_an_orthogonal_change_of_parameters_leaves_the_kernel(name, method, x64)
         ("embedding_bag", "diagonal"),
     ],
 )
+@pytest.mark.sampled(2)
 def test_vmap_over_parameters_is_a_loop(name, outputs, method, x64):
     net = ZOO[name]
     x1, x2 = zoo.batches(name, jnp.float64)
@@ -126,6 +129,7 @@ def test_vmap_over_pairs_of_batches_is_a_loop(name, method, x64):
         ("cond_on_the_data_with_shared_weight", "trace"),
     ],
 )
+@pytest.mark.sampled(2)
 def test_gradient_of_the_kernel_equals_its_differences(name, outputs, method, x64):
     """Along one direction in parameter space, to the accuracy of the differences."""
     net = ZOO[name]
@@ -154,6 +158,7 @@ def test_gradient_of_the_kernel_equals_its_differences(name, outputs, method, x6
 
 
 @pytest.mark.parametrize("name", ["mlp_relu", "embedding_bag"])
+@pytest.mark.sampled(2)
 def test_gradient_of_the_trace_is_finite_with_one_batch(name, method, dtype):
     net = ZOO[name]
 
@@ -172,6 +177,7 @@ def test_gradient_of_the_trace_is_finite_with_one_batch(name, method, dtype):
 
 @pytest.mark.parametrize("paired", [False, True])
 @pytest.mark.parametrize("name", ["mlp_relu", "embedding_bag"])
+@pytest.mark.sampled(2)
 def test_second_call_does_not_trace_the_network_again(name, paired, method, mode):
     net = ZOO[name]
     num_traces = 0
@@ -330,6 +336,7 @@ def test_nan_in_the_parameters_is_nan_in_the_kernel(method):
 @pytest.mark.parametrize(
     "name", ["custom_vjp_straight_through", "custom_vjp_not_linear_in_the_cotangent"]
 )
+@pytest.mark.sampled(2)
 def test_gradient_rules_that_only_reverse_mode_knows_are_followed(name, mode, method):
     net = ZOO[name]
 

@@ -76,6 +76,7 @@ PRODUCT = [
 
 
 @pytest.mark.parametrize("case", _rotation(), ids=str)
+@pytest.mark.sampled(6)
 def test_kernel_equals_the_oracle(case):
     case.check()
 

@@ -168,6 +168,7 @@ def test_every_verb_is_called():
 
 
 @pytest.mark.parametrize("name", CALLS)
+@pytest.mark.sampled(5)
 def test_errors_are_short_and_name_an_argument(name):
     assert misfits(name, HOSTILE) == []
 

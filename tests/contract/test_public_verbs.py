@@ -206,6 +206,7 @@ def test_the_table_has_every_public_verb():
 
 @pytest.mark.compiler
 @EVERY_VERB
+@pytest.mark.sampled(5)
 def test_jit_is_eager(name, x64):
     verb = TABLE[name]
     params, x = problem(dtype=jnp.float64)
@@ -222,6 +223,7 @@ def test_jit_is_eager(name, x64):
         for name in TABLE
     ],
 )
+@pytest.mark.sampled(5)
 def test_vmap_is_a_loop(name, x64):
     verb = TABLE[name]
     problems = [problem(seed, jnp.float64) for seed in (0, 1)]
@@ -245,6 +247,7 @@ def test_vmap_is_a_loop(name, x64):
 
 @pytest.mark.once
 @EVERY_VERB
+@pytest.mark.sampled(9)
 def test_dtype_is_kept(name, dtype):
     for leaf in jax.tree.leaves(TABLE[name].call(*problem(dtype=dtype))):
         assert leaf.dtype == dtype
@@ -265,6 +268,7 @@ def test_kernels_are_symmetric_to_the_bit_and_positive_semidefinite(name):
 
 
 @pytest.mark.parametrize("name", [name for name in TABLE if TABLE[name].compiles])
+@pytest.mark.sampled(5)
 def test_second_call_neither_traces_nor_compiles(name, compiled):
     verb = TABLE[name]
     jax.clear_caches()

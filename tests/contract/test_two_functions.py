@@ -30,6 +30,7 @@ def test_kernel_of_a_network_and_its_outputs_in_another_order(name):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.sampled(2)
 def test_kernel_of_a_network_and_one_that_uses_it_twice(name):
     net = ZOO[name]
     other = lambda x: jnp.flip(x, axis=-1) if x.ndim > 1 else -x

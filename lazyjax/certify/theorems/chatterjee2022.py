@@ -251,7 +251,7 @@ def descent_theorem(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Point:
+class _CriterionPoint:
     """The criterion at one radius, by one block of the Jacobian."""
 
     radius: float
@@ -261,7 +261,7 @@ class _Point:
     margin: float
 
 
-def _points(bounds: LocalBounds, radius: float | None) -> list[_Point]:
+def _points(bounds: LocalBounds, radius: float | None) -> list[_CriterionPoint]:
     if radius is not None:
         check_positive("radius", radius)
     points = []
@@ -276,16 +276,16 @@ def _points(bounds: LocalBounds, radius: float | None) -> list[_Point]:
             alpha = (2.0 * (left * left)).low if left.low > 0 else 0.0
             has = interval(r) * r * alpha
             margin = _relative(4.0 * _loss(bounds), has)
-            points.append(_Point(r, sigma, constant, alpha, margin))
+            points.append(_CriterionPoint(r, sigma, constant, alpha, margin))
     return points
 
 
-class _Descent:
+class _DescentAttempt:
     """One attempt at gradient descent: a radius and an epsilon."""
 
     def __init__(
         self,
-        point: _Point,
+        point: _CriterionPoint,
         epsilon: float,
         learning_rate: float | None,
         loss: Interval,
@@ -303,8 +303,8 @@ class _Descent:
 
 
 def _best_descent(
-    bounds: LocalBounds, points: list[_Point], learning_rate: float | None
-) -> _Descent:
+    bounds: LocalBounds, points: list[_CriterionPoint], learning_rate: float | None
+) -> _DescentAttempt:
     """The attempt of the best rate, or else of the best margin."""
     # Plain floats choose it, by inequalities that leave room for their rounding.
     loss = _loss(bounds)
@@ -322,7 +322,7 @@ def _best_descent(
     holds &= rate > 0
     rank = np.where(holds, rate, -math.inf) if holds.any() else np.nan_to_num(has)
     row, column = np.unravel_index(np.argmax(rank), rank.shape)
-    return _Descent(
+    return _DescentAttempt(
         points[column], _EPSILONS[row], learning_rate, loss, smoothness[column]
     )
 
@@ -371,7 +371,9 @@ def _criterion_quantities(
     )
 
 
-def _bound_quantities(bounds: LocalBounds, point: _Point) -> tuple[Quantity, ...]:
+def _bound_quantities(
+    bounds: LocalBounds, point: _CriterionPoint
+) -> tuple[Quantity, ...]:
     return (
         Quantity.upper("residual", bounds.residual.high),
         Quantity.lower("sigma_min", point.sigma),

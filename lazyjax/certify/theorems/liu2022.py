@@ -91,16 +91,16 @@ def descent_theorem(bounds: LocalBounds) -> Certificate:
     )
 
 
-def _attempts(bounds: LocalBounds, block: JacobianBlock) -> list["_Attempt"]:
+def _attempts(bounds: LocalBounds, block: JacobianBlock) -> list["_BallAttempt"]:
     """Balls of all radii; none smaller than for the condition at the start would do."""
     sigma, residual = block.sigma_min, bounds.residual.high
     if not sigma > 0:
-        return [_Attempt(bounds, block, math.inf)]
+        return [_BallAttempt(bounds, block, math.inf)]
     shortest = 2 * max(bounds.jacobian_norm, sigma) * residual / sigma**2
-    return [_Attempt(bounds, block, shortest * float(step)) for step in _GRID]
+    return [_BallAttempt(bounds, block, shortest * float(step)) for step in _GRID]
 
 
-class _Attempt:
+class _BallAttempt:
     """The condition in a ball of one radius."""
 
     def __init__(

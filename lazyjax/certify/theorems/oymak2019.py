@@ -56,7 +56,7 @@ def descent_theorem(bounds: LocalBounds) -> Certificate:
         the paper).
     """
     attempts = [
-        _Attempt(bounds, block.sigma_min, block.lipschitz, share)
+        _ShareAttempt(bounds, block.sigma_min, block.lipschitz, share)
         for block in bounds.blocks
         for share in _SHARES
     ]
@@ -104,7 +104,7 @@ def descent_theorem(bounds: LocalBounds) -> Certificate:
     )
 
 
-class _Attempt:
+class _ShareAttempt:
     """The theorem with one share of the smallest singular value as alpha."""
 
     def __init__(

@@ -62,7 +62,9 @@ def flow_theorem(bounds: FlipBounds, *, radius: float | None = None) -> Certific
         other constants (not checked).
     """
     check_radius(radius)
-    best = _search(_Attempt(bounds, reach, None, None) for reach in _reaches(bounds))
+    best = _search(
+        _ReluAttempt(bounds, reach, None, None) for reach in _reaches(bounds)
+    )
     return _certificate(best, radius)
 
 
@@ -90,7 +92,7 @@ def descent_theorem(
     check_radius(radius)
     epsilons = _EPSILONS if learning_rate is None else (None,)
     best = _search(
-        _Attempt(bounds, reach, epsilon, learning_rate)
+        _ReluAttempt(bounds, reach, epsilon, learning_rate)
         for reach in _reaches(bounds)
         for epsilon in epsilons
     )
@@ -118,7 +120,7 @@ def _reaches(bounds: FlipBounds) -> list[tuple[float, float]]:
     return reaches
 
 
-class _Attempt:
+class _ReluAttempt:
     """The conditions for one radius of units and, for descent, one step size."""
 
     def __init__(
@@ -159,12 +161,12 @@ class _Attempt:
         return 1 - self.movement.high / self.reach
 
 
-def _search(attempts: Iterable[_Attempt]) -> _Attempt:
+def _search(attempts: Iterable[_ReluAttempt]) -> _ReluAttempt:
     """The fastest attempt that holds, else the one nearest to it."""
     return max(attempts, key=lambda a: (True, a.rate) if a.holds else (False, a.margin))
 
 
-def _certificate(best: _Attempt, radius: float | None) -> Certificate:
+def _certificate(best: _ReluAttempt, radius: float | None) -> Certificate:
     bounds = best.bounds
     name = "gradient descent" if best.is_descent else "gradient flow"
     gap = (
@@ -201,7 +203,7 @@ def _certificate(best: _Attempt, radius: float | None) -> Certificate:
     )
 
 
-def _quantities(best: _Attempt) -> tuple[Quantity, ...]:
+def _quantities(best: _ReluAttempt) -> tuple[Quantity, ...]:
     bounds = best.bounds
     return (
         *start_quantities(bounds.residual, bounds.sigma_min, bounds.jacobian_norm),

@@ -57,8 +57,10 @@ def run(
     x64: X64 = False,
 ) -> None:
     """Compute a Gram matrix: prints the plan, and shows tiles per second and time left."""
+    from lazyjax.grams.tile_files import holds_tiles
+
     with bad_usage("--path"):
-        if (path / "zarr.json").exists() and not plan:
+        if not plan and holds_tiles(path):
             raise ValueError(
                 f"{path} holds a Gram matrix already. `lazyjax gram resume` with the "
                 "same arguments goes on with it; or choose another folder."
@@ -77,8 +79,10 @@ def resume(
     x64: X64 = False,
 ) -> None:
     """Go on with a matrix that was cut short, by the same options; or mend one."""
+    from lazyjax.grams.tile_files import holds_tiles
+
     with bad_usage("--path"):
-        if not (path / "zarr.json").exists():
+        if not holds_tiles(path):
             raise ValueError(f"{path} holds no Gram matrix.")
     _compute(factory, data, path, outputs, memory, tile, x64, resume=True, plan=False)
 

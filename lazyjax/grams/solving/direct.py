@@ -204,12 +204,14 @@ def factorize(
             found, jitter = _by_cholesky(_with_diagonal(array, more)), more
         if not bool(is_regular(found)):
             found, jitter = _by_eigenvectors(array), 0.0
-            check_semidefinite(
-                "kernel",
-                asymmetry=asymmetry,
-                smallest=found.smallest.value - ridge,
-                scale=scale,
-            )
+        # Of Cholesky's factor, the estimate is never below the eigenvalue. A large ridge
+        # leaves rounding of its own in it.
+        check_semidefinite(
+            "kernel",
+            asymmetry=asymmetry,
+            smallest=found.smallest.value - (ridge + jitter),
+            scale=jnp.maximum(scale, ridge + jitter),
+        )
     num_dropped = int(np.sum(found.is_dropped))
     rung: Rung = "pseudo-inverse" if num_dropped else "eigenvectors"
     largest = float(found.largest.value)
@@ -240,7 +242,7 @@ def _with_diagonal(matrix: Array, number: int | float) -> Array:
 
 def _dense(kernel: Any) -> np.ndarray:
     if isinstance(kernel, GramStore):
-        assert kernel.flat_shape  # it refuses what is no matrix
+        _ = kernel.flat_shape  # refuses what is no matrix
         kernel = np.asarray(gram_matrix(kernel.to_array()))
     check_floating("kernel", kernel)
     check_finite("kernel", kernel)

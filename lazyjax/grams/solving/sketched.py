@@ -305,7 +305,7 @@ def _of_gradients(
         return scale * gradients[:, :, chosen]
     # As many parameters for each feature, which saves the scattered sums.
     per_feature = math.ceil(num_params / number)
-    gradients *= jax.random.rademacher(signs, (num_params,), dtype)
+    gradients *= jax.random.rademacher(signs, (1, 1, num_params), dtype)
     padding = per_feature * number - num_params
     gradients = jnp.pad(gradients, ((0, 0), (0, 0), (0, padding)))
     shuffled = gradients[:, :, jax.random.permutation(order, per_feature * number)]

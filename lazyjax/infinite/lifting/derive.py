@@ -1,5 +1,6 @@
 """Networks taken apart into steps whose infinite-width limits are known."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -36,6 +37,7 @@ from lazyjax.jaxpr.equations import (
     evaluate,
     live_equations,
     opened,
+    scan_counts,
     source_lines,
 )
 from lazyjax.jaxpr.labels import FIXED, UNKNOWN, EquationPair, Label, Rows
@@ -57,7 +59,6 @@ _REASONS = {
     "gather": "reads hidden values or parameters at places",
     "reduce_max": "takes the largest of hidden values (as softmax does)",
     "reduce_window_max": "takes the largest of hidden values (max pooling)",
-    "scan": "is a loop over layers or time",
     "while": "is a loop",
 }
 
@@ -215,6 +216,8 @@ class _Lifter:
                 check_custom_derivative(eqn, operands, jaxprs[0].debug_info)
                 called_by = here._replace(name=eqn.params.get("name", ""))
                 return self.walk(inner, operands, labels, called_by)
+            if eqn.primitive.name == "scan" and not eqn.effects:
+                return self.loop(eqns, operands, labels, here)
             if eqn.effects:
                 raise RefusalError("has side effects")
             if eqn.primitive.name == "optimization_barrier":
@@ -231,6 +234,38 @@ class _Lifter:
         except (RefusalError, AxesError) as refusal:
             named: Operation = getattr(refusal, "operation", None) or here
             raise _refusal(named.name, named.place, str(refusal)) from None
+
+    def loop(
+        self,
+        eqns: tuple[jex.JaxprEqn, jex.JaxprEqn],
+        operands: Sequence[Value],
+        labels: Sequence[Label],
+        caller: Operation,
+    ) -> list[tuple[Value, Label]]:
+        """Last carries of a loop over parameters and constants, layer by layer."""
+        num_consts, num_carry = scan_counts(eqns[0])
+        require(all(scan_counts(eqn) == (num_consts, num_carry) for eqn in eqns))
+        require(len({eqn.params["length"] for eqn in eqns}) == 1)
+        start, length = num_consts + num_carry, eqns[0].params["length"]
+        if len(eqns[0].outvars) > num_carry:
+            raise RefusalError("is a loop that keeps something of every step")
+        scanned = operands[start:]
+        is_over_layers = all(isinstance(o, Weight | Constant) for o in scanned)
+        if not is_over_layers or any(label is not FIXED for label in labels[start:]):
+            raise RefusalError("is a loop over pixels, time or examples")
+        jaxprs = [eqn.params["jaxpr"] for eqn in eqns]
+        consts = operands[:num_consts]
+        carry = list(
+            zip(operands[num_consts:start], labels[num_consts:start], strict=True)
+        )
+        steps = range(length)
+        for step in reversed(steps) if eqns[0].params["reverse"] else steps:
+            layer = [_at(value, step) for value in scanned]
+            inputs = [*consts, *(value for value, _ in carry), *layer]
+            kinds = [*labels[:num_consts], *(label for _, label in carry)]
+            kinds += labels[start:]
+            carry = self.walk(jaxprs, inputs, kinds, caller)
+        return carry
 
     def function_of_input(
         self, pair: EquationPair, operands: list[Any], debug_info: Any
@@ -279,6 +314,15 @@ def _read(atom: Any, values: dict[Any, Value]) -> Value:
         value = np.asarray(atom.val, aval_of(atom).dtype)
         return Constant((value, value))
     return values[atom]
+
+
+def _at(value: Value, step: int) -> Value:
+    """What a loop reads at one of its steps."""
+    if isinstance(value, Weight):
+        return dataclasses.replace(value, entries=value.entries[step])
+    assert isinstance(value, Constant)
+    first, second = (None if a is None else np.asarray(a[step]) for a in value.values)
+    return Constant((first, second))
 
 
 def _inner(eqn: jex.JaxprEqn) -> Any | None:

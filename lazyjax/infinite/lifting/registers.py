@@ -12,7 +12,14 @@ from lazyjax.activations.breakpoints import TooManyBreaksError
 from lazyjax.infinite.lifting.axes import Axes, sizes
 from lazyjax.infinite.lifting.functions import Elementwise, Recognized, recognize
 from lazyjax.infinite.lifting.pixels import PixelMap
-from lazyjax.infinite.lifting.steps import Activate, Combine, Detach, MapPixels, Step
+from lazyjax.infinite.lifting.steps import (
+    Activate,
+    Combine,
+    Detach,
+    MapPixels,
+    Multiply,
+    Step,
+)
 from lazyjax.infinite.lifting.values import Hidden, Operation, RefusalError
 
 
@@ -141,7 +148,7 @@ class Registers:
         info = self.infos[register]
         if not info.is_gaussian:
             raise RefusalError(
-                "applies a nonlinear function to a sum or mean of activations, which "
+                "applies a nonlinear function to a sum, mean or product of activations, which "
                 "is not Gaussian"
             )
         if info.is_zero:
@@ -162,6 +169,21 @@ class Registers:
                 if len(ratios) == 1:
                     return ratios.pop()
         return None
+
+    def product(self, values: Sequence[Hidden]) -> Hidden | None:
+        """Product of two values, unit by unit, if they are independent."""
+        first, second = map(self.of, values)
+        infos = self.infos[first], self.infos[second]
+        if infos[0].sites & infos[1].sites:
+            return None
+        info = RegisterInfo(
+            sites=infos[0].sites | infos[1].sites,
+            is_gaussian=False,
+            is_zero=infos[0].is_zero or infos[1].is_zero,
+            units=self.same_units([first, second]),
+        )
+        register = self.add(Multiply(first, second), info)
+        return Hidden(values[0].axes, ((register, 1.0),))
 
     def map_pixels(
         self, value: Hidden, axes: Axes, fn: Callable[[Array], Array]

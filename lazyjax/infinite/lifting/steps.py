@@ -73,6 +73,14 @@ class Combine:
 
 
 @dataclasses.dataclass(frozen=True)
+class Multiply:
+    """A product of two independent registers, unit by unit."""
+
+    first: int
+    second: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Activate:
     """An elementwise function, times a factor, of a Gaussian value."""
 
@@ -89,7 +97,15 @@ class Detach:
 
 
 Step: TypeAlias = (
-    Moments | Weigh | Bias | MapPairs | MapPixels | Combine | Activate | Detach
+    Moments
+    | Weigh
+    | Bias
+    | MapPairs
+    | MapPixels
+    | Combine
+    | Multiply
+    | Activate
+    | Detach
 )
 
 
@@ -126,6 +142,8 @@ class LiftedNetwork:
                 return self.has_mean(source)
             case Combine(terms=terms):
                 return any(self.has_mean(source) for source, _ in terms)
+            case Multiply(first=first, second=second):
+                return self.has_mean(first) and self.has_mean(second)
         return False
 
 
@@ -165,6 +183,9 @@ def precompute(program: LiftedNetwork, x: Float[Array, "*d"]) -> Precomputed:
             case Combine(terms=terms):
                 parts = [(c, mean(source)) for source, c in terms]
                 return sum((c * m for c, m in parts if m is not None), jnp.zeros(()))
+            case Multiply(first=first, second=second):
+                one, two = mean(first), mean(second)
+                return None if one is None or two is None else one * two
         return None
 
     for number, step in enumerate(program.steps):
@@ -230,6 +251,8 @@ def _run(
             return registers[step.source].map(lambda a: step.map(step.map(a).T).T)
         case Combine():
             return _combined(program, step, registers, inputs)
+        case Multiply():
+            return layers.multiply(registers[step.first], registers[step.second])
         case Activate():
             return layers.activate(
                 registers[step.source],

@@ -63,6 +63,10 @@ def elementwise(
             return found
     if name in ("add", "add_any", "sub") and len(hidden) == 2:
         return _sum(context, eqn, hidden, -1.0 if name == "sub" else 1.0)
+    if name == "mul" and len(hidden) == 2 and not _same_argument(context, hidden):
+        product = context.registers.product(hidden)
+        if product is not None:
+            return product
     return _function(context, eqn, operands)
 
 
@@ -167,8 +171,8 @@ def _function(context: Context, eqn: jex.JaxprEqn, operands: Sequence[Value]) ->
             ratio = context.registers.ratio(operand, source)
         if ratio is None:
             raise RefusalError(
-                "is not linear in two hidden values at once, as gating, attention "
-                "and activations of sums of activations are not"
+                "is not linear in two hidden values that depend on each other, as "
+                "activations of sums of activations are not"
             )
         linear = Elementwise()
         if ratio != 1:

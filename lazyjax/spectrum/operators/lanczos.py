@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from lazyjax.spectrum.operators import LinearOperator
+from lazyjax.spectrum.operators.kinds import LinearOperator
 
 
 class Section(NamedTuple):
