@@ -29,6 +29,8 @@ from lazyjax.infinite import infinite_ntk
 from lazyjax.nets import Network
 from lazyjax.ntk import empirical_ntk
 
+# Without biases it would fit functions alone that double where examples do.
+_DEFAULT = Architecture(depth=2, b_std=0.1)
 # Arrays of the kernel's size that are held while it is factorized.
 _NUM_COPIES = 6
 # Of kernels on disk: rank of what preconditions.
@@ -93,7 +95,7 @@ class KernelEstimator(BaseEstimator):
 
     def _chosen_kernel(self, x: np.ndarray) -> Any:
         """The kernel, with parameters drawn if it is of a network."""
-        kernel = Architecture(depth=2) if self.kernel is None else self.kernel
+        kernel = _DEFAULT if self.kernel is None else self.kernel
         if isinstance(kernel, Network):
             seed = check_random_state(self.random_state).randint(2**31 - 1)
             with _precision_of(x):
@@ -140,7 +142,10 @@ class KernelEstimator(BaseEstimator):
             if isinstance(kernel, Architecture):
                 found: Any = infinite_ntk(kernel, x, y, memory=memory)
             elif isinstance(kernel, tuple):
-                found = empirical_ntk(*kernel, x, y, outputs="pseudo", memory=memory)
+                apply_fn, params = kernel
+                found = empirical_ntk(
+                    apply_fn, params, x, y, outputs="pseudo", memory=memory
+                )
             else:
                 found = kernel(x, x if y is None else y)
         shape = len(x), len(x if y is None else y)

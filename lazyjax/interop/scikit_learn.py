@@ -5,7 +5,7 @@
 They need scikit-learn: `pip install "lazyjax[estimators]"`.
 """
 
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 
@@ -14,7 +14,7 @@ try:
     from sklearn.preprocessing import LabelBinarizer
     from sklearn.utils.multiclass import check_classification_targets
 
-    from lazyjax.interop._kernel_estimator import KernelEstimator
+    from lazyjax.interop._kernel_estimator import KernelEstimator as _KernelEstimator
 except ImportError as error:
     raise ImportError(
         "`lazyjax.interop.scikit_learn` needs scikit-learn 1.6 or newer: "
@@ -22,7 +22,7 @@ except ImportError as error:
     ) from error
 
 
-class NTKRegressor(RegressorMixin, KernelEstimator):
+class NTKRegressor(RegressorMixin, _KernelEstimator):
     r"""Kernel ridge regression with a neural tangent kernel, or any other.
 
     Targets are centred. It is the mean of a Gaussian process with this covariance and
@@ -38,7 +38,7 @@ class NTKRegressor(RegressorMixin, KernelEstimator):
             a function `f(x1, x2)`, such as `functools.partial(infinite_nngp,
             architecture)` or that of neural-tangents with `get="ntk"`. Of networks of
             several outputs it is `outputs="pseudo"` of `empirical_ntk`. `None` means
-            `Architecture(depth=2)`.
+            `Architecture(depth=2, b_std=0.1)`.
         ridge: What is added to the diagonal of the kernel.
         scales_ridge: Whether `ridge` is in units of the mean of that diagonal.
         memory: Bytes that a kernel may take, such as "4GiB". A kernel of training examples
@@ -84,6 +84,12 @@ class NTKRegressor(RegressorMixin, KernelEstimator):
         self._fit(x, targets - self.y_mean_)
         return self
 
+    @overload
+    def predict(self, X: Any, return_std: Literal[False] = ...) -> np.ndarray: ...
+    @overload
+    def predict(
+        self, X: Any, return_std: Literal[True]
+    ) -> tuple[np.ndarray, np.ndarray]: ...
     def predict(
         self, X: Any, return_std: bool = False
     ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
@@ -121,7 +127,7 @@ class NTKRegressor(RegressorMixin, KernelEstimator):
         return tags
 
 
-class NTKClassifier(ClassifierMixin, KernelEstimator):
+class NTKClassifier(ClassifierMixin, _KernelEstimator):
     r"""Classification by kernel ridge regression on labels of 1 and -1, one for each class.
 
     Parameters, and attributes but for `y_mean_`, are those of `NTKRegressor`.
