@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
+import jax.numpy as jnp
 import numpy as np
 
 from lazyjax._brief import brief
@@ -14,7 +15,10 @@ from lazyjax._checks import (
     check_positive,
 )
 from lazyjax.files.results import Storable
-from lazyjax.grams.solving.preconditioners import nystrom_preconditioner, product
+from lazyjax.grams.solving.preconditioners import (
+    nystrom_preconditioner,
+    product_with,
+)
 from lazyjax.grams.store import GramStore
 from lazyjax.ntk import NTKOperator
 from lazyjax.progress import Progress, progress_reporter
@@ -117,10 +121,12 @@ def solve(
     check_positive("tolerance", tolerance)
     check_at_least("max_steps", max_steps, 1)
     check_at_least("rank", rank, 0)
-    invert = nystrom_preconditioner(matrix, min(rank, size), float(ridge))
+    multiply = product_with(matrix)
+    eps = float(jnp.finfo(matrix.dtype).eps)
+    invert = nystrom_preconditioner(multiply, size, min(rank, size), float(ridge), eps)
     with progress_reporter(progress, "solve") as report:
         return _conjugate_gradients(
-            lambda v: product(matrix, v) + ridge * v,
+            lambda v: multiply(v) + ridge * v,
             columns,
             invert,
             float(tolerance),
