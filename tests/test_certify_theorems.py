@@ -365,6 +365,7 @@ def test_only_a_linear_model_satisfies_the_inequality_everywhere(problem, x64):
 
 
 @pytest.mark.parametrize("case", ["cancelled", "underflowed", "exponent"])
+@pytest.mark.sampled(2)
 def test_a_gradient_that_only_rounding_makes_zero_refutes_nothing(problem, x64, case):
     x, y, _ = problem
     activation, scale = ("softplus" if case == "exponent" else "tanh"), 1.0

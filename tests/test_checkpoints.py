@@ -143,7 +143,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(4)
 def test_another_run_is_refused_with_what_differs(tmp_path, monkeypatch, name):
     changes, before, message = CHANGES[name]
     # Nothing needs to be trained for that: the run is kept as if it were.
@@ -277,6 +277,7 @@ def swept(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", SWEPT)
+@pytest.mark.sampled(5)
 def test_records_of_another_sweep_are_refused_with_what_differs(swept, name):
     changes, differing = SWEPT[name]
     folder, _ = swept

@@ -163,6 +163,7 @@ def test_hermite_polynomials_are_orthonormal_and_mehler_holds(x64: None) -> None
 
 
 @pytest.mark.parametrize("name", ["tanh", "elu", "sigmoid"])
+@pytest.mark.sampled(1)
 def test_error_of_series_is_within_its_bound(name: str, x64: None) -> None:
     rho = jnp.asarray([-0.99, -0.9, 0.5, 0.95, 0.999])
     q = jnp.full_like(rho, 4.0)
@@ -222,6 +223,7 @@ def test_comparison_notices_a_wrong_constant(x64: None) -> None:
 
 
 @pytest.mark.parametrize("name", ["erf", "leaky_relu", "sin"])
+@pytest.mark.sampled(2)
 def test_series_agrees_with_closed_forms(name: str, x64: None) -> None:
     # A lambda hides the name.
     q = [jnp.asarray(a) for a in grid()]
@@ -281,6 +283,7 @@ def test_zero_variance_gives_the_values_at_zero(name: str, dtype: jnp.dtype) -> 
     [("relu", "float32"), ("relu", "float64"), ("softplus", "float32")],
     indirect=["dtype"],
 )
+@pytest.mark.sampled(2)
 def test_gradients_are_finite_at_equal_opposite_and_zero_arguments(
     name: str, dtype: jnp.dtype
 ) -> None:
@@ -294,6 +297,7 @@ def test_gradients_are_finite_at_equal_opposite_and_zero_arguments(
 
 
 @pytest.mark.parametrize("name", ["relu", "softplus"])
+@pytest.mark.sampled(1)
 def test_gradients_agree_with_finite_differences(name: str, x64: None) -> None:
     # Central differences of step 1e-5 are good to about 1e-9.
     q = [jnp.asarray(a) for a in (0.8, 0.3, 1.1)]

@@ -171,7 +171,7 @@ QUICK = ("hard_tanh", "step")
     "name",
     [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in FUNCTIONS],
 )
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 def test_moments_are_exact(name: str, derivative: bool, x64: None) -> None:
     assert_moments_are_exact(*FUNCTIONS[name], derivative)
 
@@ -320,6 +320,7 @@ PLACES = (0.37, -1.21, 2.05, 0.0)
         for c in PLACES
     ],
 )
+@pytest.mark.slow
 def test_errors_of_generic_pieces_are_not_far_above_their_estimate(
     name: str, c: float, x64: None
 ) -> None:
@@ -349,7 +350,7 @@ def test_errors_of_generic_pieces_are_not_far_above_their_estimate(
 
 @pytest.mark.parametrize("name", ["elu", "selu"])
 @pytest.mark.parametrize("single", [False, True])
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 def test_large_deviations_do_not_lose_accuracy(
     name: str, single: bool, x64: None
 ) -> None:

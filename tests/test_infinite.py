@@ -113,6 +113,7 @@ def test_kernels_agree_with_the_oracle(case: str, x64: None) -> None:
 
 
 @pytest.mark.parametrize("case", ["relu", "tanh", "standard"])
+@pytest.mark.sampled(2)
 def test_single_precision_kernels_agree_with_the_oracle(case: str) -> None:
     options, width = CASES[case]
     architecture = Architecture(**options)
@@ -171,6 +172,7 @@ def test_deep_relu_kernels_have_their_known_values(rho: float, x64: None) -> Non
         ("tanh", 2.53617543, (0.487893, 0.458655, 0.430638), 1.177807),
     ],
 )
+@pytest.mark.sampled(1)
 def test_last_hidden_layer_kernels_of_du_et_al_2019b_have_their_known_values(
     name: str,
     c_sigma: float,
@@ -245,7 +247,7 @@ def test_mean_kernel_of_finite_networks_is_the_infinite_one(
 
 @pytest.mark.compiler
 @pytest.mark.parametrize("name", ["relu", "tanh"])
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 def test_kernel_of_one_batch_is_symmetric_and_positive_semidefinite(
     name: str, dtype: jnp.dtype
 ) -> None:
@@ -262,6 +264,7 @@ def test_kernel_of_one_batch_is_symmetric_and_positive_semidefinite(
 
 
 @pytest.mark.compiler
+@pytest.mark.sampled(1)
 def test_jit_agrees_with_eager(dtype: jnp.dtype) -> None:
     spec = Architecture(depth=2, b_std=0.1)
     x = inputs(5, 3, dtype=dtype)
@@ -332,7 +335,7 @@ def test_second_call_does_not_retrace() -> None:
 
 
 @pytest.mark.parametrize("is_same", [True, False])
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 def test_zero_and_equal_rows_give_no_nan_in_kernel_or_gradient(
     is_same: bool, dtype: jnp.dtype
 ) -> None:

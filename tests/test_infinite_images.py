@@ -262,7 +262,7 @@ def described(case: str) -> tuple[tuple[int, ...], Architecture]:
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(3)
 def test_kernels_agree_with_loops_over_pixels(case: str, x64: None) -> None:
     shape, spec = described(case)
     x = images(2, *shape)

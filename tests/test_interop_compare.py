@@ -216,7 +216,7 @@ def table() -> Iterator[dict[tuple[str, str], tuple[float, float]]]:
         for number, pair in enumerate(COMBINATIONS)
     ],
 )
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(3)
 def test_kernels_agree_on_every_combination(
     network: str, activation: str, table: dict[tuple[str, str], tuple[float, float]]
 ) -> None:
@@ -240,7 +240,7 @@ def test_kernels_of_one_batch_agree() -> None:
 
 @pytest.mark.parametrize("trained", sorted({*get_args(Trained)} - {"all"}))
 @pytest.mark.parametrize("parameterization", ["mup", "standard"])
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 def test_kernels_agree_for_every_parameterization_and_choice_of_layers(
     parameterization: str, trained: str
 ) -> None:
@@ -283,7 +283,7 @@ CHANGES: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("network", "change"), CHANGES)
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(3)
 def test_any_change_on_one_side_is_seen(
     network: str, change: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

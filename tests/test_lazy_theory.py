@@ -119,6 +119,7 @@ def gaps_by_width():
     return jnp.array(widths, float), gap.reshape(shape), drift.reshape(shape)
 
 
+@pytest.mark.slow
 def test_gap_and_drift_fall_with_width_at_least_like_its_root():
     widths, gap, drift = gaps_by_width()
     for quantity, values in {"linearization_gap": gap, "ntk_drift": drift}.items():

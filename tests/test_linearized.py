@@ -269,6 +269,7 @@ def test_duplicate_examples_end_at_the_mean_of_their_targets(dtype):
 
 @pytest.mark.filterwarnings("ignore::lazyjax.linalg.SingularKernelWarning")
 @pytest.mark.parametrize("name", ["zero", "rank one", "hilbert", "low rank"])
+@pytest.mark.sampled(1)
 def test_ill_conditioned_kernels_never_give_nan(dtype, name):
     n = 12
     rng = np.random.default_rng(0)

@@ -104,6 +104,7 @@ def oracle_linear(arrays, friction, ridge, time):
 
 @pytest.mark.parametrize("ridge", [0.0, 0.3])
 @pytest.mark.parametrize("friction", [0.0, 0.4, 6.0])
+@pytest.mark.sampled(1)
 def test_linear_flow_is_one_matrix_exponential(dtype, friction, ridge):
     arrays = kernel_problem()
     ntk, y, f0, cross, f0_test = (array.astype(dtype) for array in arrays)

@@ -153,6 +153,7 @@ def numpy_vit(weights, x, *, depth, patch, heads):
 
 
 @pytest.mark.parametrize("case", ["vgg11", "resnet18", "vit"])
+@pytest.mark.sampled(2)
 def test_networks_compute_their_formulas(x64, case):
     numpy_forward = {
         "vgg11": numpy_vgg11,
@@ -172,6 +173,7 @@ def test_networks_compute_their_formulas(x64, case):
         for case in SMALL
     ],
 )
+@pytest.mark.slow
 def test_parameterizations_are_one_function_at_the_start(x64, case):
     """Keys are the same, so that the weights are, but for the root of mup's width."""
     outputs = {}
@@ -186,6 +188,7 @@ def test_parameterizations_are_one_function_at_the_start(x64, case):
 
 
 @pytest.mark.parametrize("network", [vgg11, resnet18])
+@pytest.mark.sampled(1)
 def test_start_is_that_of_he(network):
     """Every kernel has mean 0 and variance 2 / fan-in."""
     net = network(width=8, parameterization="standard")
@@ -199,7 +202,7 @@ def test_start_is_that_of_he(network):
 
 
 @pytest.mark.parametrize("case", SMALL)
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 def test_outputs_and_gradients_at_the_start_are_of_order_one(case):
     net = SMALL[case](width=8)
     data = lazyjax.data.digits(8, classes="parity")
@@ -220,7 +223,7 @@ def test_outputs_and_gradients_at_the_start_are_of_order_one(case):
 
 
 @pytest.mark.parametrize("case", SMALL)
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 def test_symmetrized_networks_start_at_zero(case):
     net = SMALL[case](width=4, symmetrized=True, num_outputs=2)
     x = jnp.asarray(IMAGES, jnp.float32)
@@ -306,6 +309,7 @@ def test_wide_vgg11_with_means_has_the_kernel_of_its_limit(x64, parameterization
     assert float(jnp.max(sem / limit)) < 0.15
 
 
+@pytest.mark.slow
 def test_uniform_channels_would_have_another_kernel():
     net = SMALL["vgg11, average"](width=12, parameterization="standard")
     uniform = lazyjax.Architecture(

@@ -119,7 +119,7 @@ CONDITIONS = [1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8]
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("condition", [1e2, 1e5, 1e6, 1e8])
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(2)
 def test_single_precision_errs_by_ten_eps_condition(kind, condition):
     if kind == "two levels" and condition == 1e8:
         pytest.skip("rounding of the entries makes it indefinite")
@@ -209,6 +209,7 @@ def check_nullity(kind: str, size: int, dtype: jnp.dtype) -> None:
 
 
 @pytest.mark.parametrize("kind", SINGULAR)
+@pytest.mark.sampled(2)
 def test_singular_matrices_are_recognized(kind, dtype):
     check_nullity(kind, 60, dtype)
 
@@ -233,7 +234,7 @@ def repeated(dtype: jnp.dtype) -> tuple[Grams, np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("gap", [0.0, 1.0])
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 def test_repeated_inputs_are_fitted_by_least_squares(dtype, gap):
     grams, targets, merge = repeated(dtype)
     y = merge @ targets
@@ -293,6 +294,7 @@ def mean_at(train, cross, y, noise_sq):
 
 
 @pytest.mark.parametrize("is_singular", [False, True])
+@pytest.mark.sampled(1)
 def test_derivatives_are_those_of_the_formulas(x64, is_singular):
     train, cross, y = regular_problem()
     direction, d_y = np.random.default_rng(4).normal(size=(2, 6, 6))

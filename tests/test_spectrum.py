@@ -294,6 +294,7 @@ def test_subspace_angles_are_scipys():
 
 @pytest.mark.once
 @pytest.mark.parametrize("shape", [(1500, 500), (800, 800), (300, 1200)])
+@pytest.mark.sampled(2)
 def test_gaussian_matrices_have_the_marchenko_pastur_bulk(shape):
     matrix = 0.3 * np.random.default_rng(0).normal(size=shape)
     found = spectrum.weights({"w": matrix})["w"]
@@ -330,6 +331,7 @@ def test_spikes_beyond_the_bulk_are_counted():
 
 @pytest.mark.once
 @pytest.mark.parametrize("exponent", [1.8, 2.5, 3.5])
+@pytest.mark.sampled(1)
 def test_exponents_of_pareto_samples_are_recovered(exponent):
     sample = 1 + np.random.default_rng(1).pareto(exponent - 1, size=3000)
     found = spectrum.power_law(sample, num_bootstrap=20)
@@ -348,6 +350,7 @@ def test_exponents_of_pareto_samples_are_recovered(exponent):
 
 @pytest.mark.once
 @pytest.mark.parametrize("mu", [1.0, 1.5])
+@pytest.mark.sampled(1)
 def test_exponents_of_heavy_tailed_matrices_are_recovered(mu):
     """Entries with tails mu below 2 give eigenvalues the density exponent 1 + mu / 2."""
     generator = np.random.default_rng(0)

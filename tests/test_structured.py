@@ -176,7 +176,7 @@ SITES = {
 
 
 @pytest.mark.parametrize("name", SITES)
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(3)
 def test_structured_kernel_is_the_naive_one(name, x64):
     network, params, x1, x2 = problem(name)
 

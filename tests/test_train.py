@@ -72,6 +72,7 @@ def test_gradient_descent_equals_hand_written_descent(dtype, n, k):
     assert losses[-1] < 0.5 * losses[0]  # the comparison is of a run that moves
 
 
+@pytest.mark.sampled(1)
 def test_linear_model_follows_its_closed_form_at_every_step(dtype):
     params, x, y = linear_problem(dtype)
     steps = np.arange(31)

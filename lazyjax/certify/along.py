@@ -24,7 +24,7 @@ from lazyjax.dynamics.losses import square_loss
 from lazyjax.dynamics.training.arguments import checked_steps
 from lazyjax.dynamics.training.trajectory import Trajectory, Waypoint
 from lazyjax.files.results import Storable
-from lazyjax.files.tables import STEP, Labelled, Tabular
+from lazyjax.files.tables import STEP, LabelledArrays, Tabular
 from lazyjax.nets import Network
 from lazyjax.typing import AnyArray, ApplyFn, LossFn, Params
 
@@ -85,10 +85,10 @@ class TrainingCertificates(Tabular, Storable):
         held = (i for i, found in enumerate(self.certificates) if found.is_certified)
         return next(held, None)
 
-    def _labelled(self) -> Labelled:
+    def _labelled(self) -> LabelledArrays:
         certified = np.array([found.is_certified for found in self.certificates])
         columns = {"loss": self.loss, "margin": self.margin, "certified": certified}
-        return Labelled(
+        return LabelledArrays(
             labels={STEP: self.steps},
             arrays={name: ((STEP,), array) for name, array in columns.items()},
         )

@@ -25,7 +25,7 @@ from lazyjax.files.writing import check_file, write_file, write_files
 
 if TYPE_CHECKING:
     from lazyjax.experiments import PlannedRun, Result
-    from lazyjax.report import Section
+    from lazyjax.report import ExperimentSection
 
 
 def run_one(
@@ -143,15 +143,15 @@ def _show(result: "Result") -> None:
 
 def _finished(
     picture: Path, numbers: Path, settings: dict[str, Any]
-) -> "Section | None":
+) -> "ExperimentSection | None":
     """What was written, if it is of these settings, and whole."""
-    from lazyjax.report import Section
+    from lazyjax.report import ExperimentSection
 
     try:
         summary = json.loads(numbers.read_text())
         if summary["settings"] != settings:
             return None
-        return Section(summary, picture.read_bytes())
+        return ExperimentSection(summary, picture.read_bytes())
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -22,7 +22,7 @@ STEP, OBSERVED = "step", "observed_at"
 _TAKEN = ("loss", STEP, "stopped_at", "diverged_at", "is_solved", "status", "num_steps")
 
 
-class Labelled(NamedTuple):
+class LabelledArrays(NamedTuple):
     """Arrays whose axes have names, and labels along some of them.
 
     Attributes:
@@ -38,7 +38,7 @@ class Tabular(abc.ABC):
     """Base of results that are tables of numbers too."""
 
     @abc.abstractmethod
-    def _labelled(self) -> Labelled:
+    def _labelled(self) -> LabelledArrays:
         """The arrays of the result."""
 
     def to_pandas(self) -> "pd.DataFrame":

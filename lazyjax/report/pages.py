@@ -33,7 +33,7 @@ code, pre { font-size: 13px; overflow-x: auto; }
 _KINDS = {"reproduced": "good", "not reproduced": "bad"}
 
 
-class Section(NamedTuple):
+class ExperimentSection(NamedTuple):
     """One experiment on a page.
 
     Attributes:
@@ -46,7 +46,10 @@ class Section(NamedTuple):
 
 
 def page_bytes(
-    sections: Sequence[Section], *, command: str, environment: Mapping[str, str]
+    sections: Sequence[ExperimentSection],
+    *,
+    command: str,
+    environment: Mapping[str, str],
 ) -> bytes:
     """A page of HTML with figures, tables and verdicts, which needs no other file.
 
@@ -95,7 +98,7 @@ def page_bytes(
     ).encode()
 
 
-def _section(section: Section) -> str:
+def _section(section: ExperimentSection) -> str:
     summary = {
         name: html.escape(str(summary))
         for name, summary in section.summary.items()

@@ -19,7 +19,7 @@ from lazyjax.spectrum.operators import (
     eigh,
     resolved,
 )
-from lazyjax.spectrum.operators.lanczos import Section, lanczos
+from lazyjax.spectrum.operators.lanczos import KrylovSection, lanczos
 
 
 class Extremes(NamedTuple):
@@ -164,7 +164,7 @@ def _of_matrix(matrix: Float[Array, "m m"]) -> Extremes:
 
 
 def _with_residual(
-    operator: LinearOperator, section: Section, at: int
+    operator: LinearOperator, section: KrylovSection, at: int
 ) -> tuple[Array, Array]:
     """A Ritz value, and how far its vector is from an eigenvector, measured."""
     value = section.values[at]

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from lazyjax._brief import brief
 from lazyjax._checks import check_choice
 from lazyjax.files.results import Storable
-from lazyjax.files.tables import OBSERVED, STEP, Labelled, Tabular, observed
+from lazyjax.files.tables import OBSERVED, STEP, LabelledArrays, Tabular, observed
 from lazyjax.files.writing import check_file
 from lazyjax.sweeps.csv_files import Axes, Label, read_csv, write_csv
 from lazyjax.typing import Params
@@ -121,9 +121,9 @@ class Sweep(Tabular, Storable):
         num_diverged = int(np.sum(self.diverged_at >= 0))
         return {"shape": self.shape, "num_diverged": num_diverged}
 
-    def _labelled(self) -> Labelled:
+    def _labelled(self) -> LabelledArrays:
         axes, steps = tuple(self.axes), range(self.loss.shape[-1])
-        return Labelled(
+        return LabelledArrays(
             labels={**self.axes, STEP: steps, OBSERVED: self.observed_at},
             arrays={
                 "loss": ((*axes, STEP), self.loss),

@@ -28,7 +28,7 @@ from lazyjax.dynamics.ode import (
 from lazyjax.dynamics.problem import checked_problem, named_observers
 from lazyjax.dynamics.snapshot import Observer, Snapshot
 from lazyjax.files.results import Storable
-from lazyjax.files.tables import Labelled, Tabular, observed, on_host, run_axes
+from lazyjax.files.tables import LabelledArrays, Tabular, observed, on_host, run_axes
 from lazyjax.jaxpr.convolutions import with_quick_convolutions
 from lazyjax.progress import TIME, Listener, Progress, program_listener, tell
 from lazyjax.trees import tree_add
@@ -63,12 +63,12 @@ class Flow(SolverStatus, Tabular, Storable):
     def _headline(self) -> dict[str, Any]:
         return {"last_loss": self.loss[..., -1]}
 
-    def _labelled(self) -> Labelled:
+    def _labelled(self) -> LabelledArrays:
         runs = run_axes(self.loss.ndim - 1)
         sizes = dict(zip(runs, map(range, self.loss.shape), strict=False))
         times = on_host(self.times).reshape(-1, self.times.shape[-1])[0]
         axes = (*runs, "time")
-        return Labelled(
+        return LabelledArrays(
             labels={**sizes, "time": times},
             arrays={
                 "loss": (axes, on_host(self.loss)),

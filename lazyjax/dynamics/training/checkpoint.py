@@ -18,10 +18,10 @@ from lazyjax.dynamics.training.fingerprint import (
     versions,
 )
 from lazyjax.dynamics.training.loop import (
-    Problem,
     Segment,
     Settings,
     State,
+    TrainingProblem,
     initial_state,
 )
 from lazyjax.dynamics.training.segments import (
@@ -43,7 +43,7 @@ _SEEN = "observations/"
 
 
 def run_with_checkpoints(
-    problem: Problem,
+    problem: TrainingProblem,
     observed_at: np.ndarray,
     settings: Settings,
     *,
@@ -159,7 +159,7 @@ class RunFile:
 
 
 def fingerprint_of(
-    problem: Problem, observed_at: np.ndarray, settings: Settings, every: int
+    problem: TrainingProblem, observed_at: np.ndarray, settings: Settings, every: int
 ) -> dict[str, Any]:
     """What the result depends on, by argument of `train`, as JSON can hold it."""
     try:

@@ -47,7 +47,7 @@ class Settings:
     stops_early: bool
 
 
-class Problem(NamedTuple):
+class TrainingProblem(NamedTuple):
     """Arrays that do not change during a run.
 
     Attributes:
@@ -84,7 +84,7 @@ class State(NamedTuple):
     diverged_at: Int[Array, ""]
     stopped_loss: Float[Array, ""]
 
-    def after(self, problem: Problem, step: Array, loss: Array) -> "State":
+    def after(self, problem: TrainingProblem, step: Array, loss: Array) -> "State":
         """This state, with the loss at `step` known to the stop rules."""
         diverges = ~jnp.isfinite(loss) | (loss > problem.max_loss)
         is_new = (self.stopped_at < 0) & (diverges | (loss <= problem.target_loss))
@@ -117,7 +117,7 @@ class _Carry(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames="settings")
-def initial_state(problem: Problem, *, settings: Settings) -> State:
+def initial_state(problem: TrainingProblem, *, settings: Settings) -> State:
     """State at step 0."""
     never = jnp.full((), -1, jnp.int32)
     opt_state = settings.optimizer.init(problem.params)
@@ -128,7 +128,7 @@ def initial_state(problem: Problem, *, settings: Settings) -> State:
 @functools.partial(jax.jit, static_argnames=("settings", "sees_start", "sees_end"))
 @with_quick_convolutions
 def run_segment(
-    problem: Problem,
+    problem: TrainingProblem,
     state: State | None,
     start: Int[Array, ""],
     observed_at: Int[Array, "num_observed"],
@@ -250,7 +250,7 @@ def run_segment(
 
 
 def updated(
-    problem: Problem,
+    problem: TrainingProblem,
     state: State,
     step: Array,
     loss_at: Callable[[Params], Array],
@@ -277,7 +277,7 @@ def updated(
 class _Batches:
     """The loss as a function of parameters, on the examples of each step."""
 
-    def __init__(self, problem: Problem, settings: Settings) -> None:
+    def __init__(self, problem: TrainingProblem, settings: Settings) -> None:
         self.problem = problem
         self.settings = settings
         self.num_examples = num_rows(problem.x)

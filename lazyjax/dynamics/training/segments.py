@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from lazyjax.dynamics.training.loop import (
-    Problem,
     Segment,
     Settings,
     State,
+    TrainingProblem,
     run_segment,
 )
 from lazyjax.files.tables import OBSERVED, observed
@@ -24,7 +24,7 @@ Callback: TypeAlias = Callable[[int, Mapping[str, float]], None]
 
 
 def segment_from(
-    problem: Problem,
+    problem: TrainingProblem,
     state: State | None,
     start: int,
     stop: int,
@@ -94,7 +94,7 @@ class Record:
 
 
 def run_with_callback(
-    problem: Problem,
+    problem: TrainingProblem,
     observed_at: np.ndarray,
     settings: Settings,
     callback: Callback,

@@ -28,10 +28,10 @@ from lazyjax.dynamics.training.arguments import (
 from lazyjax.dynamics.training.checkpoint import RunFile, fingerprint_of
 from lazyjax.dynamics.training.fingerprint import tree_digest
 from lazyjax.dynamics.training.loop import (
-    Problem,
     Segment,
     Settings,
     State,
+    TrainingProblem,
     initial_state,
     updated,
 )
@@ -137,7 +137,7 @@ def train_on_batches(
         eval_batch_size=eval_batch_size,
         stops_early=target_loss is not None or max_loss is not None,
     )
-    problem = Problem(
+    problem = TrainingProblem(
         params=reader.params,
         x=x,
         y=y,
@@ -189,7 +189,7 @@ def train_on_batches(
     )
 
 
-def _loss_at(problem: Problem, settings: Settings) -> Callable[[Params], Array]:
+def _loss_at(problem: TrainingProblem, settings: Settings) -> Callable[[Params], Array]:
     x, y = problem.x, problem.y
     return lambda params: settings.loss_fn(settings.apply_fn(params, x), y)
 
@@ -197,7 +197,7 @@ def _loss_at(problem: Problem, settings: Settings) -> Callable[[Params], Array]:
 @functools.partial(jax.jit, static_argnames="settings", donate_argnames="state")
 @with_quick_convolutions
 def _step(
-    problem: Problem, state: State, step: Array, *, settings: Settings
+    problem: TrainingProblem, state: State, step: Array, *, settings: Settings
 ) -> tuple[State, Array]:
     loss_at = _loss_at(problem, settings)
     return updated(problem, state, step, loss_at, settings.optimizer)
@@ -205,7 +205,7 @@ def _step(
 
 @functools.partial(jax.jit, static_argnames="settings")
 def _last(
-    problem: Problem, state: State, step: Array, *, settings: Settings
+    problem: TrainingProblem, state: State, step: Array, *, settings: Settings
 ) -> tuple[State, Array]:
     loss = _loss_at(problem, settings)(state.params)
     return state.after(problem, step, loss), loss
@@ -224,7 +224,7 @@ def _call_back(
 class _Looks:
     """What observers saw, at one step after the other."""
 
-    def __init__(self, settings: Settings, problem: Problem) -> None:
+    def __init__(self, settings: Settings, problem: TrainingProblem) -> None:
         self.seen: list[dict[str, Any]] = []
         self._observers = settings.observers
         self._initial = Snapshot(
@@ -271,7 +271,7 @@ class _Kept:
         self,
         path: str | os.PathLike[str],
         every: int | None,
-        problem: Problem,
+        problem: TrainingProblem,
         observed_at: np.ndarray,
         settings: Settings,
         reader: BatchReader,

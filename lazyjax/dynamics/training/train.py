@@ -31,9 +31,9 @@ from lazyjax.dynamics.training.arguments import (
 )
 from lazyjax.dynamics.training.checkpoint import run_with_checkpoints
 from lazyjax.dynamics.training.loop import (
-    Problem,
     Sampling,
     Settings,
+    TrainingProblem,
     run_segment,
 )
 from lazyjax.dynamics.training.segments import Callback, run_with_callback
@@ -41,7 +41,7 @@ from lazyjax.files.results import Storable
 from lazyjax.files.tables import (
     OBSERVED,
     STEP,
-    Labelled,
+    LabelledArrays,
     Tabular,
     observed,
     on_host,
@@ -78,11 +78,11 @@ class Run(Tabular, Storable):
     def _headline(self) -> dict[str, Any]:
         return {"last_loss": self.loss[..., -1]}
 
-    def _labelled(self) -> Labelled:
+    def _labelled(self) -> LabelledArrays:
         runs = run_axes(self.loss.ndim - 1)
         sizes = dict(zip(runs, map(range, self.loss.shape), strict=False))
         steps = on_host(self.observed_at).reshape(-1, self.observed_at.shape[-1])[0]
-        return Labelled(
+        return LabelledArrays(
             labels={**sizes, STEP: range(self.loss.shape[-1]), OBSERVED: steps},
             arrays={
                 "loss": ((*runs, STEP), on_host(self.loss)),
@@ -271,7 +271,7 @@ def train(
         eval_batch_size=eval_batch_size,
         stops_early=target_loss is not None or max_loss is not None,
     )
-    problem = Problem(
+    problem = TrainingProblem(
         params=params,
         x=x,
         y=y,

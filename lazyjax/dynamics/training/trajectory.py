@@ -11,7 +11,7 @@ from lazyjax.callables.static import HashableCallable
 from lazyjax.dynamics.losses import square_loss
 from lazyjax.dynamics.problem import checked_problem
 from lazyjax.dynamics.training.arguments import as_limit, checked_optimizer
-from lazyjax.dynamics.training.loop import Problem, Settings, State
+from lazyjax.dynamics.training.loop import Settings, State, TrainingProblem
 from lazyjax.dynamics.training.segments import segment_from
 from lazyjax.typing import AnyArray, ApplyFn, Inputs, LossFn, Params
 
@@ -56,7 +56,7 @@ class Trajectory:
     ) -> None:
         optimizer = checked_optimizer(optimizer)
         params, x, y, loss_dtype = checked_problem(apply_fn, params, x, y, loss_fn)
-        self._problem = Problem(
+        self._problem = TrainingProblem(
             params=params,
             x=x,
             y=y,

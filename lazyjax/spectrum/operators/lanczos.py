@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Key
 from lazyjax.spectrum.operators.kinds import LinearOperator
 
 
-class Section(NamedTuple):
+class KrylovSection(NamedTuple):
     """An operator on a Krylov space.
 
     Attributes:
@@ -37,7 +37,9 @@ class Section(NamedTuple):
         return self.vectors[0] ** 2
 
 
-def lanczos(operator: LinearOperator, num_steps: int, key: Key[Array, ""]) -> Section:
+def lanczos(
+    operator: LinearOperator, num_steps: int, key: Key[Array, ""]
+) -> KrylovSection:
     """Section of an operator on the Krylov space of a random vector.
 
     Args:
@@ -68,7 +70,7 @@ def lanczos(operator: LinearOperator, num_steps: int, key: Key[Array, ""]) -> Se
     off = jnp.stack(off_diagonal)[:-1]
     section = jnp.diag(jnp.stack(diagonal)) + jnp.diag(off, 1) + jnp.diag(off, -1)
     values, vectors = jnp.linalg.eigh(section)
-    return Section(values, vectors, basis)
+    return KrylovSection(values, vectors, basis)
 
 
 @functools.partial(jax.jit, donate_argnums=0)
