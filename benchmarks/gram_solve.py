@@ -40,7 +40,7 @@ def digits(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     return x[chosen] + 0.2 * noise, targets, x[1500:], labels[1500:]
 
 
-def solved(kernel: Any, n: int, memory: str) -> dict[str, Any]:
+def solved(kernel: tuple[Any, Any], n: int, memory: str) -> dict[str, Any]:
     """One number of examples both ways."""
     x, y, x_test, labels = digits(n)
     scale = float(np.mean(lazyjax.ntk_diagonal(*kernel, x[:256])))
