@@ -30,7 +30,8 @@ RESIDUAL, DIFFERENCE = 3e-5, 1e-4
 
 def digits(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """So many noisy copies of 1,500 digits, their targets, and others without noise."""
-    x, labels = load_digits(return_X_y=True)
+    bundled: Any = load_digits(return_X_y=True)
+    x, labels = bundled
     rng = np.random.default_rng(0)
     order = rng.permutation(len(x))
     x, labels = (x[order] / 16).astype(np.float32), labels[order]
