@@ -1,6 +1,7 @@
 """The names that users may import: a name leaves or comes on purpose only."""
 
 import inspect
+import operator
 import pydoc
 import subprocess
 import sys
@@ -32,6 +33,16 @@ VERBS = [
     "taylor_expand",
     "train",
 ]
+# Functions of `lazyjax.forecast`.
+FORECASTS = [
+    "forecast.calibration",
+    "forecast.early_stopping",
+    "forecast.learnabilities",
+    "forecast.learning_curve",
+    "forecast.optimal_ridge",
+    "forecast.score",
+    "forecast.training_time",
+]
 TYPES = ["Architecture", "Network"]
 MODULES = [
     "certify",
@@ -56,6 +67,12 @@ def test_public_names_are_these():
 
 
 @pytest.mark.once
+def test_forecasts_are_those_listed():
+    members = inspect.getmembers(lazyjax.forecast, inspect.isfunction)
+    assert [f"forecast.{name}" for name, _ in members] == FORECASTS
+
+
+@pytest.mark.once
 def test_a_star_brings_all_of_them_in_a_fresh_process():
     program = "from lazyjax import *; print(*sorted(globals()))"
     names = subprocess.run(
@@ -71,9 +88,9 @@ def test_help_tells_of_every_verb():
     assert [name for name in VERBS if f"    {name}(" not in text] == []
 
 
-@pytest.mark.parametrize("name", VERBS)
+@pytest.mark.parametrize("name", VERBS + FORECASTS)
 def test_every_verb_says_what_it_returns_and_shows_an_example(name):
-    doc = inspect.getdoc(getattr(lazyjax, name))
+    doc = inspect.getdoc(operator.attrgetter(name)(lazyjax))
     assert doc is not None
     for section in ("Args:", "Returns:", "Raises:", "Example:"):
         assert section in doc, f"{name} lacks {section}"

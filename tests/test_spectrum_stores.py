@@ -10,6 +10,8 @@ import pytest
 import lazyjax
 from lazyjax import spectrum
 
+pytestmark = pytest.mark.once
+
 KEY = jax.random.key(0)
 NET = lazyjax.nets.mlp(width=16, activation="tanh", num_outputs=2, b_std=0.3)
 

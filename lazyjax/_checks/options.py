@@ -90,6 +90,20 @@ def check_positive(name: str, value: object) -> None:
         raise ValueError(f"`{name}` must be positive and finite; got {brief(value)}.")
 
 
+def check_number(name: str, value: object) -> None:
+    """Check that `value` is one real number, not an array of several."""
+    if np.ndim(known_numbers(name, value)):
+        raise ValueError(f"`{name}` must be one number; got {brief(value)}.")
+
+
+def check_instance(name: str, value: object, kind: type, maker: str) -> None:
+    """Check that `value` is a result of this kind, which `maker` returns."""
+    if not isinstance(value, kind):
+        raise TypeError(
+            f"`{name}` must be a `{kind.__name__}`, from `{maker}`; got {brief(value)}."
+        )
+
+
 def known_numbers(name: str, value: object) -> np.ndarray:
     """Real numbers as an array, empty where values are not known."""
     try:

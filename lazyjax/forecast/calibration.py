@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from lazyjax._brief import brief
+from lazyjax._checks import check_instance, check_number, known_numbers
 from lazyjax.dynamics import Linearized, Run
 from lazyjax.files.results import Storable
 
@@ -88,6 +90,7 @@ def calibration(
     Raises:
         ValueError: If `run` holds several runs, starts from another loss than `linear`,
             or a share is out of range.
+        TypeError: If `run` or `linear` is something else.
 
     Example:
         >>> import jax.numpy as jnp, lazyjax, optax
@@ -101,12 +104,17 @@ def calibration(
         >>> found.rows()[:2], found.worst < 1e-6
         ([['0.5', '1', '1', '1.00'], ['0.1', '2', '2', '1.00']], True)
     """
+    check_instance("run", run, Run, "lazyjax.train")
+    check_instance("linear", linear, Linearized, "lazyjax.linear_dynamics")
+    check_number("learning_rate", learning_rate)
+    check_number("momentum", momentum)
     measured = np.asarray(run.loss, np.float64)
     if measured.ndim != 1:
         raise ValueError(f"`run` must be one run; got losses of {measured.shape}.")
-    if not shares or not all(0 < share < 1 for share in shares):
+    wanted = known_numbers("shares", shares)
+    if wanted.ndim != 1 or not wanted.size or not np.all((wanted > 0) & (wanted < 1)):
         raise ValueError(
-            f"`shares` must be numbers between 0 and 1; got {tuple(shares)}."
+            f"`shares` must be numbers between 0 and 1; got {brief(shares)}."
         )
     steps = jnp.arange(len(measured))
     expected = np.asarray(
@@ -117,7 +125,7 @@ def calibration(
             "`linear` must start where `run` does, of the loss summed over examples; "
             f"got losses {expected[0]:.6g} and {measured[0]:.6g}."
         )
-    chosen = tuple(sorted(map(float, shares), reverse=True))
+    chosen = tuple(sorted(wanted.tolist(), reverse=True))
     return Calibration(
         forecast=expected,
         measured=measured,

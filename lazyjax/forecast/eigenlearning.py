@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from lazyjax._checks import check_at_least, check_nonnegative
-from lazyjax.forecast.modes import eigensystem
-from lazyjax.typing import AnyArray
+from lazyjax._checks import check_at_least
+from lazyjax.forecast.modes import check_strength, eigensystem
+from lazyjax.spectrum.operators import Kernel
 
 
 class Regression(NamedTuple):
@@ -74,7 +74,7 @@ def regression(
 
 
 def learnabilities(
-    kernel: Float[AnyArray, "m m"], *, size: int, ridge: float = 0.0
+    kernel: Kernel, *, size: int, ridge: float = 0.0
 ) -> Float[np.ndarray, " m"]:
     r"""How much of each eigenvector of a kernel regression on `size` examples learns.
 
@@ -105,6 +105,6 @@ def learnabilities(
         arXiv:2110.03922 (equations not checked).
     """
     check_at_least("size", size, 1)
-    check_nonnegative("ridge", ridge, infinity_allowed=False)
+    check_strength("ridge", ridge)
     values, _ = eigensystem(kernel)
     return regression(values / values.size, size, ridge).learnability[::-1]

@@ -56,12 +56,34 @@ def reading(of: Modes, mu: float) -> Reading:
     return Reading(kappa, learned, squared, unlearned)
 
 
-def reading_for(of: Modes, size: int, ridge: float) -> Reading:
-    """The same at the ridge which gives the effective ridge of a smaller training set.
+def num_shown(of: Modes, ridge: float) -> float:
+    r"""Number of training examples below which the sample shows what is learned.
+
+    Larger training sets have a smaller effective ridge than the sample has at any ridge.
+    With a ridge $\delta$ these are $m + \delta \operatorname{tr} K^{-1}$.
 
     Args:
         of: Modes of the sample.
-        size: Of the training set, smaller than the sample.
+        ridge: Added to the diagonal of the training kernel.
+
+    Returns:
+        The number; infinite if the kernel's features are far fewer than the examples, so
+        that these show them all.
+    """
+    positive, num_examples = of.values[of.values > 0], of.values.size
+    if positive.size <= num_examples // 2:
+        return np.inf
+    return num_examples + ridge * float(
+        np.sum(1 / np.maximum(of.values, positive[0])) if ridge else 0.0
+    )
+
+
+def reading_for(of: Modes, size: int, ridge: float) -> Reading:
+    """The same at the ridge which gives the effective ridge of another training set.
+
+    Args:
+        of: Modes of the sample.
+        size: Of the training set, below `num_shown`.
         ridge: Added to the diagonal of its kernel.
 
     Returns:
@@ -82,13 +104,15 @@ def reading_for(of: Modes, size: int, ridge: float) -> Reading:
         kappa, _ = _kappa(1 / (of.values + mu), mu)
         return float((mu - ridge) / kappa - num_left_out)
 
-    # (mu - ridge) / kappa is between 0 and m, and grows with mu.
+    # (mu - ridge) / kappa is below m, and grows with mu.
     scale = np.log(np.sum(of.values) + ridge)
     low, high = scale - 1, scale + 1
     while excess_at(low) > 0 and low > scale - 80:
         low -= 2
     while excess_at(high) < 0:
         high += 2
+    if excess_at(low) > 0:
+        return reading(of, float(np.exp(low)))
     found: Any = brentq(excess_at, low, high, xtol=1e-12)
     return reading(of, float(np.exp(found)))
 

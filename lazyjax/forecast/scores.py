@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float
 
+from lazyjax._checks import check_instance, known_numbers
 from lazyjax.files.results import Storable
 from lazyjax.forecast.curves import LearningCurve
 from lazyjax.typing import AnyArray
@@ -42,6 +43,7 @@ def score(curve: LearningCurve, measured: Float[AnyArray, " sizes"]) -> Score:
 
     Raises:
         ValueError: If there is not one positive number for each size.
+        TypeError: If `curve` is no learning curve, or `measured` no numbers.
 
     Example:
         >>> import numpy as np
@@ -51,7 +53,8 @@ def score(curve: LearningCurve, measured: Float[AnyArray, " sizes"]) -> Score:
         >>> round(forecast.score(curve, np.array([1.0, 1.25])).worst, 6)
         0.25
     """
-    errors = np.asarray(measured, np.float64)
+    check_instance("curve", curve, LearningCurve, "lazyjax.forecast.learning_curve")
+    errors = known_numbers("measured", measured)
     if errors.shape != (len(curve.sizes),) or not np.all(errors > 0):
         raise ValueError(
             f"`measured` must be {len(curve.sizes)} positive numbers, one for each of "

@@ -6,14 +6,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from lazyjax._checks import check_positive
+from lazyjax._checks import check_at_least, check_number, check_positive
 from lazyjax.files.results import Storable
 from lazyjax.forecast.modes import modes
+from lazyjax.spectrum.operators import Kernel
 from lazyjax.typing import AnyArray
 
 
 def training_time(
-    kernel: Float[AnyArray, "m m"], y: Float[AnyArray, "m k"], *, target: float
+    kernel: Kernel, y: Float[AnyArray, "m k"], *, target: float
 ) -> Float[np.ndarray, " k"]:
     r"""Time at which gradient flow has brought the error of each output down to `target`.
 
@@ -45,6 +46,7 @@ def training_time(
     """
     from scipy.optimize import brentq  # takes a while, which few need
 
+    check_number("target", target)
     check_positive("target", target)
     of = modes(kernel, y)
     rates = of.values
@@ -90,7 +92,7 @@ class EarlyStopping(Storable):
 
 
 def early_stopping(
-    kernel: Float[AnyArray, "m m"], y: Float[AnyArray, "m k"], *, num_times: int = 200
+    kernel: Kernel, y: Float[AnyArray, "m k"], *, num_times: int = 200
 ) -> EarlyStopping:
     r"""Time of gradient flow at which the error on new examples is expected to be least.
 
@@ -108,8 +110,10 @@ def early_stopping(
         The forecast.
 
     Raises:
-        ValueError: If shapes do not fit, something is not finite, or the kernel is zero.
-        TypeError: If an argument is not an array of floating-point numbers.
+        ValueError: If shapes do not fit, something is not finite, the kernel is zero, or
+            `num_times` is below 2.
+        TypeError: If an argument is not an array of floating-point numbers, or
+            `num_times` not an integer.
 
     Example:
         >>> import numpy as np
@@ -121,6 +125,7 @@ def early_stopping(
         >>> bool(stop.test_error[0] < stop.final_test_error[0])
         True
     """
+    check_at_least("num_times", num_times, 2)
     of = modes(kernel, y)
     rates = of.values
     positive = rates[rates > 0]

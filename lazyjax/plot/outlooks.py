@@ -15,7 +15,7 @@ from lazyjax.typing import AnyArray
 def learning_curve(
     axes: Axes, curve: LearningCurve, measured: Mapping[str, AnyArray] | None = None
 ) -> Axes:
-    """Forecast test error against the size of the training set.
+    """Forecast test error against the size of the training set, of networks dashed.
 
     Args:
         axes: Where to draw.
@@ -27,6 +27,9 @@ def learning_curve(
     """
     expected = np.sum(curve.test_error, axis=1)
     axes.plot(curve.sizes, expected, color="black", linewidth=1.6, label="forecast")
+    if curve.seed_variance is not None:
+        of_network = np.sum(curve.network_error, axis=1)
+        axes.plot(curve.sizes, of_network, "k--", linewidth=1.2, label="of one network")
     named = (measured or {}).items()
     for color, marker, (label, values) in zip(COLORS, MARKERS, named, strict=False):
         means_with_errors(axes, curve.sizes, values, color, marker, label)

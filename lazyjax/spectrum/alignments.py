@@ -277,7 +277,7 @@ def _in_memory(name: str, kernel: Kernel, max_dense: int) -> Float[Array, "n n"]
         return None
     operator = as_operator(name, kernel)
     if not isinstance(kernel, MatrixOnDisk | NTKOperator):
-        return formed(operator)
+        return jnp.asarray(formed(operator))
     every = slice(0, n)
     entries = pairs_of(name, kernel).entries(every, every)
     return jnp.asarray(entries, operator.dtype)

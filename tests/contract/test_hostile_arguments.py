@@ -1,6 +1,7 @@
 """No error of a public verb dumps what it was given, whatever that is."""
 
 import inspect
+import operator
 import tempfile
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from flax import nnx
 
 import lazyjax
-from tests.test_public_api import VERBS
+from tests.test_public_api import FORECASTS, VERBS
 
 pytestmark = [pytest.mark.once, pytest.mark.usefixtures("own_errors")]
 
@@ -35,6 +36,10 @@ LIFTED = {
 LIMIT = {"architecture": NET.architecture, "x1": X}
 PROBLEM = {"apply_fn": NET.apply, "params": PARAMS, "x": X, "y": X}
 
+LINEAR = {"ntk": np.eye(3, dtype=np.float32), "y": X, "f0": X}
+FORECAST = {"kernel": np.eye(3), "y": X}
+SGD = {"optimizer": optax.sgd(0.1), "num_steps": 2}
+
 # A call of each verb that works, before one of its arguments is replaced.
 CALLS: dict[str, dict[str, Any]] = {
     "empirical_nngp": KERNEL,
@@ -53,7 +58,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "infinite_ntk": LIMIT,
     "infinite_ntk_of": LIFTED,
     "layerwise_ntk": KERNEL,
-    "linear_dynamics": {"ntk": np.eye(3, dtype=np.float32), "y": X, "f0": X},
+    "linear_dynamics": LINEAR,
     "linearize": {"apply_fn": NET.apply, "params": PARAMS},
     "monte_carlo_ntk": {
         "apply_fn": NET.apply,
@@ -78,8 +83,21 @@ CALLS: dict[str, dict[str, Any]] = {
         "num_steps": 2,
     },
     "taylor_expand": {"apply_fn": NET.apply, "params": PARAMS, "order": 2},
-    "train": PROBLEM
-    | {"optimizer": optax.sgd(0.1), "num_steps": 2, "batch_size": 2, "key": KEY},
+    "train": PROBLEM | SGD | {"batch_size": 2, "key": KEY},
+    "forecast.calibration": {
+        "run": lazyjax.train(lambda w, x: w * x, jnp.ones(()), X, 2 * X, **SGD),
+        "linear": lazyjax.linear_dynamics(**LINEAR | {"y": 2 * X}),
+        "learning_rate": 0.1,
+    },
+    "forecast.early_stopping": FORECAST,
+    "forecast.learnabilities": {"kernel": np.eye(3), "size": 2},
+    "forecast.learning_curve": FORECAST | {"sizes": [2], "nngp": np.eye(3)},
+    "forecast.optimal_ridge": FORECAST | {"size": 2},
+    "forecast.score": {
+        "curve": lazyjax.forecast.learning_curve(**FORECAST, sizes=[2]),
+        "measured": np.ones(1),
+    },
+    "forecast.training_time": FORECAST | {"target": 0.5},
 }
 
 
@@ -146,7 +164,7 @@ FITTING = {
 
 def misfits(name: str, values: dict[str, Any]) -> list[str]:
     """Errors that are too long, or name no argument though no function was called."""
-    verb, found = getattr(lazyjax, name), []
+    verb, found = operator.attrgetter(name)(lazyjax), []
     verb(**CALLS[name])
     for argument in inspect.signature(verb).parameters:
         for kind, value in values.items():
@@ -164,7 +182,7 @@ def misfits(name: str, values: dict[str, Any]) -> list[str]:
 
 
 def test_every_verb_is_called():
-    assert sorted(CALLS) == sorted(VERBS)
+    assert sorted(CALLS) == sorted(VERBS + FORECASTS)
 
 
 @pytest.mark.parametrize("name", CALLS)

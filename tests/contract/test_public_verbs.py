@@ -13,7 +13,7 @@ import pytest
 
 import lazyjax
 from tests.helpers.compare import assert_close
-from tests.test_public_api import VERBS
+from tests.test_public_api import FORECASTS, VERBS
 
 NET = lazyjax.nets.mlp(width=6, depth=1, num_outputs=2, activation="tanh", b_std=0.5)
 NUM_TIMES_TRACED = 0
@@ -168,8 +168,8 @@ TABLE = {
     "gradient_flow": Verb(flowed),
 }
 # `ntk_plan` looks at shapes only; `sweep` and `gram` compile programs of their own, from
-# the host, and what `gram` returns is on disk.
-ON_THE_HOST = {"gram", "ntk_plan", "sweep"}
+# the host, and what `gram` returns is on disk. Forecasts are of NumPy, in float64.
+ON_THE_HOST = {"gram", "ntk_plan", "sweep", *FORECASTS}
 
 EVERY_VERB = pytest.mark.parametrize("name", TABLE)
 
@@ -201,7 +201,7 @@ def compiled(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[str
 
 
 def test_the_table_has_every_public_verb():
-    assert {*TABLE} | ON_THE_HOST == {*VERBS}
+    assert {*TABLE} | ON_THE_HOST == {*VERBS, *FORECASTS}
 
 
 @pytest.mark.compiler

@@ -144,7 +144,7 @@ class Simon2023Result:
         figure = plot.figure(width=4.6)
         measured = {
             "kernel regression": self.regression,
-            "networks": self.networks,
+            f"networks, fitted to {self.network_losses.max():.0e}": self.networks,
         }
         axes = figure.subplots()
         plot.learning_curve(axes, self.curve, measured)

@@ -163,7 +163,7 @@ def resolved(kernel: Kernel, max_dense: int) -> Float[Array, "m m"] | LinearOper
         operator = as_operator("kernel", kernel)
         if num_rows(operator) > max_dense:
             return operator
-        matrix = formed(kernel)
+        matrix = jnp.asarray(formed(kernel))
     check_finite("kernel", matrix)
     scale = frobenius_norm(matrix)
     check_semidefinite(
@@ -208,10 +208,14 @@ def as_operator(name: str, kernel: Kernel) -> LinearOperator:
     return kernel
 
 
-def formed(kernel: LinearOperator | MatrixOnDisk) -> Float[Array, "m m"]:
-    """The matrix of a small store or operator."""
+def formed(kernel: LinearOperator | MatrixOnDisk) -> Float[AnyArray, "m m"]:
+    """The matrix of a store, in its own precision, or of an operator."""
     if isinstance(kernel, MatrixOnDisk):
-        return gram_matrix(jnp.asarray(kernel[:, :]))
+        entries = kernel[:, :]
+        if entries.ndim == 2:
+            return entries
+        n, k = kernel.shape[0], kernel.shape[2]
+        return entries.transpose(0, 2, 1, 3).reshape(n * k, n * k)
     if isinstance(kernel, NTKOperator):
         return kernel.as_matrix()
     columns = jnp.eye(num_rows(kernel), dtype=kernel.dtype)
