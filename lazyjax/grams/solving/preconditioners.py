@@ -1,22 +1,17 @@
 """What conjugate gradients are preconditioned with: the large part of a Gram matrix."""
 
-from collections.abc import Callable
-from typing import Any
-
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from lazyjax.ntk import NTKOperator
+from lazyjax.grams.solving.products import Product
 
 
 def nystrom_preconditioner(
-    multiply: Callable[[np.ndarray], np.ndarray],
+    multiply: Product,
     size: int,
     rank: int,
     ridge: float,
     eps: float,
-) -> Callable[[np.ndarray], np.ndarray]:
+) -> Product:
     """The inverse of a low-rank approximation of `multiply`, plus the ridge."""
     if not rank:
         return lambda v: v
@@ -30,7 +25,7 @@ def nystrom_preconditioner(
 
 
 def _nystrom(
-    multiply: Callable[[np.ndarray], np.ndarray], size: int, rank: int, eps: float
+    multiply: Product, size: int, rank: int, eps: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Eigenvectors and eigenvalues of the randomized Nystrom approximation."""
     test = np.random.default_rng(0).normal(size=(size, rank))
@@ -45,14 +40,3 @@ def _nystrom(
     factor = image @ (vectors / roots)
     vectors, roots, _ = np.linalg.svd(factor, full_matrices=False)
     return vectors, np.maximum(roots**2 - shift, 0.0)
-
-
-def product_with(matrix: Any) -> Callable[[np.ndarray], np.ndarray]:
-    """A matrix, a store or an operator, times columns, in double precision."""
-    if isinstance(matrix, NTKOperator):
-        # Compiled once for all products; anew for each system, as functions may change.
-        program = jax.jit(lambda operator, v: operator @ v)
-        return lambda v: np.asarray(
-            program(matrix, jnp.asarray(v, matrix.dtype)), np.float64
-        )
-    return lambda v: np.asarray(matrix @ v, np.float64)
