@@ -1,5 +1,6 @@
 """The command for Gram matrices: run, resume, verify, info."""
 
+import jax
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -16,6 +17,10 @@ X = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
 
 def limit(x):
     return NET.architecture
+
+
+def network(x):
+    return NET.apply, NET.init(jax.random.key(0), x)
 
 
 def call(*arguments):
@@ -64,7 +69,8 @@ def test_a_matrix_is_planned_computed_checked_and_mended(tmp_path):
         ({"factory": "tests.test_gram_cli:X"}, "must be a function", 2),
         ({"--memory": "much"}, "Invalid value for --memory: `memory` must be", 2),
         ({"--outputs": "sum"}, "Invalid value for --outputs: `outputs` must be", 2),
-        ({"--outputs": "trace"}, "`outputs` is for", 1),
+        ({"--outputs": "trace"}, "Invalid value: `outputs` is for", 2),
+        ({"factory": "tests.test_gram_cli:network", "--outputs": "2"}, "in 0..1", 2),
         ({"--data": "nowhere.npz"}, "cannot be read", 2),
     ],
 )

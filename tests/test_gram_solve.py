@@ -73,6 +73,7 @@ def in_single_precision(params, x):
     return NET.apply(params, x)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("apply_fn", [NET.apply, in_single_precision])
 @pytest.mark.parametrize("tolerance", [1e-6, 1e-9])
 def test_residuals_of_operators_are_true_ones(apply_fn, tolerance):

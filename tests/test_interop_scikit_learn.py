@@ -141,6 +141,7 @@ def test_kernels_that_do_not_fit_into_memory_are_kept_on_disk():
         few.fit(X, LABELS)
 
 
+@pytest.mark.slow
 def test_labels_pipelines_searches_and_images():
     x, y = X[:, :2], np.where(X[:, 0] * X[:, 1] > 0, "same", "other")
     pipeline = make_pipeline(StandardScaler(), NTKClassifier(rbf))

@@ -32,7 +32,7 @@ from lazyjax.ntk import empirical_ntk
 # Without biases it would fit functions alone that double where examples do.
 _DEFAULT = Architecture(depth=2, b_std=0.1)
 # Arrays of the kernel's size that are held while it is factorized.
-_NUM_COPIES = 6
+_NUM_COPIES = 7
 # Of kernels on disk: rank of what preconditions.
 _RANK = 256
 # Examples of which one kernel is formed where its diagonal is all that is wanted.

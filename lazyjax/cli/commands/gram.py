@@ -147,7 +147,9 @@ def _compute(
             "resume": resume,
         }
         kernel = make(x1)
-        print(lazyjax.gram(kernel, x1, x2, **options, plan_only=True), flush=True)
+        with bad_usage():  # all that can be told before tiles are computed
+            planned = lazyjax.gram(kernel, x1, x2, **options, plan_only=True)
+        print(planned, flush=True)
         if plan:
             return
         with progress_shown() as report:
