@@ -80,6 +80,7 @@ def test_predictions_are_those_of_a_gaussian_process(scales_ridge):
     assert "Cholesky" in model.report_
 
 
+@pytest.mark.slow
 def test_limits_are_taken_from_the_architecture():
     ntk = functools.partial(lazyjax.infinite_ntk, NET.architecture)
     models = [NTKRegressor(kernel).fit(X, Y) for kernel in (NET.architecture, ntk)]
