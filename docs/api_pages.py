@@ -28,6 +28,7 @@ MODULES = (
     "lazyjax.interop.flax",
     "lazyjax.interop.equinox",
     "lazyjax.interop.neural_tangents",
+    "lazyjax.interop.scikit_learn",
 )
 
 

@@ -1,5 +1,6 @@
 """The command for Gram matrices: run, resume, verify, info."""
 
+import jax
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -16,6 +17,10 @@ X = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
 
 def limit(x):
     return NET.architecture
+
+
+def network(x):
+    return NET.apply, NET.init(jax.random.key(0), x)
 
 
 def call(*arguments):
@@ -45,8 +50,10 @@ def test_a_matrix_is_planned_computed_checked_and_mended(tmp_path):
     assert "holds a Gram matrix already. `lazyjax gram resume`" in told
     assert call("verify", path).exit_code == 0
     told = call("info", path).output
-    assert "tiles    6 of 6" in told
+    assert "tiles     6 of 6" in told
     assert "JAX" in told
+    names = {line.split()[0] for line in told.splitlines()}
+    assert names == {"matrix", "tiles", "versions", "platform", "kernel", "x1", "x2"}
     (path / "c" / "0" / "1").write_bytes(b"")
     found = call("verify", path)
     assert found.exit_code == 1
@@ -56,22 +63,24 @@ def test_a_matrix_is_planned_computed_checked_and_mended(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "message", "code"),
     [
-        ({"factory": "tests.nowhere:limit"}, "cannot be imported"),
-        ({"factory": "tests.test_gram_cli:X"}, "must be a function"),
-        ({"--memory": "much"}, "`memory` must be"),
-        ({"--outputs": "trace"}, "`outputs` is for"),
-        ({"--data": "nowhere.npz"}, "cannot be read"),
+        ({"factory": "tests.nowhere:limit"}, "cannot be imported", 2),
+        ({"factory": "tests.test_gram_cli:X"}, "must be a function", 2),
+        ({"--memory": "much"}, "Invalid value for --memory: `memory` must be", 2),
+        ({"--outputs": "sum"}, "Invalid value for --outputs: `outputs` must be", 2),
+        ({"--outputs": "trace"}, "Invalid value: `outputs` is for", 2),
+        ({"factory": "tests.test_gram_cli:network", "--outputs": "2"}, "in 0..1", 2),
+        ({"--data": "nowhere.npz"}, "cannot be read", 2),
     ],
 )
-def test_misuse_is_told_in_one_line(tmp_path, changes, message):
+def test_misuse_is_told_in_one_line(tmp_path, changes, message, code):
     data = tmp_path / "x.npz"
     np.savez(data, X=X)
     options = {"--data": data, "--path": tmp_path / "k"} | changes
     factory = options.pop("factory", "tests.test_gram_cli:limit")
     result = call("run", factory, *(part for pair in options.items() for part in pair))
-    assert result.exit_code in (1, 2)
+    assert result.exit_code == code
     assert message in " ".join(result.output.replace("│", " ").split())
     assert not (tmp_path / "k").exists()
 

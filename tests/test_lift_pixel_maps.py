@@ -30,7 +30,7 @@ def resized(size: int, other: int, method: str) -> np.ndarray:
         return np.asarray(jax.image.resize(jnp.eye(size), (other, size), method))
 
 
-MAPS = {
+MAPS: dict[str, tuple[Any, Any]] = {
     "matrices": (
         lambda h: jnp.einsum("nhwc,Hh,Ww->nHWc", h, ROWS, COLUMNS),
         (ROWS, COLUMNS),

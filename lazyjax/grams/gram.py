@@ -158,41 +158,6 @@ def gram(
         >>> store[1, :].tolist(), store.missing
         ([3.0, 1.0, 0.0], [])
     """
-    return computed(
-        kernel,
-        x1,
-        x2,
-        path=path,
-        outputs=outputs,
-        memory=memory,
-        tile=tile,
-        mesh=mesh,
-        precision=precision,
-        executor=executor,
-        resume=resume,
-        progress=progress,
-        plan_only=plan_only,
-    )
-
-
-def computed(
-    kernel: GramSource,
-    x1: AnyArray,
-    x2: AnyArray | None,
-    *,
-    path: str | Path,
-    outputs: Outputs = "full",
-    memory: int | str = "4GiB",
-    tile: int | None = None,
-    mesh: tuple[int, int] | None = None,
-    precision: jax.lax.PrecisionLike = "highest",
-    executor: Executor | None = None,
-    resume: bool = True,
-    progress: bool | Progress = True,
-    plan_only: bool = False,
-    show: Callable[[GramPlan], object] | None = None,
-) -> GramStore | GramPlan:
-    """What `gram` returns; `show` is told the plan, with its time, before tiles are computed."""
     tensorstore()
     folder = checked_path("path", path)
     _check_options(resume, plan_only, tile)
@@ -218,8 +183,6 @@ def computed(
         )
         if plan_only:
             return timed(plan, program, batches)
-        if show is not None:
-            show(timed(plan, program, batches))
         if files is None:
             content = {"is_symmetric": x2 is None, "fingerprint": about}
             files = create(folder, content, plan.shape, plan.tile, plan.dtype)

@@ -9,11 +9,14 @@ import jax
 import numpy as np
 import typer
 
+import lazyjax
+from lazyjax._checks import checked_bytes
 from lazyjax.cli import interrupts
 from lazyjax.cli.console import bad_usage, one_line_errors, progress_shown
 from lazyjax.cli.data import arrays_of
 from lazyjax.cli.extras import require
 from lazyjax.cli.imports import imported
+from lazyjax.ntk.outputs import checked_form
 
 if TYPE_CHECKING:
     from lazyjax.grams import GramStore
@@ -103,10 +106,10 @@ def info(path: Annotated[Path, typer.Argument(help="Folder of the matrix.")]) ->
     with one_line_errors():
         store = _opened(path)
         num_tiles = len(store.files.places)
-        print(f"matrix   {' x '.join(map(str, store.shape))}, {store.dtype.name}")
-        print(f"tiles    {num_tiles - len(store.missing)} of {num_tiles}")
+        print(f"matrix    {' x '.join(map(str, store.shape))}, {store.dtype.name}")
+        print(f"tiles     {num_tiles - len(store.missing)} of {num_tiles}")
         for name, value in store.files.content["fingerprint"].items():
-            print(f"{name:<9}{_in_a_word(value)}")
+            print(f"{name:<10}{_in_a_word(value)}")
 
 
 def _compute(
@@ -123,6 +126,10 @@ def _compute(
 ) -> None:
     if x64:
         jax.config.update("jax_enable_x64", True)
+    with bad_usage("--memory"):
+        checked_bytes("memory", memory)
+    with bad_usage("--outputs"):
+        form: Any = int(outputs) if outputs.isdecimal() else checked_form(outputs)
     with bad_usage("--data"):
         x1, x2 = _examples(data)
     interrupts.after_interrupt(
@@ -130,23 +137,23 @@ def _compute(
     )
     with one_line_errors():
         require("gram", "store")
-        from lazyjax.grams.gram import computed
-
         with bad_usage("FACTORY"):
             make = _factory(factory)
         options: dict[str, Any] = {
             "path": path,
-            "outputs": int(outputs) if outputs.isdecimal() else outputs,
+            "outputs": form,
             "memory": memory,
             "tile": tile,
             "resume": resume,
         }
         kernel = make(x1)
+        with bad_usage():  # all that can be told before tiles are computed
+            planned = lazyjax.gram(kernel, x1, x2, **options, plan_only=True)
+        print(planned, flush=True)
         if plan:
-            print(computed(kernel, x1, x2, **options, plan_only=True))
             return
         with progress_shown() as report:
-            store = computed(kernel, x1, x2, **options, progress=report, show=print)
+            store = lazyjax.gram(kernel, x1, x2, **options, progress=report)
     print(f"wrote {store!r}", file=sys.stderr)
 
 

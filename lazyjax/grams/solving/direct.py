@@ -225,7 +225,8 @@ def factorize(
         num_dropped=num_dropped,
         condition=largest / smallest,
         dtype=matrix.dtype,
-        factor=found,
+        # Arrays of NumPy, which keep float64 wherever they are sent.
+        factor=jax.tree.map(np.asarray, found),
     )
 
 

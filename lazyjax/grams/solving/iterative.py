@@ -1,20 +1,23 @@
 r"""Linear systems with Gram matrices that are not held in memory, by conjugate gradients."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
+import jax.numpy as jnp
 import numpy as np
 
 from lazyjax._brief import brief
 from lazyjax._checks import (
-    check_array,
     check_at_least,
+    check_finite,
+    check_floating,
     check_nonnegative,
     check_positive,
 )
 from lazyjax.files.results import Storable
-from lazyjax.grams.solving.preconditioners import nystrom_preconditioner, product
+from lazyjax.grams.solving.conjugate_gradients import Status, refined
+from lazyjax.grams.solving.preconditioners import nystrom_preconditioner
+from lazyjax.grams.solving.products import products_with
 from lazyjax.grams.store import GramStore
 from lazyjax.ntk import NTKOperator
 from lazyjax.progress import Progress, progress_reporter
@@ -28,9 +31,13 @@ class GramSolution(Storable):
     Attributes:
         solution: One column for each right-hand side.
         residuals: Norm of each column's residual over that of its right-hand side, before
-            the first step and after each.
-        status: "converged"; "out of steps"; or "indefinite", if a direction was met along
-            which the matrix with its ridge is not positive, as it may be by rounding.
+            the first step and after each. The last ones are true ones, of the solution
+            multiplied in double precision; others may be those that recursion keeps.
+        status: "converged", if all of the last residuals are within the tolerance; "out
+            of steps"; "indefinite", if a direction was met along which the matrix with
+            its ridge is not positive, as it may be by rounding; or "stalled", if rounding
+            of products keeps residuals from falling: compute in double precision, or
+            with a larger ridge.
         tolerance: Residual that was asked for.
     """
 
@@ -38,12 +45,12 @@ class GramSolution(Storable):
 
     solution: np.ndarray
     residuals: np.ndarray
-    status: Literal["converged", "out of steps", "indefinite"]
+    status: Status
     tolerance: float
 
     @property
     def num_steps(self) -> int:
-        """Steps that were taken, with one product each."""
+        """Steps that were taken, with one product each; true residuals take more."""
         return len(self.residuals) - 1
 
     def explain(self) -> str:
@@ -70,8 +77,10 @@ def solve(
 ) -> GramSolution:
     r"""Solution of $(K + \lambda I) a = y$ by conjugate gradients, many $y$ at once.
 
-    Vectors are held in double precision; of the matrix, a store reads each tile once a
-    step, and an operator multiplies without forming it, in its own precision.
+    Vectors are held in double precision. A store reads each tile once a step; an operator
+    multiplies without forming the matrix, in its own precision. Residuals are computed
+    anew, in double precision, whenever they have fallen by the root of that precision, and
+    at the end: what has converged has a residual within the tolerance.
 
     Args:
         matrix: A symmetric positive semidefinite matrix: what `lazyjax.gram` returns
@@ -91,8 +100,9 @@ def solve(
         it did not converge.
 
     Raises:
-        ValueError: If shapes do not fit, the matrix is not symmetric, or an option is out
-            of range.
+        ValueError: If shapes do not fit, the matrix is not symmetric, `right` is not
+            finite, or an option is out of range.
+        TypeError: If `matrix` or `right` is not of real floating-point numbers.
 
     Example:
         >>> import numpy as np
@@ -106,7 +116,8 @@ def solve(
         Udell (2021), arXiv:2110.02820 (algorithm not checked).
     """
     size = _size(matrix)
-    check_array("right", right)
+    check_floating("right", right)
+    check_finite("right", right)
     columns = np.asarray(right, np.float64)
     columns = columns[:, None] if columns.ndim == 1 else columns
     if columns.ndim != 2 or len(columns) != size or not columns.size:
@@ -117,60 +128,24 @@ def solve(
     check_positive("tolerance", tolerance)
     check_at_least("max_steps", max_steps, 1)
     check_at_least("rank", rank, 0)
-    invert = nystrom_preconditioner(matrix, min(rank, size), float(ridge))
+    products = products_with(matrix, columns.shape[1])
+    eps = float(jnp.finfo(matrix.dtype).eps)
+    invert = nystrom_preconditioner(
+        products.quick, size, min(rank, size), float(ridge), eps
+    )
     with progress_reporter(progress, "solve") as report:
-        return _conjugate_gradients(
-            lambda v: product(matrix, v) + ridge * v,
+        found = refined(
+            products,
             columns,
             invert,
-            float(tolerance),
-            max_steps,
-            report,
+            ridge=float(ridge),
+            tolerance=float(tolerance),
+            max_steps=max_steps,
+            tell=lambda step, residual: report(
+                step / max_steps, f"step {step}, residual {residual:.3g}"
+            ),
         )
-
-
-def _conjugate_gradients(
-    multiply: Callable[[np.ndarray], np.ndarray],
-    right: np.ndarray,
-    invert: Callable[[np.ndarray], np.ndarray],
-    tolerance: float,
-    max_steps: int,
-    report: Progress,
-) -> GramSolution:
-    scale = np.linalg.norm(right, axis=0)
-    scale = np.where(scale > 0, scale, 1.0)
-    solution, residual = np.zeros_like(right), right.copy()
-    precise = invert(residual)
-    direction, energy = precise.copy(), _dots(residual, precise)
-    history = [np.linalg.norm(residual, axis=0) / scale]
-    status: Literal["converged", "out of steps", "indefinite"] = "out of steps"
-    for step in range(max_steps + 1):
-        is_open = history[-1] > tolerance
-        if not is_open.any():
-            status = "converged"
-            break
-        if step == max_steps:
-            break
-        product = multiply(direction)
-        curvature = _dots(direction, product)
-        if not (curvature[is_open] > 0).all():  # also where it is not a number
-            status = "indefinite"
-            break
-        # Columns that have converged stay as they are.
-        length = np.where(is_open, energy / np.where(is_open, curvature, 1.0), 0.0)
-        solution += length * direction
-        residual -= length * product
-        precise = invert(residual)
-        last, energy = energy, _dots(residual, precise)
-        direction = precise + energy / np.where(last > 0, last, 1.0) * direction
-        history.append(np.linalg.norm(residual, axis=0) / scale)
-        report(step / max_steps, f"step {step + 1}, residual {history[-1].max():.3g}")
-    return GramSolution(
-        solution=solution,
-        residuals=np.stack(history),
-        status=status,
-        tolerance=tolerance,
-    )
+    return GramSolution(**found._asdict(), tolerance=float(tolerance))
 
 
 def _size(matrix: Any) -> int:
@@ -181,7 +156,7 @@ def _size(matrix: Any) -> int:
     elif isinstance(matrix, NTKOperator):
         shape, is_symmetric = matrix.shape, matrix.x1 is matrix.x2
     else:
-        check_array("matrix", matrix)
+        check_floating("matrix", matrix)
         shape = matrix.shape
         is_symmetric = len(shape) == 2 and shape[0] == shape[1]
         is_symmetric = is_symmetric and np.allclose(
@@ -192,7 +167,3 @@ def _size(matrix: Any) -> int:
             f"`matrix` must be symmetric, of one batch with itself; got {brief(matrix)}."
         )
     return shape[0]
-
-
-def _dots(one: np.ndarray, two: np.ndarray) -> np.ndarray:
-    return np.einsum("nm,nm->m", one, two)

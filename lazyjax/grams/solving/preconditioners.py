@@ -1,22 +1,21 @@
 """What conjugate gradients are preconditioned with: the large part of a Gram matrix."""
 
-from collections.abc import Callable
-from typing import Any
-
-import jax.numpy as jnp
 import numpy as np
 
-from lazyjax.grams.store import GramStore
-from lazyjax.ntk import NTKOperator
+from lazyjax.grams.solving.products import Product
 
 
 def nystrom_preconditioner(
-    matrix: Any, rank: int, ridge: float
-) -> Callable[[np.ndarray], np.ndarray]:
-    """The inverse of a low-rank approximation plus the ridge, as a linear map."""
+    multiply: Product,
+    size: int,
+    rank: int,
+    ridge: float,
+    eps: float,
+) -> Product:
+    """The inverse of a low-rank approximation of `multiply`, plus the ridge."""
     if not rank:
         return lambda v: v
-    vectors, values = _nystrom(matrix, rank)
+    vectors, values = _nystrom(multiply, size, rank, eps)
     # What the approximation leaves is taken to be as large as its last eigenvalue.
     rest = max(values[-1] + ridge, np.finfo(np.float64).eps * values[0])
     if not rest > 0:  # a matrix of zeros, or one that is not positive semidefinite
@@ -25,14 +24,14 @@ def nystrom_preconditioner(
     return lambda v: v + vectors @ (shares * (vectors.T @ v))
 
 
-def _nystrom(matrix: Any, rank: int) -> tuple[np.ndarray, np.ndarray]:
+def _nystrom(
+    multiply: Product, size: int, rank: int, eps: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Eigenvectors and eigenvalues of the randomized Nystrom approximation."""
-    size = matrix.flat_shape[0] if isinstance(matrix, GramStore) else matrix.shape[0]
     test = np.random.default_rng(0).normal(size=(size, rank))
     test, _ = np.linalg.qr(test)
-    image = product(matrix, test)
+    image = multiply(test)
     # Rounding of the matrix must not make the small matrix below indefinite.
-    eps = float(jnp.finfo(matrix.dtype).eps)
     shift = np.sqrt(size) * eps * np.linalg.norm(image)
     image = image + shift * test
     inner = test.T @ image
@@ -41,10 +40,3 @@ def _nystrom(matrix: Any, rank: int) -> tuple[np.ndarray, np.ndarray]:
     factor = image @ (vectors / roots)
     vectors, roots, _ = np.linalg.svd(factor, full_matrices=False)
     return vectors, np.maximum(roots**2 - shift, 0.0)
-
-
-def product(matrix: Any, v: np.ndarray) -> np.ndarray:
-    """A matrix, a store or an operator, times columns, in double precision."""
-    if isinstance(matrix, NTKOperator):
-        return np.asarray(matrix @ jnp.asarray(v, matrix.dtype), np.float64)
-    return np.asarray(matrix @ v, np.float64)
