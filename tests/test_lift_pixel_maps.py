@@ -1,6 +1,7 @@
 """Pixels of hidden values that are mixed, repeated and chosen, read from programs."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -30,16 +31,16 @@ def resized(size: int, other: int, method: str) -> np.ndarray:
         return np.asarray(jax.image.resize(jnp.eye(size), (other, size), method))
 
 
-MAPS: dict[str, tuple[Any, Any]] = {
+MAPS: dict[str, tuple[Any, Callable[[], tuple[np.ndarray, np.ndarray]]]] = {
     "matrices": (
         lambda h: jnp.einsum("nhwc,Hh,Ww->nHWc", h, ROWS, COLUMNS),
-        (ROWS, COLUMNS),
+        lambda: (ROWS, COLUMNS),
     ),
     "matrices, transposed": (
         lambda h: jnp.einsum("Ww,nhwc,Hh->WncH", COLUMNS, h, ROWS).transpose(
             1, 3, 0, 2
         ),
-        (ROWS, COLUMNS),
+        lambda: (ROWS, COLUMNS),
     ),
     "all at once": (
         lambda h: jnp.einsum(
@@ -47,18 +48,21 @@ MAPS: dict[str, tuple[Any, Any]] = {
             h,
             np.einsum("Hh,Ww->hwHW", ROWS, COLUMNS).reshape(3, 4, 10),
         )[:, :, None],
-        (ROWS, COLUMNS),
+        lambda: (ROWS, COLUMNS),
     ),
     "a number": (
         lambda h: jnp.tensordot(h, jnp.asarray(2.0), 0),
-        (2 * np.eye(3), np.eye(4)),
+        lambda: (2 * np.eye(3), np.eye(4)),
     ),
-    "places": (lambda h: h[:, PLACES], (one_hot(PLACES, 3), np.eye(4))),
+    "places": (lambda h: h[:, PLACES], lambda: (one_hot(PLACES, 3), np.eye(4))),
     "places twice": (
         lambda h: jnp.take(h, PLACES, axis=1)[:, :, PLACES],
-        (one_hot(PLACES, 3), one_hot(PLACES, 4)),
+        lambda: (one_hot(PLACES, 3), one_hot(PLACES, 4)),
     ),
-    "one row": (lambda h: h[:, 1][:, None], (one_hot(np.array([1]), 3), np.eye(4))),
+    "one row": (
+        lambda h: h[:, 1][:, None],
+        lambda: (one_hot(np.array([1]), 3), np.eye(4)),
+    ),
     "nearest": (
         lambda h: jax.image.resize(h, (h.shape[0], 5, 3, WIDTH), "nearest"),
         lambda: (resized(3, 5, "nearest"), resized(4, 3, "nearest")),
@@ -98,7 +102,7 @@ def rectified() -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.sampled(3)
 def test_maps_of_pixels_are_applied_to_both_inputs(x64: None, name: str) -> None:
     pixel_map, matrices = MAPS[name]
-    rows, columns = matrices() if callable(matrices) else matrices
+    rows, columns = matrices()
     weights = np.kron(rows.mean(0), columns.mean(0))
     value, kernel = (
         np.einsum("npmq,p,q->nm", a, weights, weights) for a in rectified()
