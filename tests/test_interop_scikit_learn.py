@@ -10,6 +10,7 @@ import pytest
 import scipy.sparse
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.gaussian_process.kernels import RBF
 from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
@@ -47,8 +48,9 @@ _OF_FLAX = {
 @pytest.mark.sampled(4)
 @parametrize_with_checks(
     [
-        NTKRegressor(rbf),
-        NTKClassifier(rbf),
+        # A function would name itself by its address, other in each process.
+        NTKRegressor(RBF()),
+        NTKClassifier(RBF()),
         NTKRegressor(),
         NTKClassifier(),
         NTKRegressor(lazyjax.nets.mlp(width=16), random_state=0),
