@@ -216,7 +216,11 @@ def outcome(row: Row, reading: str) -> str:
     if (reading, row.flax) == ("Flax", None):
         return ""
     read, parameterization = READINGS[reading]
-    with warnings.catch_warnings():
+    with (
+        warnings.catch_warnings(),
+        jax.numpy_dtype_promotion("standard"),  # which Flax and theirs need
+        jax.numpy_rank_promotion("allow"),
+    ):
         warnings.simplefilter("ignore")
         theirs = expected(row, parameterization)
         try:
