@@ -56,11 +56,6 @@ def kernels(apply_fn: Any, params: Any, x: Any = X, **options: Any) -> list[jax.
     return [verb(apply_fn, params, jnp.asarray(x), **options) for verb in KERNELS]
 
 
-def angles(x: np.ndarray) -> np.ndarray:
-    x = x / np.linalg.norm(x, axis=1, keepdims=True)
-    return np.arccos(np.clip(x @ x.T, -1, 1))
-
-
 def relu_moments(c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of ReLU and of its derivative, for units of variance 1 and correlation c."""
     angle = np.arccos(np.clip(c, -1, 1))
@@ -175,8 +170,8 @@ def test_flax_norms_are_read_with_the_scales_they_start_from(
         lambda p, x: own(jax.nn.relu(x @ p["w"])) @ p["v"] / math.sqrt(WIDTH), shapes()
     )
     assert_close(found[0], plain[0], 1e-12)
-    num_leaves_beside_scale = int(norm is linen.LayerNorm)  # the shift
-    assert_close(found[1], plain[1] + plain[0] + num_leaves_beside_scale, 1e-12)
+    num_shifts = int(norm is linen.LayerNorm)
+    assert_close(found[1], plain[1] + plain[0] + num_shifts, 1e-12)
 
 
 def test_kernel_is_the_mean_of_wide_networks() -> None:
@@ -286,3 +281,23 @@ def test_scales_of_outputs_are_refused(x64: None) -> None:
     laws = {key: {k: of[k] for k in params} for key, of in AFFINE.items()}
     with pytest.raises(ValueError, match="both few and many"):
         kernels(apply_fn, params, **laws)
+
+
+def test_a_sum_of_two_units_is_not_taken_for_an_unbiased_mean(x64: None) -> None:
+    def apply_fn(params: Any, x: jax.Array) -> jax.Array:
+        h = jax.nn.relu(x @ params["w"])
+        return h * jax.lax.mul(jnp.sum(h**2, axis=1, keepdims=True), 1.0) @ params["v"]
+
+    with pytest.raises(ValueError, match="not divided by their number"):
+        kernels(apply_fn, shapes_of(w=(4, 2), v=(2, 1)))
+
+
+def test_means_that_cannot_vanish_may_divide(x64: None) -> None:
+    def apply_fn(params: Any, x: jax.Array) -> jax.Array:
+        h = jax.nn.relu(x @ params["w"])
+        return h / h.mean(axis=1, keepdims=True) @ params["v"]
+
+    found = kernels(apply_fn, shapes_of(w=(4, WIDTH), v=(WIDTH, 1)))
+    size = np.linalg.norm(X, axis=1)
+    value, _ = relu_moments(X @ X.T / np.outer(size, size))
+    assert_close(found[0], WIDTH * 2 * math.pi * value, 1e-12)

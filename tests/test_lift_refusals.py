@@ -51,6 +51,22 @@ def divided_by_no_mean(params: Any, x: jax.Array) -> jax.Array:
     return jnp.tanh(h / h.mean(axis=1, keepdims=True)) @ params["v"]
 
 
+def sign_of_an_odd_mean(params: Any, x: jax.Array) -> jax.Array:
+    h = jnp.tanh(x @ params["w"])
+    return h * jnp.sign(h.mean(axis=1, keepdims=True)) @ params["v"]
+
+
+def divided_by_an_odd_mean(params: Any, x: jax.Array) -> jax.Array:
+    h = jnp.tanh(x @ params["w"])
+    return h / (h.mean(axis=1, keepdims=True) + 1e-6) @ params["v"]
+
+
+def divided_by_a_centred_mean(params: Any, x: jax.Array) -> jax.Array:
+    h = jax.nn.relu(x @ params["w"])
+    centred = h - h.mean(axis=1, keepdims=True)
+    return h / centred.mean(axis=1, keepdims=True) @ params["v"]
+
+
 def weights_of_no_mean(params: Any, x: jax.Array) -> jax.Array:
     mean = (x @ params["w"]).mean(axis=1, keepdims=True)
     return jnp.tanh(mean @ params["b"][None]) @ params["v"]
@@ -240,6 +256,9 @@ REFUSALS = [
     (undivided_sum, "sqrt", "not divided by their number"),
     (fluctuating_mean, "mul", "fluctuations may not vanish"),
     (sign_of_a_mean, "sign", "not be smooth"),
+    (sign_of_an_odd_mean, "sign", "not be smooth"),
+    (divided_by_an_odd_mean, "div", "divides by a mean"),
+    (divided_by_a_centred_mean, "div", "divides by a mean"),
     (divided_by_no_mean, "div", "divides by a mean"),
     (weights_of_no_mean, "dot_general", "0 at infinite width"),
     (mean_of_groups, "reduce_sum", "normalization"),

@@ -75,8 +75,9 @@ def learning_curve(
 ) -> LearningCurve:
     r"""Expected error of kernel regression with training sets of several sizes.
 
-    The `m` examples are a sample, of which errors on new examples are forecast. Or, with `population=True`, they are all points that
-    there are, and errors are means over all of them.
+    The `m` examples are a sample, of which errors on new examples are forecast. Or, with
+    `population=True`, they are all points that there are, and errors are means over all
+    of them.
 
     Outputs are each regressed on their targets with a mean of zero: subtract from `y`
     what the network gives at the start, or pass `nngp`. A wide network that starts at

@@ -44,6 +44,27 @@ def of_images(*layers: Any) -> Any:
     return lambda: [conv(), *layers, mean, dense(1)]
 
 
+def after_convolution(layer: str, option: str, **given: Any) -> Row:
+    """A layer of some name, of filters, after a convolution."""
+    of_flax = {"padding": "VALID", "param_dtype": float} | given
+    has_flax = (layer, option) != ("ConvLocal", "CIRCULAR")  # which Flax's lacks
+    return Row(
+        layer,
+        option,
+        lambda s: s.activated(getattr(s, layer)(WIDTH, (3, 2), **given), s.Relu()),
+        "images",
+        (
+            lambda: [
+                *(conv(), nn.relu),
+                getattr(nn, layer)(WIDTH, (3, 2), **of_flax),
+                *(nn.relu, mean, dense(1)),
+            ]
+        )
+        if has_flax
+        else None,
+    )
+
+
 def convolution(option: str, inputs: str = "images", **given: Any) -> Row:
     """A convolution after another."""
     ndim = {"sequences": 1, "images": 2, "volumes": 3}[inputs]
@@ -87,7 +108,6 @@ def activation(
     make: Any,
     phi: Any = None,
     name: Any = None,
-    why_not: str = "",
 ) -> Row:
     """An activation between dense layers; `phi` in Flax, `name` in an `Architecture`."""
     return Row(
@@ -98,7 +118,6 @@ def activation(
         architecture=None
         if name is None
         else Architecture(depth=1, w_std=W_STD, b_std=B_STD, activation=name),
-        why_not=why_not,
     )
 
 
@@ -178,60 +197,16 @@ LAYERS: list[Row] = [
         lambda: [conv(padding="VALID"), nn.relu, flat, dense(1)],
         cnn(depth=1, padding="VALID", head="flatten"),
     ),
-    *(
-        Row(
-            "ConvLocal",
-            option,
-            lambda s, given=given: s.activated(
-                s.ConvLocal(WIDTH, (3, 2), **given), s.Relu()
-            ),
-            "images",
-            None
-            if given.get("padding") == "CIRCULAR"
-            else lambda given=given: [
-                *(conv(), nn.relu),
-                nn.ConvLocal(
-                    WIDTH,
-                    (3, 2),
-                    **{"padding": "VALID"} | given,
-                    param_dtype=float,
-                ),
-                *(nn.relu, mean, dense(1)),
-            ],
-        )
-        for option, given in {
-            "VALID": {},
-            "SAME": {"padding": "SAME"},
-            "CIRCULAR": {"padding": "CIRCULAR"},
-            "strides": {"padding": "SAME", "strides": (2, 1)},
-        }.items()
-    ),
-    *(
-        Row(
-            "ConvTranspose",
-            option,
-            lambda s, given=given: s.activated(
-                s.ConvTranspose(WIDTH, (3, 2), **given), s.Relu()
-            ),
-            "images",
-            lambda given=given: [
-                *(conv(), nn.relu),
-                nn.ConvTranspose(
-                    WIDTH,
-                    (3, 2),
-                    **{"padding": "VALID"} | given,
-                    param_dtype=float,
-                ),
-                *(nn.relu, mean, dense(1)),
-            ],
-        )
-        for option, given in {
-            "VALID": {},
-            "SAME": {"padding": "SAME"},
-            "CIRCULAR": {"padding": "CIRCULAR"},
-            "strides": {"padding": "SAME", "strides": (2, 3)},
-            "strides, VALID": {"padding": "VALID", "strides": (3, 2)},
-        }.items()
+    after_convolution("ConvLocal", "VALID"),
+    after_convolution("ConvLocal", "SAME", padding="SAME"),
+    after_convolution("ConvLocal", "CIRCULAR", padding="CIRCULAR"),
+    after_convolution("ConvLocal", "strides", padding="SAME", strides=(2, 1)),
+    after_convolution("ConvTranspose", "VALID"),
+    after_convolution("ConvTranspose", "SAME", padding="SAME"),
+    after_convolution("ConvTranspose", "CIRCULAR", padding="CIRCULAR"),
+    after_convolution("ConvTranspose", "strides", padding="SAME", strides=(2, 3)),
+    after_convolution(
+        "ConvTranspose", "strides, VALID", padding="VALID", strides=(3, 2)
     ),
     *(
         Row(
@@ -583,7 +558,6 @@ ACTIVATIONS: list[Row] = [
         lambda s: s.ElementwiseNumerical(jnp.tanh, 100),
         nn.tanh,
         "tanh",
-        "its Gauss-Hermite quadrature is off by more",
     ),
     activation(
         "Elementwise",

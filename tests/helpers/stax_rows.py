@@ -39,7 +39,6 @@ class Row:
     architecture: Architecture | None = None
     # Arguments of `apply_fn`, and of `kernel_fn`, besides parameters and inputs.
     keywords: Callable[[str], dict[str, Any]] = lambda of: {}
-    why_not: str = ""  # why a kernel does not agree, if it does not
 
 
 class Layers:

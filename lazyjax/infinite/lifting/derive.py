@@ -127,7 +127,6 @@ class _Lifter:
         ((value, label),) = self.walk(programs, inputs, labels, None)
         return LiftedNetwork(
             known=tuple(self.context.known),
-            features=tuple(self.context.features),
             result=self.result(value, label),
             steps=tuple(self.context.registers.steps),
             most_pixels=self.context.registers.most_pixels,

@@ -22,12 +22,16 @@ from lazyjax.infinite.lifting.pixels import PixelMap
 from lazyjax.jaxpr.equations import evaluate
 from lazyjax.typing import Activation
 
+# Reads a function of the input, of which the program has two equal rows.
+Read: TypeAlias = Callable[[Array], Array]
+
 
 @dataclasses.dataclass(frozen=True)
 class Moments:
-    """Products of the features of two inputs, by their number, at all pairs of pixels."""
+    """Products of the features of two inputs at all pairs of pixels."""
 
-    features: int
+    known: int  # number of the function of the input that weights multiply
+    read: Read  # as (pixels, features)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,17 +100,13 @@ class Detach:
     source: int
 
 
-# Reads a function of the input as one number for each pixel.
-ReadPixels: TypeAlias = Callable[[Array], Array]
-
-
 @dataclasses.dataclass(frozen=True)
 class ScaleByInput:
     """A value times a function of the input, the same for all units."""
 
     source: int
     known: int  # number of the function's value
-    read: ReadPixels
+    read: Read  # as one number for each pixel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Offset:
     """A function of the input, the same for all units."""
 
     known: int
-    read: ReadPixels
+    read: Read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,9 +172,6 @@ class LiftedNetwork:
     # How values that are functions of the input are made; the input is 0. Those that
     # are means over units are so at infinite width.
     known: tuple[KnownStep | UnitMean, ...]
-    # How those that weights multiply are read: number, and function to an array
-    # (pixels, features).
-    features: tuple[tuple[int, Callable[[Array], Array]], ...]
     steps: tuple[Step, ...]  # how registers are filled
     result: int  # register of the outputs
     most_pixels: int  # most pixels of any register
@@ -200,19 +197,17 @@ def has_mean(steps: Sequence[Step], register: int) -> bool:
 class Precomputed:
     """What kernels with other inputs need to know of one input."""
 
-    features: tuple[Array, ...]  # factors of weights, (pixels, features) each
+    read: dict[int, Array]  # what steps read of functions of the input
     variances: dict[int, Array]  # of Gaussian values that are activated, by step
     means: dict[int, Array]  # of a unit over units, where sums need them, by register
-    factors: dict[int, Array]  # one for each pixel, of `ScaleByInput` and `Offset`
 
 
 def precompute(program: LiftedNetwork, x: Float[Array, "*d"]) -> Precomputed:
-    """Features, variances and means of an input: all that kernels with others need."""
+    """What steps read of an input, variances and means: all that other kernels need."""
     values = [jnp.stack([x, x])]
-    statistics = Precomputed((), {}, {}, {})
+    statistics = Precomputed({}, {}, {})
     registers: list[Kernels] = []
     is_same = jnp.ones((), bool)
-    features: list[Array] = []
 
     def mean(register: int) -> Array | None:
         if not has_mean(program.steps, register):
@@ -222,13 +217,13 @@ def precompute(program: LiftedNetwork, x: Float[Array, "*d"]) -> Precomputed:
                 variance = statistics.variances[register]
                 return step.factor * dual_mean(step.activation, variance)
             case Offset():
-                return statistics.factors[register]
+                return statistics.read[register]
             case MapPixels(source=source, map=pixel_map):
                 found = mean(source)
                 return None if found is None else pixel_map(found)
             case ScaleByInput(source=source):
                 found = mean(source)
-                return None if found is None else statistics.factors[register] * found
+                return None if found is None else statistics.read[register] * found
             case Gain(source=source, value=value):
                 found = mean(source)
                 return None if found is None else value * found
@@ -263,13 +258,8 @@ def precompute(program: LiftedNetwork, x: Float[Array, "*d"]) -> Precomputed:
 
     for number, step in enumerate(program.steps):
         match step:
-            case Moments():
-                known_number, read = program.features[step.features]
-                assert step.features == len(features)
-                features.append(read(known(known_number)))
-                statistics = dataclasses.replace(statistics, features=tuple(features))
-            case ScaleByInput() | Offset():
-                statistics.factors[number] = step.read(known(step.known))
+            case Moments() | ScaleByInput() | Offset():
+                statistics.read[number] = step.read(known(step.known))
             case Activate():
                 variance = jnp.diagonal(registers[step.source].nngp)
                 statistics.variances[number] = variance
@@ -315,7 +305,7 @@ def _run(
     step = program.steps[number]
     match step:
         case Moments():
-            pair = (of_input.features[step.features] for of_input in inputs)
+            pair = (of_input.read[number] for of_input in inputs)
             nngp = jnp.einsum("pc,qc->pq", *pair, precision=jax.lax.Precision.HIGHEST)
             return Kernels(nngp, None)
         case Weigh():
@@ -376,7 +366,7 @@ def _combined(
 
 def _products(inputs: tuple[Precomputed, Precomputed], number: int) -> Array:
     """Products of the factors of two inputs, of all pairs of pixels."""
-    first, second = (of_input.factors[number] for of_input in inputs)
+    first, second = (of_input.read[number] for of_input in inputs)
     return first[:, None] * second[None, :]
 
 

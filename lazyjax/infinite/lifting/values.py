@@ -69,6 +69,9 @@ class Known:
     # If the program has a sum, of so many entries, where the value is their mean.
     undivided: int = 0
     is_zero: bool = False  # whether it is known to be 0
+    # Whether it is made of means over units that may be 0, as those of odd functions are:
+    # of a finite network they fluctuate around it.
+    may_vanish: bool = False
 
     @property
     def axes(self) -> Axes:

@@ -7,8 +7,8 @@ from typing import Any
 import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
+from lazyjax.infinite.lifting.axes import Axes, lengths
 from lazyjax.infinite.lifting.registers import Registers
 from lazyjax.infinite.lifting.steps import KnownStep, UnitMean
 from lazyjax.infinite.lifting.values import Operation, RefusalError
@@ -55,7 +55,6 @@ class Context:
         dtype: Of the input.
         leaves: Those of the parameters.
         registers: Of random values.
-        features: How functions of the input that weights multiply are read.
         known: How values that are functions of the input are made.
         operation: The present one.
     """
@@ -64,7 +63,6 @@ class Context:
         self.dtype = np.dtype(dtype)
         self.leaves = leaves
         self.registers = Registers(dtype)
-        self.features: list[tuple[int, Callable[[Array], Array]]] = []
         self.known: list[KnownStep | UnitMean] = []
         self._num_known = 1
         self.operation: Operation | None = None
@@ -81,6 +79,39 @@ class Context:
 
 # Decorator of functions of the context, an equation and its operands, to a value.
 limit_of = partial(described_by, "limit")
+
+
+def entries_by_atom(
+    entries: np.ndarray, axes: Axes, shared: str
+) -> tuple[np.ndarray, tuple[bool, ...]]:
+    """Entries of a parameter that goes with a value, and along which pixels it is one.
+
+    Args:
+        entries: Numbers of entries, in a shape that can be broadcast to that of `axes`.
+        axes: Those of the value.
+        shared: Why it is refused that units share a parameter.
+
+    Returns:
+        One of all equal entries along each atom of the axes; and whether those of each
+        atom of pixels are equal.
+
+    Raises:
+        RefusalError: If all units share a parameter.
+    """
+    atoms = [atom for axis in axes for atom in axis]
+    entries = np.broadcast_to(entries, lengths(axes))
+    entries = entries.reshape([atom.size for atom in atoms])
+    is_shared: list[bool] = []
+    for index, atom in enumerate(atoms):
+        start = entries.take([0], axis=index)
+        is_same = bool((entries == start).all())
+        if atom.kind == "units" and is_same:
+            raise RefusalError(shared)
+        if atom.kind == "pixels":
+            is_shared.append(is_same)
+        if is_same:
+            entries = start
+    return entries, tuple(is_shared)
 
 
 def is_identity(eqn: jex.JaxprEqn) -> bool:

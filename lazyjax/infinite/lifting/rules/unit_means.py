@@ -9,11 +9,13 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
+import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from lazyjax.activations.registry import activation_fn
 from lazyjax.infinite.lifting.axes import (
     BATCH_SIZES,
     Axes,
@@ -23,12 +25,19 @@ from lazyjax.infinite.lifting.axes import (
     sizes,
 )
 from lazyjax.infinite.lifting.registers import RegisterInfo, added, scaled
-from lazyjax.infinite.lifting.rules.context import UNITS, Context, factor_of
+from lazyjax.infinite.lifting.rules.context import (
+    UNITS,
+    Context,
+    entries_by_atom,
+    factor_of,
+)
 from lazyjax.infinite.lifting.steps import (
+    Activate,
     Gain,
     Offset,
-    ReadPixels,
+    Read,
     ScaleByInput,
+    Step,
     UnitMean,
     has_mean,
 )
@@ -46,6 +55,7 @@ from lazyjax.jaxpr.labels import Rows
 from lazyjax.jaxpr.registry import primitive_of
 
 _KEEP_ENTRIES = ("broadcast_in_dim", "reshape", "squeeze", "convert_element_type")
+MAY_VANISH = "a mean over hidden units that may be 0 at infinite width"
 UNDIVIDED = (
     "reads a sum over hidden units that is not divided by their number, as a mean is"
 )
@@ -66,6 +76,9 @@ def sum_over_units(
     registers, is_square = context.registers, isinstance(value, Squared)
     register = registers.of(value.of if isinstance(value, Squared) else value)
     registers.sum_over_units(register)
+    may_vanish = not (
+        is_square or _has_one_sign(registers.steps[register], context.dtype)
+    )
     first = context.add_known(
         lambda first: UnitMean(
             register,
@@ -81,7 +94,18 @@ def sum_over_units(
         units=math.prod(sizes(value.axes, "units")),
         undivided=count,
         is_zero=not is_square and not has_mean(registers.steps, register),
+        may_vanish=may_vanish,
     )
+
+
+def _has_one_sign(step: Step, dtype: np.dtype) -> bool:
+    """Whether a value is an activation that is nowhere negative, or nowhere positive."""
+    if not isinstance(step, Activate):
+        return False
+    with jax.ensure_compile_time_eval():
+        points = jnp.asarray(np.linspace(-9, 9, 1001), dtype)
+        values = np.asarray(activation_fn(step.activation)(points))
+    return bool((values >= 0).all() or (values <= 0).all()) and bool(values.any())
 
 
 def _writer(
@@ -126,17 +150,17 @@ def checked_mean(
         factor = factor_of(name, factors[0])
     for value in known:
         if value.undivided and name not in _KEEP_ENTRIES:
-            # One less, for an unbiased variance, is the same at infinite width.
-            counts = value.undivided, value.undivided - 1
+            # One less, for an unbiased variance, is the same at infinite width. Of two
+            # units that would be no division.
+            counts = value.undivided, max(2, value.undivided - 1)
             if factor is None or not any(
                 math.isclose(factor * count, 1, rel_tol=1e-5) for count in counts
             ):
                 raise RefusalError(UNDIVIDED)
             return value.divided()
-        if value.is_zero and not _is_smooth_at_zero(eqn, operands):
+        if value.may_vanish and not _is_smooth_at_zero(eqn, operands):
             raise RefusalError(
-                "reads a mean over hidden units that is 0 at infinite width, by a function "
-                "that may not be smooth there"
+                f"reads {MAY_VANISH}, by a function that may not be smooth there"
             )
         if value.units and factor is not None and 16 * factor**2 >= value.units:
             raise RefusalError(
@@ -150,7 +174,7 @@ def _is_smooth_at_zero(eqn: jex.JaxprEqn, operands: Sequence[Known | Constant]) 
     name = eqn.primitive.name
     if name == "div":
         (*_, divisor) = operands
-        return not (isinstance(divisor, Known) and divisor.is_zero)
+        return not (isinstance(divisor, Known) and divisor.may_vanish)
     if name == "integer_pow":
         return eqn.params["y"] > 0
     linear = ("add", "add_any", "sub", "mul", "neg", "stop_gradient")
@@ -171,6 +195,9 @@ def described(
         units=min(units, default=0),
         undivided=known[0].undivided if keeps else 0,
         is_zero=keeps and known[0].is_zero,
+        may_vanish=(all if name in ("add", "add_any", "sub") else any)(
+            operand.may_vanish for operand in known
+        ),
     )
 
 
@@ -245,8 +272,8 @@ def with_function_of_input(
             "through weights, and may differ from unit to unit"
         )
     registers, read = context.registers, _pixel_reader(value.axes)
-    if name == "div" and known.is_zero:
-        raise RefusalError("divides by a mean over hidden units that is 0")
+    if name == "div" and known.may_vanish:
+        raise RefusalError(f"divides by {MAY_VANISH}")
     if name in ("mul", "div"):
         source = registers.of(value)
         if name == "div":
@@ -268,7 +295,7 @@ def with_function_of_input(
     return Hidden(value.axes, added(own, ((offset, of_known),)))
 
 
-def _pixel_reader(axes: Axes) -> ReadPixels:
+def _pixel_reader(axes: Axes) -> Read:
     """Function from a value of two equal rows to one number for each pixel."""
     atoms = [atom for axis in axes for atom in axis]
     chosen = tuple(slice(None) if atom.kind == "pixels" else 0 for atom in atoms)
@@ -286,21 +313,11 @@ def gained(context: Context, value: Hidden, weight: Weight) -> Hidden:
             "biases; scales have a limit where `variances` has 0 for them and `means` "
             "has what they start from"
         )
-    atoms = [atom for axis in value.axes for atom in axis]
     if not sizes(value.axes, "units"):
         raise RefusalError("multiplies a layer of one unit by a parameter")
-    entries = np.broadcast_to(weight.entries, lengths(value.axes))
-    entries = entries.reshape([atom.size for atom in atoms])
-    is_shared: list[bool] = []
-    for index, atom in enumerate(atoms):
-        start = entries.take([0], axis=index)
-        is_same = bool((entries == start).all())
-        if atom.kind == "units" and is_same:
-            raise RefusalError("multiplies all units of a layer by one parameter")
-        if atom.kind == "pixels":
-            is_shared.append(is_same)
-        if is_same:
-            entries = start
+    entries, is_shared = entries_by_atom(
+        weight.entries, value.axes, "multiplies all units of a layer by one parameter"
+    )
     leaves.claim(weight.leaf, entries)
     registers = context.registers
     source = registers.of(value)
@@ -309,7 +326,7 @@ def gained(context: Context, value: Hidden, weight: Weight) -> Hidden:
         source,
         weight.scale * leaves.means[weight.leaf],
         sizes(value.axes, "pixels"),
-        tuple(is_shared),
+        is_shared,
         weight.scale**2 if weight.is_trained else 0.0,
     )
     register = registers.add(step, registers.infos[source])

@@ -16,6 +16,7 @@ from lazyjax.infinite.lifting.pixels import PixelMap, filter_sums, summed_pixels
 from lazyjax.infinite.lifting.registers import RegisterInfo, added
 from lazyjax.infinite.lifting.rules.context import (
     Context,
+    entries_by_atom,
     factor_of,
     is_identity,
     limit_of,
@@ -23,6 +24,7 @@ from lazyjax.infinite.lifting.rules.context import (
 from lazyjax.infinite.lifting.rules.elementwise import elementwise
 from lazyjax.infinite.lifting.rules.pixel_maps import mapped_by_constant
 from lazyjax.infinite.lifting.rules.shaping import chosen_along
+from lazyjax.infinite.lifting.rules.unit_means import MAY_VANISH
 from lazyjax.infinite.lifting.steps import Bias, MapPairs, MapPixels, Moments, Weigh
 from lazyjax.infinite.lifting.values import (
     Constant,
@@ -201,29 +203,14 @@ def _add(
 
 def _add_bias(context: Context, value: Hidden, weight: Weight, sign: float) -> Hidden:
     """Parameters added to a hidden value."""
-    if weight.entries.ndim == 0:
-        entries = weight.entries.reshape((1,) * len(value.axes))
-        weight = dataclasses.replace(weight, entries=entries)
-    split: list[int] = []
-    for size, axis in zip(weight.entries.shape, value.axes, strict=True):
-        split += [a.size if size > 1 else 1 for a in axis]
-    entries = weight.entries.reshape(split)
-    kinds = [a for axis in value.axes for a in axis]
-    is_shared: list[bool] = []
-    for index, atom in enumerate(kinds):
-        start = entries.take([0], axis=index)
-        constant = entries.shape[index] == 1 or bool((entries == start).all())
-        if constant:
-            entries = start
-        if atom.kind == "units" and constant:
-            raise RefusalError("adds one parameter to all units of a layer")
-        if atom.kind == "pixels":
-            is_shared.append(constant)
+    entries, is_shared = entries_by_atom(
+        weight.entries, value.axes, "adds one parameter to all units of a layer"
+    )
     scales = _scales(context, weight, entries, 1, is_bias=True)
     shape = sizes(value.axes, "pixels")
     registers = context.registers
     registers.count_pixels(shape)
-    step = Bias(shape, tuple(is_shared), scales)
+    step = Bias(shape, is_shared, scales)
     register = registers.new_weights(step, scales.b_sq)
     terms = value.terms
     if value.phi is not None:
@@ -238,14 +225,11 @@ def _moments(
     registers, axes = context.registers, value.axes
     left = tuple(axis for i, axis in enumerate(axes) if i not in contracted)
     if isinstance(value, Known):
-        if value.is_zero:
-            raise RefusalError(
-                "multiplies weights by a mean over hidden units that is 0 at infinite width"
-            )
-        context.features.append((value.number, _reader(axes, contracted)))
+        if value.may_vanish:
+            raise RefusalError(f"multiplies weights by {MAY_VANISH}")
         info = RegisterInfo(frozenset(), False, False, registers.new_units())
         registers.count_pixels(sizes(left, "pixels"))
-        step = Moments(len(context.features) - 1)
+        step = Moments(value.number, _reader(axes, contracted))
         return registers.add(step, info), left, 1
     if any(has(axis, "units") for axis in left):
         raise RefusalError(
